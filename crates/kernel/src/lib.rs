@@ -1,0 +1,1 @@
+//! Pure machines and the log they live in.
