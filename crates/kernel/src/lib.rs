@@ -1,1 +1,22 @@
-//! Pure machines and the log they live in.
+//! Pure machines and the log they live in. No clock, no I/O, no runtime: everything here is a function of its
+//! arguments, so that a state is a function of its log.
+//!
+//! In reading order: numbers ([`Amount`], [`Ratio`], [`Decay`], [`apportion`]), names ([`Id`], [`Principal`],
+//! [`Time`], [`LogId`]), containers ([`Table`], [`Window`], [`canon`]), what a service is ([`Machine`]), what is
+//! stored ([`Entry`], [`Frame`]), what runs it ([`Shard`]) and where the outside begins ([`ports`], [`Handle`]).
+//!
+//! A type enters when two services need it and it carries an invariant.
+
+pub mod amount;
+pub mod apportion;
+pub mod canon;
+pub mod id;
+pub mod ratio;
+pub mod table;
+pub mod wide;
+
+pub use amount::Amount;
+pub use apportion::apportion;
+pub use id::{Id, LogId, Position, Principal, PrincipalKind, ServiceId, Time};
+pub use ratio::{Decay, Ratio};
+pub use table::Table;

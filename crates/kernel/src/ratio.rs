@@ -1,0 +1,124 @@
+//! Ratios in parts per billion and decay factors in Q128 (E-0.2). The rounding is in the name (E-0.3).
+
+use std::fmt;
+
+use ethnum::U256;
+use serde::{Deserialize, Serialize};
+
+use crate::Amount;
+use crate::wide::{mul_div_ceil, mul_div_floor};
+
+/// Parts per billion. What the network pays out is floored, what it takes is ceiled (E-0.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ratio(u64);
+
+impl Ratio {
+    /// 0.
+    pub const ZERO: Ratio = Ratio(0);
+    /// 1.
+    pub const ONE: Ratio = Ratio(PPB);
+
+    /// So many parts per billion.
+    pub const fn from_ppb(ppb: u64) -> Ratio {
+        Ratio(ppb)
+    }
+
+    /// So many hundredths.
+    pub const fn from_percent(percent: u32) -> Ratio {
+        Ratio(percent as u64 * (PPB / 100))
+    }
+
+    /// `floor(n / d)` in parts per billion; `None` when `d` is 0 or the ratio does not fit.
+    pub fn floor_of(n: u128, d: u128) -> Option<Ratio> {
+        mul_div_floor(n, u128::from(PPB), d).and_then(|ppb| u64::try_from(ppb).ok()).map(Ratio)
+    }
+
+    /// Parts per billion.
+    pub const fn ppb(self) -> u64 {
+        self.0
+    }
+
+    /// `floor(amount · ratio)`; `None` when it does not fit (only a ratio above 1 can).
+    pub fn mul_floor(self, amount: Amount) -> Option<Amount> {
+        mul_div_floor(amount.wide(), u128::from(self.0), u128::from(PPB)).and_then(Amount::from_wide)
+    }
+
+    /// `ceil(amount · ratio)`; `None` when it does not fit (only a ratio above 1 can).
+    pub fn mul_ceil(self, amount: Amount) -> Option<Amount> {
+        mul_div_ceil(amount.wide(), u128::from(self.0), u128::from(PPB)).and_then(Amount::from_wide)
+    }
+}
+
+const PPB: u64 = 1_000_000_000;
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:09}", self.0 / PPB, self.0 % PPB)
+    }
+}
+
+/// A factor below 1 by which a pool shrinks in an epoch: `value · 2^128`, floored (E-0.2, E-4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Decay(u128);
+
+impl Decay {
+    /// From `value · 2^128`.
+    pub const fn from_q128(bits: u128) -> Decay {
+        Decay(bits)
+    }
+
+    /// `value · 2^128`.
+    pub const fn q128(self) -> u128 {
+        self.0
+    }
+
+    /// `floor(amount · factor)`; always below `amount` unless that is 0.
+    pub fn mul_floor(self, amount: Amount) -> Amount {
+        let product = (U256::from(amount.units()) * U256::from(self.0)) >> 128u32; // < 2^64: the factor is below 1
+        Amount::new(product.as_u64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_fee_rounds_up_and_a_payout_down() {
+        let two_percent = Ratio::from_percent(2);
+        assert_eq!(two_percent.mul_ceil(Amount::new(51)), Some(Amount::new(2)));
+        assert_eq!(two_percent.mul_floor(Amount::new(51)), Some(Amount::new(1)));
+        assert_eq!(two_percent.to_string(), "0.020000000");
+    }
+
+    #[test]
+    fn the_day_one_reward_is_the_published_one() {
+        // E-4.8: 30 % of 10^18 units, half-life 1461 d.
+        let trr = Decay::from_q128(340_120_963_895_082_053_022_182_018_437_844_622_363);
+        let pool = Amount::new(300_000_000_000_000_000);
+        let target = pool.checked_sub(trr.mul_floor(pool)).unwrap();
+        assert_eq!(target, Amount::new(142_296_258_824_876));
+    }
+
+    proptest! {
+        #[test]
+        fn a_share_of_at_most_one_never_exceeds_the_whole(units: u64, ppb in 0..=1_000_000_000u64) {
+            let (amount, ratio) = (Amount::new(units), Ratio::from_ppb(ppb));
+            let (floor, ceil) = (ratio.mul_floor(amount).unwrap(), ratio.mul_ceil(amount).unwrap());
+            prop_assert!(floor <= ceil && ceil <= amount);
+            prop_assert!(ceil.units() - floor.units() <= 1);
+        }
+
+        #[test]
+        fn decay_is_the_exact_product_floored(units: u64, bits: u128) {
+            let kept = Decay::from_q128(bits).mul_floor(Amount::new(units)).units();
+            // Schoolbook in 64-bit limbs, independent of the 256-bit crate.
+            let (hi, lo) = (bits >> 64, bits & u128::from(u64::MAX));
+            let carry = (lo * u128::from(units)) >> 64;
+            prop_assert_eq!(u128::from(kept), (hi * u128::from(units) + carry) >> 64);
+        }
+    }
+}
