@@ -10,13 +10,21 @@
 pub mod amount;
 pub mod apportion;
 pub mod canon;
+pub mod entry;
+pub mod frame;
 pub mod id;
+pub mod machine;
 pub mod ratio;
 pub mod table;
 pub mod wide;
 
 pub use amount::Amount;
 pub use apportion::apportion;
-pub use id::{Id, LogId, Position, Principal, PrincipalKind, ServiceId, Time};
+pub use entry::{Entry, Origin};
+pub use frame::{Frame, Tail};
+pub use id::{Chain, Id, LogId, Position, Principal, PrincipalKind, ServiceId, Time};
+pub use machine::{
+    BadParams, Broken, Code, Ctx, Event, Machine, Meta, Opened, Refusal, Rejection, Sighted, Unknown,
+};
 pub use ratio::{Decay, Ratio};
 pub use table::Table;

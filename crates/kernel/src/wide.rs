@@ -23,17 +23,6 @@ fn mul_div(a: u128, b: u128, d: u128) -> Option<(U256, U256)> {
     Some(product.div_rem(U256::from(d)))
 }
 
-trait DivRem: Sized {
-    fn div_rem(self, d: Self) -> (Self, Self);
-}
-
-impl DivRem for U256 {
-    fn div_rem(self, d: U256) -> (U256, U256) {
-        let q = self / d;
-        (q, self - q * d)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
