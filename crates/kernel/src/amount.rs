@@ -78,7 +78,9 @@ impl fmt::Display for Amount {
 
 /// Why a text is not an amount.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an amount: write base units as decimal digits without sign, point or space, at most 18446744073709551615")]
+#[error(
+    "{0:?} is not an amount: write base units as decimal digits without sign, point or space, at most 18446744073709551615"
+)]
 pub struct NotAnAmount(String);
 
 impl FromStr for Amount {

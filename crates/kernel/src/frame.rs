@@ -119,9 +119,8 @@ impl Frame {
             schema: u32::from_le_bytes(array(&bytes, 40)),
             prev_chain: array(&bytes, 44),
         };
-        let span_is_possible = header.first > 0
-            && header.last >= header.first
-            && header.last - header.first < FRAME_EVENTS;
+        let span_is_possible =
+            header.first > 0 && header.last >= header.first && header.last - header.first < FRAME_EVENTS;
         if !span_is_possible {
             return Err(Damage::Body(format!("it claims the events {}..={}", header.first, header.last)));
         }
@@ -172,7 +171,8 @@ impl Frame {
 
     /// The entries, each with the sequence number of its first event.
     pub fn entries(&self) -> Result<Vec<(u64, Entry)>, Damage> {
-        let body = Body::decode(self.bytes.slice(HEADER_BYTES..)).map_err(|why| Damage::Body(why.to_string()))?;
+        let body =
+            Body::decode(self.bytes.slice(HEADER_BYTES..)).map_err(|why| Damage::Body(why.to_string()))?;
         let mut seq = self.header.first;
         let mut entries = Vec::with_capacity(body.entries.len());
         for entry in body.entries {
@@ -242,7 +242,8 @@ impl Open {
     /// Whether an entry of the largest size still fits.
     pub fn has_room(&self) -> bool {
         let events = self.next - self.header.first;
-        events + ENTRY_EVENTS as u64 <= FRAME_EVENTS && self.bytes.len() - HEADER_BYTES + ENTRY_BYTES <= FRAME_BYTES
+        events + ENTRY_EVENTS as u64 <= FRAME_EVENTS
+            && self.bytes.len() - HEADER_BYTES + ENTRY_BYTES <= FRAME_BYTES
     }
 
     /// Writes an entry: `head` without its events, and the events themselves, unencoded.

@@ -132,7 +132,8 @@ impl FromStr for Id {
         let wrong = || NotAnId(text.chars().take(48).collect());
         let hyphens = text.bytes().enumerate().all(|(at, b)| (b == b'-') == matches!(at, 8 | 13 | 18 | 23));
         let plain = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        if !plain && !(text.len() == 36 && hyphens) {
+        let hyphenated = text.len() == 36 && hyphens;
+        if !plain && !hyphenated {
             return Err(wrong());
         }
         let digits: String = text.chars().filter(|c| *c != '-').collect();
@@ -281,7 +282,9 @@ mod tests {
 
     #[test]
     fn a_text_that_is_not_an_id_is_refused() {
-        for text in ["", "0192f3a0", "+192f3a07c1d7b439b0e3f1d2c4b5a69", "0192f3a0_7c1d_7b43_9b0e_3f1d2c4b5a69"] {
+        for text in
+            ["", "0192f3a0", "+192f3a07c1d7b439b0e3f1d2c4b5a69", "0192f3a0_7c1d_7b43_9b0e_3f1d2c4b5a69"]
+        {
             assert!(text.parse::<Id>().is_err(), "{text:?} was taken");
         }
         let hyphens_elsewhere = "0192f3a07-c1d-7b43-9b0e-3f1d2c4b5a69";

@@ -12,19 +12,29 @@ pub mod apportion;
 pub mod canon;
 pub mod entry;
 pub mod frame;
+pub mod handle;
 pub mod id;
 pub mod machine;
+pub mod ports;
 pub mod ratio;
+pub mod replica;
+pub mod shard;
 pub mod table;
+pub mod ways;
 pub mod wide;
+pub mod window;
 
 pub use amount::Amount;
 pub use apportion::apportion;
 pub use entry::{Entry, Origin};
 pub use frame::{Frame, Tail};
+pub use handle::{After, Answer, At, Call, Handle, Way};
 pub use id::{Chain, Id, LogId, Position, Principal, PrincipalKind, ServiceId, Time};
 pub use machine::{
     BadParams, Broken, Code, Ctx, Event, Machine, Meta, Opened, Refusal, Rejection, Sighted, Unknown,
 };
 pub use ratio::{Decay, Ratio};
+pub use replica::{ReplayError, Replica};
+pub use shard::{Input, Output, Shard};
 pub use table::Table;
+pub use window::{Window, WindowLimits};

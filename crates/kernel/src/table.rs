@@ -127,8 +127,10 @@ impl<K: Hash + Eq, V> Table<K, V> {
     {
         let hash = self.hasher.hash_one(key);
         let slots = &self.slots;
-        let found =
-            self.index.find_entry(hash, |at| slots[*at as usize].key().is_some_and(|k| k.borrow() == key)).ok()?;
+        let found = self
+            .index
+            .find_entry(hash, |at| slots[*at as usize].key().is_some_and(|k| k.borrow() == key))
+            .ok()?;
         let (place, _) = found.remove();
         match std::mem::replace(&mut self.slots[place as usize], Slot::Free(self.free)) {
             Slot::Row(_, value) => {
@@ -195,7 +197,9 @@ impl<K: Hash + Eq, V> Table<K, V> {
             if index.find(hash, |at| slots[*at as usize].key() == Some(key)).is_some() {
                 return Err("a key stands twice in a table");
             }
-            index.insert_unique(hash, place as u32, |at| slots[*at as usize].key().map_or(0, |k| hasher.hash_one(k)));
+            index.insert_unique(hash, place as u32, |at| {
+                slots[*at as usize].key().map_or(0, |k| hasher.hash_one(k))
+            });
         }
         let (mut at, mut seen) = (free, 0);
         while at != END {

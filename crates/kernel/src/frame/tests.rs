@@ -45,7 +45,9 @@ fn a_frame_reads_back_as_it_was_written() {
     let told: Vec<String> = entries[0].1.events.iter().map(|e| String::decode(e.clone()).unwrap()).collect();
     assert_eq!(told, ["paid", "told"]);
     assert_eq!(entries[1].1.refused.as_ref().unwrap().reason, "NO_FUNDS");
-    assert!(matches!(&entries[0].1.origin, Some(Origin::Request(r)) if r.id() == Some(Id::from_bytes([1; 16]))));
+    assert!(
+        matches!(&entries[0].1.origin, Some(Origin::Request(r)) if r.id() == Some(Id::from_bytes([1; 16])))
+    );
 }
 
 #[test]
@@ -61,11 +63,17 @@ fn only_the_next_frame_follows() {
     assert_eq!(next(LOG, 5, 1_000, &tail).follows(LOG, &tail), Err(Damage::Backwards("log time")));
     assert_eq!(next(LOG, 4, 1_001, &tail).follows(LOG, &tail), Err(Damage::Backwards("the term")));
     let other = LogId::new(8, ServiceId(3));
-    assert_eq!(next(other, 5, 1_001, &tail).follows(LOG, &tail), Err(Damage::Foreign { found: other, expected: LOG }));
+    assert_eq!(
+        next(other, 5, 1_001, &tail).follows(LOG, &tail),
+        Err(Damage::Foreign { found: other, expected: LOG })
+    );
     let fork = Tail { chain: [9; 32], ..tail };
     assert_eq!(next(LOG, 5, 1_001, &fork).follows(LOG, &tail), Err(Damage::Chain));
     let gap = Tail { seq: tail.seq + 1, ..tail };
-    assert_eq!(next(LOG, 5, 1_001, &gap).follows(LOG, &tail), Err(Damage::Sequence { found: 5, expected: 4 }));
+    assert_eq!(
+        next(LOG, 5, 1_001, &gap).follows(LOG, &tail),
+        Err(Damage::Sequence { found: 5, expected: 4 })
+    );
 }
 
 #[test]

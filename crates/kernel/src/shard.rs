@@ -1,0 +1,622 @@
+//! The runner of a machine: one synchronous function, [`Shard::step`]. It decides ahead of the disk on speculative
+//! state, gathers entries into frames, hands out one frame at a time, and releases an answer only when everything it
+//! depends on is durable. Two drivers call it: tokio in production, `Rig` on virtual time.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use prost::bytes::Bytes;
+
+use crate::Table;
+use crate::canon::Digest;
+use crate::entry::{DueOrigin, Entry, Origin, Refused, RequestOrigin, SourceOrigin, SubmitterOrigin};
+use crate::frame::{ENTRY_BYTES, ENTRY_EVENTS, Frame, Open, entry_len};
+use crate::id::{Id, LogId, Position, Principal, Time};
+use crate::machine::{Code, Ctx, Machine, Meta, Refusal, Rejection};
+use crate::replica::{Replica, SCHEMA};
+use crate::ways::Number;
+use crate::window::NotTaken;
+
+/// A caller's place in a driver's list of those who wait; the shard only passes it back.
+pub type Ticket = u64;
+
+/// What a driver brings.
+#[derive(Debug)]
+pub enum Input<C> {
+    /// A caller's request.
+    Request(Request<C>),
+    /// A registered bulk submitter's next command.
+    Submission(Submission<C>),
+    /// What a reader of another service's log found.
+    Delivery(Delivery<C>),
+    /// Let due commands happen.
+    Tick,
+    /// Hold a ticket until all that is decided now is durable.
+    Gate(Ticket),
+    /// The frame handed out last is durable.
+    Appended,
+    /// Nothing more is waiting: what is gathered may leave.
+    Idle,
+}
+
+/// A caller's request.
+#[derive(Debug)]
+pub struct Request<C> {
+    /// Who waits for the answer.
+    pub ticket: Ticket,
+    /// Who asks.
+    pub principal: Principal,
+    /// UUIDv7.
+    pub request_id: Id,
+    /// Digest of the command's canonical bytes.
+    pub digest: Digest,
+    /// W3C trace context.
+    pub traceparent: String,
+    /// What is asked.
+    pub command: C,
+}
+
+/// A bulk submitter's command.
+#[derive(Debug)]
+pub struct Submission<C> {
+    /// Who waits for the answer.
+    pub ticket: Ticket,
+    /// The submitter.
+    pub principal: Principal,
+    /// Dense from 1.
+    pub number: u64,
+    /// Digest of the command's canonical bytes.
+    pub digest: Digest,
+    /// W3C trace context.
+    pub traceparent: String,
+    /// What is asked.
+    pub command: C,
+}
+
+/// A range of another service's log, and what it causes here.
+#[derive(Debug)]
+pub struct Delivery<C> {
+    /// Who waits to hear the position.
+    pub ticket: Ticket,
+    /// Whose log.
+    pub source: LogId,
+    /// The range begins behind this sequence number.
+    pub from: u64,
+    /// The range's end: the last entry read.
+    pub to: Position,
+    /// Log time of the frame that holds the range's end.
+    pub ts: Time,
+    /// In whose name the command is carried out.
+    pub principal: Principal,
+    /// W3C trace context.
+    pub traceparent: String,
+    /// What it causes; nothing when only the position moves.
+    pub command: Option<C>,
+}
+
+/// What a driver is to do.
+#[derive(Debug)]
+pub enum Output<M: Machine> {
+    /// Make this frame durable, then say [`Input::Appended`]. One at a time.
+    Append(Frame),
+    /// Answer a caller.
+    Reply {
+        /// Who waits.
+        ticket: Ticket,
+        /// The answer.
+        answer: Result<M::Reply, Refusal>,
+        /// The place it speaks of.
+        seq: u64,
+    },
+    /// The command was carried out before: its entry is at `seq`; [`recall`] makes the answer of it.
+    Recall {
+        /// Who waits.
+        ticket: Ticket,
+        /// Where the entry is.
+        seq: u64,
+        /// The command.
+        command: M::Command,
+    },
+    /// A gate opens.
+    Release {
+        /// Who waits.
+        ticket: Ticket,
+        /// The place up to which everything is durable.
+        seq: u64,
+    },
+    /// A delivery was taken, or had been taken before: the source stands here now.
+    Delivered {
+        /// Who waits.
+        ticket: Ticket,
+        /// The position after it.
+        position: Position,
+    },
+    /// A delivery comes from the future: bring it again when log time can have passed this.
+    Early {
+        /// Who waits.
+        ticket: Ticket,
+        /// Its source's time.
+        until: Time,
+    },
+    /// The speculative state is broken and was not made durable: drop the shard, claim again, replay.
+    Reclaim(String),
+    /// Nothing more is decided: a person must look.
+    Halt(String),
+}
+
+/// Commands that panicked, by digest: refused for the rest of the process's life.
+pub type Poison = Table<Digest, ()>;
+
+/// How many due commands one tick may carry out before others have their turn.
+const DUE_PER_TICK: usize = 16;
+/// How many poisoned digests are kept; beyond that the log halts, since something larger is wrong.
+const MOST_POISON: usize = 1_024;
+
+/// A machine that is being run by the owner of its log.
+pub struct Shard<M: Machine> {
+    replica: Replica<M>,
+    term: u64,
+    /// The frame that entries are written to.
+    open: Option<Open>,
+    /// Full frames that wait for their turn.
+    ready: VecDeque<Frame>,
+    /// The end of the frame that is being made durable.
+    in_flight: Option<u64>,
+    durable: u64,
+    /// Answers with the sequence number that must be durable first; rising.
+    waiting: VecDeque<(u64, Output<M>)>,
+    poison: Poison,
+    /// Set when nothing more may be decided.
+    stopped: bool,
+    events: Vec<M::Event>,
+}
+
+impl<M: Machine> Shard<M> {
+    /// Runs a machine from the end of its log, under a claim's term.
+    pub fn new(replica: Replica<M>, term: u64, poison: Poison) -> Shard<M> {
+        let durable = replica.tail().seq;
+        Shard {
+            replica,
+            term,
+            open: None,
+            ready: VecDeque::new(),
+            in_flight: None,
+            durable,
+            waiting: VecDeque::new(),
+            poison,
+            stopped: false,
+            events: Vec::new(),
+        }
+    }
+
+    /// The speculative state: ahead of the disk. What is learnt from it may be told only behind a [`Input::Gate`].
+    pub fn replica(&self) -> &Replica<M> {
+        &self.replica
+    }
+
+    /// The last sequence number that is durable.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// The last sequence number that was decided.
+    pub fn decided(&self) -> u64 {
+        self.open.as_ref().map_or(self.replica.tail().seq, |open| open.next() - 1)
+    }
+
+    /// Full frames that wait for the disk: a driver stops bringing commands while there are several.
+    pub fn backlog(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// When the next due command wants to happen.
+    pub fn next_due(&self) -> Option<Time> {
+        if self.stopped { None } else { M::due(&self.replica.state).map(|(at, _)| at) }
+    }
+
+    /// What a new shard of the same process must go on refusing.
+    pub fn into_poison(self) -> Poison {
+        self.poison
+    }
+
+    /// Takes one input at a moment; pushes what is to be done, in order.
+    pub fn step(&mut self, now: Time, input: Input<M::Command>, out: &mut Vec<Output<M>>) {
+        if self.stopped {
+            return self.step_stopped(input, out);
+        }
+        match input {
+            Input::Request(request) => self.request(now, request, out),
+            Input::Submission(submission) => self.submission(now, submission, out),
+            Input::Delivery(delivery) => self.delivery(now, delivery, out),
+            Input::Tick => self.tick(now, out),
+            Input::Gate(ticket) => {
+                let seq = self.decided();
+                self.when_durable(Output::Release { ticket, seq }, out);
+            }
+            Input::Appended => self.appended(out),
+            Input::Idle => self.hand_out(out),
+        }
+    }
+
+    /// A stopped shard refuses what comes; its speculative state is not to be believed.
+    fn step_stopped(&mut self, input: Input<M::Command>, out: &mut Vec<Output<M>>) {
+        let refused = |ticket| Output::Reply { ticket, answer: Err(restarting()), seq: 0 };
+        match input {
+            Input::Request(request) => out.push(refused(request.ticket)),
+            Input::Submission(submission) => out.push(refused(submission.ticket)),
+            Input::Gate(ticket) => out.push(refused(ticket)),
+            Input::Delivery(_) | Input::Tick | Input::Appended | Input::Idle => {}
+        }
+    }
+
+    fn request(&mut self, now: Time, request: Request<M::Command>, out: &mut Vec<Output<M>>) {
+        let Request { ticket, principal, request_id, digest, traceparent, command } = request;
+        if let Some(known) = self.replica.ways.window.get(&principal, request_id).copied() {
+            if known.digest == digest {
+                return self.when_durable(Output::Recall { ticket, seq: known.seq, command }, out);
+            }
+            return self.refuse(ticket, id_reused(request_id), out);
+        }
+        let moment = self.moment(now);
+        if let Err(why) = self.replica.ways.window.admits(&principal, request_id, moment) {
+            return self.refuse(ticket, not_taken(why, request_id), out);
+        }
+        if self.poison.contains(&digest) {
+            return self.refuse(ticket, poisoned(), out);
+        }
+        let origin = Origin::Request(RequestOrigin {
+            request_id: Bytes::copy_from_slice(&request_id.to_bytes()),
+            digest: Bytes::copy_from_slice(&digest),
+        });
+        let head = head(origin, &principal, traceparent);
+        match self.decide(now, principal, &command, &head) {
+            Decided::Yes => self.accept(now, head, ticket, &command, digest, out),
+            Decided::No { refusal, remembered: true } => {
+                self.record_refusal(now, head, Some(ticket), refusal, out)
+            }
+            Decided::No { refusal, remembered: false } => self.refuse(ticket, refusal, out),
+            Decided::Panicked(why) => self.poisoned(digest, ticket, why, out),
+        }
+    }
+
+    fn submission(&mut self, now: Time, submission: Submission<M::Command>, out: &mut Vec<Output<M>>) {
+        let Submission { ticket, principal, number, digest, traceparent, command } = submission;
+        if !M::may_submit(&self.replica.state, &principal) {
+            return self.refuse(ticket, not_a_submitter(&principal), out);
+        }
+        match self.replica.ways.number(&principal, number) {
+            Number::Next => {}
+            Number::Done(seq) => return self.when_durable(Output::Recall { ticket, seq, command }, out),
+            Number::Forgotten => return self.refuse(ticket, forgotten(number), out),
+            Number::Gap { expected } => return self.refuse(ticket, gap(number, expected), out),
+        }
+        if self.poison.contains(&digest) {
+            return self.refuse(ticket, poisoned(), out);
+        }
+        let head = head(Origin::Submitter(SubmitterOrigin { number }), &principal, traceparent);
+        match self.decide(now, principal, &command, &head) {
+            Decided::Yes => self.accept(now, head, ticket, &command, digest, out),
+            Decided::No { refusal, .. } => self.record_refusal(now, head, Some(ticket), refusal, out),
+            Decided::Panicked(why) => self.poisoned(digest, ticket, why, out),
+        }
+    }
+
+    fn delivery(&mut self, now: Time, delivery: Delivery<M::Command>, out: &mut Vec<Output<M>>) {
+        let Delivery { ticket, source, from, to, ts, principal, traceparent, command } = delivery;
+        let position = self.replica.ways.position(source);
+        if !(from <= position.seq && position.seq < to.seq) {
+            return out.push(Output::Delivered { ticket, position });
+        }
+        if self.moment(now) <= ts {
+            return out.push(Output::Early { ticket, until: ts.next() });
+        }
+        let head = head(Origin::Source(SourceOrigin::new(source, to)), &principal, traceparent);
+        let digest = delivery_digest(source, &to);
+        self.events.clear();
+        let decided = match &command {
+            None => Decided::Yes,
+            Some(_) if self.poison.contains(&digest) => Decided::No { refusal: poisoned(), remembered: true },
+            Some(command) => self.decide(now, principal, command, &head),
+        };
+        match decided {
+            Decided::Yes => {
+                if let Err(why) = self.commit(now, &head) {
+                    return self.reclaim(digest, why, out);
+                }
+            }
+            Decided::No { refusal, .. } => self.record_refusal(now, head, None, refusal, out),
+            Decided::Panicked(why) => return self.reclaim(digest, why, out),
+        }
+        out.push(Output::Delivered { ticket, position: to });
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<Output<M>>) {
+        for _ in 0..DUE_PER_TICK {
+            let Some((at, command)) = M::due(&self.replica.state) else { return };
+            if at > now.max(self.moment(now)) {
+                return;
+            }
+            if at > self.moment(now) {
+                self.close(); // the open frame's time lies before: this one needs a frame of its own
+            }
+            let head = head(Origin::Due(DueOrigin {}), &Principal::SYSTEM, String::new());
+            match self.decide(now, Principal::SYSTEM, &command, &head) {
+                Decided::Yes if self.events.is_empty() => {
+                    return self.halt("a due command had no effect", out);
+                }
+                Decided::Yes => {
+                    if let Err(why) = self.commit(now, &head) {
+                        return self.halt(&format!("a due command broke the state: {why}"), out);
+                    }
+                }
+                Decided::No { refusal, .. } => {
+                    return self.halt(&format!("a due command was refused: {refusal}"), out);
+                }
+                Decided::Panicked(why) => return self.halt(&format!("a due command panicked: {why}"), out),
+            }
+        }
+    }
+
+    /// Asks the machine; its events are in `self.events` afterwards.
+    fn decide(&mut self, now: Time, principal: Principal, command: &M::Command, head: &Entry) -> Decided {
+        let ctx = Ctx {
+            now: self.moment(now),
+            principal,
+            log: self.replica.log(),
+            term: self.term,
+            seq: self.decided() + 1,
+        };
+        self.events.clear();
+        let (state, events) = (&self.replica.state, &mut self.events);
+        match catch_unwind(AssertUnwindSafe(|| M::decide(state, command, &ctx, events))) {
+            Err(panic) => Decided::Panicked(text_of(panic.as_ref())),
+            Ok(Err(rejection)) => {
+                Decided::No { refusal: Refusal::of(&rejection), remembered: rejection.is_remembered() }
+            }
+            Ok(Ok(())) => {
+                let bytes = entry_len(head, &self.events);
+                if self.events.len() > ENTRY_EVENTS || bytes > ENTRY_BYTES {
+                    return Decided::No { refusal: too_large(self.events.len(), bytes), remembered: false };
+                }
+                Decided::Yes
+            }
+        }
+    }
+
+    fn accept(
+        &mut self,
+        now: Time,
+        head: Entry,
+        ticket: Ticket,
+        command: &M::Command,
+        digest: Digest,
+        out: &mut Vec<Output<M>>,
+    ) {
+        if let Err(why) = self.commit(now, &head) {
+            return self.poisoned(digest, ticket, why, out);
+        }
+        let answer = Ok(M::reply(command, &self.events));
+        let seq = self.decided();
+        self.when_durable(Output::Reply { ticket, answer, seq }, out);
+    }
+
+    /// Lets the decided events happen in the speculative state and writes the entry. After an error the state is not
+    /// to be used any more.
+    fn commit(&mut self, now: Time, head: &Entry) -> Result<(), String> {
+        if self.open.as_ref().is_some_and(|open| !open.has_room()) {
+            self.close();
+        }
+        let ts = self.moment(now);
+        let (log, term) = (self.replica.log(), self.term);
+        let principal = head.asked_by();
+        let tail = *self.replica.tail();
+        let open = self.open.get_or_insert_with(|| Open::new(log, term, ts, SCHEMA, &tail));
+        let first = open.next();
+        let (replica, events) = (&mut self.replica, &self.events);
+        let begins_frame = open.is_empty();
+        let happened = catch_unwind(AssertUnwindSafe(|| {
+            if begins_frame {
+                replica.ways.advance(ts);
+            }
+            for (seq, event) in (first..).zip(events) {
+                M::evolve(&mut replica.state, event, &Meta { ts, principal, term, seq });
+            }
+            M::check_step(&replica.state, events).map_err(|broken| broken.to_string())?;
+            replica.ways.record(head, first).map_err(str::to_owned)
+        }));
+        happened.unwrap_or_else(|panic| Err(text_of(panic.as_ref())))?;
+        open.push(head, events);
+        Ok(())
+    }
+
+    fn record_refusal(
+        &mut self,
+        now: Time,
+        mut head: Entry,
+        ticket: Option<Ticket>,
+        refusal: Refusal,
+        out: &mut Vec<Output<M>>,
+    ) {
+        head.refused = Some(Refused::from(&refusal));
+        self.events.clear();
+        if let Err(why) = self.commit(now, &head) {
+            return self.halt(&format!("a refusal could not be recorded: {why}"), out);
+        }
+        if let Some(ticket) = ticket {
+            let seq = self.decided();
+            self.when_durable(Output::Reply { ticket, answer: Err(refusal), seq }, out);
+        }
+    }
+
+    /// A refusal that is not recorded still depends on all that was decided before it.
+    fn refuse(&mut self, ticket: Ticket, refusal: Refusal, out: &mut Vec<Output<M>>) {
+        let seq = self.decided();
+        self.when_durable(Output::Reply { ticket, answer: Err(refusal), seq }, out);
+    }
+
+    fn poisoned(&mut self, digest: Digest, ticket: Ticket, why: String, out: &mut Vec<Output<M>>) {
+        out.push(Output::Reply { ticket, answer: Err(poisoned()), seq: 0 });
+        self.reclaim(digest, why, out);
+    }
+
+    fn reclaim(&mut self, digest: Digest, why: String, out: &mut Vec<Output<M>>) {
+        if self.poison.len() >= MOST_POISON {
+            return self.halt("more commands panicked than can be remembered", out);
+        }
+        self.poison.insert(digest, ());
+        self.stopped = true;
+        out.push(Output::Reclaim(why));
+    }
+
+    fn halt(&mut self, why: &str, out: &mut Vec<Output<M>>) {
+        self.stopped = true;
+        out.push(Output::Halt(why.to_owned()));
+    }
+
+    fn when_durable(&mut self, output: Output<M>, out: &mut Vec<Output<M>>) {
+        let needs = self.decided();
+        if needs <= self.durable && self.waiting.is_empty() {
+            out.push(output);
+        } else {
+            self.waiting.push_back((needs, output));
+        }
+    }
+
+    fn appended(&mut self, out: &mut Vec<Output<M>>) {
+        if let Some(last) = self.in_flight.take() {
+            self.durable = last;
+        }
+        while self.waiting.front().is_some_and(|(needs, _)| *needs <= self.durable) {
+            out.extend(self.waiting.pop_front().map(|(_, output)| output));
+        }
+    }
+
+    fn hand_out(&mut self, out: &mut Vec<Output<M>>) {
+        if self.in_flight.is_some() {
+            return;
+        }
+        if self.ready.is_empty() {
+            self.close();
+        }
+        if let Some(frame) = self.ready.pop_front() {
+            self.in_flight = Some(frame.header().last);
+            out.push(Output::Append(frame));
+        }
+    }
+
+    /// Ends the frame that entries are written to.
+    fn close(&mut self) {
+        if let Some(open) = self.open.take_if(|open| !open.is_empty()) {
+            let frame = open.freeze();
+            self.replica.passed(frame.tail());
+            self.ready.push_back(frame);
+        }
+    }
+
+    /// Log time of what is decided now: that of the open frame, or of the one that would be opened.
+    fn moment(&self, now: Time) -> Time {
+        match &self.open {
+            Some(open) if open.has_room() => open.ts(),
+            Some(open) => open.ts().next().max(now),
+            None => self.replica.tail().ts.next().max(now),
+        }
+    }
+}
+
+enum Decided {
+    Yes,
+    No { refusal: Refusal, remembered: bool },
+    Panicked(String),
+}
+
+/// The answer to a command that was carried out before, from its entry in the log.
+pub fn recall<M: Machine>(entry: &Entry, command: &M::Command) -> Result<M::Reply, Refusal> {
+    if let Some(refused) = &entry.refused {
+        return Err(refused.into());
+    }
+    let decoded: Result<Vec<M::Event>, _> =
+        entry.events.iter().map(|bytes| <M::Event as prost::Message>::decode(bytes.clone())).collect();
+    match decoded {
+        Ok(events) => Ok(M::reply(command, &events)),
+        Err(why) => {
+            Err(Refusal::new(Code::DataLoss, "ENTRY_DAMAGED", format!("an event cannot be read: {why}")))
+        }
+    }
+}
+
+fn head(origin: Origin, principal: &Principal, traceparent: String) -> Entry {
+    let principal = Bytes::copy_from_slice(&principal.to_bytes());
+    Entry { origin: Some(origin), principal, traceparent, ..Entry::default() }
+}
+
+fn delivery_digest(source: LogId, to: &Position) -> Digest {
+    crate::canon::digest(&("delivery", source, to))
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".into())
+}
+
+fn id_reused(id: Id) -> Refusal {
+    let message =
+        format!("request id {id} was used for another command: take a new UUIDv7 for every new request");
+    Refusal::new(Code::AlreadyExists, "REQUEST_ID_REUSED", message)
+}
+
+fn not_taken(why: NotTaken, id: Id) -> Refusal {
+    match why {
+        NotTaken::NotAnId => {
+            let message =
+                format!("request id {id} is not a UUIDv7: its time is needed to keep it from running twice");
+            Refusal::new(Code::Invalid, "REQUEST_ID_INVALID", message)
+        }
+        NotTaken::Expired => {
+            let message = format!(
+                "request id {id} is older than 1 h or more than 5 min ahead of log time: check the clock, look up \
+                 whether the request was carried out, and take a new id if it was not"
+            );
+            Refusal::new(Code::Precondition, "ID_EXPIRED", message)
+        }
+        NotTaken::Full => {
+            let message = "too many requests in the last hour; ids are never forgotten early. Wait, spread the load \
+                           over principals, or register as a bulk submitter";
+            Refusal::new(Code::Exhausted, "WINDOW_FULL", message).retry_after(10_000)
+        }
+    }
+}
+
+fn not_a_submitter(principal: &Principal) -> Refusal {
+    let message =
+        format!("{principal} is not registered as a bulk submitter: register it, or send requests with ids");
+    Refusal::new(Code::Forbidden, "NOT_A_SUBMITTER", message)
+}
+
+fn gap(number: u64, expected: u64) -> Refusal {
+    let message = format!("number {number} is not the next one: expected {expected}");
+    Refusal::new(Code::Precondition, "SUBMITTER_GAP", message)
+}
+
+fn forgotten(number: u64) -> Refusal {
+    let message =
+        format!("number {number} was carried out, but so long ago that its answer is no longer kept");
+    Refusal::new(Code::Precondition, "SUBMITTER_FORGOTTEN", message)
+}
+
+fn too_large(events: usize, bytes: usize) -> Refusal {
+    let message = format!(
+        "the command's {events} events take {bytes} bytes; one command may have {ENTRY_EVENTS} events of {ENTRY_BYTES} \
+         bytes together: split it"
+    );
+    Refusal::new(Code::Invalid, "COMMAND_TOO_LARGE", message)
+}
+
+fn poisoned() -> Refusal {
+    let message = "this command made the service fail and is refused until it is restarted; please report it";
+    Refusal::new(Code::Internal, "POISONED", message)
+}
+
+fn restarting() -> Refusal {
+    let message = "the service is rebuilding its state: try again with the same request id";
+    Refusal::new(Code::Unavailable, "RESTARTING", message).retry_after(200)
+}
