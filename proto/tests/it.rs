@@ -7,9 +7,9 @@ use prost::Message as _;
 /// The kernel's golden frame.
 fn golden() -> Frame {
     let hex = include_str!("../../crates/kernel/tests/golden/frame-v1.hex").trim();
-    let bytes: Vec<u8> =
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
-    Frame::decode(bytes.into()).unwrap()
+    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("the golden file is hexadecimal");
+    let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+    Frame::decode(bytes.into()).expect("the golden frame is whole")
 }
 
 #[test]

@@ -214,9 +214,9 @@ impl<M: Machine> Shard<M> {
         if self.stopped { None } else { M::due(&self.replica.state).map(|(at, _)| at) }
     }
 
-    /// What a new shard of the same process must go on refusing.
-    pub fn into_poison(self) -> Poison {
-        self.poison
+    /// Takes out what a new shard of the same process must go on refusing.
+    pub fn take_poison(&mut self) -> Poison {
+        std::mem::take(&mut self.poison)
     }
 
     /// Takes one input at a moment; pushes what is to be done, in order.

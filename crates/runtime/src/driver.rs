@@ -1,0 +1,233 @@
+//! The tokio driver: one task runs one machine. Everything that a machine is asked arrives in one bounded queue; full
+//! means refused at once, with a time to wait.
+
+use std::time::Duration;
+
+use holmes_kernel::canon::{self, Digest};
+use holmes_kernel::ports::{Claim, Journal};
+use holmes_kernel::shard::{Delivery, Poison};
+use holmes_kernel::{After, Answer, At, Call, Code, Handle, LogId, Machine, Position, Refusal, Shard, Time};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::recover::{Extent, RecoverError, recover};
+
+mod run;
+
+use run::Driver;
+
+/// How many requests may wait in a machine's queue. At 40,000 a second this is a tenth of a second.
+pub const QUEUE: usize = 4_096;
+/// Behind how many events a new snapshot is written.
+const SNAPSHOT_EVERY: u64 = 1_000_000;
+
+/// What a driver needs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which log.
+    pub log: LogId,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// Behind how many events a new snapshot is written; 0 means never.
+    pub snapshot_every: u64,
+}
+
+impl Settings {
+    /// The usual ones.
+    pub fn new(log: LogId, clock: Clock) -> Settings {
+        Settings { log, clock, snapshot_every: SNAPSHOT_EVERY }
+    }
+}
+
+/// How a machine is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Reading its log.
+    Recovering,
+    /// Answering.
+    Serving,
+    /// Somebody else owns the log now.
+    Fenced {
+        /// The other's term.
+        by: u64,
+    },
+    /// Nothing more is decided until a person has looked; the reason.
+    Halted(String),
+    /// Shut down in order.
+    Stopped,
+}
+
+/// A running machine.
+pub struct Running<M: Machine> {
+    /// Its door.
+    pub handle: MachineHandle<M>,
+    /// Its task; ends after [`MachineHandle::stop`] or when the log is lost to another owner.
+    pub task: JoinHandle<()>,
+}
+
+/// Claims a log, replays it, and runs its machine.
+pub async fn start<M: Machine, J: Journal>(
+    journal: J,
+    settings: Settings,
+) -> Result<Running<M>, RecoverError> {
+    let (status, seen) = watch::channel(Status::Recovering);
+    let (claim, shard) = claim_shard::<M, J>(&journal, settings.log, Poison::new()).await?;
+    status.send_replace(Status::Serving);
+    let (sender, queue) = mpsc::channel(QUEUE);
+    let handle = MachineHandle { queue: sender, status: seen };
+    let task = tokio::spawn(Driver::new(journal, settings, claim, shard, queue, status).run());
+    Ok(Running { handle, task })
+}
+
+/// Takes a log over and replays it to its end.
+async fn claim_shard<M: Machine, J: Journal>(
+    journal: &J,
+    log: LogId,
+    poison: Poison,
+) -> Result<(Claim, Shard<M>), RecoverError> {
+    let claim = journal.claim(log).await?;
+    let replica = recover::<M, J>(journal, log, Extent::ALL, |_| {}).await?;
+    tracing::info!(
+        service = M::NAME,
+        term = claim.term,
+        seq = replica.tail().seq,
+        "log claimed and replayed"
+    );
+    let term = claim.term;
+    Ok((claim, Shard::new(replica, term, poison)))
+}
+
+/// The door of a machine that runs in this process.
+pub struct MachineHandle<M: Machine> {
+    queue: mpsc::Sender<Message<M>>,
+    status: watch::Receiver<Status>,
+}
+
+impl<M: Machine> Clone for MachineHandle<M> {
+    fn clone(&self) -> Self {
+        MachineHandle { queue: self.queue.clone(), status: self.status.clone() }
+    }
+}
+
+type ReplySlot<M> = oneshot::Sender<Result<Answer<<M as Machine>::Reply>, Refusal>>;
+/// Looks at a state at once; what it returns hands the result over, later, when the state is durable.
+type Look<M> = Box<dyn FnOnce(&<M as Machine>::State) -> HandOver + Send>;
+type HandOver = Box<dyn FnOnce(Result<u64, Refusal>) + Send>;
+
+/// What arrives in a machine's queue.
+enum Message<M: Machine> {
+    Submit { call: Call, digest: Digest, command: M::Command, reply: ReplySlot<M> },
+    Read { at: At, look: Look<M> },
+    Deliver { delivery: Delivery<M::Command>, reply: oneshot::Sender<Delivered> },
+    Position { source: LogId, reply: oneshot::Sender<Position> },
+    Stop,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// The source stands here now.
+    At(Position),
+    /// It comes from the future: bring it again then.
+    Early(Time),
+}
+
+impl<M: Machine> MachineHandle<M> {
+    /// How the machine is, now and from now on.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Brings what was read in another service's log. Waits for room: a reader has no caller to refuse.
+    pub async fn deliver(&self, delivery: Delivery<M::Command>) -> Result<Delivered, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Message::Deliver { delivery, reply }).await.map_err(|_| self.gone())?;
+        answer.await.map_err(|_| self.gone())
+    }
+
+    /// Up to where another service's log was taken in.
+    pub async fn position(&self, source: LogId) -> Result<Position, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Message::Position { source, reply }).await.map_err(|_| self.gone())?;
+        answer.await.map_err(|_| self.gone())
+    }
+
+    /// Lets what is queued be finished and made durable, then ends the task.
+    pub async fn stop(&self) {
+        let _ = self.queue.send(Message::Stop).await; // an error means that it has ended
+    }
+
+    fn enqueue(&self, message: Message<M>) -> Result<(), Refusal> {
+        self.queue.try_send(message).map_err(|why| match why {
+            mpsc::error::TrySendError::Full(_) => {
+                let message = format!("{} has {QUEUE} requests waiting: try again a little later", M::NAME);
+                Refusal::new(Code::Exhausted, "QUEUE_FULL", message).retry_after(50)
+            }
+            mpsc::error::TrySendError::Closed(_) => self.gone(),
+        })
+    }
+
+    fn gone(&self) -> Refusal {
+        gone(M::NAME, &self.status.borrow())
+    }
+}
+
+/// What callers hear when a machine does not answer any more.
+fn gone(service: &str, status: &Status) -> Refusal {
+    match status {
+        Status::Halted(why) => {
+            let message = format!("{service} has halted and needs a person: {why}");
+            Refusal::new(Code::Unavailable, "LOG_HALTED", message)
+        }
+        Status::Stopped => Refusal::new(Code::Unavailable, "STOPPED", format!("{service} is shutting down")),
+        Status::Fenced { .. } => {
+            let message =
+                format!("{service} has moved to another process: try again with the same request id");
+            Refusal::new(Code::Unavailable, "MOVED", message).retry_after(200)
+        }
+        Status::Recovering | Status::Serving => {
+            let message = format!(
+                "whether {service} carried this out is not known: try again with the same request id"
+            );
+            Refusal::new(Code::Unavailable, "OUTCOME_UNKNOWN", message).retry_after(200)
+        }
+    }
+}
+
+impl<M: Machine> Handle<M> for MachineHandle<M> {
+    async fn submit(&self, call: Call, command: M::Command) -> Result<Answer<M::Reply>, Refusal> {
+        let digest = canon::digest(&command);
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Message::Submit { call, digest, command, reply })?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        at: At,
+        look: impl FnOnce(&M::State) -> T + Send + 'static,
+    ) -> Result<Answer<T>, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let look: Look<M> = Box::new(move |state| {
+            let value = look(state);
+            Box::new(move |released: Result<u64, Refusal>| {
+                // The caller may have gone: nobody is left to tell.
+                let _ = reply.send(released.map(|seq| Answer { value, seq }));
+            })
+        });
+        self.enqueue(Message::Read { at, look })?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+}
+
+/// A condition on another log's position.
+fn reached<M: Machine>(shard: &Shard<M>, after: &After) -> bool {
+    let log = LogId::new(shard.replica().log().cell, after.service);
+    shard.replica().ways().position(log).seq >= after.seq
+}
+
+/// The pause before the same frame is sent again, when its outcome is not known.
+fn pause(attempt: u32) -> Duration {
+    Duration::from_millis(10u64 << attempt.min(7))
+}

@@ -1,0 +1,447 @@
+//! The loop of one machine: take what has arrived, step the shard, do what it says.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Instant;
+
+use holmes_kernel::ports::JournalError;
+use holmes_kernel::shard::{Request, Submission, Ticket, recall};
+use holmes_kernel::{Entry, Frame, Input, Output, Way};
+
+use super::*;
+
+/// How many messages are taken between two looks at the disk. Bounds the size of a step, not of a frame.
+const BATCH: usize = 1_024;
+/// Full frames that may wait for the disk before no more commands are taken: a few, to keep memory and delay small.
+const BACKLOG: usize = 4;
+/// How many calls may wait for a place in a log to be reached.
+const PARKED: usize = 4_096;
+/// How long such a call waits at most; its caller's deadline is usually shorter.
+const PARKED_FOR: Duration = Duration::from_secs(30);
+
+type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+pub(super) struct Driver<M: Machine, J: Journal> {
+    journal: J,
+    settings: Settings,
+    claim: Claim,
+    shard: Shard<M>,
+    queue: mpsc::Receiver<Message<M>>,
+    status: watch::Sender<Status>,
+    waiters: HashMap<Ticket, Waiter<M>>,
+    next_ticket: Ticket,
+    parked: Vec<(Instant, Message<M>)>,
+    /// The frame that is being made durable.
+    append: Option<Pending<Result<(), JournalError>>>,
+    /// The last sequence number that was handed to the journal.
+    handed: u64,
+    /// A proof of ownership that is under way, and the reads that arrived before it began.
+    barrier: Option<Pending<Result<(), JournalError>>>,
+    behind_barrier: Vec<Ticket>,
+    before_barrier: Vec<Ticket>,
+    snapshot: Option<JoinHandle<()>>,
+    snapshot_at: u64,
+    out: Vec<Output<M>>,
+    stopping: bool,
+}
+
+enum Waiter<M: Machine> {
+    Reply(ReplySlot<M>),
+    Read(HandOver),
+    Delivery(oneshot::Sender<Delivered>),
+}
+
+/// Why the loop ends or begins anew.
+enum Turn {
+    Go,
+    Reclaim(String),
+    Halt(String),
+    Fenced(u64),
+    Stop,
+}
+
+enum Happened<M: Machine> {
+    Appended(Result<(), JournalError>),
+    Confirmed(Result<(), JournalError>),
+    Arrived(Option<Message<M>>),
+    Due,
+}
+
+impl<M: Machine, J: Journal> Driver<M, J> {
+    pub(super) fn new(
+        journal: J,
+        settings: Settings,
+        claim: Claim,
+        shard: Shard<M>,
+        queue: mpsc::Receiver<Message<M>>,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        let handed = shard.durable();
+        Driver {
+            journal,
+            settings,
+            claim,
+            shard,
+            queue,
+            status,
+            waiters: HashMap::new(),
+            next_ticket: 0,
+            parked: Vec::new(),
+            append: None,
+            handed,
+            barrier: None,
+            behind_barrier: Vec::new(),
+            before_barrier: Vec::new(),
+            snapshot: None,
+            snapshot_at: handed,
+            out: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let happened = self.next().await;
+            match self.turn(happened) {
+                Turn::Go => {}
+                Turn::Reclaim(why) => {
+                    tracing::error!(service = M::NAME, why, "the state is rebuilt from the log");
+                    if let Err(why) = self.reclaim().await {
+                        return self.halted(why).await;
+                    }
+                }
+                Turn::Halt(why) => return self.halted(why).await,
+                Turn::Fenced(by) => {
+                    tracing::error!(service = M::NAME, by, "the log has another owner");
+                    self.status.send_replace(Status::Fenced { by });
+                    return;
+                }
+                Turn::Stop => {
+                    self.status.send_replace(Status::Stopped);
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Happened<M> {
+        let due = self.shard.next_due().map(|at| self.until(at));
+        let has_room = !self.stopping && self.shard.backlog() < BACKLOG;
+        tokio::select! {
+            biased;
+            done = wait(&mut self.append), if self.append.is_some() => Happened::Appended(done),
+            done = wait(&mut self.barrier), if self.barrier.is_some() => Happened::Confirmed(done),
+            message = self.queue.recv(), if has_room => Happened::Arrived(message),
+            () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() && has_room => Happened::Due,
+        }
+    }
+
+    fn turn(&mut self, happened: Happened<M>) -> Turn {
+        match happened {
+            Happened::Appended(done) => {
+                self.append = None;
+                if let Err(why) = done {
+                    return failed(why);
+                }
+                self.step(Input::Appended);
+                self.maybe_snapshot();
+            }
+            Happened::Confirmed(done) => {
+                self.barrier = None;
+                let tickets = std::mem::take(&mut self.behind_barrier);
+                if let Err(why) = done {
+                    return failed(why);
+                }
+                for ticket in tickets {
+                    self.step(Input::Gate(ticket));
+                }
+            }
+            Happened::Arrived(message) => self.arrived(message),
+            Happened::Due => self.step(Input::Tick),
+        }
+        self.unpark();
+        self.step(Input::Idle);
+        self.start_barrier();
+        let turn = self.carry_out();
+        let quiet =
+            self.append.is_none() && self.barrier.is_none() && self.shard.decided() == self.shard.durable();
+        if matches!(turn, Turn::Go) && self.stopping && quiet { Turn::Stop } else { turn }
+    }
+
+    fn arrived(&mut self, first: Option<Message<M>>) {
+        let Some(first) = first else {
+            self.stopping = true;
+            return;
+        };
+        if self.shard.next_due().is_some_and(|at| at <= self.settings.clock.now()) {
+            self.step(Input::Tick); // what time has caused comes before what is asked now
+        }
+        self.take(first);
+        for _ in 1..BATCH {
+            if self.shard.backlog() >= BACKLOG || self.stopping {
+                return;
+            }
+            match self.queue.try_recv() {
+                Ok(message) => self.take(message),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message<M>) {
+        if !self.is_time_for(&message) {
+            return self.park(message);
+        }
+        match message {
+            Message::Submit { call, digest, command, reply } => self.submit(call, digest, command, reply),
+            Message::Read { at, look } => {
+                let hand_over = look(self.shard.replica().state());
+                let ticket = self.ticket(Waiter::Read(hand_over));
+                let later_append_proves_ownership = self.shard.decided() > self.handed;
+                if matches!(at, At::Seq(_)) || later_append_proves_ownership {
+                    self.step(Input::Gate(ticket));
+                } else {
+                    self.before_barrier.push(ticket);
+                }
+            }
+            Message::Deliver { mut delivery, reply } => {
+                delivery.ticket = self.ticket(Waiter::Delivery(reply));
+                self.step(Input::Delivery(delivery));
+            }
+            Message::Position { source, reply } => {
+                let _ = reply.send(self.shard.replica().ways().position(source)); // the asker may have gone
+            }
+            Message::Stop => self.stopping = true,
+        }
+    }
+
+    fn submit(&mut self, call: Call, digest: Digest, command: M::Command, reply: ReplySlot<M>) {
+        let Call { principal, way, traceparent, .. } = call;
+        let ticket = self.ticket(Waiter::Reply(reply));
+        let input = match way {
+            Way::Request(request_id) => {
+                Input::Request(Request { ticket, principal, request_id, digest, traceparent, command })
+            }
+            Way::Submission(number) => {
+                Input::Submission(Submission { ticket, principal, number, digest, traceparent, command })
+            }
+        };
+        self.step(input);
+    }
+
+    /// Whether the place that a call waits for has been reached.
+    fn is_time_for(&self, message: &Message<M>) -> bool {
+        let after = match message {
+            Message::Submit { call, .. } => &call.after,
+            Message::Read { at: At::After(after), .. } => &Some(*after),
+            Message::Read { at: At::Seq(seq), .. } => return *seq <= self.shard.decided(),
+            _ => return true,
+        };
+        after.as_ref().is_none_or(|after| reached(&self.shard, after))
+    }
+
+    fn park(&mut self, message: Message<M>) {
+        if self.parked.len() < PARKED {
+            return self.parked.push((Instant::now(), message));
+        }
+        let why = format!(
+            "{} has {PARKED} calls that wait for a place in a log: try again a little later",
+            M::NAME
+        );
+        self.give_up(message, &Refusal::new(Code::Exhausted, "QUEUE_FULL", why).retry_after(100));
+    }
+
+    fn unpark(&mut self) {
+        if self.parked.is_empty() {
+            return;
+        }
+        for (since, message) in std::mem::take(&mut self.parked) {
+            if self.is_time_for(&message) {
+                self.take(message);
+            } else if since.elapsed() > PARKED_FOR {
+                let why = "the place in the log that the call waits for was not reached in time";
+                self.give_up(message, &Refusal::new(Code::Deadline, "NOT_REACHED", why));
+            } else {
+                self.parked.push((since, message));
+            }
+        }
+    }
+
+    fn give_up(&self, message: Message<M>, refusal: &Refusal) {
+        match message {
+            Message::Submit { reply, .. } => {
+                let _ = reply.send(Err(refusal.clone())); // the caller may have gone
+            }
+            Message::Read { look, .. } => look(self.shard.replica().state())(Err(refusal.clone())),
+            Message::Deliver { .. } | Message::Position { .. } | Message::Stop => {}
+        }
+    }
+
+    fn ticket(&mut self, waiter: Waiter<M>) -> Ticket {
+        self.next_ticket += 1;
+        self.waiters.insert(self.next_ticket, waiter);
+        self.next_ticket
+    }
+
+    fn step(&mut self, input: Input<M::Command>) {
+        self.shard.step(self.settings.clock.now(), input, &mut self.out);
+    }
+
+    /// Does what the shard has said, in order.
+    fn carry_out(&mut self) -> Turn {
+        let mut turn = Turn::Go;
+        for output in std::mem::take(&mut self.out) {
+            match output {
+                Output::Append(frame) => self.append(frame),
+                Output::Reply { ticket, answer, seq } => self.answer(ticket, answer, seq),
+                Output::Recall { ticket, seq, command } => self.recall(ticket, seq, command),
+                Output::Release { ticket, seq } => {
+                    if let Some(Waiter::Read(hand_over)) = self.waiters.remove(&ticket) {
+                        hand_over(Ok(seq));
+                    }
+                }
+                Output::Delivered { ticket, position } => self.delivered(ticket, Delivered::At(position)),
+                Output::Early { ticket, until } => self.delivered(ticket, Delivered::Early(until)),
+                Output::Reclaim(why) => turn = Turn::Reclaim(why),
+                Output::Halt(why) => turn = Turn::Halt(why),
+            }
+        }
+        turn
+    }
+
+    fn append(&mut self, frame: Frame) {
+        self.handed = frame.header().last;
+        self.append = Some(Box::pin(append_until_known(self.journal.clone(), self.claim.clone(), frame)));
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Result<M::Reply, Refusal>, seq: u64) {
+        match self.waiters.remove(&ticket) {
+            Some(Waiter::Reply(reply)) => {
+                let _ = reply.send(answer.map(|value| Answer { value, seq })); // the caller may have gone
+            }
+            Some(Waiter::Read(hand_over)) => hand_over(answer.map(|_| seq)),
+            Some(Waiter::Delivery(_)) | None => {}
+        }
+    }
+
+    fn delivered(&mut self, ticket: Ticket, delivered: Delivered) {
+        if let Some(Waiter::Delivery(reply)) = self.waiters.remove(&ticket) {
+            let _ = reply.send(delivered); // the reader may have gone
+        }
+    }
+
+    /// Answers a repeated request from its entry in the log.
+    fn recall(&mut self, ticket: Ticket, seq: u64, command: M::Command) {
+        let Some(Waiter::Reply(reply)) = self.waiters.remove(&ticket) else { return };
+        let (journal, log) = (self.journal.clone(), self.settings.log);
+        tokio::spawn(async move {
+            let entry = entry_at(&journal, log, seq).await;
+            let answer = entry.and_then(|entry| recall::<M>(&entry, &command));
+            let _ = reply.send(answer.map(|value| Answer { value, seq })); // the caller may have gone
+        });
+    }
+
+    fn start_barrier(&mut self) {
+        if self.barrier.is_none() && !self.before_barrier.is_empty() {
+            self.behind_barrier = std::mem::take(&mut self.before_barrier);
+            let (journal, claim) = (self.journal.clone(), self.claim.clone());
+            self.barrier = Some(Box::pin(async move { journal.confirm(&claim).await }));
+        }
+    }
+
+    fn maybe_snapshot(&mut self) {
+        let (every, durable) = (self.settings.snapshot_every, self.shard.durable());
+        let running = self.snapshot.as_ref().is_some_and(|task| !task.is_finished());
+        if every == 0 || running || durable - self.snapshot_at < every {
+            return;
+        }
+        self.snapshot_at = durable;
+        let (journal, log) = (self.journal.clone(), self.settings.log);
+        let runtime = tokio::runtime::Handle::current();
+        // A thread of its own: replaying is work, and the owner's thread has callers.
+        self.snapshot = Some(tokio::task::spawn_blocking(move || {
+            match runtime.block_on(crate::recover::write_snapshot::<M, J>(&journal, log, durable)) {
+                Ok(_) => tracing::info!(service = M::NAME, seq = durable, "snapshot kept"),
+                Err(why) => tracing::error!(service = M::NAME, %why, "no snapshot was kept"),
+            }
+        }));
+    }
+
+    /// Begins anew from the log. Whoever waits learns that the outcome is not known.
+    async fn reclaim(&mut self) -> Result<(), String> {
+        self.status.send_replace(Status::Recovering);
+        if let Some(append) = self.append.take() {
+            let _ = append.await; // applied or not, the claim below settles it
+        }
+        self.waiters.clear();
+        (self.barrier, self.behind_barrier, self.before_barrier) = (None, Vec::new(), Vec::new());
+        let poison = self.shard.take_poison();
+        let (claim, shard) = claim_shard::<M, J>(&self.journal, self.settings.log, poison)
+            .await
+            .map_err(|why| format!("the log could not be taken up again: {why}"))?;
+        (self.handed, self.claim, self.shard) = (shard.durable(), claim, shard);
+        self.status.send_replace(Status::Serving);
+        Ok(())
+    }
+
+    /// Refuses everything until it is told to stop.
+    async fn halted(mut self, why: String) {
+        tracing::error!(service = M::NAME, why, "halted: a person must look");
+        self.status.send_replace(Status::Halted(why));
+        self.waiters.clear();
+        self.parked.clear();
+        while let Some(message) = self.queue.recv().await {
+            if matches!(message, Message::Stop) {
+                return;
+            }
+        }
+    }
+
+    fn until(&self, at: Time) -> Duration {
+        let wait = Duration::from_micros(at.micros().saturating_sub(self.settings.clock.now().micros()));
+        match self.settings.clock {
+            Clock::System => wait,
+            Clock::Manual(_) => wait.min(Duration::from_millis(5)), // moved by hand: look now and then
+        }
+    }
+}
+
+async fn wait<T>(pending: &mut Option<Pending<T>>) -> T {
+    match pending {
+        Some(pending) => pending.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn failed(why: JournalError) -> Turn {
+    match why {
+        JournalError::Fenced { by, .. } => Turn::Fenced(by),
+        other => Turn::Halt(other.to_string()),
+    }
+}
+
+/// Sends the byte-identical frame until the answer is definite: never another frame in its place.
+async fn append_until_known<J: Journal>(journal: J, claim: Claim, frame: Frame) -> Result<(), JournalError> {
+    let mut attempt = 0;
+    loop {
+        match journal.append(&claim, &frame).await {
+            Err(JournalError::Unknown(why)) => {
+                tracing::warn!(log = %claim.log, attempt, why, "outcome of an append not known: sending it again");
+                tokio::time::sleep(pause(attempt)).await;
+                attempt += 1;
+            }
+            definite => return definite,
+        }
+    }
+}
+
+/// The entry that begins at a sequence number.
+async fn entry_at<J: Journal>(journal: &J, log: LogId, seq: u64) -> Result<Entry, Refusal> {
+    let failed = |why: String| Refusal::new(Code::Unavailable, "RECALL_FAILED", why).retry_after(200);
+    let page = journal.read(log, seq - 1, 1).await.map_err(|why| failed(why.to_string()))?;
+    let frame = page.first().ok_or_else(|| failed(format!("no frame of {log} holds {seq}")))?;
+    let entries = frame.entries().map_err(|why| failed(why.to_string()))?;
+    let found = entries.into_iter().find(|(first, _)| *first == seq);
+    found.map(|(_, entry)| entry).ok_or_else(|| failed(format!("no entry of {log} begins at {seq}")))
+}

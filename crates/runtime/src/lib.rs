@@ -1,0 +1,11 @@
+//! Drives machines. [`driver`] runs one on tokio over a journal, [`rig`] runs many on virtual time; both call the same
+//! [`holmes_kernel::Shard::step`]. Around them: recovery, the clock, and what every process of a cell has.
+
+pub mod clock;
+pub mod driver;
+pub mod recover;
+pub mod rig;
+
+pub use clock::Clock;
+pub use driver::{MachineHandle, Status};
+pub use rig::{Rig, Seat};

@@ -1,0 +1,132 @@
+//! From a journal to a machine: the newest snapshot that can be used, then every frame behind it. Also the writer of
+//! snapshots, which is such a replay and nothing else.
+
+use holmes_kernel::canon::{self, Digest};
+use holmes_kernel::ports::{Journal, JournalError, Snapshot};
+use holmes_kernel::{Frame, LogId, Machine, ReplayError, Replica};
+
+/// How much is read from the journal at once.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Why a machine could not be brought up from its log.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The journal did not answer.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The log cannot be replayed.
+    #[error("the log of {service} cannot be replayed {why}")]
+    Replay {
+        /// The service's name.
+        service: &'static str,
+        /// Where and why.
+        why: ReplayError,
+    },
+    /// Two replays of one log differ: the machine is not a function of its log.
+    #[error(
+        "two replays of {service} up to {seq} differ: no snapshot was kept; this is a defect, please report it"
+    )]
+    Differ {
+        /// The service's name.
+        service: &'static str,
+        /// The place.
+        seq: u64,
+    },
+}
+
+/// How far a replay shall go, and whether it may start from a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Up to the frame that holds this sequence number.
+    pub upto: u64,
+    /// Whether a snapshot may stand for the log's beginning.
+    pub snapshots: bool,
+}
+
+impl Extent {
+    /// The whole log, the quick way.
+    pub const ALL: Extent = Extent { upto: u64::MAX, snapshots: true };
+    /// The whole log from its first frame: what `verify` does.
+    pub const FROM_FIRST: Extent = Extent { upto: u64::MAX, snapshots: false };
+}
+
+/// Brings a machine up from its log. `each` sees every frame that is applied.
+pub async fn recover<M: Machine, J: Journal>(
+    journal: &J,
+    log: LogId,
+    extent: Extent,
+    mut each: impl FnMut(&Frame),
+) -> Result<Replica<M>, RecoverError> {
+    let replay = |why| RecoverError::Replay { service: M::NAME, why };
+    let mut replica =
+        if extent.snapshots { from_snapshot::<M, J>(journal, log, extent.upto).await? } else { None };
+    loop {
+        let after = replica.as_ref().map_or(0, |replica| replica.tail().seq);
+        if after >= extent.upto {
+            break;
+        }
+        let page = journal.read(log, after, PAGE_BYTES).await?;
+        if page.is_empty() {
+            break;
+        }
+        for frame in page.iter().take_while(|frame| frame.header().first <= extent.upto) {
+            match &mut replica {
+                None => replica = Some(Replica::open(log, frame).map_err(replay)?),
+                Some(replica) => replica.apply(frame).map_err(replay)?,
+            }
+            each(frame);
+        }
+        if page.iter().any(|frame| frame.header().first > extent.upto) {
+            break;
+        }
+        tokio::task::yield_now().await; // a long replay shares its thread
+    }
+    replica.ok_or(RecoverError::Journal(JournalError::Missing(log)))
+}
+
+/// A snapshot is a convenience: one that cannot be read is passed over, and the log is replayed instead.
+async fn from_snapshot<M: Machine, J: Journal>(
+    journal: &J,
+    log: LogId,
+    at_most: u64,
+) -> Result<Option<Replica<M>>, RecoverError> {
+    let Some(snapshot) = journal.snapshot(log, M::STATE, at_most).await? else { return Ok(None) };
+    if canon::hash(&snapshot.bytes) != snapshot.digest {
+        tracing::warn!(
+            service = M::NAME,
+            seq = snapshot.at.seq,
+            "snapshot damaged: replaying the log instead"
+        );
+        return Ok(None);
+    }
+    match Replica::<M>::decode(&snapshot.bytes) {
+        Ok(replica) if *replica.tail() == snapshot.at && replica.log() == log => Ok(Some(replica)),
+        Ok(_) => {
+            tracing::warn!(service = M::NAME, "snapshot is of another place: replaying the log instead");
+            Ok(None)
+        }
+        Err(why) => {
+            tracing::warn!(service = M::NAME, %why, "snapshot unreadable: replaying the log instead");
+            Ok(None)
+        }
+    }
+}
+
+/// Writes a snapshot at a place that is durable. It replays twice, independently of the owner and of each other, and
+/// keeps the result only if both agree.
+pub async fn write_snapshot<M: Machine, J: Journal>(
+    journal: &J,
+    log: LogId,
+    upto: u64,
+) -> Result<Digest, RecoverError> {
+    let extent = Extent { upto, snapshots: true };
+    let first = recover::<M, J>(journal, log, extent, |_| {}).await?;
+    let (at, bytes) = (*first.tail(), first.encode());
+    drop(first); // two states of ten million accounts need not be held at once
+    let digest = canon::hash(&bytes);
+    if recover::<M, J>(journal, log, extent, |_| {}).await?.digest() != digest {
+        return Err(RecoverError::Differ { service: M::NAME, seq: at.seq });
+    }
+    journal.keep_snapshot(&Snapshot { log, state_version: M::STATE, at, digest, bytes }).await?;
+    Ok(digest)
+}

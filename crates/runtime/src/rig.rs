@@ -1,0 +1,293 @@
+//! Virtual time: machines on one thread, a clock moved by hand, ports passed in. The same shard as in production, so a
+//! test, a scenario and the simulator play what would really happen, only sooner.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use holmes_kernel::canon::{self, Digest};
+use holmes_kernel::ports::{Claim, Journal, JournalError};
+use holmes_kernel::shard::{Poison, Request, Submission, Ticket, recall};
+use holmes_kernel::{
+    Answer, At, Broken, Call, Code, Handle, Input, LogId, Machine, Opened, Output, Refusal, Replica, Shard,
+    Time, Way,
+};
+
+use crate::clock::Clock;
+use crate::recover::{Extent, RecoverError, recover};
+
+/// Several machines over one journal, whose futures must be ready at once, on a clock that stands until it is moved.
+pub struct Rig<J: Journal> {
+    journal: J,
+    clock: Clock,
+    seats: Vec<Arc<dyn Play>>,
+}
+
+/// How often a machine may go on by itself at one moment before it is taken for one that never rests.
+const MOST_TURNS: usize = 100_000;
+
+impl<J: Journal> Rig<J> {
+    /// An empty rig at a moment.
+    pub fn new(journal: J, start: Time) -> Rig<J> {
+        Rig { journal, clock: Clock::manual(start), seats: Vec::new() }
+    }
+
+    /// The moment.
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Opens a machine's log, or takes it up where it is, and gives the machine's door.
+    pub fn add<M: Machine>(&mut self, log: LogId, opened: Opened) -> Result<Seat<M, J>, RecoverError> {
+        let replay = |why| RecoverError::Replay { service: M::NAME, why };
+        if !ready(self.journal.logs())?.contains(&log) {
+            let first = Replica::<M>::provision(log, self.now(), opened).map_err(|why| replay(why.into()))?;
+            ready(self.journal.provision(&first))?;
+        }
+        let (claim, shard) = take_up::<M, J>(&self.journal, log)?;
+        let seated =
+            Seated { journal: self.journal.clone(), clock: self.clock.clone(), claim, shard, halted: None };
+        let seat = Seat(Arc::new(Mutex::new(seated)));
+        self.seats.push(Arc::new(seat.clone()));
+        Ok(seat)
+    }
+
+    /// Lets time pass, stopping at every moment at which something is due.
+    pub fn advance(&mut self, by: Duration) {
+        let end = self.now().micros().saturating_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX));
+        loop {
+            let next = self.seats.iter().filter_map(|seat| seat.next_due()).min();
+            let stop = next.map_or(end, |at| at.micros().clamp(self.now().micros(), end));
+            self.clock.advance(Duration::from_micros(stop - self.now().micros()));
+            let mut went_on = false;
+            for seat in &self.seats {
+                went_on |= seat.tick();
+            }
+            if stop >= end && !went_on {
+                return;
+            }
+        }
+    }
+
+    /// Every invariant of every machine that does not hold.
+    pub fn check(&self) -> Vec<Broken> {
+        self.seats.iter().flat_map(|seat| seat.check()).collect()
+    }
+
+    /// Throws every state away and rebuilds it from its log alone; answers the services whose digest is then another.
+    pub fn restart(&mut self) -> Result<Vec<&'static str>, RecoverError> {
+        let mut changed = Vec::new();
+        for seat in &self.seats {
+            if !seat.restart()? {
+                changed.push(seat.name());
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// What a rig asks of a machine of any type.
+trait Play {
+    fn name(&self) -> &'static str;
+    fn next_due(&self) -> Option<Time>;
+    fn tick(&self) -> bool;
+    fn check(&self) -> Vec<Broken>;
+    fn restart(&self) -> Result<bool, RecoverError>;
+}
+
+/// A machine's door in a rig. Every call is finished, and durable, when it returns.
+pub struct Seat<M: Machine, J: Journal>(Arc<Mutex<Seated<M, J>>>);
+
+impl<M: Machine, J: Journal> Clone for Seat<M, J> {
+    fn clone(&self) -> Self {
+        Seat(self.0.clone())
+    }
+}
+
+struct Seated<M: Machine, J: Journal> {
+    journal: J,
+    clock: Clock,
+    claim: Claim,
+    shard: Shard<M>,
+    halted: Option<String>,
+}
+
+const TICKET: Ticket = 1;
+
+impl<M: Machine, J: Journal> Seat<M, J> {
+    /// Looks at the state as it is.
+    pub fn look<T>(&self, look: impl FnOnce(&M::State) -> T) -> T {
+        look(self.lock().shard.replica().state())
+    }
+
+    /// Digest of state, memory and place.
+    pub fn digest(&self) -> Digest {
+        self.lock().shard.replica().digest()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seated<M, J>> {
+        // A panic of a test while it held the lock has failed that test already.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl<M: Machine, J: Journal> Seated<M, J> {
+    /// Takes an input and everything that follows from it, until the machine rests.
+    fn play(&mut self, input: Input<M::Command>) -> Option<Output<M>> {
+        let mut answer = None;
+        let mut out = Vec::new();
+        let now = self.clock.now();
+        self.shard.step(now, input, &mut out);
+        self.shard.step(now, Input::Idle, &mut out);
+        for _ in 0..MOST_TURNS {
+            if out.is_empty() {
+                return answer;
+            }
+            for output in std::mem::take(&mut out) {
+                match output {
+                    Output::Append(frame) => match ready(self.journal.append(&self.claim, &frame)) {
+                        Ok(()) => self.shard.step(now, Input::Appended, &mut out),
+                        Err(why) => self.halted = Some(why.to_string()),
+                    },
+                    Output::Halt(why) => self.halted = Some(why),
+                    Output::Reclaim(_) => self.reclaim(),
+                    answered => answer = Some(answered),
+                }
+            }
+            self.shard.step(now, Input::Idle, &mut out);
+        }
+        panic!("{} does not come to rest", M::NAME)
+    }
+
+    fn reclaim(&mut self) {
+        let poison = self.shard.take_poison();
+        match take_up_with(&self.journal, self.claim.log, poison) {
+            Ok((claim, shard)) => (self.claim, self.shard) = (claim, shard),
+            Err(why) => self.halted = Some(why.to_string()),
+        }
+    }
+
+    fn refusal(&self) -> Refusal {
+        match &self.halted {
+            Some(why) => Refusal::new(Code::Unavailable, "LOG_HALTED", why.clone()),
+            None => Refusal::new(
+                Code::Unavailable,
+                "NOT_REACHED",
+                "the call waits for a place that is not reached",
+            ),
+        }
+    }
+
+    fn recalled(&self, seq: u64, command: &M::Command) -> Result<M::Reply, Refusal> {
+        let page = ready(self.journal.read(self.claim.log, seq - 1, 1)).unwrap_or_default();
+        let entries = page.first().and_then(|frame| frame.entries().ok()).unwrap_or_default();
+        let entry = entries.iter().find(|(first, _)| *first == seq).map(|(_, entry)| entry);
+        entry.map_or_else(|| Err(self.refusal()), |entry| recall::<M>(entry, command))
+    }
+}
+
+impl<M: Machine, J: Journal> Handle<M> for Seat<M, J> {
+    async fn submit(&self, call: Call, command: M::Command) -> Result<Answer<M::Reply>, Refusal> {
+        let digest = canon::digest(&command);
+        let Call { principal, way, traceparent, .. } = call;
+        let mut seated = self.lock();
+        let input = match way {
+            Way::Request(request_id) => Input::Request(Request {
+                ticket: TICKET,
+                principal,
+                request_id,
+                digest,
+                traceparent,
+                command,
+            }),
+            Way::Submission(number) => Input::Submission(Submission {
+                ticket: TICKET,
+                principal,
+                number,
+                digest,
+                traceparent,
+                command,
+            }),
+        };
+        match seated.play(input) {
+            Some(Output::Reply { answer, seq, .. }) => answer.map(|value| Answer { value, seq }),
+            Some(Output::Recall { seq, command, .. }) => {
+                seated.recalled(seq, &command).map(|value| Answer { value, seq })
+            }
+            _ => Err(seated.refusal()),
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        _at: At,
+        look: impl FnOnce(&M::State) -> T + Send + 'static,
+    ) -> Result<Answer<T>, Refusal> {
+        let seated = self.lock();
+        // Everything that was decided is durable before a call returns, so every read is the latest.
+        Ok(Answer { value: look(seated.shard.replica().state()), seq: seated.shard.durable() })
+    }
+}
+
+impl<M: Machine, J: Journal> Play for Seat<M, J> {
+    fn name(&self) -> &'static str {
+        M::NAME
+    }
+
+    fn next_due(&self) -> Option<Time> {
+        self.lock().shard.next_due()
+    }
+
+    fn tick(&self) -> bool {
+        let mut seated = self.lock();
+        let before = seated.shard.decided();
+        seated.play(Input::Tick);
+        seated.shard.decided() > before
+    }
+
+    fn check(&self) -> Vec<Broken> {
+        let seated = self.lock();
+        let halted = seated.halted.iter().map(|why| Broken(format!("{} has halted: {why}", M::NAME)));
+        seated.shard.replica().check().into_iter().chain(halted).collect()
+    }
+
+    fn restart(&self) -> Result<bool, RecoverError> {
+        let mut seated = self.lock();
+        let before = seated.shard.replica().digest();
+        let (claim, shard) = take_up(&seated.journal, seated.claim.log)?;
+        (seated.claim, seated.shard) = (claim, shard);
+        Ok(seated.shard.replica().digest() == before)
+    }
+}
+
+fn take_up<M: Machine, J: Journal>(journal: &J, log: LogId) -> Result<(Claim, Shard<M>), RecoverError> {
+    take_up_with(journal, log, Poison::new())
+}
+
+fn take_up_with<M: Machine, J: Journal>(
+    journal: &J,
+    log: LogId,
+    poison: Poison,
+) -> Result<(Claim, Shard<M>), RecoverError> {
+    let claim = ready(journal.claim(log))?;
+    let replica = ready(recover::<M, J>(journal, log, Extent::FROM_FIRST, |_| {}))?;
+    if *replica.tail() != claim.tail {
+        return Err(RecoverError::Journal(JournalError::Io("the log changed while it was read".into())));
+    }
+    let term = claim.term;
+    Ok((claim, Shard::new(replica, term, poison)))
+}
+
+/// The result of a future of the ports: on virtual time they answer at once, or after being polled a few times.
+fn ready<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..MOST_TURNS {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+    }
+    panic!("a port of a rig must answer without waiting for another thread")
+}
