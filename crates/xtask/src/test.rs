@@ -106,7 +106,9 @@ fn rust(test: &Environment, root: &Path, words: &[String]) -> (Result<()>, Optio
         Err(error) => {
             eprintln!("WARNING: cargo test instead of cargo nextest, slower and less isolated: {error:#}");
             cargo.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]).args(words);
-            sh::run_keeping(test.apply(&mut cargo), |line| line.starts_with("test result:"))
+            sh::run_keeping(test.apply(&mut cargo), |line| {
+                line.starts_with("test result:") && !line.contains(" 0 passed")
+            })
         }
     }
 }
