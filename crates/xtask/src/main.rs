@@ -11,6 +11,7 @@ mod tidy;
 mod tools;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use cargo_metadata::{Metadata, MetadataCommand};
@@ -29,7 +30,7 @@ struct Cli {
 
 const EXAMPLES: &str = "Examples:
   cargo xtask test                 everything that is tested, on a fresh machine too
-  cargo xtask test -- -p xtask     the same, the words after -- going to the test runner
+  cargo xtask test -- apportion    only Rust tests whose name holds a word, then the rest
   cargo xtask tidy                 the rules of the house, in a second
   cargo xtask ci                   what must pass before a change lands, but the tests";
 
@@ -81,10 +82,19 @@ impl House {
     }
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
     let house = House::find()?;
-    match cli.task {
+    match task {
         Task::Test(args) => test::run(&house, &args),
         Task::Tidy => tidy::run(&house),
         Task::Models => models::run(&house.root),

@@ -11,9 +11,9 @@ use crate::tools::{self, Venv};
 use crate::{House, models, sh};
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  cargo xtask test                       everything
-  cargo xtask test -- -p holmes-kernel   the Rust tests of one package, then the rest
-  cargo xtask test -- apportion          the Rust tests whose name holds a word, then the rest
+  cargo xtask test                                     everything
+  cargo xtask test -- apportion                        of the Rust tests, those whose name holds a word
+  cargo xtask test -- -E 'package(holmes-kernel)'      of the Rust tests, those of one package
 
 Tests find the environment's Python in HOLMES_PYTHON. With the engine in the workspace the models are fetched and
 HOLMES_REQUIRE_MODELS=1 makes a test that needs one fail where it is missing.";

@@ -124,7 +124,7 @@ pub(crate) fn check(members: &[Member], tree: &Tree) -> Vec<Finding> {
             continue;
         };
         for dep in &member.deps {
-            let problems = [ours(member, room, dep), outside(key, dep), tonic(key, dep)];
+            let problems = [ours(member, room, dep), outside(member, key, dep), tonic(member, key, dep)];
             for (what, why, fix) in problems.into_iter().flatten() {
                 findings.push(Finding::new(&manifest, line(&dep.name), what, why, fix));
             }
@@ -155,15 +155,15 @@ fn ours(member: &Member, room: &Room, dep: &Dep) -> Problem {
     Some((what, ARROWS, fix))
 }
 
-fn outside(key: &str, dep: &Dep) -> Problem {
+fn outside(member: &Member, key: &str, dep: &Dep) -> Problem {
     if let Some((_, caller)) = ONE_CALLER.iter().find(|(name, caller)| *name == dep.name && *caller != key) {
-        let what = format!("{} must not depend on {}", key, dep.name);
+        let what = format!("{} must not depend on {}", member.name, dep.name);
         let why = "what can be exchanged is known to one crate only";
         return Some((what, why, format!("only {caller} may name it; ask it through a trait of the kernel")));
     }
     let pure = ["crates/kernel", "proto", MACHINE].contains(&key) && dep.kind != DependencyKind::Development;
     if pure && IMPURE.contains(&dep.name.as_str()) {
-        let what = format!("{} must not depend on {}", key, dep.name);
+        let what = format!("{} must not depend on {}", member.name, dep.name);
         let why = "machines are pure and synchronous: runtimes, sockets, clocks and chance stay outside";
         return Some((what, why, "take what it would give from Ctx, or let crates/runtime do it".to_owned()));
     }
@@ -171,7 +171,7 @@ fn outside(key: &str, dep: &Dep) -> Problem {
 }
 
 /// Services name the generated traits, and nothing that opens a socket.
-fn tonic(key: &str, dep: &Dep) -> Problem {
+fn tonic(member: &Member, key: &str, dep: &Dep) -> Problem {
     let bound = key == "proto" || (key.starts_with("services/") && key != "services/holmes");
     if dep.name != "tonic" || !bound || dep.kind == DependencyKind::Development {
         return None;
@@ -179,7 +179,7 @@ fn tonic(key: &str, dep: &Dep) -> Problem {
     if !dep.default_features && dep.features.iter().all(|feature| feature == "codegen") {
         return None;
     }
-    let what = format!("{key} takes more of tonic than its generated code needs");
+    let what = format!("{} takes more of tonic than its generated code needs", member.name);
     let why = "a service knows its wire types and no transport";
     Some((what, why, "tonic with default-features = false and features = [\"codegen\"]".to_owned()))
 }

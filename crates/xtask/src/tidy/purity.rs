@@ -1,7 +1,7 @@
 //! Nothing that could differ between two machines, or two runs, stands where facts are decided.
 
 use super::Finding;
-use super::code::{Code, Kind};
+use super::code::{Code, Kind, Token};
 use super::tree::{File, Tree};
 
 /// What is kept out, and words that bring it in. A path is written in words and marks.
@@ -83,7 +83,7 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
         let mut found = if is_pure(file) { impure(&file.path, code) } else { left_to_do(&file.path, code) };
         for (path, name, _) in ALLOWED.iter().filter(|(path, ..)| *path == file.path) {
             let before = found.len();
-            found.retain(|finding| finding.what != *name);
+            found.retain(|finding| !finding.what.starts_with(name));
             if found.len() == before {
                 let what = format!("{name} is allowed here, and there is none");
                 let why = "an allowance that nothing needs hides the next one that should fail";
@@ -107,7 +107,7 @@ fn impure(path: &str, code: &Code) -> Vec<Finding> {
         t.kind == Kind::Float || (t.kind == Kind::Word && matches!(t.text.as_str(), "f32" | "f64"))
     });
     let (what, why, fix) = FLOAT;
-    findings.extend(floats.map(|token| Finding::new(path, token.line, what.to_owned(), why, fix)));
+    findings.extend(floats.map(|token| Finding::new(path, token.line, named(what, token), why, fix)));
     findings
 }
 
@@ -118,13 +118,21 @@ fn left_to_do(path: &str, code: &Code) -> Vec<Finding> {
 fn uses(path: &str, code: &Code, ban: &Ban) -> Vec<Finding> {
     let at = ban.words.iter().flat_map(|words| code.find(words));
     let at = at.filter(|&at| ban.name != STD_ONLY || is_from_std(code, at));
-    at.map(|at| Finding::new(path, code.shipped[at].line, ban.name.to_owned(), ban.why, ban.fix)).collect()
+    at.map(|at| {
+        let token = &code.shipped[at];
+        Finding::new(path, token.line, named(ban.name, token), ban.why, ban.fix)
+    })
+    .collect()
+}
+
+fn named(what: &str, token: &Token) -> String {
+    format!("{what}: {}", token.text)
 }
 
 /// `std::env`, or `env` in the first row of `std::{…}`.
 fn is_from_std(code: &Code, at: usize) -> bool {
     let before = &code.shipped[..at];
-    let is_path_of_std = |tokens: &[super::code::Token]| {
+    let is_path_of_std = |tokens: &[Token]| {
         let [.., root, a, b] = tokens else { return false };
         root.text == "std" && a.text == ":" && b.text == ":"
     };
@@ -154,7 +162,10 @@ mod tests {
             ("services/gateway/Cargo.toml", ""),
             (path, source),
         ]);
-        check(&tree).into_iter().map(|finding| finding.what).collect()
+        check(&tree)
+            .into_iter()
+            .map(|finding| finding.what.split(':').next().unwrap_or("").to_owned())
+            .collect()
     }
 
     #[test]

@@ -81,7 +81,9 @@ mod tests {
 
     #[test]
     fn each_missing_room_is_found() {
-        for (file, _) in FILES {
+        let rooms = ["lib", "command", "state", "decide", "params", "react", "api"];
+        let rooms = rooms.map(|room| format!("src/{room}.rs"));
+        for file in rooms.iter().map(String::as_str).chain(["tests/it.rs"]) {
             let found = ledger_without(file, &[]);
             assert_eq!(found.len(), 1, "{file}: {found:?}");
             assert!(found[0].path.ends_with(file), "{found:?}");

@@ -70,7 +70,8 @@ impl Tree {
 const NOT_MACHINES: [&str; 4] = ["gateway", "executor", "explorer", "holmes"];
 
 fn is_in_test_directory(path: &str) -> bool {
-    path.split('/').rev().skip(1).any(|dir| dir == "tests" || dir == "benches")
+    let dirs = path.split('/').take_while(|dir| *dir != "src").filter(|dir| !dir.ends_with(".rs"));
+    dirs.into_iter().any(|dir| dir == "tests" || dir == "benches")
 }
 
 impl File {
@@ -111,6 +112,7 @@ mod tests {
             ("crates/kernel/src/lib.rs", "#[cfg(test)] mod support;"),
             ("crates/kernel/src/support.rs", ""),
             ("crates/kernel/src/tests.rs", ""),
+            ("crates/kernel/src/tests/hidden.rs", ""),
         ]);
         let tests: Vec<_> = tree.files.iter().filter(|file| file.is_test).map(|file| &*file.path).collect();
         assert_eq!(
