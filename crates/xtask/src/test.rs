@@ -18,6 +18,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
 Tests find the environment's Python in HOLMES_PYTHON. With the engine in the workspace the models are fetched and
 HOLMES_REQUIRE_MODELS=1 makes a test that needs one fail where it is missing.";
 
+/// Unless tests/requirements.txt names another.
 const PYTEST: &str = "pytest==9.0.2";
 
 /// How to test.
@@ -70,7 +71,9 @@ impl Environment {
         if requirements.exists() {
             venv.pip(&["-r", &requirements.display().to_string()])?;
         }
-        if has_python_tests(&house.root) {
+        let has_pytest =
+            || sh::output(Command::new(venv.python()).args(["-m", "pytest", "--version"])).is_some();
+        if has_python_tests(&house.root) && !has_pytest() {
             venv.pip(&[PYTEST])?;
         }
         if args.no_models {
