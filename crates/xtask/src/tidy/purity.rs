@@ -222,6 +222,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_named_tests_is_free_only_if_it_is_declared_for_tests() {
+        let found = |declared| {
+            let test = ("services/ledger/src/decide/tests.rs", "use std::collections::HashMap;");
+            check(&Tree::of([
+                ("services/ledger/Cargo.toml", ""),
+                ("services/ledger/src/decide.rs", declared),
+                test,
+            ]))
+            .len()
+        };
+        assert_eq!(found("#[cfg(test)] mod tests;"), 0);
+        assert_eq!(found("mod tests;"), 1);
+    }
+
+    #[test]
     fn work_left_to_do_is_found_everywhere() {
         assert_eq!(found_in("crates/engine/src/lib.rs", "fn f() { todo!() }"), ["work left to do"]);
     }

@@ -109,6 +109,7 @@ mod tests {
             ("services/ledger/src/decide/tests/more.rs", ""),
             ("services/ledger/src/decide/transfer.rs", ""),
             ("services/ledger/tests/it.rs", ""),
+            ("crates/store/benches/append.rs", ""),
             ("crates/kernel/src/lib.rs", "#[cfg(test)] mod support;"),
             ("crates/kernel/src/support.rs", ""),
             ("crates/kernel/src/tests.rs", ""),
@@ -121,6 +122,7 @@ mod tests {
                 "services/ledger/src/decide/tests.rs",
                 "services/ledger/src/decide/tests/more.rs",
                 "services/ledger/tests/it.rs",
+                "crates/store/benches/append.rs",
                 "crates/kernel/src/support.rs"
             ]
         );
