@@ -19,6 +19,10 @@ pub const AFTER: &str = "holmes-after";
 /// Metadata: see the module.
 pub const SEQ: &str = "holmes-seq";
 
+/// The request id that a signature covers, in a request's extensions: the message must name the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignedRequest(pub Id);
+
 /// Who asks; the runtime's authentication has put it there.
 pub fn principal<T>(request: &Request<T>) -> Result<Principal, Status> {
     let known = request.extensions().get::<Principal>().copied();
@@ -32,7 +36,12 @@ pub fn principal<T>(request: &Request<T>) -> Result<Principal, Status> {
 /// The call of a request that changes something.
 pub fn call<T>(request: &Request<T>, request_id: &str) -> Result<Call, Status> {
     let principal = principal(request)?;
-    let mut call = Call::request(principal, id("request_id", request_id)?);
+    let request_id = id("request_id", request_id)?;
+    if request.extensions().get::<SignedRequest>().is_some_and(|signed| signed.0 != request_id) {
+        let message = "the signature covers another request id than the message names: sign the id that is sent";
+        return Err(status(Refusal::new(Code::Unauthenticated, "SIGNATURE_OF_OTHER_REQUEST", message)));
+    }
+    let mut call = Call::request(principal, request_id);
     call.after = after(request)?;
     call.traceparent = metadata(request, "traceparent")?.unwrap_or_default().to_owned();
     Ok(call)
@@ -136,6 +145,8 @@ mod tests {
         let who = Principal::new(PrincipalKind::Account, Id::from_bytes([1; 16]));
         request.extensions_mut().insert(who);
         assert_eq!(call(&request, text).unwrap().principal, who);
+        request.extensions_mut().insert(SignedRequest(Id::from_bytes([1; 16])));
+        assert_eq!(call(&request, text).unwrap_err().code(), tonic::Code::Unauthenticated);
         assert_eq!(call(&request, "").unwrap_err().code(), tonic::Code::InvalidArgument);
     }
 

@@ -1,10 +1,14 @@
 //! Drives machines. [`driver`] runs one on tokio over a journal, [`rig`] runs many on virtual time; both call the same
 //! [`holmes_kernel::Shard::step`]. Around them: recovery, the clock, and what every process of a cell has.
 
+pub mod auth;
 pub mod clock;
+pub mod config;
 pub mod driver;
 pub mod recover;
 pub mod rig;
+pub mod server;
+pub mod telemetry;
 
 pub use clock::Clock;
 pub use driver::{MachineHandle, Status};

@@ -1,0 +1,247 @@
+//! Who calls: a tower layer in front of every service. It knows two proofs, an API key (`authorization: Bearer …`) and
+//! an Ed25519 signature over the whole request, and puts the [`Principal`] where `api.rs` looks for it. A proof that
+//! does not hold is refused here; a call without any proof goes on without a principal, and the service decides.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use ed25519_dalek::{Signature, VerifyingKey};
+use holmes_kernel::{Code, Id, Principal, Refusal, Time};
+use holmes_proto::edge::{SignedRequest, status};
+use http_body_util::{BodyExt as _, Limited};
+use prost::bytes::Bytes;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use crate::clock::Clock;
+
+type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What a network knows of keys.
+pub trait Keys: Send + Sync + 'static {
+    /// Whose API key has this hash (BLAKE3-256 of the key's text).
+    fn api_key(&self, hash: [u8; 32]) -> BoxFuture<Result<Principal, Refusal>>;
+    /// Which public key a principal signs with.
+    fn public_key(&self, principal: Principal) -> BoxFuture<Result<[u8; 32], Refusal>>;
+}
+
+/// How far ahead a signature's expiry may lie: a stolen request is worth nothing for longer.
+pub const MOST_VALID_MS: u64 = 5 * 60 * 1_000;
+
+/// What a signature covers, beside the request itself: it is worth nothing in another network, cell or version.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// BLAKE3-128 of the profile that opened the network.
+    pub genesis: [u8; 16],
+    /// The deployment.
+    pub cell: u16,
+}
+
+/// The layer.
+#[derive(Clone)]
+pub struct Auth {
+    keys: Arc<dyn Keys>,
+    network: Network,
+    clock: Clock,
+    max_bytes: usize,
+}
+
+impl Auth {
+    /// A layer that asks `keys`, for requests of at most `max_bytes`.
+    pub fn new(keys: Arc<dyn Keys>, network: Network, clock: Clock, max_bytes: usize) -> Auth {
+        Auth { keys, network, clock, max_bytes }
+    }
+}
+
+impl<S> Layer<S> for Auth {
+    type Service = Authenticated<S>;
+
+    fn layer(&self, inner: S) -> Authenticated<S> {
+        Authenticated { auth: self.clone(), inner }
+    }
+}
+
+/// A service behind [`Auth`].
+#[derive(Clone)]
+pub struct Authenticated<S> {
+    auth: Auth,
+    inner: S,
+}
+
+impl<S> Service<http::Request<Body>> for Authenticated<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        // The clone that was made ready is the one to call; the other takes its place.
+        let ready = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, ready);
+        let auth = self.auth.clone();
+        Box::pin(async move {
+            match auth.admit(request).await {
+                Ok(request) => inner.call(request).await,
+                Err(refusal) => Ok(status(refusal).into_http()),
+            }
+        })
+    }
+}
+
+impl Auth {
+    async fn admit(&self, mut request: http::Request<Body>) -> Result<http::Request<Body>, Refusal> {
+        let headers = request.headers();
+        let (bearer, signed) = (header(headers, "authorization")?, header(headers, "holmes-signature")?);
+        match (bearer, signed) {
+            (None, None) => Ok(request),
+            (Some(_), Some(_)) => Err(denied("TWO_PROOFS", "send an API key or a signature, not both")),
+            (Some(bearer), None) => {
+                let key = bearer.strip_prefix("Bearer ").ok_or_else(|| {
+                    denied("KEY_MALFORMED", "send the API key as `authorization: Bearer <key>`")
+                })?;
+                let principal = self.keys.api_key(*blake3::hash(key.as_bytes()).as_bytes()).await?;
+                request.extensions_mut().insert(principal);
+                Ok(request)
+            }
+            (None, Some(_)) => self.admit_signed(request).await,
+        }
+    }
+
+    async fn admit_signed(&self, request: http::Request<Body>) -> Result<http::Request<Body>, Refusal> {
+        let proof = Proof::read(request.headers())?;
+        let now = self.clock.now();
+        if proof.expires <= now {
+            return Err(denied(
+                "SIGNATURE_EXPIRED",
+                "the signature has expired: sign again, and check the clock",
+            ));
+        }
+        if proof.expires > now.after_millis(MOST_VALID_MS) {
+            let message =
+                "the signature is valid for more than 5 minutes: sign with an earlier holmes-expires";
+            return Err(denied("SIGNATURE_TOO_LONG", message));
+        }
+        let key = self.keys.public_key(proof.principal).await?;
+        let key = VerifyingKey::from_bytes(&key)
+            .map_err(|_| denied("KEY_UNUSABLE", "the registered public key is not an Ed25519 key"))?;
+        let (mut parts, body) = request.into_parts();
+        let bytes =
+            Limited::new(body, self.max_bytes).collect().await.map_err(|_| too_large(self.max_bytes))?;
+        let bytes = bytes.to_bytes();
+        let signed = signed_bytes(&self.network, parts.uri.path(), message_of(&bytes), &proof);
+        key.verify_strict(&signed, &proof.signature).map_err(|_| {
+            denied("SIGNATURE_WRONG", "the signature does not fit the request: see the docs, Signing")
+        })?;
+        parts.extensions.insert(proof.principal);
+        parts.extensions.insert(SignedRequest(proof.request_id));
+        Ok(http::Request::from_parts(parts, Body::new(http_body_util::Full::new(bytes))))
+    }
+}
+
+/// A signature and what it says.
+struct Proof {
+    principal: Principal,
+    request_id: Id,
+    expires: Time,
+    signature: Signature,
+}
+
+impl Proof {
+    fn read(headers: &http::HeaderMap) -> Result<Proof, Refusal> {
+        let field = |name: &'static str| {
+            header(headers, name)?.ok_or_else(|| {
+                denied(
+                    "SIGNATURE_INCOMPLETE",
+                    &format!("a signed request also carries {name}: see the docs, Signing"),
+                )
+            })
+        };
+        let malformed = |name: &str| {
+            denied("SIGNATURE_MALFORMED", &format!("{name} cannot be read: see the docs, Signing"))
+        };
+        let principal = hex(field("holmes-principal")?)
+            .and_then(|bytes| Principal::from_slice(&bytes))
+            .ok_or_else(|| malformed("holmes-principal"))?;
+        let request_id = field("holmes-request-id")?.parse().map_err(|_| malformed("holmes-request-id"))?;
+        let expires = field("holmes-expires")?.parse().map_err(|_| malformed("holmes-expires"))?;
+        let signature = hex(field("holmes-signature")?)
+            .and_then(|bytes| Signature::from_slice(&bytes).ok())
+            .ok_or_else(|| malformed("holmes-signature"))?;
+        Ok(Proof { principal, request_id, expires: Time::from_millis(expires), signature })
+    }
+}
+
+/// What is signed, each field behind its length: context, genesis, cell, service and method, BLAKE3 of the message,
+/// request id, expiry in ms, principal.
+fn signed_bytes(network: &Network, path: &str, message: &[u8], proof: &Proof) -> Vec<u8> {
+    signing_input(network, path, message, proof.request_id, proof.expires.millis(), proof.principal)
+}
+
+/// The bytes that a client signs for a request; see [`Auth`].
+pub fn signing_input(
+    network: &Network,
+    path: &str,
+    message: &[u8],
+    request_id: Id,
+    expires_ms: u64,
+    principal: Principal,
+) -> Vec<u8> {
+    let body = blake3::hash(message);
+    let fields: [&[u8]; 8] = [
+        b"holmes request v1",
+        &network.genesis,
+        &network.cell.to_le_bytes(),
+        path.as_bytes(),
+        body.as_bytes(),
+        &request_id.to_bytes(),
+        &expires_ms.to_le_bytes(),
+        &principal.to_bytes(),
+    ];
+    let mut bytes = Vec::new();
+    for field in fields {
+        bytes.extend((field.len() as u32).to_le_bytes());
+        bytes.extend(field);
+    }
+    bytes
+}
+
+/// The message inside a unary gRPC body: behind one byte of flags and four of length. A body that is not exactly one
+/// message is hashed as it stands, so no signature fits it.
+fn message_of(body: &Bytes) -> &[u8] {
+    match body.get(..5) {
+        Some([0, a, b, c, d]) if u32::from_be_bytes([*a, *b, *c, *d]) as usize == body.len() - 5 => {
+            &body[5..]
+        }
+        _ => body,
+    }
+}
+
+fn header<'a>(headers: &'a http::HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text =
+        value.to_str().map_err(|_| denied("HEADER_MALFORMED", &format!("{name} is not printable ASCII")))?;
+    Ok(Some(text))
+}
+
+fn hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.len() % 2 == 0 && text.len() <= 256 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if !digits {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+fn denied(reason: &'static str, message: &str) -> Refusal {
+    Refusal::new(Code::Unauthenticated, reason, message)
+}
+
+fn too_large(most: usize) -> Refusal {
+    Refusal::new(Code::Exhausted, "REQUEST_TOO_LARGE", format!("a request may have {most} bytes: split it"))
+}

@@ -1,0 +1,343 @@
+//! Configuration: typed defaults, then a file, then the environment (`HOLMES__SECTION__KEY`), then flags. Unknown keys
+//! in the file are errors: a misspelt limit is a limit that is not there.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be set from outside. What the network agrees on (parameters, prices) is not here: it is in the
+/// logs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The deployment.
+    pub cell: Cell,
+    /// Where logs are kept.
+    pub store: Store,
+    /// Where callers are answered.
+    pub server: Server,
+    /// What is told about the process.
+    pub telemetry: Telemetry,
+}
+
+/// The deployment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cell {
+    /// Number of the cell, in every frame and id.
+    pub number: u16,
+    /// The network's profile: a file, or the name of one that is built in.
+    pub profile: String,
+}
+
+/// Where logs are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// Directory of the embedded journal.
+    pub dir: PathBuf,
+    /// Behind how many events a new snapshot is written; 0 means never.
+    pub snapshot_every: u64,
+    /// Start although the clock is more than 30 days past the last frame.
+    pub accept_clock: bool,
+}
+
+/// Where callers are answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address of the gRPC port.
+    pub listen: SocketAddr,
+    /// Address of the admin port: metrics, health, readiness. Never reachable from outside.
+    pub admin: SocketAddr,
+    /// Calls in progress in the whole process; more are refused at once.
+    pub max_calls: usize,
+    /// Calls in progress of one connection.
+    pub max_calls_per_connection: usize,
+    /// Bytes of one request.
+    pub max_request_bytes: usize,
+    /// Deadline of a call whose caller has set none, in milliseconds.
+    pub deadline_ms: u64,
+    /// How long calls in progress may take after a signal to stop, in milliseconds.
+    pub drain_ms: u64,
+}
+
+/// What is told about the process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// What is logged, in the filter language of `tracing`: `info`, `holmes_runtime=debug,info`.
+    pub log: String,
+    /// How log lines look: `text` or `json`.
+    pub format: LogFormat,
+    /// Address of an OpenTelemetry collector (OTLP over gRPC) for traces; empty means none.
+    pub otlp: String,
+    /// Share of traces that are kept when the caller has not decided, in percent.
+    pub sample_percent: u8,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Cell {
+    fn default() -> Self {
+        Cell { number: 1, profile: "demo".into() }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store { dir: "holmes-data".into(), snapshot_every: 1_000_000, accept_clock: false }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Server {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 7071)),
+            max_calls: 8_192,
+            max_calls_per_connection: 256,
+            max_request_bytes: 4 * 1024 * 1024,
+            deadline_ms: 10_000,
+            drain_ms: 10_000,
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Telemetry { log: "info".into(), format: LogFormat::Text, otlp: String::new(), sample_percent: 10 }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file was named and is not there.
+    #[error(
+        "there is no configuration file {0}: create it (`holmes config dump > {0}`), or leave --config out"
+    )]
+    NoFile(String),
+    /// A key is unknown or a value has another type.
+    #[error("{0}\n  `holmes config explain` lists every key with its meaning")]
+    Wrong(Box<figment::Error>),
+    /// A value is out of its bounds.
+    #[error("{key} = {value}: {why}")]
+    Bounds {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        why: &'static str,
+    },
+}
+
+/// The configuration of a file, if one is named, and of the environment.
+pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+    let config: Config = figment(file)?.extract().map_err(|why| ConfigError::Wrong(Box::new(why)))?;
+    config.check()?;
+    Ok(config)
+}
+
+/// The layers themselves, for those who want to know where a value comes from.
+fn figment(file: Option<&Path>) -> Result<Figment, ConfigError> {
+    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    if let Some(file) = file {
+        if !file.is_file() {
+            return Err(ConfigError::NoFile(file.display().to_string()));
+        }
+        figment = figment.merge(Toml::file_exact(file));
+    }
+    Ok(figment.merge(Env::prefixed("HOLMES__").split("__")))
+}
+
+impl Config {
+    /// Bounds that types do not tell.
+    fn check(&self) -> Result<(), ConfigError> {
+        let bounds = |ok: bool, key, value: String, why| {
+            if ok { Ok(()) } else { Err(ConfigError::Bounds { key, value, why }) }
+        };
+        let server = &self.server;
+        let bytes = server.max_request_bytes;
+        bounds(
+            self.cell.number > 0,
+            "cell.number",
+            self.cell.number.to_string(),
+            "cells are numbered from 1",
+        )?;
+        bounds(server.max_calls > 0, "server.max_calls", server.max_calls.to_string(), "at least 1")?;
+        bounds(
+            server.max_calls_per_connection > 0,
+            "server.max_calls_per_connection",
+            server.max_calls_per_connection.to_string(),
+            "at least 1",
+        )?;
+        let sane = (1_024..=64 << 20).contains(&bytes);
+        bounds(sane, "server.max_request_bytes", bytes.to_string(), "1024 bytes to 64 MiB")?;
+        bounds(server.deadline_ms > 0, "server.deadline_ms", server.deadline_ms.to_string(), "at least 1")?;
+        let percent = self.telemetry.sample_percent;
+        bounds(percent <= 100, "telemetry.sample_percent", percent.to_string(), "0 to 100")
+    }
+
+    /// The configuration as a file would say it.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|why| format!("# cannot be shown: {why}\n"))
+    }
+}
+
+/// A key with its meaning, its value, and where the value comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explained {
+    /// `section.key`.
+    pub key: &'static str,
+    /// The environment variable that sets it.
+    pub variable: String,
+    /// What it means.
+    pub meaning: &'static str,
+    /// Its value now.
+    pub value: String,
+    /// `default`, the file's name, or the environment.
+    pub source: String,
+}
+
+/// Every key, as it is now.
+pub fn explain(file: Option<&Path>) -> Result<Vec<Explained>, ConfigError> {
+    let figment = figment(file)?;
+    let row = |(key, meaning): &(&'static str, &'static str)| {
+        let value = figment.find_value(key).map(|value| shown(&value)).unwrap_or_default();
+        let from = figment
+            .find_metadata(key)
+            .map(|m| (m.name.to_string(), m.source.as_ref().map(|s| s.to_string())));
+        let source = match from {
+            Some((name, _)) if name.contains("Config") => "default".into(),
+            Some((_, Some(file))) => file,
+            Some((name, None)) => name.trim_matches('`').to_lowercase(),
+            None => String::new(),
+        };
+        let variable = format!("HOLMES__{}", key.to_uppercase().replace('.', "__"));
+        Explained { key, variable, meaning, value, source }
+    };
+    Ok(KEYS.iter().map(row).collect())
+}
+
+fn shown(value: &figment::value::Value) -> String {
+    use figment::value::Value;
+    match value {
+        Value::String(_, text) => text.clone(),
+        Value::Bool(_, on) => on.to_string(),
+        Value::Num(_, number) => {
+            number.to_u128().map_or_else(|| format!("{number:?}"), |integer| integer.to_string())
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// Every key and its meaning; a test holds the list and the types together.
+const KEYS: &[(&str, &str)] = &[
+    ("cell.number", "number of the cell, in every frame and id; fixed once a log exists"),
+    (
+        "cell.profile",
+        "the network's profile: a file, or the name of one that is built in; used when logs are opened",
+    ),
+    ("store.dir", "directory of the embedded journal; one process at a time"),
+    ("store.snapshot_every", "events behind which a new snapshot is written; 0: never"),
+    ("store.accept_clock", "start although the clock is more than 30 days past the last frame"),
+    ("server.listen", "address of the gRPC port"),
+    (
+        "server.admin",
+        "address of the admin port (metrics, health, readiness); keep it unreachable from outside",
+    ),
+    ("server.max_calls", "calls in progress in the whole process; more are refused with RESOURCE_EXHAUSTED"),
+    ("server.max_calls_per_connection", "calls in progress on one connection"),
+    ("server.max_request_bytes", "bytes of one request, 1024 to 64 MiB"),
+    ("server.deadline_ms", "deadline in ms of a call whose caller has set none"),
+    ("server.drain_ms", "how long calls in progress may take after SIGTERM, in ms"),
+    ("telemetry.log", "what is logged: a level, or `target=level,…`"),
+    ("telemetry.format", "how log lines look: text or json"),
+    ("telemetry.otlp", "address of an OpenTelemetry collector (OTLP over gRPC); empty: no traces leave"),
+    ("telemetry.sample_percent", "share of traces kept when the caller has not decided, 0 to 100"),
+];
+
+#[cfg(test)]
+mod tests {
+    use figment::Jail;
+
+    use super::*;
+
+    /// Closures of a jail answer figment's own large error.
+    #[allow(clippy::result_large_err)]
+    fn jailed(test: impl FnOnce(&mut Jail) -> figment::Result<()>) {
+        Jail::expect_with(test);
+    }
+
+    #[test]
+    fn every_key_is_explained_and_every_explained_key_exists() {
+        let value = figment::value::Value::serialize(Config::default()).unwrap();
+        let sections = value.as_dict().unwrap();
+        let mut keys: Vec<String> = Vec::new();
+        for (section, value) in sections {
+            keys.extend(value.as_dict().unwrap().keys().map(|key| format!("{section}.{key}")));
+        }
+        let mut explained: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+        explained.sort_unstable();
+        keys.sort_unstable();
+        assert_eq!(keys, explained);
+    }
+
+    #[test]
+    fn the_environment_goes_before_the_file_and_the_file_before_the_defaults() {
+        jailed(|jail| {
+            jail.create_file("holmes.toml", "[server]\nmax_calls = 5\ndeadline_ms = 7\n")?;
+            jail.set_env("HOLMES__SERVER__MAX_CALLS", "6");
+            let config = load(Some(Path::new("holmes.toml"))).unwrap();
+            assert_eq!((config.server.max_calls, config.server.deadline_ms), (6, 7));
+            assert_eq!(config.server.drain_ms, Server::default().drain_ms);
+            let rows = explain(Some(Path::new("holmes.toml"))).unwrap();
+            let source = |key| rows.iter().find(|row| row.key == key).map(|row| row.source.clone()).unwrap();
+            assert!(source("server.max_calls").contains("environment"));
+            assert!(source("server.deadline_ms").contains("holmes.toml"));
+            assert_eq!(source("server.drain_ms"), "default");
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn an_unknown_key_a_wrong_type_and_a_value_out_of_bounds_are_refused() {
+        jailed(|jail| {
+            for (text, told) in [
+                ("[server]\nmax_cals = 5\n", "max_cals"),
+                ("[server]\nmax_calls = \"many\"\n", "max_calls"),
+                ("[cell]\nnumber = 0\n", "cell.number"),
+                ("[server]\nmax_request_bytes = 1\n", "64 MiB"),
+                ("[telemetry]\nformat = \"xml\"\n", "xml"),
+            ] {
+                jail.create_file("holmes.toml", text)?;
+                let error = load(Some(Path::new("holmes.toml"))).unwrap_err().to_string();
+                assert!(error.contains(told), "{text:?} gave {error:?}");
+            }
+            assert!(matches!(load(Some(Path::new("absent.toml"))), Err(ConfigError::NoFile(_))));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn what_is_dumped_can_be_loaded() {
+        jailed(|jail| {
+            jail.create_file("holmes.toml", &Config::default().to_toml())?;
+            assert_eq!(load(Some(Path::new("holmes.toml"))).unwrap(), Config::default());
+            Ok(())
+        });
+    }
+}

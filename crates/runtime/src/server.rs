@@ -1,0 +1,159 @@
+//! The gRPC port and the admin port of a process. Limits come first, then the deadline, then who calls; health and
+//! reflection (v1 and v1alpha) are there for everyone.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tower::ServiceBuilder;
+
+use crate::auth::Auth;
+use crate::config::Server as Settings;
+use crate::driver::Status;
+
+mod layers;
+
+use layers::{Deadline, Observed, overloaded};
+
+/// Why a port could not be opened or served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Somebody else listens there, or the address is not ours.
+    #[error("cannot listen on {address}: {why}. Choose another address ({key})")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The configuration key that sets it.
+        key: &'static str,
+        /// What the system says.
+        why: std::io::Error,
+    },
+    /// The descriptors of a build cannot be served: a defect of the build.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// Serving ended with an error.
+    #[error("serving: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Opens a port.
+pub async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|why| ServerError::Bind { address, key, why })
+}
+
+/// Serves `routes` until `stop` says so, then lets calls in progress end within the drain time.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    health: Health,
+    auth: Auth,
+    settings: &Settings,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), ServerError> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(holmes_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = routes
+        .add_service(health.service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    let deadline = Duration::from_millis(settings.deadline_ms);
+    let layers = ServiceBuilder::new()
+        .layer_fn(Observed)
+        .map_result(|answered: Result<http::Response<Body>, tower::BoxError>| {
+            Ok::<_, tower::BoxError>(answered.unwrap_or_else(|_| overloaded()))
+        })
+        .load_shed()
+        .concurrency_limit(settings.max_calls)
+        .layer_fn(move |inner| Deadline { inner, default: deadline })
+        .layer(auth);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let served = tonic::transport::Server::builder()
+        .concurrency_limit_per_connection(settings.max_calls_per_connection)
+        .max_concurrent_streams(u32::try_from(settings.max_calls_per_connection).unwrap_or(u32::MAX))
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .layer(layers)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, async move {
+            let _ = stop.wait_for(|stop| *stop).await; // an error means that everything is going down
+        });
+    served.await.map_err(ServerError::from)
+}
+
+/// What every service tells about itself through gRPC health.
+pub struct Health {
+    reporter: HealthReporter,
+    service: tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let reporter = HealthReporter::new();
+        let service = tonic_health::pb::health_server::HealthServer::new(
+            tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
+        );
+        Health { reporter, service }
+    }
+}
+
+impl Health {
+    /// Follows a machine: its gRPC service is healthy while it answers.
+    pub fn follow(&self, service: &'static str, mut machine: watch::Receiver<Status>) {
+        let reporter = self.reporter.clone();
+        tokio::spawn(async move {
+            loop {
+                let serving = *machine.borrow_and_update() == Status::Serving;
+                let now = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+                reporter.set_service_status(service, now).await;
+                if machine.changed().await.is_err() {
+                    return reporter.set_service_status(service, ServingStatus::NotServing).await;
+                }
+            }
+        });
+    }
+}
+
+/// Serves metrics, liveness and readiness until `stop` says so.
+pub async fn serve_admin(
+    listener: TcpListener,
+    metrics: PrometheusHandle,
+    machines: Vec<(&'static str, watch::Receiver<Status>)>,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    let draining = stop.clone();
+    let ready = move || {
+        let waiting: Vec<String> = machines
+            .iter()
+            .filter(|(_, status)| *status.borrow() != Status::Serving)
+            .map(|(name, status)| format!("{name}: {:?}", *status.borrow()))
+            .collect();
+        let draining = *draining.borrow();
+        async move {
+            match (draining, waiting.is_empty()) {
+                (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
+                (false, true) => (StatusCode::OK, "ready\n".to_owned()),
+                (false, false) => (StatusCode::SERVICE_UNAVAILABLE, waiting.join("\n") + "\n"),
+            }
+        }
+    };
+    let app = axum::Router::new()
+        .route("/metrics", get(move || std::future::ready(metrics.render())))
+        .route("/healthz", get(|| std::future::ready("alive\n")))
+        .route("/readyz", get(ready));
+    let stopped = async move {
+        let _ = stop.wait_for(|stop| *stop).await; // an error means that everything is going down
+    };
+    axum::serve(listener, app).with_graceful_shutdown(stopped).await
+}

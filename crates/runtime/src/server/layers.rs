@@ -1,0 +1,150 @@
+//! What every call passes before it reaches a service.
+
+use std::time::{Duration, Instant};
+
+use holmes_kernel::{Code, Refusal};
+use holmes_proto::edge::status;
+use tonic::body::Body;
+
+/// What a call hears that finds the process full.
+pub(super) fn overloaded() -> http::Response<Body> {
+    let message = "the process has as many calls in progress as it takes: try again a little later";
+    status(Refusal::new(Code::Exhausted, "OVERLOADED", message).retry_after(100)).into_http()
+}
+
+/// Ends a call at its caller's deadline (`grpc-timeout`), or at ours when the caller has set none. What the call had
+/// begun may still be carried out: the same request id tells.
+#[derive(Clone)]
+pub(super) struct Deadline<S> {
+    pub(super) inner: S,
+    pub(super) default: Duration,
+}
+
+type Answering<E> = std::pin::Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
+
+impl<S> tower::Service<http::Request<Body>> for Deadline<S>
+where
+    S: tower::Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Answering<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let asked = request.headers().get("grpc-timeout").and_then(|value| timeout_of(value.to_str().ok()?));
+        let within = asked.unwrap_or(self.default);
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            match tokio::time::timeout(within, answer).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let message =
+                        "the deadline passed before the answer; the same request id tells what became of it";
+                    Ok(status(Refusal::new(Code::Deadline, "DEADLINE_EXCEEDED", message)).into_http())
+                }
+            }
+        })
+    }
+}
+
+/// gRPC's notation: at most eight digits and a unit.
+fn timeout_of(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(n * 3_600)),
+        "M" => Some(Duration::from_secs(n * 60)),
+        "S" => Some(Duration::from_secs(n)),
+        "m" => Some(Duration::from_millis(n)),
+        "u" => Some(Duration::from_micros(n)),
+        "n" => Some(Duration::from_nanos(n)),
+        _ => None,
+    }
+}
+
+/// Counts calls and their seconds, by method and outcome.
+#[derive(Clone)]
+pub(super) struct Observed<S>(pub(super) S);
+
+impl<S> tower::Service<http::Request<Body>> for Observed<S>
+where
+    S: tower::Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Answering<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let began = Instant::now();
+        let method = method_of(request.uri().path());
+        let span = tracing::info_span!("call", method);
+        let answer = self.0.call(request);
+        Box::pin(tracing::Instrument::instrument(
+            async move {
+                let answer = answer.await;
+                // A unary call that fails says so in the headers; one that streams says it in trailers, later.
+                let code = answer
+                    .as_ref()
+                    .ok()
+                    .and_then(|response| tonic::Status::from_header_map(response.headers()));
+                let code = code.map_or(tonic::Code::Ok, |status| status.code());
+                let seconds = began.elapsed().as_secs_f64();
+                metrics::histogram!("holmes_call_seconds", "method" => method, "code" => format!("{code:?}"))
+                    .record(seconds);
+                tracing::debug!(?code, seconds, "answered");
+                answer
+            },
+            span,
+        ))
+    }
+}
+
+/// A method of ours, by its own name: callers must not be able to make up metric labels.
+fn method_of(path: &str) -> &'static str {
+    use std::sync::LazyLock;
+    static METHODS: LazyLock<std::collections::HashSet<String>> = LazyLock::new(|| {
+        let pool = <prost_types::FileDescriptorSet as prost::Message>::decode(holmes_proto::DESCRIPTORS);
+        let mut methods = std::collections::HashSet::new();
+        for file in pool.unwrap_or_default().file {
+            for service in &file.service {
+                for method in &service.method {
+                    methods.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+                }
+            }
+        }
+        methods
+    });
+    METHODS.get(path).map_or("other", String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_read_in_grpcs_notation_only() {
+        assert_eq!(timeout_of("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(timeout_of("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
+        for bad in ["", "m", "-1S", "1", "1x", "123456789S", "１S"] {
+            assert_eq!(timeout_of(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_methods_of_ours_become_labels() {
+        assert_eq!(method_of("/evil/Path"), "other");
+    }
+}

@@ -1,0 +1,93 @@
+//! What a process tells of itself: log lines on stderr, traces to a collector when one is configured, metrics as
+//! Prometheus text.
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::WithExportConfig as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+use crate::config::{LogFormat, Telemetry};
+
+/// Buckets of every duration, in seconds: from one fsync to a caller's patience.
+const SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// Why telemetry could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter is not in the language of `tracing`.
+    #[error("telemetry.log = {0:?} is not a filter: write a level (info), or target=level,…")]
+    Filter(String),
+    /// The collector's address is no address.
+    #[error("telemetry.otlp = {0:?} cannot be used: {1}")]
+    Collector(String, String),
+    /// Set up before, by somebody else.
+    #[error("telemetry is set up already: {0}")]
+    Twice(String),
+}
+
+/// Keeps telemetry going; [`Guard::shutdown`] sends what is left.
+pub struct Guard {
+    traces: Option<SdkTracerProvider>,
+    metrics: PrometheusHandle,
+}
+
+/// Sets telemetry up for the whole process. Inside a tokio runtime, once.
+pub fn init(settings: &Telemetry, service: &str) -> Result<Guard, TelemetryError> {
+    let filter =
+        EnvFilter::try_new(&settings.log).map_err(|_| TelemetryError::Filter(settings.log.clone()))?;
+    let traces = if settings.otlp.is_empty() { None } else { Some(traces(settings, service)?) };
+    let exported =
+        traces.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("holmes")));
+    let lines = match settings.format {
+        LogFormat::Text => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).boxed(),
+        LogFormat::Json => {
+            tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
+        }
+    };
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(exported)
+        .with(lines)
+        .try_init()
+        .map_err(|why| TelemetryError::Twice(why.to_string()))?;
+    let metrics = PrometheusBuilder::new()
+        .set_buckets(&SECONDS)
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(|why| TelemetryError::Twice(why.to_string()))?;
+    Ok(Guard { traces, metrics })
+}
+
+fn traces(settings: &Telemetry, service: &str) -> Result<SdkTracerProvider, TelemetryError> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(&settings.otlp)
+        .build()
+        .map_err(|why| TelemetryError::Collector(settings.otlp.clone(), why.to_string()))?;
+    let share = f64::from(settings.sample_percent) / 100.0;
+    Ok(SdkTracerProvider::builder()
+        .with_resource(Resource::builder().with_service_name(service.to_owned()).build())
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(share))))
+        .with_batch_exporter(exporter)
+        .build())
+}
+
+impl Guard {
+    /// The metrics as Prometheus text.
+    pub fn metrics(&self) -> PrometheusHandle {
+        self.metrics.clone()
+    }
+
+    /// Sends what is left.
+    pub fn shutdown(self) {
+        if let Some(traces) = self.traces
+            && let Err(why) = traces.shutdown()
+        {
+            tracing::warn!(%why, "the last traces did not reach the collector");
+        }
+    }
+}
