@@ -5,6 +5,7 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod driver;
+pub mod ids;
 pub mod recover;
 pub mod rig;
 pub mod server;
@@ -12,4 +13,5 @@ pub mod telemetry;
 
 pub use clock::Clock;
 pub use driver::{MachineHandle, Status};
+pub use ids::fresh_id;
 pub use rig::{Rig, Seat};

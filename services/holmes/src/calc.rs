@@ -1,0 +1,146 @@
+//! `holmes calc`: the numbered formulas of the economy, so that an operator or auditor can check a number by hand. A
+//! file holds `{"rule": "0.4", "cases": [{"in": …}]}`; the answer is the same file with every `out` computed.
+
+use anyhow::{Context, Result, bail};
+use holmes_kernel::{Amount, apportion};
+use serde_json::{Map, Value, json};
+
+/// What is computed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  holmes calc                                            every formula with its rule
+  holmes calc apportion < cases.json
+  echo '{\"cases\":[{\"in\":{\"total\":7,\"weights\":[[\"a\",1],[\"b\",2]]}}]}' | holmes calc apportion
+
+Integers of any size are exact. Amounts are base units, *_ppb parts per billion.")]
+pub struct Args {
+    /// The formula. Nothing: list what there is.
+    name: Option<String>,
+}
+
+/// A formula: its name in `vectors/`, its rule in `economy.md`, what goes in, and how it is computed.
+struct Formula {
+    name: &'static str,
+    rule: &'static str,
+    takes: &'static str,
+    compute: fn(&Value) -> Result<Value>,
+}
+
+const FORMULAS: &[Formula] = &[
+    Formula { name: "apportion", rule: "0.4", takes: "total, weights [[id, weight]]", compute: shares },
+    Formula { name: "transfer_burn", rule: "2.4", takes: "amount, burn_ppb", compute: transfer_burn },
+];
+
+/// Computes every case on stdin.
+pub fn run(args: &Args) -> Result<()> {
+    let Some(name) = &args.name else {
+        for formula in FORMULAS {
+            println!("{:<16} E-{:<6} in: {}", formula.name, formula.rule, formula.takes);
+        }
+        return Ok(());
+    };
+    let input = std::io::read_to_string(std::io::stdin()).context("stdin cannot be read")?;
+    println!("{:#}", answer(name, &input)?);
+    Ok(())
+}
+
+/// The file with every `out` computed.
+fn answer(name: &str, input: &str) -> Result<Value> {
+    let Some(formula) = FORMULAS.iter().find(|formula| formula.name == name) else {
+        let names: Vec<&str> = FORMULAS.iter().map(|formula| formula.name).collect();
+        bail!("there is no formula {name}; there are: {}", names.join(", "));
+    };
+    let mut file: Map<String, Value> =
+        serde_json::from_str(input).context("stdin is not a JSON object of the form {\"cases\": [{\"in\": …}]}")?;
+    let cases = file.get_mut("cases").and_then(Value::as_array_mut).context("the object has no array `cases`")?;
+    for (n, case) in cases.iter_mut().enumerate() {
+        let asked = case.get("in").with_context(|| format!("case {n} has no `in`"))?;
+        let out = (formula.compute)(asked).with_context(|| format!("case {n} ({} takes {})", name, formula.takes))?;
+        case.as_object_mut().with_context(|| format!("case {n} is not an object"))?.insert("out".into(), out);
+    }
+    file.entry("rule").or_insert_with(|| formula.rule.into());
+    Ok(Value::Object(file))
+}
+
+/// E-0.4.
+fn shares(asked: &Value) -> Result<Value> {
+    let total = amount(asked, "total")?;
+    let rows = asked.get("weights").and_then(Value::as_array).context("`weights` is not an array")?;
+    let weights: Vec<(&str, u128)> = rows
+        .iter()
+        .map(|row| {
+            let id = row.get(0).and_then(Value::as_str).context("a weight is [id, weight]")?;
+            Ok((id, whole(row.get(1).context("a weight is [id, weight]")?)?))
+        })
+        .collect::<Result<_>>()?;
+    let mut ids: Vec<&str> = weights.iter().map(|(id, _)| *id).collect();
+    ids.sort_unstable();
+    if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        bail!("the id {:?} stands twice", twice[0]);
+    }
+    let shares = apportion(total, &weights);
+    Ok(weights.iter().zip(shares).map(|((id, _), share)| ((*id).to_owned(), json!(share.units()))).collect())
+}
+
+/// E-2.4.
+fn transfer_burn(asked: &Value) -> Result<Value> {
+    let rate = u64::try_from(integer(asked, "burn_ppb")?).context("burn_ppb is too large")?;
+    let burned = holmes_ledger::burn::burned(amount(asked, "amount")?, holmes_kernel::Ratio::from_ppb(rate));
+    Ok(json!(burned.units()))
+}
+
+fn amount(asked: &Value, key: &str) -> Result<Amount> {
+    Amount::from_wide(integer(asked, key)?).with_context(|| format!("`{key}` is above 2^64 - 1"))
+}
+
+fn integer(asked: &Value, key: &str) -> Result<u128> {
+    whole(asked.get(key).with_context(|| format!("`{key}` is missing"))?).with_context(|| format!("`{key}`"))
+}
+
+/// A whole number from JSON, as a number or, where readers may lose digits, as a decimal string.
+fn whole(value: &Value) -> Result<u128> {
+    let text = match value {
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text.clone(),
+        other => bail!("{other} is not a whole number"),
+    };
+    text.parse().with_context(|| format!("{text} is not a whole number from 0 to 2^128 - 1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computes a golden file without its answers and compares.
+    fn holds(name: &str, golden: &str) {
+        let file: Value = serde_json::from_str(golden).unwrap();
+        let mut asked = file.clone();
+        for case in asked["cases"].as_array_mut().unwrap() {
+            case.as_object_mut().unwrap().remove("out");
+        }
+        assert_eq!(answer(name, &asked.to_string()).unwrap(), file);
+    }
+
+    #[test]
+    fn every_golden_file_comes_out_as_it_stands() {
+        holds("apportion", include_str!("../../../crates/kernel/tests/golden/apportion.json"));
+        holds("transfer_burn", include_str!("../../ledger/tests/golden/transfer_burn.json"));
+    }
+
+    #[test]
+    fn bad_input_is_named_with_its_case() {
+        for (input, told) in [
+            ("", "not a JSON object"),
+            ("{}", "no array `cases`"),
+            ("{\"cases\":[{}]}", "case 0 has no `in`"),
+            ("{\"cases\":[{\"in\":{\"total\":-1,\"weights\":[]}}]}", "-1 is not a whole number"),
+            ("{\"cases\":[{\"in\":{\"total\":1.5,\"weights\":[]}}]}", "1.5 is not a whole number"),
+            ("{\"cases\":[{\"in\":{\"total\":18446744073709551616,\"weights\":[]}}]}", "above 2^64 - 1"),
+            ("{\"cases\":[{\"in\":{\"total\":1,\"weights\":[[\"a\",1],[\"a\",2]]}}]}", "stands twice"),
+        ] {
+            let error = format!("{:#}", answer("apportion", input).unwrap_err());
+            assert!(error.contains(told), "{input}: {error}");
+        }
+        assert!(answer("alchemy", "{}").unwrap_err().to_string().contains("apportion"));
+    }
+}
