@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A moment of log time: microseconds since the Unix epoch. Fine enough that a log of 100,000 frames a second, whose
 /// times rise strictly, does not run ahead of the clock.
@@ -45,8 +46,7 @@ impl Time {
 
 /// A 128-bit id. Accounts, sessions, requests and transfers are UUIDv7, chosen by the caller; nodes, verifiers and
 /// gateways are BLAKE3-128 of their public key. Printed as a UUID, ordered as its bytes.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(u128);
 
 impl Id {
@@ -95,6 +95,22 @@ impl Id {
         let version = (self.0 >> 76) & 0xf;
         let variant = (self.0 >> 62) & 0x3;
         (version == 7 && variant == 2).then(|| Time::from_millis((self.0 >> 80) as u64))
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        if s.is_human_readable() { s.collect_str(self) } else { s.serialize_u128(self.0) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Id, D::Error> {
+        if d.is_human_readable() {
+            String::deserialize(d)?.parse().map_err(de::Error::custom)
+        } else {
+            u128::deserialize(d).map(Id)
+        }
     }
 }
 

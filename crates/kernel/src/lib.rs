@@ -16,6 +16,7 @@ pub mod handle;
 pub mod id;
 pub mod machine;
 pub mod ports;
+pub mod public;
 pub mod ratio;
 pub mod replica;
 pub mod shard;
@@ -33,6 +34,7 @@ pub use id::{Chain, Id, LogId, Position, Principal, PrincipalKind, ServiceId, Ti
 pub use machine::{
     BadParams, Broken, Code, Ctx, Event, Machine, Meta, Opened, Refusal, Rejection, Sighted, Unknown,
 };
+pub use public::{Parked, PublicEntry, PublicFrame, Reader};
 pub use ratio::{Decay, Ratio};
 pub use replica::{ReplayError, Replica};
 pub use shard::{Input, Output, Shard};

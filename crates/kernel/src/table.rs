@@ -242,6 +242,14 @@ impl<K: Hash + Eq + fmt::Debug, V: fmt::Debug> fmt::Debug for Table<K, V> {
 
 impl<K: Serialize, V: Serialize> Serialize for Table<K, V> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        if s.is_human_readable() {
+            // People read rows; only the canonical form can be read back.
+            let rows = self.slots.iter().filter_map(|slot| match slot {
+                Slot::Row(key, value) => Some((key, value)),
+                Slot::Free(_) => None,
+            });
+            return s.collect_seq(rows);
+        }
         (self.free, &self.slots).serialize(s)
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
+use crate::feed::Feed;
 use crate::recover::{Extent, RecoverError, recover};
 
 mod run;
@@ -62,6 +63,8 @@ pub enum Status {
 pub struct Running<M: Machine> {
     /// Its door.
     pub handle: MachineHandle<M>,
+    /// Its log, for those who listen to it.
+    pub feed: Feed,
     /// Its task; ends after [`MachineHandle::stop`] or when the log is lost to another owner.
     pub task: JoinHandle<()>,
 }
@@ -76,8 +79,10 @@ pub async fn start<M: Machine, J: Journal>(
     status.send_replace(Status::Serving);
     let (sender, queue) = mpsc::channel(QUEUE);
     let handle = MachineHandle { queue: sender, status: seen };
-    let task = tokio::spawn(Driver::new(journal, settings, claim, shard, queue, status).run());
-    Ok(Running { handle, task })
+    let (durable, watched) = watch::channel(shard.durable());
+    let feed = Feed::new::<M, J>(journal.clone(), settings.log, watched);
+    let task = tokio::spawn(Driver::new(journal, settings, claim, shard, queue, status, durable).run());
+    Ok(Running { handle, feed, task })
 }
 
 /// Takes a log over and replays it to its end.
@@ -151,6 +156,11 @@ impl<M: Machine> MachineHandle<M> {
         let (reply, answer) = oneshot::channel();
         self.queue.send(Message::Position { source, reply }).await.map_err(|_| self.gone())?;
         answer.await.map_err(|_| self.gone())
+    }
+
+    /// Whether the machine's task has ended.
+    pub fn is_closed(&self) -> bool {
+        self.queue.is_closed()
     }
 
     /// Lets what is queued be finished and made durable, then ends the task.

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod driver;
+pub mod feed;
 pub mod ids;
 pub mod recover;
 pub mod rig;
@@ -13,5 +14,6 @@ pub mod telemetry;
 
 pub use clock::Clock;
 pub use driver::{MachineHandle, Status};
+pub use feed::Feed;
 pub use ids::fresh_id;
 pub use rig::{Rig, Seat};

@@ -1,6 +1,7 @@
 //! Virtual time: machines on one thread, a clock moved by hand, ports passed in. The same shard as in production, so a
 //! test, a scenario and the simulator play what would really happen, only sooner.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -65,10 +66,32 @@ impl<J: Journal> Rig<J> {
             for seat in &self.seats {
                 went_on |= seat.tick();
             }
+            went_on |= self.settle();
             if stop >= end && !went_on {
                 return;
             }
         }
+    }
+
+    /// Lets every service hear what the others have written, until all is heard; whether anything was.
+    pub fn settle(&mut self) -> bool {
+        let mut any = false;
+        for _ in 0..MOST_TURNS {
+            let mut went_on = false;
+            for reader in &self.seats {
+                for source in self.seats.iter().filter(|source| reader.listens().contains(&source.log().svc))
+                {
+                    let frames = source.frames(reader.heard(source.log()));
+                    went_on |= !frames.is_empty();
+                    reader.hear(&frames);
+                }
+            }
+            if !went_on {
+                return any;
+            }
+            any = true;
+        }
+        panic!("the services of a rig never stop talking")
     }
 
     /// Every invariant of every machine that does not hold.
@@ -95,6 +118,14 @@ trait Play {
     fn tick(&self) -> bool;
     fn check(&self) -> Vec<Broken>;
     fn restart(&self) -> Result<bool, RecoverError>;
+    fn log(&self) -> LogId;
+    fn listens(&self) -> &'static [ServiceId];
+    /// What others may see of the frames behind a place.
+    fn frames(&self, after: u64) -> Vec<PublicFrame>;
+    /// Up to where a source was read.
+    fn heard(&self, source: LogId) -> u64;
+    /// Takes a source's next frames in.
+    fn hear(&self, frames: &[PublicFrame]);
 }
 
 /// A machine's door in a rig. Every call is finished, and durable, when it returns.
@@ -111,10 +142,12 @@ struct Seated<M: Machine, J: Journal> {
     clock: Clock,
     claim: Claim,
     shard: Shard<M>,
+    readers: BTreeMap<LogId, Reader>,
     halted: Option<String>,
 }
 
 const TICKET: Ticket = 1;
+const PAGE_BYTES: usize = 1024 * 1024;
 
 impl<M: Machine, J: Journal> Seat<M, J> {
     /// Looks at the state as it is.
@@ -164,8 +197,27 @@ impl<M: Machine, J: Journal> Seated<M, J> {
     fn reclaim(&mut self) {
         let poison = self.shard.take_poison();
         match take_up_with(&self.journal, self.claim.log, poison) {
-            Ok((claim, shard)) => (self.claim, self.shard) = (claim, shard),
+            Ok((claim, shard)) => {
+                (self.claim, self.shard) = (claim, shard);
+                self.readers.clear(); // they begin anew where the rebuilt inbox stands
+            }
             Err(why) => self.halted = Some(why.to_string()),
+        }
+    }
+
+    fn hear(&mut self, frame: &PublicFrame) {
+        let position = self.shard.replica().ways().position(frame.log);
+        let reader = self.readers.entry(frame.log).or_insert_with(|| Reader::new(frame.log, position));
+        match reader.read::<M>(frame) {
+            Err(parked) => self.halted = Some(parked.to_string()),
+            Ok(deliveries) => {
+                for delivery in deliveries {
+                    // Many frames at one moment run ahead of a standing clock by microseconds.
+                    let ahead = delivery.ts.next().micros().saturating_sub(self.clock.now().micros());
+                    self.clock.advance(Duration::from_micros(ahead));
+                    self.play(Input::Delivery(delivery));
+                }
+            }
         }
     }
 
@@ -258,7 +310,35 @@ impl<M: Machine, J: Journal> Play for Seat<M, J> {
         let before = seated.shard.replica().digest();
         let (claim, shard) = take_up(&seated.journal, seated.claim.log)?;
         (seated.claim, seated.shard) = (claim, shard);
+        seated.readers.clear();
         Ok(seated.shard.replica().digest() == before)
+    }
+
+    fn log(&self) -> LogId {
+        self.lock().claim.log
+    }
+
+    fn listens(&self) -> &'static [ServiceId] {
+        M::LISTENS
+    }
+
+    fn frames(&self, after: u64) -> Vec<PublicFrame> {
+        let seated = self.lock();
+        let frames = ready(seated.journal.read(seated.claim.log, after, PAGE_BYTES)).unwrap_or_default();
+        frames.iter().filter_map(|frame| PublicFrame::of::<M::Event>(frame).ok()).collect()
+    }
+
+    fn heard(&self, source: LogId) -> u64 {
+        let seated = self.lock();
+        let position = seated.shard.replica().ways().position(source).seq;
+        seated.readers.get(&source).map_or(position, Reader::seen)
+    }
+
+    fn hear(&self, frames: &[PublicFrame]) {
+        let mut seated = self.lock();
+        for frame in frames {
+            seated.hear(frame);
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Driver<M: Machine, J: Journal> {
     shard: Shard<M>,
     queue: mpsc::Receiver<Message<M>>,
     status: watch::Sender<Status>,
+    /// How far the log is durable, for those who listen to it.
+    durable: watch::Sender<u64>,
     waiters: HashMap<Ticket, Waiter<M>>,
     next_ticket: Ticket,
     parked: Vec<(Instant, Message<M>)>,
@@ -76,6 +78,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
         shard: Shard<M>,
         queue: mpsc::Receiver<Message<M>>,
         status: watch::Sender<Status>,
+        durable: watch::Sender<u64>,
     ) -> Self {
         let handed = shard.durable();
         Driver {
@@ -85,6 +88,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             shard,
             queue,
             status,
+            durable,
             waiters: HashMap::new(),
             next_ticket: 0,
             parked: Vec::new(),
@@ -145,6 +149,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
                     return failed(why);
                 }
                 self.step(Input::Appended);
+                self.durable.send_replace(self.shard.durable());
                 self.maybe_snapshot();
             }
             Happened::Confirmed(done) => {

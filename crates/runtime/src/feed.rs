@@ -1,0 +1,145 @@
+//! Between services: one task for each (source, reader) pair takes the source's durable frames, asks the reader's
+//! `react` what they cause, and brings that to the reader's queue. What was taken in is in the reader's own log, so a
+//! task that dies, and a process, go on where they were.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holmes_kernel::ports::{Journal, JournalError};
+use holmes_kernel::{LogId, Machine, PublicFrame, Reader};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::driver::{Delivered, MachineHandle};
+
+type Reading = Pin<Box<dyn Future<Output = Result<Vec<PublicFrame>, JournalError>> + Send>>;
+
+/// How much of a source is read at once.
+const PAGE_BYTES: usize = 1024 * 1024;
+/// The pause before a failed read or delivery is tried again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A service's log as others see it, whatever the type of its events and the engine that keeps it.
+#[derive(Clone)]
+pub struct Feed {
+    log: LogId,
+    durable: watch::Receiver<u64>,
+    read: Arc<dyn Fn(u64) -> Reading + Send + Sync>,
+}
+
+impl Feed {
+    /// The feed of a machine's log, which is durable up to what `durable` shows.
+    pub(crate) fn new<M: Machine, J: Journal>(journal: J, log: LogId, durable: watch::Receiver<u64>) -> Feed {
+        let read = move |after| -> Reading {
+            let journal = journal.clone();
+            Box::pin(async move {
+                let frames = journal.read(log, after, PAGE_BYTES).await?;
+                let public = frames.iter().map(PublicFrame::of::<M::Event>);
+                public.collect::<Result<_, _>>().map_err(|why| JournalError::Damaged { log, after, why })
+            })
+        };
+        Feed { log, durable, read: Arc::new(read) }
+    }
+
+    /// Whose log.
+    pub fn log(&self) -> LogId {
+        self.log
+    }
+
+    /// Waits until the log is durable behind a place; `false` when its owner has ended.
+    async fn beyond(&mut self, seq: u64) -> bool {
+        self.durable.wait_for(|durable| *durable > seq).await.is_ok()
+    }
+}
+
+/// Why a task ended.
+#[derive(Debug)]
+enum Ended {
+    /// The source or the reader has shut down.
+    Gone,
+    /// A person must look; the source stays where it is.
+    Parked(String),
+}
+
+/// Follows one source for one machine until either ends or the source has to be parked.
+pub async fn follow<M: Machine>(machine: MachineHandle<M>, feed: Feed, clock: Clock) {
+    let source = feed.log();
+    match following(&machine, feed, &clock).await {
+        Ended::Gone => tracing::debug!(reader = M::NAME, %source, "no longer followed"),
+        Ended::Parked(why) => {
+            metrics::counter!("holmes_sources_parked_total", "reader" => M::NAME).increment(1);
+            tracing::error!(reader = M::NAME, %source, why, "source parked: nothing of it is taken in until a person has looked");
+        }
+    }
+}
+
+async fn following<M: Machine>(machine: &MachineHandle<M>, mut feed: Feed, clock: &Clock) -> Ended {
+    'anew: loop {
+        let Ok(position) = machine.position(feed.log()).await else { return Ended::Gone };
+        let mut reader = Reader::new(feed.log(), position);
+        loop {
+            if !feed.beyond(reader.seen()).await {
+                return Ended::Gone;
+            }
+            let frames = match (feed.read)(reader.seen()).await {
+                Ok(frames) => frames,
+                Err(damaged @ JournalError::Damaged { .. }) => return Ended::Parked(damaged.to_string()),
+                Err(why) => {
+                    tracing::warn!(reader = M::NAME, %why, "a source could not be read; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            for frame in &frames {
+                // A reaction that panics is a defect of this build: the source waits for one that does not.
+                let read = catch_unwind(AssertUnwindSafe(|| reader.read::<M>(frame)));
+                let deliveries = match read {
+                    Ok(Ok(deliveries)) => deliveries,
+                    Ok(Err(parked)) => return Ended::Parked(parked.to_string()),
+                    Err(_) => {
+                        return Ended::Parked(format!(
+                            "the reaction to {} to {} panicked",
+                            frame.first, frame.last
+                        ));
+                    }
+                };
+                for delivery in deliveries {
+                    match deliver(machine, delivery, clock).await {
+                        Some(true) => {}
+                        Some(false) => continue 'anew, // the machine stands elsewhere: it has been rebuilt meanwhile
+                        None => return Ended::Gone,
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Brings one delivery until it is taken; `Some(false)` when the machine stands elsewhere, `None` when it has ended.
+async fn deliver<M: Machine>(
+    machine: &MachineHandle<M>,
+    delivery: holmes_kernel::shard::Delivery<M::Command>,
+    clock: &Clock,
+) -> Option<bool> {
+    let (to, ts) = (delivery.to.seq, delivery.ts);
+    // The machine would refuse what comes from the future; the same clock tells it here, without asking.
+    let ahead = ts.micros().saturating_sub(clock.now().micros());
+    if ahead > 0 {
+        tokio::time::sleep(Duration::from_micros(ahead + 1)).await;
+    }
+    match machine.deliver(delivery).await {
+        Ok(Delivered::At(position)) => Some(position.seq == to),
+        Ok(Delivered::Early(until)) => {
+            let wait = until.micros().saturating_sub(clock.now().micros()).clamp(1_000, 5_000_000);
+            tokio::time::sleep(Duration::from_micros(wait)).await;
+            Some(false)
+        }
+        Err(_) if machine.is_closed() => None,
+        Err(_) => {
+            tokio::time::sleep(PAUSE).await;
+            Some(false)
+        }
+    }
+}
