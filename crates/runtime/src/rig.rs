@@ -12,8 +12,8 @@ use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::ports::{Claim, Journal, JournalError};
 use holmes_kernel::shard::{Poison, Request, Submission, Ticket, recall};
 use holmes_kernel::{
-    Answer, At, Broken, Call, Code, Handle, Input, LogId, Machine, Opened, Output, Refusal, Replica, Shard,
-    Time, Way,
+    Answer, At, Broken, Call, Code, Handle, Input, LogId, Machine, Opened, Output, PublicFrame, Reader,
+    Refusal, Replica, ServiceId, Shard, Time, Way,
 };
 
 use crate::clock::Clock;
