@@ -48,8 +48,8 @@ impl<J: Journal> Rig<J> {
             ready(self.journal.provision(&first))?;
         }
         let (claim, shard) = take_up::<M, J>(&self.journal, log)?;
-        let seated =
-            Seated { journal: self.journal.clone(), clock: self.clock.clone(), claim, shard, halted: None };
+        let (journal, clock) = (self.journal.clone(), self.clock.clone());
+        let seated = Seated { journal, clock, claim, shard, readers: BTreeMap::new(), halted: None };
         let seat = Seat(Arc::new(Mutex::new(seated)));
         self.seats.push(Arc::new(seat.clone()));
         Ok(seat)
