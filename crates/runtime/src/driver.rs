@@ -32,12 +32,17 @@ pub struct Settings {
     pub clock: Clock,
     /// Behind how many events a new snapshot is written; 0 means never.
     pub snapshot_every: u64,
+    /// Start although the clock is more than 30 days past the last frame.
+    pub accept_clock: bool,
 }
+
+/// How far the clock may be past a log's end. A clock that jumped ahead would end every hold and every wait at once.
+const CLOCK_AHEAD_MS: u64 = 30 * 86_400_000;
 
 impl Settings {
     /// The usual ones.
     pub fn new(log: LogId, clock: Clock) -> Settings {
-        Settings { log, clock, snapshot_every: SNAPSHOT_EVERY }
+        Settings { log, clock, snapshot_every: SNAPSHOT_EVERY, accept_clock: false }
     }
 }
 
@@ -76,6 +81,10 @@ pub async fn start<M: Machine, J: Journal>(
 ) -> Result<Running<M>, RecoverError> {
     let (status, seen) = watch::channel(Status::Recovering);
     let (claim, shard) = claim_shard::<M, J>(&journal, settings.log, Poison::new()).await?;
+    let plausible = settings.clock.now() <= claim.tail.ts.after_millis(CLOCK_AHEAD_MS);
+    if !plausible && !settings.accept_clock {
+        return Err(RecoverError::ClockAhead { service: M::NAME });
+    }
     status.send_replace(Status::Serving);
     let (sender, queue) = mpsc::channel(QUEUE);
     let handle = MachineHandle { queue: sender, status: seen };

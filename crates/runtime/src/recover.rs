@@ -22,6 +22,15 @@ pub enum RecoverError {
         /// Where and why.
         why: ReplayError,
     },
+    /// Either the clock has jumped ahead, or nobody has used the log for long.
+    #[error(
+        "the clock is more than 30 days past the last frame of {service}: set the clock right, or, if the network \
+         really slept that long, start with --accept-clock"
+    )]
+    ClockAhead {
+        /// The service's name.
+        service: &'static str,
+    },
     /// Two replays of one log differ: the machine is not a function of its log.
     #[error(
         "two replays of {service} up to {seq} differ: no snapshot was kept; this is a defect, please report it"
