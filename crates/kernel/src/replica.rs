@@ -85,7 +85,10 @@ impl<M: Machine> Replica<M> {
         let opened = match entries.as_slice() {
             [(_, Entry { origin: Some(Origin::Opened(opened)), .. })] => opened,
             _ => {
-                return Err(ReplayError::Entry { seq: 1, why: "a log begins with its opening, alone".into() });
+                return Err(ReplayError::Entry {
+                    seq: 1,
+                    why: "a log begins with its opening, alone".into(),
+                });
             }
         };
         let state = M::init(opened)?;
