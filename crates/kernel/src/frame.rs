@@ -16,6 +16,8 @@ pub const FRAME_BYTES: usize = 384 * 1024;
 pub const ENTRY_EVENTS: usize = (FRAME_EVENTS / 2) as usize;
 /// Most bytes of one entry.
 pub const ENTRY_BYTES: usize = FRAME_BYTES / 2;
+/// Bytes that an entry of the largest size takes beside its own: its tag and its length.
+const ENTRY_FRAMING: usize = 4;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 80;
 /// The layout that this module writes and reads.
@@ -243,7 +245,7 @@ impl Open {
     pub fn has_room(&self) -> bool {
         let events = self.next - self.header.first;
         events + ENTRY_EVENTS as u64 <= FRAME_EVENTS
-            && self.bytes.len() - HEADER_BYTES + ENTRY_BYTES <= FRAME_BYTES
+            && self.bytes.len() - HEADER_BYTES + ENTRY_BYTES + ENTRY_FRAMING <= FRAME_BYTES
     }
 
     /// Writes an entry: `head` without its events, and the events themselves, unencoded.

@@ -3,6 +3,8 @@
 
 #[path = "it/apportion.rs"]
 mod apportion;
+#[path = "it/attacks.rs"]
+mod attacks;
 #[path = "it/audit.rs"]
 pub mod audit;
 #[path = "it/golden.rs"]

@@ -9,8 +9,8 @@ use holmes_kernel::window::{WINDOW_AGE_MS, WINDOW_AHEAD_MS};
 use holmes_kernel::{Entry, Id, LogId, Machine, Meta, Origin, Position, Principal, Time};
 use prost::Message;
 
-use crate::harness::{self, Run, START_MS};
-use crate::till::{self, Command, Event, Till, What};
+use crate::harness::{Run, START_MS};
+use crate::till::{self, Command, Event, Failure, Till, What};
 
 /// An entry of an invented foreign log: the `number`th, three sequence numbers long.
 pub struct Foreign {
@@ -24,12 +24,17 @@ pub struct Foreign {
 pub fn foreign(source: LogId, number: u64) -> Foreign {
     let command = match number {
         n if n.is_multiple_of(3) => None,
-        n if n % 11 == 10 => Some(harness::hostile(n + 1_000 * u64::from(source.cell))),
+        n if n % 11 == 10 => Some(hostile(n + 1_000 * u64::from(source.cell))),
         n => Some(Command::Hear { from: till::account(1 + (n % 4) as u8), units: 10 + n }),
     };
     let chain = *blake3::hash(&number.to_le_bytes()).as_bytes();
     let ts = Time::from_millis(START_MS + number * 700);
     Foreign { number, at: Position { term: 1, seq: number * 3, chain }, ts, command }
+}
+
+fn hostile(n: u64) -> Command {
+    let how = if n.is_multiple_of(2) { Failure::Decide } else { Failure::Evolve };
+    Command::Fail { how, n }
 }
 
 /// The number of the entry behind a sequence number.

@@ -4,16 +4,17 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::frame::{FRAME_BYTES, FRAME_EVENTS, HEADER_BYTES};
 use holmes_kernel::shard::{Delivery, Input, Output, Poison, Request, Submission, Ticket, recall};
 use holmes_kernel::ways::Number;
 use holmes_kernel::window::{WINDOW_AGE_MS, WINDOW_AHEAD_MS};
-use holmes_kernel::{Entry, Frame, Id, LogId, Position, Principal, Refusal, Replica, Shard, Time};
+use holmes_kernel::{Entry, Frame, Id, Position, Principal, Refusal, Replica, Shard, Time};
 
 use crate::audit;
-use crate::till::{self, Command, Failure, Reply, Till};
+use crate::till::{self, Command, Reply, Till};
 
 pub const START_MS: u64 = 1_790_000_000_000;
 
@@ -78,15 +79,20 @@ pub struct Asked {
 }
 
 enum Waiting {
-    Request(usize),
+    /// And the log times at which it can have been judged.
+    Request(usize, RangeInclusive<Time>),
     Submission(Principal, u64),
-    Gate { decided: u64, state: Digest },
+    Gate {
+        decided: u64,
+        state: Digest,
+    },
     Refused(&'static str),
     Delivery,
 }
 
 pub struct Run {
     pub now: Time,
+    latest: Time,
     /// What survives.
     pub disk: Vec<Frame>,
     flying: Option<Frame>,
@@ -98,6 +104,8 @@ pub struct Run {
     waiting: BTreeMap<Ticket, Waiting>,
     tickets: Ticket,
     pub asked: Vec<Asked>,
+    /// The last answer to each of them, whatever it was.
+    pub heard: Vec<Option<Answered>>,
     pub submitted: BTreeMap<(Principal, u64), (Command, Option<Answered>)>,
     /// What readers were told: place and digest of the machine's state there.
     pub told: Vec<(u64, Digest)>,
@@ -105,6 +113,9 @@ pub struct Run {
     /// Digest of the command that is being brought, and the refusal that it must get, if any.
     bringing: Option<Digest>,
     coin: bool,
+    /// Comes with everything.
+    pub traceparent: String,
+    pub halted: Option<String>,
     pub reclaims: usize,
 }
 
@@ -116,6 +127,7 @@ impl Run {
         let follower = Replica::<Till>::open(till::log(1), &first).expect("a provisioned log opens");
         let mut run = Run {
             now,
+            latest: now,
             disk: vec![first],
             flying: None,
             shard: Shard::new(replica, 1, Poison::new()),
@@ -125,11 +137,14 @@ impl Run {
             waiting: BTreeMap::new(),
             tickets: 0,
             asked: Vec::new(),
+            heard: Vec::new(),
             submitted: BTreeMap::new(),
             told: Vec::new(),
             poisoned: BTreeSet::new(),
             bringing: None,
             coin: false,
+            traceparent: String::new(),
+            halted: None,
             reclaims: 0,
         };
         for who in [1, 2] {
@@ -187,13 +202,18 @@ impl Run {
         let mut random = [0; 10];
         random[2..].copy_from_slice(&(self.asked.len() as u64).to_be_bytes());
         self.asked.push(Asked { principal: till::owner(who), id: Id::v7(ms, random), command, answer: None });
+        self.heard.push(None);
         self.request(self.asked.len() - 1);
     }
 
     pub fn request(&mut self, which: usize) {
-        let ticket = self.ticket(Waiting::Request(which));
+        self.latest = self.latest.max(self.now);
+        let log_time =
+            self.shard.replica().tail().ts..=self.latest.max(self.shard.replica().tail().ts.next());
+        let ticket = self.ticket(Waiting::Request(which, log_time));
         let Asked { principal, id, command, .. } = &self.asked[which];
-        let request = request(ticket, *principal, *id, command.clone());
+        let mut request = request(ticket, *principal, *id, command.clone());
+        request.traceparent.clone_from(&self.traceparent);
         self.bringing = Some(request.digest);
         self.step(Input::Request(request));
     }
@@ -228,7 +248,7 @@ impl Run {
         let digest = canon::digest(&command);
         self.bringing = Some(digest);
         let submission =
-            Submission { ticket, principal, number, digest, traceparent: String::new(), command };
+            Submission { ticket, principal, number, digest, traceparent: self.traceparent.clone(), command };
         self.step(Input::Submission(submission));
     }
 
@@ -249,7 +269,7 @@ impl Run {
             to: end.at,
             ts: end.ts,
             principal: Principal::service(source.svc),
-            traceparent: String::new(),
+            traceparent: self.traceparent.clone(),
             command: end.command,
         };
         self.shard.step(self.now, Input::Delivery(delivery), &mut out);
@@ -359,7 +379,7 @@ impl Run {
                     self.waiting.remove(&ticket);
                 }
                 Output::Reclaim(_) => reclaim = true,
-                Output::Halt(why) => panic!("the log halted: {why}"),
+                Output::Halt(why) => self.halted = Some(why),
             }
         }
         if reclaim {
@@ -388,17 +408,17 @@ impl Run {
     }
 
     fn answered(&mut self, ticket: Ticket, answer: Answered) {
-        if let Err(refusal) = &answer
-            && refusal.reason == "ID_EXPIRED"
-            && let Some(Waiting::Request(which)) = self.waiting.get(&ticket)
-        {
-            let moment = self.asked[*which].id.moment().expect("ids are UUIDv7");
-            let (early, late) = (self.follower.tail().ts, self.now.max(self.follower.tail().ts.next()));
-            let young = moment.after_millis(WINDOW_AGE_MS) >= late;
-            assert!(!young || moment > early.after_millis(WINDOW_AHEAD_MS), "a good id was refused");
-        }
         match self.waiting.remove(&ticket).expect("nobody is answered twice") {
-            Waiting::Request(which) => remember(&mut self.asked[which].answer, answer),
+            Waiting::Request(which, log_time) => {
+                if answer.as_ref().is_err_and(|refusal| refusal.reason == "ID_EXPIRED") {
+                    let moment = self.asked[which].id.moment().expect("ids are UUIDv7");
+                    let old = moment.after_millis(WINDOW_AGE_MS) < *log_time.end();
+                    let new = moment > log_time.start().after_millis(WINDOW_AHEAD_MS);
+                    assert!(old || new, "a good id was refused");
+                }
+                self.heard[which] = Some(answer.clone());
+                remember(&mut self.asked[which].answer, answer);
+            }
             Waiting::Submission(who, number) => {
                 let kept = self.submitted.get_mut(&(who, number)).expect("it was brought");
                 remember(&mut kept.1, answer);
@@ -433,6 +453,7 @@ impl Run {
 
     /// Everybody is answered, then the process dies once more, and what is left is audited.
     pub fn finish(&mut self) {
+        assert_eq!(self.halted, None, "a machine that behaves never halts its log");
         self.settle();
         self.crash(true, true);
         audit::audit(self);
@@ -478,15 +499,4 @@ fn position_of(output: &Output<Till>) -> Option<Option<Position>> {
         Output::Early { .. } => Some(None),
         _ => None,
     }
-}
-
-/// What a foreign source causes when it is hostile.
-pub fn hostile(n: u64) -> Command {
-    let how = if n.is_multiple_of(2) { Failure::Decide } else { Failure::Evolve };
-    Command::Fail { how, n }
-}
-
-/// Whose log a delivery comes from.
-pub fn sources() -> [LogId; 2] {
-    [till::log(2), till::log(3)]
 }

@@ -1,0 +1,64 @@
+//! What was once possible, or nearly, and must not be: commands and callers that aim at the log itself.
+
+use holmes_kernel::frame::{ENTRY_BYTES, HEADER_BYTES};
+
+use crate::harness::{Op, Run};
+use crate::till::{self, Command, Manner};
+
+/// Plays what one log can take and audits what is left of it.
+fn survives(run: &mut Run) {
+    run.settle();
+    run.finish();
+}
+
+fn reason(run: &Run, which: usize) -> Option<String> {
+    let answer = run.heard[which].clone()?;
+    Some(answer.map_or_else(|refusal| refusal.reason.to_string(), |_| "OK".into()))
+}
+
+fn last_reason(run: &Run) -> Option<String> {
+    reason(run, run.asked.len() - 1)
+}
+
+#[test]
+fn a_due_command_that_panics_is_refused_or_does_nothing_halts_the_log() {
+    for manner in [Manner::Silently, Manner::Refused, Manner::Panicking] {
+        let mut run = Run::start();
+        run.ask(1, Command::SetAlarm { id: till::account(9), after_ms: 10, rings: 1, manner }, 0);
+        run.settle();
+        run.op(&Op::Tick);
+        assert_eq!(run.halted, None, "it is not due yet");
+        run.op(&Op::Wait { ms: 11 });
+        run.op(&Op::Tick);
+        assert!(run.halted.is_some(), "{manner:?}");
+        let durable = run.disk.len();
+        run.ask(1, Command::Note { events: 1, bytes: 1 }, 0);
+        assert_eq!(last_reason(&run).as_deref(), Some("RESTARTING"), "nothing is decided behind a halt");
+        run.idle();
+        run.land();
+        assert_eq!(run.disk.len(), durable, "and nothing is written");
+    }
+}
+
+/// The size of a note whose entry is exactly as large as an entry may be.
+fn largest_note() -> u32 {
+    let mut run = Run::start();
+    run.ask(1, Command::Note { events: 1, bytes: 190_000 }, 0);
+    run.settle();
+    let framed = run.disk.last().expect("there is a frame").bytes().len() - HEADER_BYTES;
+    190_000 + (ENTRY_BYTES + 4 - framed) as u32
+}
+
+#[test]
+fn two_entries_of_the_largest_sizes_make_a_frame_that_can_be_read() {
+    let largest = largest_note();
+    for first in largest - 8..=largest {
+        let mut run = Run::start();
+        run.ask(1, Command::Note { events: 1, bytes: first }, 0);
+        run.ask(1, Command::Note { events: 1, bytes: largest }, 0);
+        survives(&mut run);
+        assert_eq!(last_reason(&run).as_deref(), Some("OK"));
+        run.ask(1, Command::Note { events: 1, bytes: largest + 1 }, 0);
+        assert_eq!(last_reason(&run).as_deref(), Some("COMMAND_TOO_LARGE"));
+    }
+}
