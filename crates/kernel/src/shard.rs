@@ -152,6 +152,11 @@ const DUE_PER_TICK: usize = 16;
 /// How many poisoned digests are kept; beyond that the log halts, since something larger is wrong.
 const MOST_POISON: usize = 1_024;
 
+/// Longest refusal in words, in bytes: it may stand in the log.
+const MOST_WORDS: usize = 1_024;
+/// Longest trace context, in bytes (W3C's has 55); a longer one is dropped.
+const MOST_TRACE: usize = 128;
+
 /// A machine that is being run by the owner of its log.
 pub struct Shard<M: Machine> {
     replica: Replica<M>,
@@ -434,9 +439,10 @@ impl<M: Machine> Shard<M> {
         now: Time,
         mut head: Entry,
         ticket: Option<Ticket>,
-        refusal: Refusal,
+        mut refusal: Refusal,
         out: &mut Vec<Output<M>>,
     ) {
+        shorten(&mut refusal.message);
         head.refused = Some(Refused::from(&refusal));
         self.events.clear();
         if let Err(why) = self.commit(now, &head) {
@@ -546,7 +552,14 @@ pub fn recall<M: Machine>(entry: &Entry, command: &M::Command) -> Result<M::Repl
 
 fn head(origin: Origin, principal: &Principal, traceparent: String) -> Entry {
     let principal = Bytes::copy_from_slice(&principal.to_bytes());
+    let traceparent = if traceparent.len() > MOST_TRACE { String::new() } else { traceparent };
     Entry { origin: Some(origin), principal, traceparent, ..Entry::default() }
+}
+
+fn shorten(words: &mut String) {
+    if let Some(end) = (0..=MOST_WORDS).rev().find(|end| words.is_char_boundary(*end)) {
+        words.truncate(end);
+    }
 }
 
 fn delivery_digest(source: LogId, to: &Position) -> Digest {

@@ -62,3 +62,22 @@ fn two_entries_of_the_largest_sizes_make_a_frame_that_can_be_read() {
         assert_eq!(last_reason(&run).as_deref(), Some("COMMAND_TOO_LARGE"));
     }
 }
+
+#[test]
+fn words_and_trace_contexts_of_any_length_do_not_make_a_frame_that_nobody_can_read() {
+    let mut run = Run::start();
+    run.ask(1, Command::Complain { bytes: 500_000 }, 0);
+    run.traceparent = "é".repeat(400_000);
+    run.ask(1, Command::Complain { bytes: 5 }, 0);
+    run.ask(1, Command::Note { events: 1, bytes: 5 }, 0);
+    run.op(&Op::Submit { who: 0, step: 0, command: Command::Note { events: 300, bytes: 5 } });
+    run.op(&Op::Wait { ms: 3_000 });
+    for _ in 0..3 {
+        run.op(&Op::Deliver { source: 0, to: 0, begin: 0 });
+    }
+    survives(&mut run);
+    assert_eq!(last_reason(&run).as_deref(), Some("OK"), "a trace context is no reason to refuse");
+    run.request(2);
+    run.settle();
+    assert!(run.disk.iter().all(|frame| frame.bytes().len() < 10_000));
+}

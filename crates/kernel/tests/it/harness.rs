@@ -460,13 +460,11 @@ impl Run {
     }
 }
 
-/// A request with its digest.
 pub fn request(ticket: Ticket, principal: Principal, request_id: Id, command: Command) -> Request<Command> {
     let digest = canon::digest(&command);
     Request { ticket, principal, request_id, digest, traceparent: String::new(), command }
 }
 
-/// A replica from the frames' bytes alone.
 pub fn replay(frames: &[Frame]) -> Replica<Till> {
     let read = |frame: &Frame| Frame::decode(frame.bytes().clone()).expect("frames on disk are whole");
     let mut replica = Replica::open(till::log(1), &read(&frames[0])).expect("the log opens");
