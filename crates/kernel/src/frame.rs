@@ -122,7 +122,9 @@ impl Frame {
             prev_chain: array(&bytes, 44),
         };
         let span_is_possible =
-            header.first > 0 && header.last >= header.first && header.last - header.first < FRAME_EVENTS;
+            // The last number of all is never used, so that there is always a next one.
+            header.first > 0 && (header.first..u64::MAX).contains(&header.last)
+                && header.last - header.first < FRAME_EVENTS;
         if !span_is_possible {
             return Err(Damage::Body(format!("it claims the events {}..={}", header.first, header.last)));
         }
@@ -156,8 +158,9 @@ impl Frame {
         if header.log != log {
             return Err(Damage::Foreign { found: header.log, expected: log });
         }
-        if header.first != tail.seq + 1 {
-            return Err(Damage::Sequence { found: header.first, expected: tail.seq + 1 });
+        let expected = tail.seq.saturating_add(1);
+        if header.first != expected {
+            return Err(Damage::Sequence { found: header.first, expected });
         }
         if header.prev_chain != tail.chain {
             return Err(Damage::Chain);

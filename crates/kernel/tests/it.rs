@@ -11,6 +11,8 @@ pub mod audit;
 mod golden;
 #[path = "it/harness.rs"]
 pub mod harness;
+#[path = "it/hostile.rs"]
+mod hostile;
 #[path = "it/schedules.rs"]
 mod schedules;
 #[path = "it/till.rs"]
