@@ -12,7 +12,7 @@ use crate::canon::Digest;
 use crate::entry::{DueOrigin, Entry, Origin, Refused, RequestOrigin, SourceOrigin, SubmitterOrigin};
 use crate::frame::{ENTRY_BYTES, ENTRY_EVENTS, Frame, Open, entry_len};
 use crate::id::{Id, LogId, Position, Principal, Time};
-use crate::machine::{Code, Ctx, Machine, Meta, Refusal, Rejection};
+use crate::machine::{Code, Ctx, Event, Machine, Meta, Refusal, Rejection};
 use crate::replica::{Replica, SCHEMA};
 use crate::ways::Number;
 use crate::window::NotTaken;
@@ -377,6 +377,10 @@ impl<M: Machine> Shard<M> {
             Err(panic) => Decided::Panicked(text_of(panic.as_ref())),
             Ok(Err(rejection)) => {
                 Decided::No { refusal: Refusal::of(&rejection), remembered: rejection.is_remembered() }
+            }
+            // Replay would take it for a newer build's and halt: the log could never be read again.
+            Ok(Ok(())) if self.events.iter().any(|event| event.name().is_none()) => {
+                Decided::Panicked("it decided on an event without a variant".into())
             }
             Ok(Ok(())) => {
                 let bytes = entry_len(head, &self.events);

@@ -3,7 +3,7 @@
 use holmes_kernel::frame::{ENTRY_BYTES, HEADER_BYTES};
 
 use crate::harness::{Op, Run};
-use crate::till::{self, Command, Manner};
+use crate::till::{self, Command, Failure, Manner};
 
 /// Plays what one log can take and audits what is left of it.
 fn survives(run: &mut Run) {
@@ -80,4 +80,31 @@ fn words_and_trace_contexts_of_any_length_do_not_make_a_frame_that_nobody_can_re
     run.request(2);
     run.settle();
     assert!(run.disk.iter().all(|frame| frame.bytes().len() < 10_000));
+}
+
+/// A command that makes the machine fail is refused, again too, and neither the log nor the others suffer.
+fn fails_alone(how: Failure) {
+    let mut run = Run::start();
+    run.ask(1, Command::Deposit { to: till::account(1), units: 5 }, 0);
+    run.settle();
+    run.ask(1, Command::Fail { how, n: 1 }, 0);
+    assert_eq!(last_reason(&run).as_deref(), Some("POISONED"));
+    run.ask(2, Command::Fail { how, n: 1 }, 0);
+    assert_eq!(last_reason(&run).as_deref(), Some("POISONED"), "another's id does not help");
+    assert_eq!(run.reclaims, 1, "{how:?}");
+    run.ask(1, Command::Deposit { to: till::account(1), units: 6 }, 0);
+    survives(&mut run);
+    assert_eq!(last_reason(&run).as_deref(), Some("OK"));
+}
+
+#[test]
+fn a_command_whose_decision_or_effect_fails_is_poisoned() {
+    for how in [Failure::Decide, Failure::Evolve, Failure::Step] {
+        fails_alone(how);
+    }
+}
+
+#[test]
+fn an_event_without_a_name_never_reaches_the_log() {
+    fails_alone(Failure::Nameless);
 }

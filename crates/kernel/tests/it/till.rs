@@ -371,7 +371,8 @@ impl Machine for Till {
         let in_order = meta.ts >= state.last.0 && meta.seq > state.last.1;
         state.misplaced += u64::from(!in_order);
         state.last = (meta.ts, meta.seq);
-        match event.what.as_ref().expect("the kernel asks for the name before") {
+        let Some(what) = &event.what else { return };
+        match what {
             What::Deposited(moved) | What::Heard(moved) => {
                 state.credit(&moved.to, moved.units);
                 state.came_in += u128::from(moved.units);
