@@ -332,6 +332,9 @@ impl<M: Machine> Shard<M> {
             Decided::No { refusal, .. } => self.record_refusal(now, head, None, refusal, out),
             Decided::Panicked(why) => return self.reclaim(digest, why, out),
         }
+        if self.stopped {
+            return; // the refusal could not be recorded: the position has not moved
+        }
         out.push(Output::Delivered { ticket, position: to });
     }
 
@@ -373,11 +376,13 @@ impl<M: Machine> Shard<M> {
         };
         self.events.clear();
         let (state, events) = (&self.replica.state, &mut self.events);
-        match catch_unwind(AssertUnwindSafe(|| M::decide(state, command, &ctx, events))) {
-            Err(panic) => Decided::Panicked(text_of(panic.as_ref())),
-            Ok(Err(rejection)) => {
-                Decided::No { refusal: Refusal::of(&rejection), remembered: rejection.is_remembered() }
-            }
+        // The refusal's words are the machine's too: `Display` and `is_remembered` belong inside.
+        let decide = || {
+            M::decide(state, command, &ctx, events).map_err(|why| (Refusal::of(&why), why.is_remembered()))
+        };
+        match guarded(decide) {
+            Err(why) => Decided::Panicked(why),
+            Ok(Err((refusal, remembered))) => Decided::No { refusal, remembered },
             // Replay would take it for a newer build's and halt: the log could never be read again.
             Ok(Ok(())) if self.events.iter().any(|event| event.name().is_none()) => {
                 Decided::Panicked("it decided on an event without a variant".into())
@@ -401,10 +406,12 @@ impl<M: Machine> Shard<M> {
         digest: Digest,
         out: &mut Vec<Output<M>>,
     ) {
-        if let Err(why) = self.commit(now, &head) {
-            return self.poisoned(digest, ticket, why, out);
-        }
-        let answer = Ok(M::reply(command, &self.events));
+        // The answer first: it hangs on the events alone, and when it cannot be made nothing has happened yet.
+        let answered = guarded(|| M::reply(command, &self.events));
+        let answer = match answered.and_then(|reply| self.commit(now, &head).map(|()| reply)) {
+            Ok(reply) => Ok(reply),
+            Err(why) => return self.poisoned(digest, ticket, why, out),
+        };
         let seq = self.decided();
         self.when_durable(Output::Reply { ticket, answer, seq }, out);
     }
@@ -423,7 +430,7 @@ impl<M: Machine> Shard<M> {
         let first = open.next();
         let (replica, events) = (&mut self.replica, &self.events);
         let begins_frame = open.is_empty();
-        let happened = catch_unwind(AssertUnwindSafe(|| {
+        let happened = guarded(|| {
             if begins_frame {
                 replica.ways.advance(ts);
             }
@@ -432,8 +439,8 @@ impl<M: Machine> Shard<M> {
             }
             M::check_step(&replica.state, events).map_err(|broken| broken.to_string())?;
             replica.ways.record(head, first).map_err(str::to_owned)
-        }));
-        happened.unwrap_or_else(|panic| Err(text_of(panic.as_ref())))?;
+        });
+        happened.flatten()?;
         open.push(head, events);
         Ok(())
     }
@@ -547,7 +554,7 @@ pub fn recall<M: Machine>(entry: &Entry, command: &M::Command) -> Result<M::Repl
     let decoded: Result<Vec<M::Event>, _> =
         entry.events.iter().map(|bytes| <M::Event as prost::Message>::decode(bytes.clone())).collect();
     match decoded {
-        Ok(events) => Ok(M::reply(command, &events)),
+        Ok(events) => guarded(|| M::reply(command, &events)).map_err(|_| poisoned()),
         Err(why) => {
             Err(Refusal::new(Code::DataLoss, "ENTRY_DAMAGED", format!("an event cannot be read: {why}")))
         }
@@ -568,6 +575,11 @@ fn shorten(words: &mut String) {
 
 fn delivery_digest(source: LogId, to: &Position) -> Digest {
     crate::canon::digest(&("delivery", source, to))
+}
+
+/// Runs the machine's code: a panic becomes its words.
+fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| text_of(panic.as_ref()))
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {

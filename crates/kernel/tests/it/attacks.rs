@@ -1,9 +1,11 @@
 //! What was once possible, or nearly, and must not be: commands and callers that aim at the log itself.
 
+use holmes_kernel::Code;
 use holmes_kernel::frame::{ENTRY_BYTES, HEADER_BYTES};
+use holmes_kernel::shard::recall;
 
 use crate::harness::{Op, Run};
-use crate::till::{self, Command, Failure, Manner};
+use crate::till::{self, Command, Failure, Manner, Till};
 
 /// Plays what one log can take and audits what is left of it.
 fn survives(run: &mut Run) {
@@ -107,4 +109,21 @@ fn a_command_whose_decision_or_effect_fails_is_poisoned() {
 #[test]
 fn an_event_without_a_name_never_reaches_the_log() {
     fails_alone(Failure::Nameless);
+}
+
+#[test]
+fn an_answer_or_a_refusal_that_cannot_be_made_is_a_failure_of_its_command_only() {
+    for how in [Failure::Reply, Failure::Words] {
+        fails_alone(how);
+    }
+}
+
+#[test]
+fn recalling_for_a_command_that_is_not_the_entrys_own_never_panics() {
+    let mut run = Run::start();
+    run.ask(1, Command::Note { events: 1, bytes: 8 }, 0);
+    run.settle();
+    let (_, entry) = run.disk.last().unwrap().entries().unwrap().remove(0);
+    let answer = recall::<Till>(&entry, &Command::Fail { how: Failure::Reply, n: 7 });
+    assert_eq!(answer.unwrap_err().code, Code::Internal);
 }
