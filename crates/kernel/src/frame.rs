@@ -16,6 +16,8 @@ pub const FRAME_BYTES: usize = 384 * 1024;
 pub const ENTRY_EVENTS: usize = (FRAME_EVENTS / 2) as usize;
 /// Most bytes of one entry.
 pub const ENTRY_BYTES: usize = FRAME_BYTES / 2;
+/// Bytes that an entry of the largest size takes beside its own: its tag and its length.
+const ENTRY_FRAMING: usize = 4;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 80;
 /// The layout that this module writes and reads.
@@ -120,7 +122,9 @@ impl Frame {
             prev_chain: array(&bytes, 44),
         };
         let span_is_possible =
-            header.first > 0 && header.last >= header.first && header.last - header.first < FRAME_EVENTS;
+            // The last number of all is never used, so that there is always a next one.
+            header.first > 0 && (header.first..u64::MAX).contains(&header.last)
+                && header.last - header.first < FRAME_EVENTS;
         if !span_is_possible {
             return Err(Damage::Body(format!("it claims the events {}..={}", header.first, header.last)));
         }
@@ -154,8 +158,9 @@ impl Frame {
         if header.log != log {
             return Err(Damage::Foreign { found: header.log, expected: log });
         }
-        if header.first != tail.seq + 1 {
-            return Err(Damage::Sequence { found: header.first, expected: tail.seq + 1 });
+        let expected = tail.seq.saturating_add(1);
+        if header.first != expected {
+            return Err(Damage::Sequence { found: header.first, expected });
         }
         if header.prev_chain != tail.chain {
             return Err(Damage::Chain);
@@ -243,7 +248,7 @@ impl Open {
     pub fn has_room(&self) -> bool {
         let events = self.next - self.header.first;
         events + ENTRY_EVENTS as u64 <= FRAME_EVENTS
-            && self.bytes.len() - HEADER_BYTES + ENTRY_BYTES <= FRAME_BYTES
+            && self.bytes.len() - HEADER_BYTES + ENTRY_BYTES + ENTRY_FRAMING <= FRAME_BYTES
     }
 
     /// Writes an entry: `head` without its events, and the events themselves, unencoded.

@@ -12,7 +12,7 @@ use crate::canon::Digest;
 use crate::entry::{DueOrigin, Entry, Origin, Refused, RequestOrigin, SourceOrigin, SubmitterOrigin};
 use crate::frame::{ENTRY_BYTES, ENTRY_EVENTS, Frame, Open, entry_len};
 use crate::id::{Id, LogId, Position, Principal, Time};
-use crate::machine::{Code, Ctx, Machine, Meta, Refusal, Rejection};
+use crate::machine::{Code, Ctx, Event, Machine, Meta, Refusal, Rejection};
 use crate::replica::{Replica, SCHEMA};
 use crate::ways::Number;
 use crate::window::NotTaken;
@@ -151,6 +151,11 @@ pub type Poison = Table<Digest, ()>;
 const DUE_PER_TICK: usize = 16;
 /// How many poisoned digests are kept; beyond that the log halts, since something larger is wrong.
 const MOST_POISON: usize = 1_024;
+
+/// Longest refusal in words, in bytes: it may stand in the log.
+const MOST_WORDS: usize = 1_024;
+/// Longest trace context, in bytes (W3C's has 55); a longer one is dropped.
+const MOST_TRACE: usize = 128;
 
 /// A machine that is being run by the owner of its log.
 pub struct Shard<M: Machine> {
@@ -327,6 +332,9 @@ impl<M: Machine> Shard<M> {
             Decided::No { refusal, .. } => self.record_refusal(now, head, None, refusal, out),
             Decided::Panicked(why) => return self.reclaim(digest, why, out),
         }
+        if self.stopped {
+            return; // the refusal could not be recorded: the position has not moved
+        }
         out.push(Output::Delivered { ticket, position: to });
     }
 
@@ -368,10 +376,16 @@ impl<M: Machine> Shard<M> {
         };
         self.events.clear();
         let (state, events) = (&self.replica.state, &mut self.events);
-        match catch_unwind(AssertUnwindSafe(|| M::decide(state, command, &ctx, events))) {
-            Err(panic) => Decided::Panicked(text_of(panic.as_ref())),
-            Ok(Err(rejection)) => {
-                Decided::No { refusal: Refusal::of(&rejection), remembered: rejection.is_remembered() }
+        // The refusal's words are the machine's too: `Display` and `is_remembered` belong inside.
+        let decide = || {
+            M::decide(state, command, &ctx, events).map_err(|why| (Refusal::of(&why), why.is_remembered()))
+        };
+        match guarded(decide) {
+            Err(why) => Decided::Panicked(why),
+            Ok(Err((refusal, remembered))) => Decided::No { refusal, remembered },
+            // Replay would take it for a newer build's and halt: the log could never be read again.
+            Ok(Ok(())) if self.events.iter().any(|event| event.name().is_none()) => {
+                Decided::Panicked("it decided on an event without a variant".into())
             }
             Ok(Ok(())) => {
                 let bytes = entry_len(head, &self.events);
@@ -392,10 +406,12 @@ impl<M: Machine> Shard<M> {
         digest: Digest,
         out: &mut Vec<Output<M>>,
     ) {
-        if let Err(why) = self.commit(now, &head) {
-            return self.poisoned(digest, ticket, why, out);
-        }
-        let answer = Ok(M::reply(command, &self.events));
+        // The answer first: it hangs on the events alone, and when it cannot be made nothing has happened yet.
+        let answered = guarded(|| M::reply(command, &self.events));
+        let answer = match answered.and_then(|reply| self.commit(now, &head).map(|()| reply)) {
+            Ok(reply) => Ok(reply),
+            Err(why) => return self.poisoned(digest, ticket, why, out),
+        };
         let seq = self.decided();
         self.when_durable(Output::Reply { ticket, answer, seq }, out);
     }
@@ -414,7 +430,7 @@ impl<M: Machine> Shard<M> {
         let first = open.next();
         let (replica, events) = (&mut self.replica, &self.events);
         let begins_frame = open.is_empty();
-        let happened = catch_unwind(AssertUnwindSafe(|| {
+        let happened = guarded(|| {
             if begins_frame {
                 replica.ways.advance(ts);
             }
@@ -423,8 +439,8 @@ impl<M: Machine> Shard<M> {
             }
             M::check_step(&replica.state, events).map_err(|broken| broken.to_string())?;
             replica.ways.record(head, first).map_err(str::to_owned)
-        }));
-        happened.unwrap_or_else(|panic| Err(text_of(panic.as_ref())))?;
+        });
+        happened.flatten()?;
         open.push(head, events);
         Ok(())
     }
@@ -434,9 +450,10 @@ impl<M: Machine> Shard<M> {
         now: Time,
         mut head: Entry,
         ticket: Option<Ticket>,
-        refusal: Refusal,
+        mut refusal: Refusal,
         out: &mut Vec<Output<M>>,
     ) {
+        shorten(&mut refusal.message);
         head.refused = Some(Refused::from(&refusal));
         self.events.clear();
         if let Err(why) = self.commit(now, &head) {
@@ -537,7 +554,7 @@ pub fn recall<M: Machine>(entry: &Entry, command: &M::Command) -> Result<M::Repl
     let decoded: Result<Vec<M::Event>, _> =
         entry.events.iter().map(|bytes| <M::Event as prost::Message>::decode(bytes.clone())).collect();
     match decoded {
-        Ok(events) => Ok(M::reply(command, &events)),
+        Ok(events) => guarded(|| M::reply(command, &events)).map_err(|_| poisoned()),
         Err(why) => {
             Err(Refusal::new(Code::DataLoss, "ENTRY_DAMAGED", format!("an event cannot be read: {why}")))
         }
@@ -546,11 +563,23 @@ pub fn recall<M: Machine>(entry: &Entry, command: &M::Command) -> Result<M::Repl
 
 fn head(origin: Origin, principal: &Principal, traceparent: String) -> Entry {
     let principal = Bytes::copy_from_slice(&principal.to_bytes());
+    let traceparent = if traceparent.len() > MOST_TRACE { String::new() } else { traceparent };
     Entry { origin: Some(origin), principal, traceparent, ..Entry::default() }
+}
+
+fn shorten(words: &mut String) {
+    if let Some(end) = (0..=MOST_WORDS).rev().find(|end| words.is_char_boundary(*end)) {
+        words.truncate(end);
+    }
 }
 
 fn delivery_digest(source: LogId, to: &Position) -> Digest {
     crate::canon::digest(&("delivery", source, to))
+}
+
+/// Runs the machine's code: a panic becomes its words.
+fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| text_of(panic.as_ref()))
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {

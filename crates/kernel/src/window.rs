@@ -114,24 +114,22 @@ impl<V, const PER_PRINCIPAL: bool> Window<V, PER_PRINCIPAL> {
         Ok(())
     }
 
-    /// Remembers an id. One that is no UUIDv7 or whose bucket has left is not kept: it would be refused anyway.
+    /// Remembers an id. One that is no UUIDv7, or so far from the others that it cannot have been admitted, is not kept.
     pub fn insert(&mut self, principal: Principal, id: Id, value: V) {
         let Some(moment) = id.moment() else { return };
         let bucket = moment.millis() / BUCKET_MS;
         if self.buckets.is_empty() {
             self.first = bucket;
         }
-        if bucket < self.first {
-            // The window's ids span an hour and five minutes at most, so this adds a few hundred buckets at most.
-            for _ in 0..(self.first - bucket).min(MOST_BUCKETS) {
-                self.buckets.push_front(Table::new());
-                self.first -= 1;
-            }
-        }
-        let at = bucket - self.first;
-        if at >= MOST_BUCKETS {
+        let end = (self.first + self.buckets.len() as u64).max(bucket + 1);
+        if end - self.first.min(bucket) > MOST_BUCKETS {
             return;
         }
+        while self.first > bucket {
+            self.buckets.push_front(Table::new());
+            self.first -= 1;
+        }
+        let at = bucket - self.first;
         while self.buckets.len() as u64 <= at {
             self.buckets.push_back(Table::new());
         }
@@ -272,6 +270,20 @@ mod tests {
         let mut shared: Window<u32, false> = Window::new(WindowLimits::DEFAULT);
         shared.insert(who(1), id(START_MS, 1), 1);
         assert_eq!(shared.get(&who(2), id(START_MS, 1)), Some(&1));
+    }
+
+    #[test]
+    fn damaged_ids_do_not_make_a_window_grow() {
+        let mut window = window(1_000_000, 1_000_000);
+        window.insert(who(1), id(START_MS, 1), 7);
+        for n in 0..50 {
+            window.insert(who(1), id(START_MS - n * WINDOW_AGE_MS, 2), 8);
+            window.insert(who(1), id(START_MS + n * WINDOW_AGE_MS, 3), 9);
+        }
+        window.insert(who(1), id(0, 4), 8);
+        window.insert(who(1), id((1 << 48) - 1, 4), 8);
+        assert!(window.buckets.len() as u64 <= MOST_BUCKETS, "{} buckets", window.buckets.len());
+        assert_eq!(window.get(&who(1), id(START_MS, 1)), Some(&7));
     }
 
     proptest! {

@@ -1,0 +1,166 @@
+//! The shard under hostile schedules.
+
+use proptest::prelude::*;
+
+use crate::harness::{Op, Run};
+use crate::till::{self, ABROAD, Command, Failure, LIMIT, Manner};
+
+fn config() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) }
+}
+
+fn account() -> impl Strategy<Value = holmes_kernel::Id> {
+    prop_oneof![6 => (1u8..5).prop_map(till::account), 1 => Just(ABROAD)]
+}
+
+/// Commands of a machine that behaves.
+fn good() -> impl Strategy<Value = Command> + Clone {
+    let units = prop_oneof![0..1_000u64, 0..LIMIT];
+    prop_oneof![
+        6 => (account(), units.clone()).prop_map(|(to, units)| Command::Deposit { to, units }),
+        6 => (account(), account(), units).prop_map(|(from, to, units)| Command::Pay { from, to, units }),
+        1 => (0u32..5, 0u32..40).prop_map(|(events, bytes)| Command::Note { events, bytes }),
+        1 => (0u32..80).prop_map(|bytes| Command::Complain { bytes }),
+        1 => proptest::collection::vec(any::<u8>(), 0..9).prop_map(|what| Command::Order { what }),
+    ]
+    .boxed()
+}
+
+/// Commands on which the machine panics, breaks its invariants or makes too much.
+fn bad() -> impl Strategy<Value = Command> + Clone {
+    let how = prop::sample::select(vec![Failure::Decide, Failure::Evolve, Failure::Step]);
+    prop_oneof![
+        2 => (how, 0u64..6).prop_map(|(how, n)| Command::Fail { how, n }),
+        1 => (200u32..260, 700u32..900).prop_map(|(events, bytes)| Command::Note { events, bytes }),
+    ]
+    .boxed()
+}
+
+fn alarm() -> impl Strategy<Value = Command> + Clone {
+    (1u8..40, 0u64..20_000, 1u32..20)
+        .prop_map(|(id, after_ms, rings)| Command::SetAlarm {
+            id: till::account(id),
+            after_ms,
+            rings,
+            manner: Manner::Well,
+        })
+        .boxed()
+}
+
+fn ask(command: impl Strategy<Value = Command>) -> impl Strategy<Value = Op> {
+    (1u8..5, command).prop_map(|(who, command)| Op::Ask { who, command, skew_ms: 0 })
+}
+
+/// The disk: frames leave, land, and are lost.
+fn disk() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => Just(Op::Idle),
+        6 => Just(Op::Land),
+        2 => Just(Op::Gate),
+        1 => Just(Op::Snapshot),
+        1 => any::<(bool, bool)>().prop_map(|(landed, by_snapshot)| Op::Crash { landed, by_snapshot }),
+    ]
+}
+
+fn clock() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => (0u64..3_000).prop_map(|ms| Op::Wait { ms }),
+        1 => (0u64..4_000_000).prop_map(|ms| Op::Wait { ms }),
+        2 => (0u64..10_000).prop_map(|ms| Op::ClockBack { ms }),
+        1 => (0u64..10_000_000).prop_map(|ms| Op::ClockBack { ms }),
+    ]
+}
+
+fn again() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => any::<usize>().prop_map(|which| Op::Again { which }),
+        1 => (any::<usize>(), good()).prop_map(|(which, command)| Op::Reuse { which, command }),
+    ]
+}
+
+fn deliver() -> impl Strategy<Value = Op> {
+    (any::<u8>(), -2i64..3, any::<u64>()).prop_map(|(source, to, begin)| Op::Deliver { source, to, begin })
+}
+
+fn submit() -> impl Strategy<Value = Op> {
+    let step = prop_oneof![4 => Just(0i64), 2 => -6i64..0, 1 => 1i64..9];
+    (any::<u8>(), step, prop_oneof![9 => good(), 1 => bad()]).prop_map(|(who, step, command)| Op::Submit {
+        who,
+        step,
+        command,
+    })
+}
+
+fn many(op: impl Strategy<Value = Op>) -> impl Strategy<Value = Vec<Op>> {
+    proptest::collection::vec(op, 1..90)
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn what_was_acknowledged_is_in_the_log_exactly_once_after_any_crashes(
+        ops in many(prop_oneof![4 => ask(good()), 3 => again(), 6 => disk()])
+    ) {
+        Run::play(&ops);
+    }
+
+    #[test]
+    fn an_id_runs_once_whatever_the_clock_does_and_too_old_or_too_new_ones_never(
+        ops in many(prop_oneof![
+            3 => ask(good()),
+            2 => (1u8..5, good(), -4_000_000i64..400_000)
+                .prop_map(|(who, command, skew_ms)| Op::Ask { who, command, skew_ms }),
+            3 => again(),
+            2 => clock(),
+            5 => disk(),
+        ])
+    ) {
+        Run::play(&ops);
+    }
+
+    #[test]
+    fn each_range_of_a_source_is_taken_once_and_none_is_skipped(
+        ops in many(prop_oneof![8 => deliver(), 1 => ask(good()), 2 => clock(), 5 => disk()])
+    ) {
+        Run::play(&ops);
+    }
+
+    #[test]
+    fn a_submitters_numbers_are_dense_and_each_has_one_answer(
+        ops in many(prop_oneof![6 => submit(), 1 => ask(good()), 5 => disk()])
+    ) {
+        Run::play(&ops);
+    }
+
+    #[test]
+    fn what_is_due_happens_when_log_time_has_come_and_not_before(
+        ops in many(prop_oneof![3 => ask(alarm()), 1 => ask(good()), 4 => Just(Op::Tick), 3 => clock(), 5 => disk()])
+    ) {
+        Run::play(&ops);
+    }
+
+    #[test]
+    fn a_poisoned_command_is_refused_for_life_and_the_others_go_on(
+        ops in many(prop_oneof![3 => ask(bad()), 4 => ask(good()), 1 => again(), 1 => submit(), 5 => disk()])
+    ) {
+        Run::play(&ops);
+    }
+
+    #[test]
+    fn everything_at_once_still_leaves_one_log(
+        ops in many(prop_oneof![
+            4 => ask(good()),
+            1 => ask(bad()),
+            1 => ask(alarm()),
+            2 => again(),
+            2 => submit(),
+            2 => deliver(),
+            2 => Just(Op::Tick),
+            2 => clock(),
+            8 => disk(),
+        ])
+    ) {
+        Run::play(&ops);
+    }
+}
