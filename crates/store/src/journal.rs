@@ -1,0 +1,89 @@
+//! The journals, and the one enum that picks among them, so that nothing above is generic over engines.
+
+pub mod embedded;
+mod head;
+pub mod memory;
+
+use holmes_kernel::ports::{self, Claim, JournalError, Snapshot};
+use holmes_kernel::{Frame, LogId};
+
+/// A journal on whichever engine was configured.
+#[derive(Clone, Debug)]
+pub enum Journal {
+    /// Gone with the process.
+    Memory(memory::Journal),
+    /// A directory of this machine.
+    Embedded(embedded::Journal),
+}
+
+impl Journal {
+    /// Waits until everything is on disk and the engine has let go of its files. Dropping the last handle does the
+    /// same, but blocks the thread that drops it.
+    pub async fn close(self) {
+        match self {
+            Journal::Memory(_) => {}
+            Journal::Embedded(journal) => journal.close().await,
+        }
+    }
+}
+
+impl From<memory::Journal> for Journal {
+    fn from(journal: memory::Journal) -> Journal {
+        Journal::Memory(journal)
+    }
+}
+
+impl From<embedded::Journal> for Journal {
+    fn from(journal: embedded::Journal) -> Journal {
+        Journal::Embedded(journal)
+    }
+}
+
+/// The same call on whichever engine it is.
+macro_rules! on {
+    ($self:ident, $journal:ident => $call:expr) => {
+        match $self {
+            Journal::Memory($journal) => $call,
+            Journal::Embedded($journal) => $call,
+        }
+    };
+}
+
+impl ports::Journal for Journal {
+    async fn provision(&self, first: &Frame) -> Result<(), JournalError> {
+        on!(self, journal => journal.provision(first).await)
+    }
+
+    async fn claim(&self, log: LogId) -> Result<Claim, JournalError> {
+        on!(self, journal => journal.claim(log).await)
+    }
+
+    async fn append(&self, claim: &Claim, frame: &Frame) -> Result<(), JournalError> {
+        on!(self, journal => journal.append(claim, frame).await)
+    }
+
+    async fn confirm(&self, claim: &Claim) -> Result<(), JournalError> {
+        on!(self, journal => journal.confirm(claim).await)
+    }
+
+    async fn read(&self, log: LogId, after: u64, max_bytes: usize) -> Result<Vec<Frame>, JournalError> {
+        on!(self, journal => journal.read(log, after, max_bytes).await)
+    }
+
+    async fn logs(&self) -> Result<Vec<LogId>, JournalError> {
+        on!(self, journal => journal.logs().await)
+    }
+
+    async fn keep_snapshot(&self, snapshot: &Snapshot) -> Result<(), JournalError> {
+        on!(self, journal => journal.keep_snapshot(snapshot).await)
+    }
+
+    async fn snapshot(
+        &self,
+        log: LogId,
+        state_version: u32,
+        at_most: u64,
+    ) -> Result<Option<Snapshot>, JournalError> {
+        on!(self, journal => journal.snapshot(log, state_version, at_most).await)
+    }
+}

@@ -1,0 +1,161 @@
+//! A look at the engine's files before the engine touches them.
+//!
+//! At its start the engine reads its journals (`<n>.jnl`) and cuts each off where it stops making sense, so that a
+//! damaged byte would silently take every later commit with it; and it deletes a keyspace whose `current` file is
+//! lost. We look first, without changing anything, and refuse. What a crash in mid-write leaves is told from damage
+//! by what follows: commits go one at a time, so behind a half-written one there is never a whole one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use holmes_kernel::LogId;
+use holmes_kernel::frame::{Damage, Frame};
+use holmes_kernel::ports::JournalError;
+use bytes::Bytes;
+
+use super::acknowledged::Noted;
+use super::commits::{Commit, Found, LAST_BYTES, find};
+use super::engine::storage_error;
+
+/// The first bytes of the engine's `version` file in the format whose journals we can read.
+const ENGINE_FORMAT: &[u8] = b"FJL\x03";
+
+/// Refuses files that the engine would mend by losing something, and takes away a half-written end.
+pub(super) fn inspect(engine: &Path, noted: &BTreeMap<LogId, Noted>) -> Result<(), JournalError> {
+    let failed = |why: io::Error| storage_error(&engine.display().to_string(), &why);
+    let version = fs::read(engine.join("version")).map_err(|why| {
+        lost(engine, &format!("its file \"version\" cannot be read ({why})"))
+    })?;
+    if !version.starts_with(ENGINE_FORMAT) {
+        return Err(lost(engine, "its file \"version\" is not that of this build's engine"));
+    }
+    check_keyspaces(&engine.join("keyspaces"))?;
+    let journals = journals(engine).map_err(failed)?;
+    if journals.windows(2).any(|pair| pair[0].0 + 1 != pair[1].0) {
+        return Err(lost(engine, "one of its journals (*.jnl) is missing"));
+    }
+    let mut ends = BTreeMap::new();
+    for (place, (_, path)) in journals.iter().enumerate() {
+        let is_active = place + 1 == journals.len();
+        let bytes = fs::read(path).map_err(failed)?;
+        let journal = Journal { path, bytes: Bytes::from(bytes), noted };
+        if let Some(half_written) = journal.inspect(is_active, &mut ends)? {
+            tracing::warn!(path = %path.display(), at = half_written, "a commit that was never finished is taken away");
+            cut(path, half_written).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn lost(engine: &Path, what: &str) -> JournalError {
+    JournalError::Io(format!(
+        "the engine's files in {} are damaged: {what}. Restore the directory from a copy; nothing was changed",
+        engine.display()
+    ))
+}
+
+/// A keyspace with tables but without `current` would be taken for one that was never finished, and deleted.
+fn check_keyspaces(keyspaces: &Path) -> Result<(), JournalError> {
+    let failed = |why: io::Error| storage_error(&keyspaces.display().to_string(), &why);
+    for entry in fs::read_dir(keyspaces).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let tables = path.join("tables");
+        let has_tables = tables.exists() && fs::read_dir(&tables).map_err(failed)?.next().is_some();
+        if has_tables && !path.join("current").exists() {
+            return Err(lost(&path, "its file \"current\" is missing"));
+        }
+    }
+    Ok(())
+}
+
+/// The engine's journals in the order of their numbers.
+fn journals(engine: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut journals = Vec::new();
+    for entry in fs::read_dir(engine)? {
+        let path = entry?.path();
+        let is_journal = path.extension().is_some_and(|extension| extension == "jnl");
+        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        if let (true, Some(number)) = (is_journal, number) {
+            journals.push((number, path));
+        }
+    }
+    journals.sort();
+    Ok(journals)
+}
+
+fn cut(path: &Path, len: usize) -> io::Result<()> {
+    let file: File = OpenOptions::new().write(true).open(path)?;
+    file.set_len(len as u64)?;
+    file.sync_all()
+}
+
+struct Journal<'a> {
+    path: &'a Path,
+    bytes: Bytes,
+    noted: &'a BTreeMap<LogId, Noted>,
+}
+
+impl Journal<'_> {
+    /// Reads all commits. `Some` is where a half-written one begins that may be taken away.
+    fn inspect(
+        &self,
+        is_active: bool,
+        ends: &mut BTreeMap<LogId, u64>,
+    ) -> Result<Option<usize>, JournalError> {
+        let mut at = 0;
+        loop {
+            match find(&self.bytes, at) {
+                Found::Whole(commit) => {
+                    commit.frames.iter().for_each(|place| {
+                        ends.insert(place.log, place.last(&self.bytes));
+                    });
+                    at = commit.end;
+                }
+                // What was laid out ahead of time and never written.
+                Found::Broken if self.bytes[at..].iter().all(|byte| *byte == 0) => return Ok(None),
+                Found::Changed(commit) => {
+                    self.check_changed(&commit)?;
+                    self.check_last(at, is_active, ends)?;
+                    return Ok(Some(at));
+                }
+                Found::Broken => {
+                    self.check_last(at, is_active, ends)?;
+                    return Ok(Some(at));
+                }
+            }
+        }
+    }
+
+    /// A commit whose checksum does not match: damage if one of its frames was acknowledged, or is behind it.
+    fn check_changed(&self, commit: &Commit) -> Result<(), JournalError> {
+        for place in &commit.frames {
+            let acknowledged = self.noted.get(&place.log).is_some_and(|noted| noted.seq >= place.first);
+            let bytes = self.bytes.slice(place.bytes.clone());
+            let (true, Err(why)) = (acknowledged, Frame::decode(bytes)) else { continue };
+            return Err(JournalError::Damaged { log: place.log, after: place.first - 1, why });
+        }
+        Ok(())
+    }
+
+    /// Behind a half-written commit there is nothing. A whole one shows that this one was whole, too.
+    fn check_last(
+        &self,
+        at: usize,
+        is_active: bool,
+        ends: &BTreeMap<LogId, u64>,
+    ) -> Result<(), JournalError> {
+        let place = || format!("{} at byte {at}", self.path.display());
+        let later = self.bytes[at..].windows(LAST_BYTES.len()).enumerate().filter(|(_, bytes)| *bytes == LAST_BYTES);
+        for (behind, _) in later {
+            let Found::Whole(commit) = find(&self.bytes, at + behind + LAST_BYTES.len()) else { continue };
+            let Some(next) = commit.frames.first() else { return Err(lost(self.path, &place())) };
+            let after = ends.get(&next.log).copied().unwrap_or(next.first - 1);
+            let why = Damage::Body(format!("the engine's journal is damaged: {}", place()));
+            return Err(JournalError::Damaged { log: next.log, after, why });
+        }
+        // A journal that another follows was forced to disk whole before.
+        if is_active { Ok(()) } else { Err(lost(self.path, &place())) }
+    }
+}

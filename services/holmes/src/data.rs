@@ -1,0 +1,31 @@
+//! The data directory: the embedded journal in it, and the log of each role.
+
+use anyhow::{Context, Result, bail};
+use holmes_runtime::config::Config;
+use holmes_store::{Journal, embedded};
+
+use crate::roles::{self, Role};
+
+/// Opens the journal; makes the directory only when `create` says so.
+pub async fn open(config: &Config, create: bool) -> Result<Journal> {
+    let dir = &config.store.dir;
+    if !create && !dir.is_dir() {
+        bail!("there is no data directory {}: name it with --dir, or run `holmes serve` first", dir.display());
+    }
+    let path = dir.clone();
+    let opened = tokio::task::spawn_blocking(move || embedded::Journal::open(&path)).await?;
+    let journal = opened.with_context(|| format!("the journal in {} cannot be opened", dir.display()))?;
+    Ok(journal.into())
+}
+
+/// The roles that are named, all when none is.
+pub fn roles(names: &[String]) -> Result<Vec<Role>> {
+    let all = roles::all();
+    let named = |name: &String| name == "all" || all.iter().any(|role| role.name == *name);
+    if let Some(wrong) = names.iter().find(|name| !named(name)) {
+        let known: Vec<&str> = all.iter().map(|role| role.name).collect();
+        bail!("there is no role {wrong}; there are: all, {}", known.join(", "));
+    }
+    let every = names.is_empty() || names.iter().any(|name| name == "all");
+    Ok(all.into_iter().filter(|role| every || names.iter().any(|name| name == role.name)).collect())
+}

@@ -1,0 +1,49 @@
+//! What the edge of a process knows of keys: what the service `accounts` says.
+
+use std::pin::Pin;
+
+use holmes_accounts::Accounts;
+use holmes_kernel::{At, Code, Handle as _, Principal, Refusal};
+use holmes_runtime::auth::Keys;
+use holmes_runtime::{Clock, MachineHandle};
+
+/// Keys by the accounts of this process, where it runs them.
+pub struct Keyring {
+    accounts: Option<MachineHandle<Accounts>>,
+    clock: Clock,
+}
+
+impl Keyring {
+    /// A keyring over a process's accounts.
+    pub fn new(accounts: Option<MachineHandle<Accounts>>, clock: Clock) -> Keyring {
+        Keyring { accounts, clock }
+    }
+
+    fn accounts(&self) -> Result<MachineHandle<Accounts>, Refusal> {
+        self.accounts.clone().ok_or_else(|| {
+            let message = "this process does not run the role accounts, so it knows no keys: call one that does";
+            Refusal::new(Code::Unauthenticated, "KEYS_ELSEWHERE", message)
+        })
+    }
+}
+
+type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
+
+impl Keys for Keyring {
+    fn api_key(&self, hash: [u8; 32]) -> Answer<Principal> {
+        let (accounts, now) = (self.accounts(), self.clock.now());
+        Box::pin(async move {
+            // Whatever is durable now: a revoked key stops when its revocation is acknowledged.
+            let found = accounts?.read(At::Seq(0), move |state| state.api_key(&hash, now)).await?;
+            found.value.map(|(principal, _roles)| principal).map_err(|denied| Refusal::of(&denied))
+        })
+    }
+
+    fn public_key(&self, principal: Principal) -> Answer<[u8; 32]> {
+        let accounts = self.accounts();
+        Box::pin(async move {
+            let found = accounts?.read(At::Seq(0), move |state| state.public_key(&principal)).await?;
+            found.value.map_err(|denied| Refusal::of(&denied))
+        })
+    }
+}

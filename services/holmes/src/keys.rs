@@ -1,0 +1,122 @@
+//! `holmes keys`: Ed25519 key files and API keys. Secrets are made here and stay here: the network learns public keys
+//! and hashes.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use ed25519_dalek::SigningKey;
+use holmes_kernel::Id;
+use serde::Serialize;
+
+use crate::output::{self, Format};
+
+/// First word of a key file, so that nothing else is taken for one.
+const MARK: &str = "holmes-ed25519-secret";
+
+/// What is made or shown.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  holmes keys new node.key          a key pair for a node, wallet or member of staff
+  holmes keys show node.key         its public key and id
+  holmes keys api                   an API key: the secret for its owner, the hash for CreateApiKey")]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make a key pair; only its owner can read the file.
+    New {
+        /// File to make; an existing one is never overwritten.
+        file: PathBuf,
+    },
+    /// Show a key file's public key and id.
+    Show {
+        /// The key file.
+        file: PathBuf,
+    },
+    /// Make an API key; nothing is stored.
+    Api,
+}
+
+#[derive(Serialize)]
+struct Public {
+    id: String,
+    public_key: String,
+}
+
+#[derive(Serialize)]
+struct ApiKey {
+    api_key: String,
+    key_hash: String,
+}
+
+/// Makes or shows keys.
+pub fn run(args: &Args, format: Format) -> Result<()> {
+    match &args.action {
+        Action::New { file } => {
+            let key = make(file)?;
+            eprintln!("{} holds the secret: keep a copy where nobody else can read it", file.display());
+            show(&key, format)
+        }
+        Action::Show { file } => show(&read(file)?, format),
+        Action::Api => {
+            let api_key = format!("hk_{}", output::hex(&random::<32>()?));
+            let key_hash = blake3::hash(api_key.as_bytes()).to_hex().to_string();
+            eprintln!("the key is shown once; the network gets its hash");
+            output::rows(format, &["API KEY", "HASH"], &[ApiKey { api_key, key_hash }], |row| {
+                vec![row.api_key.clone(), row.key_hash.clone()]
+            })
+        }
+    }
+}
+
+/// The staff key of a data directory, made when it is not there.
+pub fn staff(dir: &Path) -> Result<SigningKey> {
+    let file = dir.join("staff.key");
+    if file.exists() { read(&file) } else { make(&file) }
+}
+
+/// Reads a key file.
+pub fn read(file: &Path) -> Result<SigningKey> {
+    let wrong = || format!("{} is not a key file: make one with `holmes keys new FILE`", file.display());
+    let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let digits = text.trim().strip_prefix(MARK).and_then(|rest| rest.strip_prefix(' ')).with_context(wrong)?;
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        bail!(wrong());
+    }
+    let mut secret = [0; 32];
+    for (at, byte) in secret.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16)?;
+    }
+    Ok(SigningKey::from_bytes(&secret))
+}
+
+fn make(file: &Path) -> Result<SigningKey> {
+    let secret = random::<32>()?;
+    let mut made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .with_context(|| format!("{} cannot be made (an existing key is never overwritten)", file.display()))?;
+    writeln!(made, "{MARK} {}", output::hex(&secret))?;
+    made.sync_all()?;
+    Ok(SigningKey::from_bytes(&secret))
+}
+
+fn show(key: &SigningKey, format: Format) -> Result<()> {
+    let public = key.verifying_key().to_bytes();
+    let row = Public { id: Id::of_key(&public).to_string(), public_key: output::hex(&public) };
+    output::rows(format, &["ID", "PUBLIC KEY"], &[row], |row| vec![row.id.clone(), row.public_key.clone()])
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|why| anyhow::anyhow!("the operating system gives no randomness: {why}"))?;
+    Ok(bytes)
+}

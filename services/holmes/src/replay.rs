@@ -1,0 +1,174 @@
+//! `holmes replay` and `holmes state`: the log itself, and what it says at a place.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use holmes_kernel::entry::Origin;
+use holmes_kernel::ports::Journal as _;
+use holmes_kernel::{Entry, Frame};
+use holmes_runtime::config::Config;
+use holmes_runtime::recover::Extent;
+use holmes_store::Journal;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+use serde_json::{Value, json};
+
+use crate::roles::{Role, is_missing};
+use crate::{data, output};
+
+/// How much is read from the journal at once.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// What is replayed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  holmes replay > log.jsonl                    every entry of every service, one JSON object a line
+  holmes replay --role ledger --after 1000
+  holmes replay --frames DIR                   raw frames, one file for each service: DIR/ledger.frames
+
+A file of frames is a row of frames, each behind its length (u32, little-endian); proto/holmes/log/v1/log.proto
+describes a frame.")]
+pub struct Args {
+    /// Data directory.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Only these roles.
+    #[arg(long, value_delimiter = ',')]
+    role: Vec<String>,
+    /// Begin behind this sequence number.
+    #[arg(long, default_value_t = 0)]
+    after: u64,
+    /// Write raw frames into this directory instead.
+    #[arg(long, value_name = "DIR")]
+    frames: Option<PathBuf>,
+}
+
+/// Which state.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  holmes state ledger                  as it is now
+  holmes state ledger --at 1000        behind the frame that holds event 1000")]
+pub struct StateArgs {
+    /// The service.
+    service: String,
+    /// Up to the frame that holds this sequence number.
+    #[arg(long)]
+    at: Option<u64>,
+    /// Data directory.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+/// Replays.
+pub async fn run(args: Args, mut config: Config) -> Result<()> {
+    config.store.dir = args.dir.clone().unwrap_or(config.store.dir);
+    let journal = data::open(&config, false).await?;
+    let pool = DescriptorPool::decode(holmes_proto::DESCRIPTORS)?;
+    if let Some(dir) = &args.frames {
+        std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    }
+    for role in data::roles(&args.role)? {
+        match &args.frames {
+            Some(dir) => write_frames(&role, &journal, config.cell.number, args.after, dir).await?,
+            None => print_entries(&role, &journal, config.cell.number, args.after, &pool).await?,
+        }
+    }
+    journal.close().await;
+    Ok(())
+}
+
+/// Prints a state.
+pub async fn state(args: StateArgs, mut config: Config) -> Result<()> {
+    config.store.dir = args.dir.unwrap_or(config.store.dir);
+    let journal = data::open(&config, false).await?;
+    let [role] = data::roles(std::slice::from_ref(&args.service))?.try_into().ok().context("name one service")?;
+    let extent = Extent { upto: args.at.unwrap_or(u64::MAX), snapshots: true };
+    let replayed = role.replay(journal.clone(), config.cell.number, extent).await?;
+    journal.close().await;
+    eprintln!("{} at {}, digest {}", role.name, replayed.seq, output::hex(&replayed.digest));
+    println!("{}", serde_json::to_string_pretty(&replayed.state)?);
+    Ok(())
+}
+
+/// Gives every frame of a role's log to `each`.
+async fn frames(
+    role: &Role,
+    journal: &Journal,
+    cell: u16,
+    mut after: u64,
+    mut each: impl FnMut(&Frame) -> Result<()>,
+) -> Result<()> {
+    loop {
+        let page = match journal.read(role.log(cell), after, PAGE_BYTES).await.map_err(anyhow::Error::from) {
+            Ok(page) => page,
+            Err(why) if is_missing(&why) => return Ok(()),
+            Err(why) => return Err(why.context(format!("the log of {}", role.name))),
+        };
+        let Some(last) = page.last() else { return Ok(()) };
+        after = last.header().last;
+        page.iter().try_for_each(&mut each)?;
+    }
+}
+
+async fn write_frames(role: &Role, journal: &Journal, cell: u16, after: u64, dir: &std::path::Path) -> Result<()> {
+    let path = dir.join(format!("{}.frames", role.name));
+    let file = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+    let (mut file, mut count) = (BufWriter::new(file), 0u64);
+    frames(role, journal, cell, after, |frame| {
+        count += 1;
+        file.write_all(&u32::try_from(frame.bytes().len())?.to_le_bytes())?;
+        Ok(file.write_all(frame.bytes())?)
+    })
+    .await?;
+    file.flush()?;
+    eprintln!("{}: {count} frames", path.display());
+    Ok(())
+}
+
+async fn print_entries(role: &Role, journal: &Journal, cell: u16, after: u64, pool: &DescriptorPool) -> Result<()> {
+    let name = format!("holmes.{}.v1.Event", role.name);
+    let kind = pool.get_message_by_name(&name).with_context(|| format!("there is no message {name}"))?;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    frames(role, journal, cell, after, |frame| {
+        for (seq, entry) in frame.entries()? {
+            serde_json::to_writer(&mut out, &line(role.name, frame, seq, &entry, &kind)?)?;
+            writeln!(out)?;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(out.flush()?)
+}
+
+/// An entry for people and their tools.
+fn line(service: &str, frame: &Frame, seq: u64, entry: &Entry, kind: &MessageDescriptor) -> Result<Value> {
+    let mut events = Vec::new();
+    for bytes in &entry.events {
+        events.push(serde_json::to_value(DynamicMessage::decode(kind.clone(), bytes.clone())?)?);
+    }
+    let origin = match &entry.origin {
+        Some(Origin::Request(request)) => json!({ "request": request.id().unwrap_or_default().to_string() }),
+        Some(Origin::Source(source)) => {
+            let from = u16::try_from(source.svc).ok().and_then(|svc| holmes_proto::service_name(holmes_kernel::ServiceId(svc)));
+            json!({ "source": from, "seq": source.seq })
+        }
+        Some(Origin::Submitter(number)) => json!({ "submission": number.number }),
+        Some(Origin::Due(_)) => json!("due"),
+        Some(Origin::Opened(opened)) => json!({ "opened": output::hex(&opened.profile_hash) }),
+        None => bail!("entry {seq} of {service} has no origin"),
+    };
+    let refused = entry.refused.as_ref().map(|refused| json!({ "reason": refused.reason, "message": refused.message }));
+    Ok(json!({
+        "service": service,
+        "seq": seq,
+        "ts_us": frame.header().ts.micros(),
+        "term": frame.header().term,
+        "origin": origin,
+        "principal": entry.asked_by().to_string(),
+        "traceparent": entry.traceparent,
+        "refused": refused,
+        "events": events,
+    }))
+}
+

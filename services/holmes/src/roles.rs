@@ -1,0 +1,222 @@
+//! Every service as a role of the one binary: one line each.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use holmes_accounts::Accounts;
+use holmes_kernel::canon::Digest;
+use holmes_kernel::entry::Origin;
+use holmes_kernel::ports::{Journal as _, JournalError};
+use holmes_kernel::{Event as _, Frame, LogId, Machine, Opened, Replica, ServiceId, Time};
+use holmes_ledger::Ledger;
+use holmes_runtime::driver::{Running, Settings, start};
+use holmes_runtime::recover::{Extent, recover};
+use holmes_runtime::{Clock, Feed, MachineHandle, Status};
+use holmes_store::Journal;
+use tokio::sync::watch;
+use tonic::service::RoutesBuilder;
+
+use crate::profile::Profile;
+
+/// Every role, in the order in which they are started and listed.
+pub fn all() -> Vec<Role> {
+    vec![
+        machine::<Ledger>("holmes.ledger.v1.Ledger", holmes_ledger::params::encoded_defaults, |routes, ledger| {
+            routes.add_service(holmes_ledger::api::server(ledger));
+        }),
+        machine::<Accounts>("holmes.accounts.v1.Accounts", holmes_accounts::params::encoded_defaults, |routes, accounts| {
+            routes.add_service(holmes_accounts::api::server(accounts));
+        }),
+    ]
+}
+
+type Doing<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// A role: a machine whose type is known only here.
+#[derive(Clone)]
+pub struct Role {
+    /// The service's name.
+    pub name: &'static str,
+    /// Its number.
+    pub service: ServiceId,
+    /// Its gRPC service.
+    pub grpc: &'static str,
+    doing: Arc<dyn Does>,
+}
+
+/// What can be done with a machine of any type.
+trait Does: Send + Sync {
+    fn provision(&self, log: LogId, now: Time, profile: &Profile) -> Result<Frame>;
+    fn start(&self, journal: Journal, settings: Settings) -> Doing<Started>;
+    fn replay(&self, journal: Journal, log: LogId, extent: Extent) -> Doing<Replayed>;
+}
+
+/// A role that is running.
+pub struct Started {
+    /// The role's name.
+    pub name: &'static str,
+    /// Its gRPC service.
+    pub grpc: &'static str,
+    /// How its machine is.
+    pub status: watch::Receiver<Status>,
+    /// Its log, for those who listen to it.
+    pub feed: Feed,
+    /// Its machine's door, for those who know its type.
+    pub handle: Box<dyn std::any::Any + Send + Sync>,
+    routes: Box<dyn FnOnce(&mut RoutesBuilder) + Send>,
+    follow: Box<dyn Fn(Feed, Clock) + Send + Sync>,
+    listens: &'static [ServiceId],
+    stop: Box<dyn FnOnce() -> Doing<()> + Send>,
+}
+
+/// What replaying a log gave.
+pub struct Replayed {
+    /// The last sequence number.
+    pub seq: u64,
+    /// How many frames there were.
+    pub frames: u64,
+    /// Digest of state, memory and place.
+    pub digest: Digest,
+    /// Invariants that do not hold.
+    pub broken: Vec<String>,
+    /// The state, for people.
+    pub state: serde_json::Value,
+}
+
+fn machine<M: Machine>(
+    grpc: &'static str,
+    defaults: fn() -> Vec<u8>,
+    add: fn(&mut RoutesBuilder, MachineHandle<M>),
+) -> Role {
+    let doing: Arc<dyn Does> = Arc::new(Of { grpc, defaults, add });
+    Role { name: M::NAME, service: M::Event::SERVICE, grpc, doing }
+}
+
+impl Role {
+    /// The role's log in a cell.
+    pub fn log(&self, cell: u16) -> LogId {
+        LogId::new(cell, self.service)
+    }
+
+    /// Opens the role's log unless it is there.
+    pub async fn provision(&self, journal: &Journal, cell: u16, now: Time, profile: &Profile) -> Result<bool> {
+        let log = self.log(cell);
+        if journal.logs().await?.contains(&log) {
+            self.belongs(journal, log, profile).await?;
+            return Ok(false);
+        }
+        let first = self.doing.provision(log, now, profile)?;
+        journal.provision(&first).await.with_context(|| format!("the log of {} could not be opened", self.name))?;
+        Ok(true)
+    }
+
+    /// Whether a log was opened with this profile: another one is another network.
+    async fn belongs(&self, journal: &Journal, log: LogId, profile: &Profile) -> Result<()> {
+        let page = journal.read(log, 0, 1).await?;
+        let entries = page.first().map(Frame::entries).transpose()?.unwrap_or_default();
+        match entries.first().map(|(_, entry)| &entry.origin) {
+            Some(Some(Origin::Opened(opened))) if opened.profile_hash == profile.hash() => Ok(()),
+            _ => bail!(
+                "the log of {} was opened with another profile: name that one (--profile), or another directory (--dir)",
+                self.name
+            ),
+        }
+    }
+
+    /// Claims the role's log and runs its machine.
+    pub async fn start(&self, journal: Journal, settings: Settings) -> Result<Started> {
+        self.doing.start(journal, settings).await
+    }
+
+    /// Replays the role's log.
+    pub async fn replay(&self, journal: Journal, cell: u16, extent: Extent) -> Result<Replayed> {
+        self.doing.replay(journal, self.log(cell), extent).await
+    }
+}
+
+impl Started {
+    /// Adds the role's gRPC service.
+    pub fn add_routes(&mut self, routes: &mut RoutesBuilder) {
+        let add = std::mem::replace(&mut self.routes, Box::new(|_| {}));
+        add(routes);
+    }
+
+    /// Listens to those of the others whose logs it reads.
+    pub fn listen(&self, others: &[Feed], clock: &Clock) {
+        for feed in others.iter().filter(|feed| self.listens.contains(&feed.log().svc)) {
+            (self.follow)(feed.clone(), clock.clone());
+        }
+    }
+
+    /// Lets what is queued be finished and made durable.
+    pub async fn stop(self) -> Result<()> {
+        (self.stop)().await
+    }
+}
+
+struct Of<M: Machine> {
+    grpc: &'static str,
+    defaults: fn() -> Vec<u8>,
+    add: fn(&mut RoutesBuilder, MachineHandle<M>),
+}
+
+impl<M: Machine> Does for Of<M> {
+    fn provision(&self, log: LogId, now: Time, profile: &Profile) -> Result<Frame> {
+        let opened = Opened {
+            cell: log.cell.into(),
+            shard: log.shard.into(),
+            profile_hash: profile.hash().to_vec(),
+            params: profile.params(M::NAME, &(self.defaults)())?,
+        };
+        Ok(Replica::<M>::provision(log, now, opened)?)
+    }
+
+    fn start(&self, journal: Journal, settings: Settings) -> Doing<Started> {
+        let (grpc, add) = (self.grpc, self.add);
+        Box::pin(async move {
+            let log = settings.log;
+            let Running { handle, feed, task } = start::<M, Journal>(journal, settings)
+                .await
+                .with_context(|| format!("{} cannot take up its log ({log})", M::NAME))?;
+            let (to_add, to_follow, to_stop) = (handle.clone(), handle.clone(), handle.clone());
+            Ok(Started {
+                name: M::NAME,
+                grpc,
+                status: handle.status(),
+                feed,
+                handle: Box::new(handle),
+                routes: Box::new(move |routes| add(routes, to_add)),
+                follow: Box::new(move |feed, clock| {
+                    tokio::spawn(holmes_runtime::feed::follow(to_follow.clone(), feed, clock));
+                }),
+                listens: M::LISTENS,
+                stop: Box::new(move || {
+                    Box::pin(async move {
+                        to_stop.stop().await;
+                        task.await.with_context(|| format!("the task of {} has failed", M::NAME))
+                    })
+                }),
+            })
+        })
+    }
+
+    fn replay(&self, journal: Journal, log: LogId, extent: Extent) -> Doing<Replayed> {
+        Box::pin(async move {
+            let mut frames = 0;
+            let replica = recover::<M, Journal>(&journal, log, extent, |_| frames += 1).await?;
+            Ok(Replayed {
+                seq: replica.tail().seq,
+                frames,
+                digest: replica.digest(),
+                broken: replica.check().iter().map(ToString::to_string).collect(),
+                state: serde_json::to_value(replica.state()).context("the state cannot be shown as JSON")?,
+            })
+        })
+    }
+}
+
+/// Whether an error says that a log was never opened.
+pub fn is_missing(why: &anyhow::Error) -> bool {
+    why.chain().any(|cause| matches!(cause.downcast_ref(), Some(JournalError::Missing(_))))
+}

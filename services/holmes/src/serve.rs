@@ -1,0 +1,172 @@
+//! `holmes serve`: roles over the embedded journal, one process, until a signal ends it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use holmes_accounts::Accounts;
+use holmes_runtime::auth::{Auth, Network};
+use holmes_runtime::config::Config;
+use holmes_runtime::driver::Settings;
+use holmes_runtime::server::{Health, bind, serve, serve_admin};
+use holmes_runtime::{Clock, Feed, MachineHandle, telemetry};
+use holmes_store::Journal;
+use tokio::sync::watch;
+use tonic::service::Routes;
+
+use crate::keyring::Keyring;
+use crate::profile::Profile;
+use crate::roles::{Role, Started};
+use crate::{data, keys};
+
+/// What is served.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  holmes serve                                      every role, data in ./holmes-data
+  holmes serve --dir /var/lib/holmes --profile hol  a network of its own profile
+  holmes serve --role ledger,accounts               only these
+
+A directory without logs is opened with the profile; its staff key is made beside them (DIR/staff.key) and signs
+what only staff may do: holmes call … --sign-with DIR/staff.key
+On SIGTERM or Ctrl-C calls in progress end, everything queued becomes durable, then the process exits.")]
+pub struct Args {
+    /// Roles to run.
+    #[arg(long, value_delimiter = ',', default_value = "all")]
+    role: Vec<String>,
+    /// Data directory.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Profile that opens a new network: a built-in name or a file.
+    #[arg(long)]
+    profile: Option<String>,
+    /// Address of the gRPC port.
+    #[arg(long)]
+    listen: Option<std::net::SocketAddr>,
+    /// Address of the admin port.
+    #[arg(long)]
+    admin: Option<std::net::SocketAddr>,
+    /// Start although the clock is more than 30 days past the last frame.
+    #[arg(long)]
+    accept_clock: bool,
+}
+
+impl Args {
+    fn over(&self, mut config: Config) -> Config {
+        config.store.dir = self.dir.clone().unwrap_or(config.store.dir);
+        config.cell.profile = self.profile.clone().unwrap_or(config.cell.profile);
+        config.server.listen = self.listen.unwrap_or(config.server.listen);
+        config.server.admin = self.admin.unwrap_or(config.server.admin);
+        config.store.accept_clock |= self.accept_clock;
+        config
+    }
+}
+
+/// Serves until a signal.
+pub async fn run(args: Args, config: Config) -> Result<()> {
+    let config = args.over(config);
+    let roles = data::roles(&args.role)?;
+    let telemetry = telemetry::init(&config.telemetry, "holmes")?;
+    // Ports first: an address that is taken should cost nothing.
+    let grpc = bind(config.server.listen, "server.listen").await?;
+    let admin = bind(config.server.admin, "server.admin").await?;
+    let journal = data::open(&config, true).await?;
+    let clock = Clock::System;
+    provision(&config, &roles, &journal, &clock).await?;
+    let mut started = start(&config, &roles, &journal, &clock).await?;
+    let (stop, stopped) = watch::channel(false);
+    let health = Health::default();
+    let mut routes = Routes::builder();
+    for role in &mut started {
+        health.follow(role.grpc, role.status.clone());
+        role.add_routes(&mut routes);
+    }
+    let auth = auth(&config, &started, &clock)?;
+    let statuses = started.iter().map(|role| (role.name, role.status.clone())).collect();
+    let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), statuses, stopped.clone()));
+    let settings = config.server.clone();
+    let server = tokio::spawn(async move { serve(grpc, routes.routes(), health, auth, &settings, stopped).await });
+    greet(&config, &roles);
+    signal().await?;
+    tracing::info!("draining");
+    stop.send_replace(true);
+    drain(server, Duration::from_millis(config.server.drain_ms)).await?;
+    for role in started {
+        role.stop().await?;
+    }
+    admin_task.await?.context("the admin port")?;
+    journal.close().await;
+    telemetry.shutdown();
+    eprintln!("stopped; everything acknowledged is in {}", config.store.dir.display());
+    Ok(())
+}
+
+/// Opens the logs that are not there yet.
+async fn provision(config: &Config, roles: &[Role], journal: &Journal, clock: &Clock) -> Result<()> {
+    let mut profile = Profile::load(&config.cell.profile)?;
+    profile.staff_key(&keys::staff(&config.store.dir)?)?;
+    for role in roles {
+        if role.provision(journal, config.cell.number, clock.now(), &profile).await? {
+            tracing::info!(role = role.name, profile = config.cell.profile, "log opened");
+        }
+    }
+    Ok(())
+}
+
+/// Starts every role, then lets each listen to the others.
+async fn start(config: &Config, roles: &[Role], journal: &Journal, clock: &Clock) -> Result<Vec<Started>> {
+    let mut started = Vec::new();
+    for role in roles {
+        let mut settings = Settings::new(role.log(config.cell.number), clock.clone());
+        settings.snapshot_every = config.store.snapshot_every;
+        settings.accept_clock = config.store.accept_clock;
+        started.push(role.start(journal.clone(), settings).await?);
+    }
+    let feeds: Vec<Feed> = started.iter().map(|role| role.feed.clone()).collect();
+    for role in &started {
+        role.listen(&feeds, clock);
+    }
+    Ok(started)
+}
+
+fn auth(config: &Config, started: &[Started], clock: &Clock) -> Result<Auth> {
+    let accounts = started.iter().find_map(|role| role.handle.downcast_ref::<MachineHandle<Accounts>>());
+    let keyring = Keyring::new(accounts.cloned(), clock.clone());
+    let network = Network { genesis: Profile::load(&config.cell.profile)?.hash(), cell: config.cell.number };
+    Ok(Auth::new(std::sync::Arc::new(keyring), network, clock.clone(), config.server.max_request_bytes))
+}
+
+fn greet(config: &Config, roles: &[Role]) {
+    let names: Vec<&str> = roles.iter().map(|role| role.name).collect();
+    let (listen, admin, dir) = (config.server.listen, config.server.admin, config.store.dir.display());
+    eprintln!("serving {} over {dir}", names.join(", "));
+    eprintln!("  gRPC     http://{listen}     holmes call --to http://{listen}");
+    eprintln!("  admin    http://{admin}/metrics /healthz /readyz");
+    eprintln!("  staff    {dir}/staff.key");
+}
+
+/// Waits for SIGTERM or Ctrl-C.
+async fn signal() -> Result<()> {
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        done = tokio::signal::ctrl_c() => done?,
+        _ = term.recv() => {}
+    }
+    Ok(())
+}
+
+/// Lets calls in progress end, for so long at most.
+async fn drain<E>(server: tokio::task::JoinHandle<Result<(), E>>, within: Duration) -> Result<()>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let abort = server.abort_handle();
+    match tokio::time::timeout(within, server).await {
+        Ok(Ok(served)) => Ok(served?),
+        Ok(Err(panicked)) => bail!("the gRPC port failed: {panicked}"),
+        Err(_) => {
+            tracing::warn!("calls were still in progress after {within:?}; they end without an answer");
+            abort.abort();
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! `holmes config`: is it right, what is it, what does it mean.
+
+use std::path::Path;
+
+use holmes_runtime::config;
+
+use crate::output::{self, Format};
+
+/// What to do with the configuration.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Say whether file and environment are right.
+    Check,
+    /// Print the whole configuration as a file.
+    Dump,
+    /// Print every key with its meaning, its value, and where the value comes from.
+    Explain,
+}
+
+/// Carries it out.
+pub fn run(args: &Args, file: Option<&Path>, format: Format) -> anyhow::Result<()> {
+    match args.action {
+        Action::Check => {
+            config::load(file)?;
+            eprintln!("the configuration is right");
+        }
+        Action::Dump => print!("{}", config::load(file)?.to_toml()),
+        Action::Explain => {
+            let rows = config::explain(file)?;
+            output::rows(format, &["KEY", "VALUE", "FROM", "MEANING"], &rows, |row| {
+                vec![row.key.to_owned(), row.value.clone(), row.source.clone(), row.meaning.to_owned()]
+            })?;
+            if format == Format::Table {
+                eprintln!("Each key can be set as HOLMES__SECTION__KEY, which goes before the file.");
+            }
+        }
+    }
+    Ok(())
+}
