@@ -1,0 +1,233 @@
+//! The ledger's governed numbers: unit, default, bounds and largest step of each. Profiles fill them at genesis; from
+//! then on they live in the state.
+
+use holmes_kernel::machine::BadParams;
+use holmes_kernel::window::WindowLimits;
+use holmes_kernel::{Amount, Ratio};
+use holmes_proto::ledger::v1 as wire;
+use serde::{Deserialize, Serialize};
+
+use crate::rate::RateLimit;
+
+/// E-2.2: most transfers of one request.
+pub const MOST_TRANSFERS_PER_REQUEST: usize = 8_190;
+/// E-2.2: most transfers of one chain.
+pub const MOST_TRANSFERS_PER_CHAIN: usize = 256;
+/// Most transfers of one command: so many, each as large as can be, fit one entry of the log (a test proves it).
+pub const MOST_TRANSFERS_PER_COMMAND: usize = 1_850;
+/// Most holds that one due command ends.
+pub const MOST_EXPIRED_PER_TICK: usize = 256;
+/// Most registered bulk submitters.
+pub const MOST_SUBMITTERS: usize = 1_024;
+/// Most bytes of an outside reference or of a system account's name.
+pub const MOST_NAME_BYTES: usize = 128;
+/// Most assets of a cell.
+const MOST_ASSETS: usize = 64;
+
+/// A governed number: what governance may set it to, and how fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Governed {
+    /// Its field in `holmes.ledger.v1.Params`.
+    pub name: &'static str,
+    /// Its unit.
+    pub unit: &'static str,
+    /// What a profile that does not name it gets.
+    pub default: u64,
+    /// The least value.
+    pub min: u64,
+    /// The greatest value.
+    pub max: u64,
+    /// The most by which one change may move it.
+    pub step: u64,
+}
+
+/// E-2.4. H: 0; F: 0.1 %.
+pub const BURN_RATE: Governed = governed("burn_rate_ppb", "ppb", 0, 0, 10_000_000, 500_000);
+/// E-2.3.
+pub const WINDOW_ENTRIES: Governed =
+    governed("window_entries", "ids", 20_000_000, 10_000, 100_000_000, 10_000_000);
+/// E-2.3.
+pub const WINDOW_ENTRIES_PER_PRINCIPAL: Governed =
+    governed("window_entries_per_principal", "ids", 2_000_000, 1_000, 100_000_000, 1_000_000);
+/// So that accounts, which are never forgotten, cannot be opened without end.
+pub const MOST_ACCOUNTS_PER_OWNER: Governed =
+    governed("most_accounts_per_owner", "accounts", 1_000, 10, 1_000_000, 10_000);
+/// So that holds, which may be open for ever, cannot be opened without end.
+pub const MOST_OPEN_HOLDS: Governed =
+    governed("most_open_holds", "holds", 10_000_000, 1_000, 100_000_000, 5_000_000);
+/// 90 days.
+pub const LONGEST_HOLD: Governed =
+    governed("longest_hold_ms", "ms", 90 * DAY_MS, 60_000, 400 * DAY_MS, 90 * DAY_MS);
+/// E-2.5. By default there is none.
+pub const DEFAULT_RATE_UNITS: Governed =
+    governed("default_rate_units", "base units", 0, 0, u64::MAX, u64::MAX);
+/// E-2.5. By default there is none.
+pub const DEFAULT_RATE_WINDOW: Governed =
+    governed("default_rate_window_ms", "ms", 0, 0, 400 * DAY_MS, 30 * DAY_MS);
+
+/// All of them.
+pub const GOVERNED: [Governed; 8] = [
+    BURN_RATE,
+    WINDOW_ENTRIES,
+    WINDOW_ENTRIES_PER_PRINCIPAL,
+    MOST_ACCOUNTS_PER_OWNER,
+    MOST_OPEN_HOLDS,
+    LONGEST_HOLD,
+    DEFAULT_RATE_UNITS,
+    DEFAULT_RATE_WINDOW,
+];
+
+const DAY_MS: u64 = 86_400_000;
+
+const fn governed(
+    name: &'static str,
+    unit: &'static str,
+    default: u64,
+    min: u64,
+    max: u64,
+    step: u64,
+) -> Governed {
+    Governed { name, unit, default, min, max, step }
+}
+
+impl Governed {
+    fn check(&self, value: u64) -> Result<u64, BadParams> {
+        if (self.min..=self.max).contains(&value) {
+            return Ok(value);
+        }
+        let Governed { name, unit, min, max, .. } = self;
+        Err(BadParams(format!("{name} = {value} is not within {min} and {max} {unit}")))
+    }
+}
+
+/// The parameters as the machine uses them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Params {
+    /// E-2.4.
+    pub burn_rate: Ratio,
+    /// E-2.3.
+    pub window: WindowLimits,
+    /// Accounts of one owner other than a service.
+    pub most_accounts_per_owner: u32,
+    /// Open holds in all.
+    pub most_open_holds: u64,
+    /// Longest time of a hold that expires, ms.
+    pub longest_hold_ms: u64,
+    /// E-2.5: of a party's new account.
+    pub default_rate: Option<RateLimit>,
+}
+
+/// An asset as the profile gives it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetParams {
+    /// Its number.
+    pub id: u32,
+    /// Upper-case letters and digits.
+    pub name: String,
+    /// Digits behind the point where people read amounts.
+    pub decimals: u32,
+    /// E-1.1: all that will ever be; `None` for an asset that comes from outside.
+    pub cap: Option<Amount>,
+}
+
+/// The defaults, with the given assets: what a profile starts from.
+pub fn defaults(assets: Vec<wire::Asset>) -> wire::Params {
+    wire::Params {
+        assets,
+        burn_rate_ppb: BURN_RATE.default,
+        window_entries: WINDOW_ENTRIES.default,
+        window_entries_per_principal: WINDOW_ENTRIES_PER_PRINCIPAL.default,
+        most_accounts_per_owner: MOST_ACCOUNTS_PER_OWNER.default as u32,
+        most_open_holds: MOST_OPEN_HOLDS.default,
+        longest_hold_ms: LONGEST_HOLD.default,
+        default_rate_units: DEFAULT_RATE_UNITS.default,
+        default_rate_window_ms: DEFAULT_RATE_WINDOW.default,
+    }
+}
+
+/// Reads the parameters of a log's opening.
+///
+/// # Errors
+/// When a number is out of its bounds or the assets are not a rising row of distinct names.
+pub fn read(wire: &wire::Params) -> Result<(Params, Vec<AssetParams>), BadParams> {
+    let window_ms = DEFAULT_RATE_WINDOW.check(wire.default_rate_window_ms)?;
+    let default_rate = RateLimit::new(DEFAULT_RATE_UNITS.check(wire.default_rate_units)?, window_ms)
+        .ok_or_else(|| BadParams("default_rate_units needs a default_rate_window_ms".into()))?;
+    let accounts = MOST_ACCOUNTS_PER_OWNER.check(wire.most_accounts_per_owner.into())?;
+    let params = Params {
+        burn_rate: Ratio::from_ppb(BURN_RATE.check(wire.burn_rate_ppb)?),
+        window: WindowLimits {
+            entries: WINDOW_ENTRIES.check(wire.window_entries)?,
+            per_principal: WINDOW_ENTRIES_PER_PRINCIPAL.check(wire.window_entries_per_principal)?,
+        },
+        most_accounts_per_owner: accounts as u32,
+        most_open_holds: MOST_OPEN_HOLDS.check(wire.most_open_holds)?,
+        longest_hold_ms: LONGEST_HOLD.check(wire.longest_hold_ms)?,
+        default_rate: default_rate.limited(),
+    };
+    Ok((params, assets(&wire.assets)?))
+}
+
+fn assets(wire: &[wire::Asset]) -> Result<Vec<AssetParams>, BadParams> {
+    let bad = |what: String| Err(BadParams(what));
+    if wire.is_empty() || wire.len() > MOST_ASSETS {
+        return bad(format!("{} assets; a cell has 1 to {MOST_ASSETS}", wire.len()));
+    }
+    let mut assets: Vec<AssetParams> = Vec::with_capacity(wire.len());
+    for asset in wire {
+        let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit();
+        if asset.name.is_empty() || asset.name.len() > 12 || !asset.name.bytes().all(plain) {
+            return bad(format!("asset name {:?}: 1 to 12 upper-case letters and digits", asset.name));
+        }
+        if asset.decimals > 18 {
+            return bad(format!("{} decimals of {}: at most 18", asset.decimals, asset.name));
+        }
+        if assets.last().is_some_and(|before| before.id >= asset.id) {
+            return bad(format!("asset {} stands behind a greater number", asset.id));
+        }
+        if assets.iter().any(|other| other.name == asset.name) {
+            return bad(format!("two assets are named {}", asset.name));
+        }
+        assets.push(AssetParams {
+            id: asset.id,
+            name: asset.name.clone(),
+            decimals: asset.decimals,
+            cap: (asset.cap_units > 0).then(|| Amount::new(asset.cap_units)),
+        });
+    }
+    Ok(assets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hol(id: u32, name: &str) -> wire::Asset {
+        wire::Asset { id, name: name.into(), decimals: 9, cap_units: 1 }
+    }
+
+    #[test]
+    fn the_defaults_lie_within_their_bounds() {
+        read(&defaults(vec![hol(1, "HOL")])).unwrap();
+        for number in GOVERNED {
+            assert_eq!(number.check(number.default), Ok(number.default), "{}", number.name);
+        }
+    }
+
+    #[test]
+    fn parameters_out_of_bounds_are_refused() {
+        let good = defaults(vec![hol(1, "HOL")]);
+        let bad = [
+            wire::Params { burn_rate_ppb: BURN_RATE.max + 1, ..good.clone() },
+            wire::Params { window_entries: 0, ..good.clone() },
+            wire::Params { default_rate_units: 1, ..good.clone() },
+            wire::Params { assets: vec![], ..good.clone() },
+            wire::Params { assets: vec![hol(1, "HOL"), hol(2, "HOL")], ..good.clone() },
+            wire::Params { assets: vec![hol(2, "A"), hol(1, "B")], ..good.clone() },
+            wire::Params { assets: vec![hol(1, "hol/x")], ..good },
+        ];
+        for params in bad {
+            assert!(read(&params).is_err(), "{params:?} was taken");
+        }
+    }
+}
