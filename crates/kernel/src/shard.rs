@@ -295,10 +295,11 @@ impl<M: Machine> Shard<M> {
             Number::Forgotten => return self.refuse(ticket, forgotten(number), out),
             Number::Gap { expected } => return self.refuse(ticket, gap(number, expected), out),
         }
-        if self.poison.contains(&digest) {
-            return self.refuse(ticket, poisoned(), out);
-        }
         let head = head(Origin::Submitter(SubmitterOrigin { number }), &principal, traceparent);
+        if self.poison.contains(&digest) {
+            // On record, as every refusal of a number: the submitter's next ones would wait behind it for ever.
+            return self.record_refusal(now, head, Some(ticket), poisoned(), out);
+        }
         match self.decide(now, principal, &command, &head) {
             Decided::Yes => self.accept(now, head, ticket, &command, digest, out),
             Decided::No { refusal, .. } => self.record_refusal(now, head, Some(ticket), refusal, out),
