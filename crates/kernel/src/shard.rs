@@ -135,7 +135,8 @@ pub enum Output<M: Machine> {
     Early {
         /// Who waits.
         ticket: Ticket,
-        /// Its source's time.
+        /// Just behind its source's time. When the clock is there already, frames stand in line: bring it again
+        /// after the next [`Output::Append`], not at once.
         until: Time,
     },
     /// The speculative state is broken and was not made durable: drop the shard, claim again, replay.
@@ -312,6 +313,9 @@ impl<M: Machine> Shard<M> {
         let position = self.replica.ways.position(source);
         if !(from <= position.seq && position.seq < to.seq) {
             return out.push(Output::Delivered { ticket, position });
+        }
+        if self.moment(now) <= ts && ts < now && self.ready.is_empty() {
+            self.close(); // only the open frame's time lies before; one frame in line at most, or batching would end
         }
         if self.moment(now) <= ts {
             return out.push(Output::Early { ticket, until: ts.next() });
