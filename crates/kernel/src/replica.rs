@@ -1,12 +1,13 @@
 //! What replaying a log gives: the machine's state, what the kernel remembers beside it, and the place. The owner's
 //! shard, the writer of snapshots and `verify` all stand on it, so there is one way from a log to a state.
 
+use prost::Message as _;
 use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::canon::{self, Digest, NotCanonical};
 use crate::entry::{Entry, Origin};
-use crate::frame::{Damage, Frame, Open, Tail};
+use crate::frame::{Damage, ENTRY_BYTES, Frame, Open, Tail};
 use crate::id::{LogId, Principal, Time};
 use crate::machine::{BadParams, Broken, Event, Machine, Meta, Opened};
 use crate::ways::Ways;
@@ -58,6 +59,16 @@ pub enum ReplayError {
         /// The frame's schema.
         schema: u32,
     },
+    /// A frame that asks for a newer reader, even if all of its events look known.
+    #[error(
+        "behind {after}: a frame of schema {schema}, this build knows {SCHEMA}; use a build that knows it"
+    )]
+    Schema {
+        /// The last sequence number that was applied.
+        after: u64,
+        /// The frame's schema.
+        schema: u32,
+    },
     /// The log was opened with parameters that this build refuses.
     #[error(transparent)]
     Params(#[from] BadParams),
@@ -67,6 +78,10 @@ impl<M: Machine> Replica<M> {
     /// The first frame of a log: what provisioning writes.
     pub fn provision(log: LogId, now: Time, opened: Opened) -> Result<Frame, BadParams> {
         M::init(&opened)?;
+        let largest = opened.encoded_len();
+        if largest > ENTRY_BYTES / 2 {
+            return Err(BadParams(format!("{largest} bytes are more than the first frame can hold")));
+        }
         let mut open = Open::new(log, 0, now, SCHEMA, &Tail::default());
         let head = Entry {
             origin: Some(Origin::Opened(opened)),
@@ -81,6 +96,7 @@ impl<M: Machine> Replica<M> {
     pub fn open(log: LogId, first: &Frame) -> Result<Replica<M>, ReplayError> {
         let damage = |why| ReplayError::Damage { after: 0, why };
         first.follows(log, &Tail::default()).map_err(damage)?;
+        known(first, 0)?;
         let entries = first.entries().map_err(damage)?;
         let opened = match entries.as_slice() {
             [(_, Entry { origin: Some(Origin::Opened(opened)), .. })] => opened,
@@ -95,16 +111,17 @@ impl<M: Machine> Replica<M> {
         Ok(Replica { log, tail: first.tail(), state, ways: Ways::new(WindowLimits::DEFAULT) })
     }
 
-    /// Applies the next frame.
+    /// Applies the next frame. After an error the replica may stand in the middle of the frame: drop it.
     pub fn apply(&mut self, frame: &Frame) -> Result<(), ReplayError> {
         let damage = |why| ReplayError::Damage { after: self.tail.seq, why };
         frame.follows(self.log, &self.tail).map_err(damage)?;
+        known(frame, self.tail.seq)?;
         let entries = frame.entries().map_err(damage)?;
         let header = frame.header();
         self.ways.advance(header.ts);
         for (first, entry) in &entries {
-            let principal = entry.asked_by();
             let wrong = |seq, why: String| ReplayError::Entry { seq, why };
+            let principal = written_by(entry).map_err(|why| wrong(*first, why.into()))?;
             for (seq, bytes) in (*first..).zip(&entry.events) {
                 let event = <M::Event as prost::Message>::decode(bytes.clone())
                     .map_err(|why| wrong(seq, format!("an event cannot be read: {why}")))?;
@@ -167,4 +184,21 @@ impl<M: Machine> Replica<M> {
     pub(crate) fn passed(&mut self, tail: Tail) {
         self.tail = tail;
     }
+}
+
+/// Whether this build may read a frame at all.
+fn known(frame: &Frame, after: u64) -> Result<(), ReplayError> {
+    let schema = frame.header().schema;
+    if schema > SCHEMA { Err(ReplayError::Schema { after, schema }) } else { Ok(()) }
+}
+
+/// Who asked, if the entry is one that a shard writes behind the opening.
+fn written_by(entry: &Entry) -> Result<Principal, &'static str> {
+    if matches!(entry.origin, Some(Origin::Opened(_))) {
+        return Err("a log is opened once");
+    }
+    if entry.refused.is_some() && !entry.events.is_empty() {
+        return Err("what was refused has no events");
+    }
+    Principal::from_slice(&entry.principal).ok_or("an entry's principal is none")
 }

@@ -135,7 +135,8 @@ pub enum Output<M: Machine> {
     Early {
         /// Who waits.
         ticket: Ticket,
-        /// Its source's time.
+        /// Just behind its source's time. When the clock is there already, frames stand in line: bring it again
+        /// after the next [`Output::Append`], not at once.
         until: Time,
     },
     /// The speculative state is broken and was not made durable: drop the shard, claim again, replay.
@@ -295,10 +296,11 @@ impl<M: Machine> Shard<M> {
             Number::Forgotten => return self.refuse(ticket, forgotten(number), out),
             Number::Gap { expected } => return self.refuse(ticket, gap(number, expected), out),
         }
-        if self.poison.contains(&digest) {
-            return self.refuse(ticket, poisoned(), out);
-        }
         let head = head(Origin::Submitter(SubmitterOrigin { number }), &principal, traceparent);
+        if self.poison.contains(&digest) {
+            // On record, as every refusal of a number: the submitter's next ones would wait behind it for ever.
+            return self.record_refusal(now, head, Some(ticket), poisoned(), out);
+        }
         match self.decide(now, principal, &command, &head) {
             Decided::Yes => self.accept(now, head, ticket, &command, digest, out),
             Decided::No { refusal, .. } => self.record_refusal(now, head, Some(ticket), refusal, out),
@@ -311,6 +313,9 @@ impl<M: Machine> Shard<M> {
         let position = self.replica.ways.position(source);
         if !(from <= position.seq && position.seq < to.seq) {
             return out.push(Output::Delivered { ticket, position });
+        }
+        if self.moment(now) <= ts && ts < now && self.ready.is_empty() {
+            self.close(); // only the open frame's time lies before; one frame in line at most, or batching would end
         }
         if self.moment(now) <= ts {
             return out.push(Output::Early { ticket, until: ts.next() });

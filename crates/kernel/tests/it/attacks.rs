@@ -3,6 +3,7 @@
 use holmes_kernel::Code;
 use holmes_kernel::frame::{ENTRY_BYTES, HEADER_BYTES};
 use holmes_kernel::shard::recall;
+use holmes_kernel::ways::Number;
 
 use crate::harness::{Op, Run};
 use crate::till::{self, Command, Failure, Manner, Till};
@@ -126,4 +127,19 @@ fn recalling_for_a_command_that_is_not_the_entrys_own_never_panics() {
     let (_, entry) = run.disk.last().unwrap().entries().unwrap().remove(0);
     let answer = recall::<Till>(&entry, &Command::Fail { how: Failure::Reply, n: 7 });
     assert_eq!(answer.unwrap_err().code, Code::Internal);
+}
+
+#[test]
+fn a_submission_that_makes_the_machine_fail_consumes_its_number_when_it_comes_again() {
+    let next = |run: &Run| run.shard.replica().ways().number(&till::owner(1), 0);
+    let mut run = Run::start();
+    let fails = Command::Fail { how: Failure::Evolve, n: 1 };
+    run.op(&Op::Submit { who: 0, step: 0, command: fails.clone() });
+    assert_eq!(next(&run), Number::Gap { expected: 1 }, "nothing was recorded: the state was thrown away");
+    run.op(&Op::Submit { who: 0, step: 0, command: fails });
+    assert_eq!(next(&run), Number::Gap { expected: 2 }, "the submitter is not stuck");
+    run.op(&Op::Submit { who: 0, step: 0, command: Command::Note { events: 1, bytes: 1 } });
+    run.op(&Op::Submit { who: 0, step: -2, command: Command::Note { events: 1, bytes: 1 } });
+    assert_eq!(run.reclaims, 1);
+    survives(&mut run);
 }

@@ -283,7 +283,10 @@ impl Run {
                 );
                 assert_eq!(position, self.shard.replica().ways().position(source));
             }
-            Some(None) => assert!(takes, "only what would be taken is early"),
+            Some(None) => {
+                assert!(takes, "only what would be taken is early");
+                assert!(self.now <= end.ts || self.shard.backlog() > 0, "a delivery waits for no reason");
+            }
             None => {
                 assert!(out.iter().any(|o| matches!(o, Output::Reclaim(_))), "a delivery is always answered")
             }
