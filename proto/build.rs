@@ -92,6 +92,7 @@ fn event_impl(
         "Event is one oneof `event`"
     );
     let (mut names, mut publics, mut sends) = (String::new(), String::new(), String::new());
+    let mut targets: Vec<u32> = Vec::new();
     for field in oneof.fields() {
         let message = field.kind().as_message().context("events are messages")?.clone();
         let variant = pascal(field.name());
@@ -111,17 +112,23 @@ fn event_impl(
             let to = text(&field.options(), &options.sends);
             let (id, ..) =
                 services.iter().find(|(_, name, _)| *name == to).context("sends names no service")?;
-            let (name, of) =
-                (field.name(), format!("Some(Kind::{variant}(e)) if !e.{}.is_empty()", field.name()));
+            if !targets.contains(id) {
+                targets.push(*id);
+            }
+            let (name, kind) = (field.name(), format!("Some(Kind::{variant}(e))"));
+            let arm = format!("{kind} if !e.{name}.is_empty()");
             writeln!(
                 sends,
-                "            {of} => Some(SendTo {{ to: ServiceId({id}), command: &e.{name} }}),"
+                "            {arm} => Some(SendTo {{ to: ServiceId({id}), command: &e.{name} }}),"
             )?;
         }
     }
+    let targets: Vec<String> = targets.iter().map(|id| format!("ServiceId({id})")).collect();
+    let targets = targets.join(", ");
     Ok(format!(
         "impl kernel::Event for {service}::v1::Event {{
     const SERVICE: ServiceId = ServiceId({number});
+    const SENDS_TO: &'static [ServiceId] = &[{targets}];
 
     fn name(&self) -> Option<&'static str> {{
         use {service}::v1::event::Event as Kind;

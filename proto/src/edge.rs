@@ -38,7 +38,8 @@ pub fn call<T>(request: &Request<T>, request_id: &str) -> Result<Call, Status> {
     let principal = principal(request)?;
     let request_id = id("request_id", request_id)?;
     if request.extensions().get::<SignedRequest>().is_some_and(|signed| signed.0 != request_id) {
-        let message = "the signature covers another request id than the message names: sign the id that is sent";
+        let message =
+            "the signature covers another request id than the message names: sign the id that is sent";
         return Err(status(Refusal::new(Code::Unauthenticated, "SIGNATURE_OF_OTHER_REQUEST", message)));
     }
     let mut call = Call::request(principal, request_id);

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Origin};
 use crate::id::{LogId, Principal, ServiceId, Time};
 
 /// A service's rules. Every function is pure; what they need of the world stands in [`Ctx`] or in the state.
@@ -75,6 +75,8 @@ pub trait Machine: Sized + Send + 'static {
 pub trait Event: prost::Message + Default + Clone + Send + 'static {
     /// The service that writes it.
     const SERVICE: ServiceId;
+    /// The services that its events can carry commands to: they read this log, and this service reads their answers.
+    const SENDS_TO: &'static [ServiceId] = &[];
 
     /// The variant's name; `None` when this build does not know the variant.
     fn name(&self) -> Option<&'static str>;
@@ -82,7 +84,8 @@ pub trait Event: prost::Message + Default + Clone + Send + 'static {
     /// Whether the event may leave its service (`(holmes.public)`).
     fn is_public(&self) -> bool;
 
-    /// The command to another service that the event carries (`(holmes.sends)`).
+    /// The command to another service that the event carries (`(holmes.sends)`). It is the last event of its entry, so
+    /// that its sequence number is the one that the answer names.
     fn send(&self) -> Option<SendTo<'_>>;
 }
 
@@ -149,8 +152,21 @@ pub struct Sighted<'a> {
     pub seq: u64,
     /// Log time of its frame.
     pub ts: Time,
+    /// The command that it carries for the service that reads, in that service's own encoding.
+    pub send: Option<&'a [u8]>,
     /// The entry.
     pub entry: &'a Entry,
+}
+
+impl<'a> Sighted<'a> {
+    /// Whether the entry is the answer to a send of ours: the sequence number of the event that carried it. The
+    /// entry's events, or its refusal, are the answer.
+    pub fn answers(&self, us: ServiceId) -> Option<u64> {
+        match &self.entry.origin {
+            Some(Origin::Source(source)) if source.svc == u32::from(us.0) => Some(source.seq),
+            _ => None,
+        }
+    }
 }
 
 /// Why a command is refused; each service has its own closed set.

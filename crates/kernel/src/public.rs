@@ -4,7 +4,7 @@
 use crate::entry::{Entry, Origin};
 use crate::frame::{Damage, Frame};
 use crate::id::{Chain, LogId, Position, Principal, ServiceId, Time};
-use crate::machine::{Event, Machine, Sighted, Unknown};
+use crate::machine::{Event, Machine, SendTo, Sighted, Unknown};
 use crate::shard::Delivery;
 
 /// Behind how many events without effect a reader's position is written alone.
@@ -38,7 +38,9 @@ pub struct PublicEntry {
     pub first: u64,
     /// Sequence number of its last event.
     pub last: u64,
-    /// The entry with its public events and sends only.
+    /// The service that the entry carries a command to, and the command.
+    pub send: Option<(ServiceId, Vec<u8>)>,
+    /// The entry with its public events only.
     pub entry: Entry,
 }
 
@@ -50,16 +52,20 @@ impl PublicFrame {
         for (first, mut entry) in frame.entries()? {
             let last = first + entry.span() - 1;
             let mut events = Vec::with_capacity(entry.events.len());
+            let mut send = None;
             for bytes in std::mem::take(&mut entry.events) {
                 let event = E::decode(bytes.clone()).map_err(|why| Damage::Body(why.to_string()))?;
-                if event.is_public() || event.send().is_some() {
+                if let Some(SendTo { to, command }) = event.send() {
+                    send = Some((to, command.to_vec()));
+                }
+                if event.is_public() {
                     events.push(bytes);
                 }
             }
             entry.events = events;
             let answers = matches!(entry.origin, Some(Origin::Source(_)));
-            if !entry.events.is_empty() || entry.refused.is_some() || answers {
-                entries.push(PublicEntry { first, last, entry });
+            if !entry.events.is_empty() || send.is_some() || entry.refused.is_some() || answers {
+                entries.push(PublicEntry { first, last, send, entry });
             }
         }
         Ok(PublicFrame {
@@ -132,7 +138,13 @@ impl Reader {
             if public.last <= self.seen.seq {
                 continue; // taken in before: the position stands in the middle of the frame
             }
-            let sighted = Sighted { log: frame.log, seq: public.first, ts: frame.ts, entry: &public.entry };
+            let send = public
+                .send
+                .as_ref()
+                .filter(|(to, _)| *to == M::Event::SERVICE)
+                .map(|(_, bytes)| bytes.as_slice());
+            let sighted =
+                Sighted { log: frame.log, seq: public.first, ts: frame.ts, send, entry: &public.entry };
             if let Some(command) = M::react(&sighted)? {
                 let to = frame.position(public.last);
                 deliveries.push(self.deliver(frame, to, Some(command), public.entry.traceparent.clone()));
@@ -177,29 +189,4 @@ impl Reader {
             command,
         }
     }
-}
-
-/// The answer to one of our sends, in another service's log: the sequence number of our entry that carried it, and
-/// the target's entry.
-pub fn answer_to<'a>(entry: &Sighted<'a>, us: ServiceId) -> Option<(u64, &'a Entry)> {
-    match &entry.entry.origin {
-        Some(Origin::Source(source)) if source.svc == u32::from(us.0) => Some((source.seq, entry.entry)),
-        _ => None,
-    }
-}
-
-/// The commands that an entry of another service sends to us, in our encoding.
-pub fn sends_to<E: Event>(entry: &Sighted<'_>, us: ServiceId) -> Result<Vec<Vec<u8>>, Unknown> {
-    let mut sends = Vec::new();
-    for bytes in &entry.entry.events {
-        let unknown = |what: String| Unknown { service: entry.log.svc, what };
-        let event = E::decode(bytes.clone()).map_err(|why| unknown(why.to_string()))?;
-        if event.name().is_none() {
-            return Err(unknown(format!("at {}", entry.seq)));
-        }
-        if let Some(send) = event.send().filter(|send| send.to == us) {
-            sends.push(send.command.to_vec());
-        }
-    }
-    Ok(sends)
 }

@@ -393,6 +393,11 @@ impl<M: Machine> Shard<M> {
                 Decided::Panicked("it decided on an event without a variant".into())
             }
             Ok(Ok(())) => {
+                if self.events.iter().rev().skip(1).any(|event| event.send().is_some()) {
+                    return Decided::Panicked(
+                        "it decided on a send that is not its entry's last event".into(),
+                    );
+                }
                 let bytes = entry_len(head, &self.events);
                 if self.events.len() > ENTRY_EVENTS || bytes > ENTRY_BYTES {
                     return Decided::No { refusal: too_large(self.events.len(), bytes), remembered: false };

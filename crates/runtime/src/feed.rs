@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holmes_kernel::ports::{Journal, JournalError};
-use holmes_kernel::{LogId, Machine, PublicFrame, Reader};
+use holmes_kernel::{Event as _, LogId, Machine, PublicFrame, Reader, ServiceId};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
@@ -25,6 +25,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub struct Feed {
     log: LogId,
+    sends_to: &'static [ServiceId],
     durable: watch::Receiver<u64>,
     read: Arc<dyn Fn(u64) -> Reading + Send + Sync>,
 }
@@ -40,12 +41,21 @@ impl Feed {
                 public.collect::<Result<_, _>>().map_err(|why| JournalError::Damaged { log, after, why })
             })
         };
-        Feed { log, durable, read: Arc::new(read) }
+        Feed { log, sends_to: M::Event::SENDS_TO, durable, read: Arc::new(read) }
     }
 
     /// Whose log.
     pub fn log(&self) -> LogId {
         self.log
+    }
+
+    /// Whether a machine reads this log: for its events, for what is sent to it, or for the answers to its own sends.
+    pub fn concerns<M: Machine>(&self) -> bool {
+        let (us, source) = (M::Event::SERVICE, self.log.svc);
+        us != source
+            && (M::LISTENS.contains(&source)
+                || self.sends_to.contains(&us)
+                || M::Event::SENDS_TO.contains(&source))
     }
 
     /// Waits until the log is durable behind a place; `false` when its owner has ended.

@@ -12,8 +12,8 @@ use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::ports::{Claim, Journal, JournalError};
 use holmes_kernel::shard::{Poison, Request, Submission, Ticket, recall};
 use holmes_kernel::{
-    Answer, At, Broken, Call, Code, Handle, Input, LogId, Machine, Opened, Output, PublicFrame, Reader,
-    Refusal, Replica, ServiceId, Shard, Time, Way,
+    Answer, At, Broken, Call, Code, Event as _, Handle, Input, LogId, Machine, Opened, Output, PublicFrame,
+    Reader, Refusal, Replica, ServiceId, Shard, Time, Way,
 };
 
 use crate::clock::Clock;
@@ -79,8 +79,7 @@ impl<J: Journal> Rig<J> {
         for _ in 0..MOST_TURNS {
             let mut went_on = false;
             for reader in &self.seats {
-                for source in self.seats.iter().filter(|source| reader.listens().contains(&source.log().svc))
-                {
+                for source in self.seats.iter().filter(|source| reader.hears(source.as_ref())) {
                     let frames = source.frames(reader.heard(source.log()));
                     went_on |= !frames.is_empty();
                     reader.hear(&frames);
@@ -119,7 +118,9 @@ trait Play {
     fn check(&self) -> Vec<Broken>;
     fn restart(&self) -> Result<bool, RecoverError>;
     fn log(&self) -> LogId;
-    fn listens(&self) -> &'static [ServiceId];
+    fn sends_to(&self) -> &'static [ServiceId];
+    /// Whether it reads a source: for its events, for what is sent to it, or for the answers to its own sends.
+    fn hears(&self, source: &dyn Play) -> bool;
     /// What others may see of the frames behind a place.
     fn frames(&self, after: u64) -> Vec<PublicFrame>;
     /// Up to where a source was read.
@@ -318,8 +319,16 @@ impl<M: Machine, J: Journal> Play for Seat<M, J> {
         self.lock().claim.log
     }
 
-    fn listens(&self) -> &'static [ServiceId] {
-        M::LISTENS
+    fn sends_to(&self) -> &'static [ServiceId] {
+        M::Event::SENDS_TO
+    }
+
+    fn hears(&self, source: &dyn Play) -> bool {
+        let (us, from) = (M::Event::SERVICE, source.log().svc);
+        us != from
+            && (M::LISTENS.contains(&from)
+                || source.sends_to().contains(&us)
+                || M::Event::SENDS_TO.contains(&from))
     }
 
     fn frames(&self, after: u64) -> Vec<PublicFrame> {

@@ -38,7 +38,9 @@ pub mod rows;
 pub mod state;
 pub mod wire;
 
-use holmes_kernel::{Amount, BadParams, Broken, Ctx, Machine, Meta, Opened, Principal, Time};
+use holmes_kernel::{
+    Amount, BadParams, Broken, Ctx, Machine, Meta, Opened, Principal, Sighted, Time, Unknown,
+};
 use holmes_proto::ledger::v1::Event;
 use holmes_proto::ledger::v1::event::Event as Kind;
 
@@ -95,6 +97,10 @@ impl Machine for Ledger {
 
     fn due(state: &State) -> Option<(Time, Command)> {
         state::due(state)
+    }
+
+    fn react(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
+        entry.send.map(|send| react::command(entry.log.svc, send)).transpose()
     }
 
     fn may_submit(state: &State, principal: &Principal) -> bool {

@@ -390,8 +390,9 @@ impl Run {
             if let Some(digest) = self.bringing {
                 assert!(self.poisoned.insert(digest), "a poisoned command was let in again");
             }
-            let shard = std::mem::replace(&mut self.shard, Shard::new(replay(&self.disk), 0, Poison::new()));
-            self.rebuild(self.coin, self.coin, shard.into_poison());
+            let mut shard =
+                std::mem::replace(&mut self.shard, Shard::new(replay(&self.disk), 0, Poison::new()));
+            self.rebuild(self.coin, self.coin, shard.take_poison());
         }
     }
 

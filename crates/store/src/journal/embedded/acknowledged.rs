@@ -54,7 +54,9 @@ impl Acknowledged {
                     places.insert(log, place);
                 }
                 // Nothing is lost with a slot: it is only a witness.
-                None => tracing::warn!(path = %path.display(), place, "a slot cannot be read and is passed over"),
+                None => {
+                    tracing::warn!(path = %path.display(), place, "a slot cannot be read and is passed over")
+                }
             }
         }
         let next = len.div_ceil(SLOT_BYTES) as u64;
@@ -88,7 +90,10 @@ impl Noted {
             return damaged("another frame was acknowledged there".into());
         }
         if found.term < self.term {
-            return damaged(format!("term {} was given out, and the log knows only {}", self.term, found.term));
+            return damaged(format!(
+                "term {} was given out, and the log knows only {}",
+                self.term, found.term
+            ));
         }
         Ok(())
     }

@@ -10,10 +10,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use holmes_kernel::LogId;
 use holmes_kernel::frame::{Damage, Frame};
 use holmes_kernel::ports::JournalError;
-use bytes::Bytes;
 
 use super::acknowledged::Noted;
 use super::commits::{Commit, Found, LAST_BYTES, find};
@@ -25,9 +25,8 @@ const ENGINE_FORMAT: &[u8] = b"FJL\x03";
 /// Refuses files that the engine would mend by losing something, and takes away a half-written end.
 pub(super) fn inspect(engine: &Path, noted: &BTreeMap<LogId, Noted>) -> Result<(), JournalError> {
     let failed = |why: io::Error| storage_error(&engine.display().to_string(), &why);
-    let version = fs::read(engine.join("version")).map_err(|why| {
-        lost(engine, &format!("its file \"version\" cannot be read ({why})"))
-    })?;
+    let version = fs::read(engine.join("version"))
+        .map_err(|why| lost(engine, &format!("its file \"version\" cannot be read ({why})")))?;
     if !version.starts_with(ENGINE_FORMAT) {
         return Err(lost(engine, "its file \"version\" is not that of this build's engine"));
     }
@@ -147,7 +146,8 @@ impl Journal<'_> {
         ends: &BTreeMap<LogId, u64>,
     ) -> Result<(), JournalError> {
         let place = || format!("{} at byte {at}", self.path.display());
-        let later = self.bytes[at..].windows(LAST_BYTES.len()).enumerate().filter(|(_, bytes)| *bytes == LAST_BYTES);
+        let later =
+            self.bytes[at..].windows(LAST_BYTES.len()).enumerate().filter(|(_, bytes)| *bytes == LAST_BYTES);
         for (behind, _) in later {
             let Found::Whole(commit) = find(&self.bytes, at + behind + LAST_BYTES.len()) else { continue };
             let Some(next) = commit.frames.first() else { return Err(lost(self.path, &place())) };
