@@ -143,3 +143,14 @@ fn a_submission_that_makes_the_machine_fail_consumes_its_number_when_it_comes_ag
     assert_eq!(run.reclaims, 1);
     survives(&mut run);
 }
+
+#[test]
+fn a_machine_that_fails_on_more_commands_than_can_be_remembered_halts() {
+    let mut run = Run::start();
+    for n in 0..1_024 {
+        run.ask(1, Command::Fail { how: Failure::Decide, n }, 0);
+    }
+    assert_eq!((run.reclaims, &run.halted), (1_024, &None));
+    run.ask(1, Command::Fail { how: Failure::Decide, n: 1_024 }, 0);
+    assert!(run.halted.is_some());
+}

@@ -168,12 +168,8 @@ impl Run {
         self.coin = !self.coin;
         match op {
             Op::Ask { who, command, skew_ms } => self.ask(*who, command.clone(), *skew_ms),
-            Op::Again { which } if !self.asked.is_empty() => {
-                let which = which % self.asked.len();
-                self.request(which);
-            }
-            Op::Reuse { which, command } if !self.asked.is_empty() => self.reuse(*which, command),
-            Op::Again { .. } | Op::Reuse { .. } => {}
+            Op::Again { which } => self.request(which % self.asked.len()),
+            Op::Reuse { which, command } => self.reuse(which % self.asked.len(), command),
             Op::Submit { who, step, command } => self.submit(*who, *step, command),
             Op::Deliver { source, to, begin } => self.deliver(*source, *to, *begin),
             Op::Tick => self.step(Input::Tick),
@@ -219,7 +215,7 @@ impl Run {
     }
 
     fn reuse(&mut self, which: usize, command: &Command) {
-        let asked = &self.asked[which % self.asked.len()];
+        let asked = &self.asked[which];
         let known = self.shard.replica().ways().window.get(&asked.principal, asked.id).is_some();
         if !known || asked.command == *command {
             return;

@@ -1,9 +1,12 @@
 //! The shard under hostile schedules.
 
+use holmes_kernel::frame::FRAME_EVENTS;
+use holmes_kernel::{Entry, Event, Machine, Sighted};
 use proptest::prelude::*;
+use prost::Message;
 
 use crate::harness::{Op, Run};
-use crate::till::{self, ABROAD, Command, Failure, LIMIT, Manner};
+use crate::till::{self, ABROAD, Command, Failure, LIMIT, Manner, Till};
 
 fn config() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) }
@@ -163,4 +166,70 @@ proptest! {
     ) {
         Run::play(&ops);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..config() })]
+
+    #[test]
+    fn frames_stay_within_their_limits_whatever_the_sizes(
+        notes in proptest::collection::vec(
+            prop_oneof![
+                (1u32..=257, 0u32..40),
+                (1u32..3, 0u32..200_000),
+                Just((0, 0)),
+            ],
+            1..40,
+        ),
+        pace in 1usize..20,
+    ) {
+        let mut run = Run::start();
+        for (at, (events, bytes)) in notes.into_iter().enumerate() {
+            run.ask(1, Command::Note { events, bytes }, 0);
+            if at % pace == 0 {
+                run.idle();
+                run.land();
+            }
+        }
+        run.finish();
+    }
+}
+
+#[test]
+fn a_thousand_commands_of_one_event_fill_frames_to_their_limit() {
+    let mut run = Run::start();
+    for _ in 0..1_000 {
+        run.ask(1, Command::Note { events: 1, bytes: 1 }, 0);
+    }
+    let before = run.disk.len();
+    run.finish();
+    let most = run.disk[before..].iter().map(|f| f.header().last - f.header().first + 1).max();
+    assert!(most >= Some(FRAME_EVENTS / 2) && run.disk.len() - before <= 5, "frames are filled");
+}
+
+#[test]
+fn a_payment_abroad_is_heard_by_another_till_and_an_order_is_a_send() {
+    let mut run = Run::start();
+    run.ask(1, Command::Deposit { to: till::account(1), units: 9 }, 0);
+    run.ask(1, Command::Pay { from: till::account(1), to: ABROAD, units: 4 }, 0);
+    run.ask(1, Command::Order { what: b"paper".to_vec() }, 0);
+    run.settle();
+    let frame = run.disk.last().unwrap();
+    let entries = frame.entries().unwrap();
+    let seen: Vec<Option<Command>> = entries
+        .iter()
+        .map(|(seq, entry)| {
+            let sighted = Sighted { log: till::log(1), seq: *seq, ts: frame.header().ts, entry };
+            Till::react(&sighted).unwrap()
+        })
+        .collect();
+    assert_eq!(seen, [None, Some(Command::Hear { from: till::account(1), units: 4 }), None]);
+    let events: Vec<till::Event> =
+        entries.iter().map(|(_, entry)| till::Event::decode(entry.events[0].clone()).unwrap()).collect();
+    assert_eq!(events.iter().map(Event::is_public).collect::<Vec<_>>(), [true, true, false]);
+    let send = events[2].send().unwrap();
+    assert_eq!((send.to, send.command), (till::STORE, b"paper".as_slice()));
+    let newer = Entry { events: vec![vec![0xa2, 0x06, 0x00].into()], ..entries[0].1.clone() };
+    let sighted = Sighted { log: till::log(1), seq: 1, ts: frame.header().ts, entry: &newer };
+    assert!(Till::react(&sighted).is_err(), "an unknown event parks its source");
 }
