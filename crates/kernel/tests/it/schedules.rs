@@ -219,7 +219,7 @@ fn a_payment_abroad_is_heard_by_another_till_and_an_order_is_a_send() {
     let seen: Vec<Option<Command>> = entries
         .iter()
         .map(|(seq, entry)| {
-            let sighted = Sighted { log: till::log(1), seq: *seq, ts: frame.header().ts, entry };
+            let sighted = Sighted { log: till::log(1), seq: *seq, ts: frame.header().ts, send: None, entry };
             Till::react(&sighted).unwrap()
         })
         .collect();
@@ -230,6 +230,6 @@ fn a_payment_abroad_is_heard_by_another_till_and_an_order_is_a_send() {
     let send = events[2].send().unwrap();
     assert_eq!((send.to, send.command), (till::STORE, b"paper".as_slice()));
     let newer = Entry { events: vec![vec![0xa2, 0x06, 0x00].into()], ..entries[0].1.clone() };
-    let sighted = Sighted { log: till::log(1), seq: 1, ts: frame.header().ts, entry: &newer };
+    let sighted = Sighted { log: till::log(1), seq: 1, ts: frame.header().ts, send: None, entry: &newer };
     assert!(Till::react(&sighted).is_err(), "an unknown event parks its source");
 }
