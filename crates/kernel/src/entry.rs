@@ -83,6 +83,9 @@ pub struct SubmitterOrigin {
     /// Dense from 1.
     #[prost(uint64, tag = "1")]
     pub number: u64,
+    /// BLAKE3-128 of the command's canonical bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: Bytes,
 }
 
 /// Time alone.

@@ -13,7 +13,8 @@ use crate::id::{LogId, Principal, ServiceId, Time};
 pub trait Machine: Sized + Send + 'static {
     /// The service's name: its table, subject and proto package.
     const NAME: &'static str;
-    /// Version of the state's encoding. A snapshot of any other version is not read; the log is replayed instead.
+    /// Version of the state's encoding, below 2^16. A snapshot of any other version is not read; the log is replayed
+    /// instead.
     const STATE: u32;
     /// The services whose logs [`Machine::react`] reads.
     const LISTENS: &'static [ServiceId] = &[];
@@ -163,7 +164,11 @@ impl<'a> Sighted<'a> {
     /// entry's events, or its refusal, are the answer.
     pub fn answers(&self, us: ServiceId) -> Option<u64> {
         match &self.entry.origin {
-            Some(Origin::Source(source)) if source.svc == u32::from(us.0) => Some(source.seq),
+            Some(Origin::Source(source))
+                if source.svc == u32::from(us.0) && source.cell == u32::from(self.log.cell) =>
+            {
+                Some(source.seq)
+            }
             _ => None,
         }
     }

@@ -67,7 +67,7 @@ pub struct Claim {
 pub struct Snapshot {
     /// Which log.
     pub log: LogId,
-    /// [`crate::Machine::STATE`] of the build that wrote it.
+    /// [`crate::Replica::VERSION`] of the build that wrote it.
     pub state_version: u32,
     /// The place.
     pub at: Tail,

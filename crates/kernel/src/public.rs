@@ -5,7 +5,7 @@ use crate::entry::{Entry, Origin};
 use crate::frame::{Damage, Frame};
 use crate::id::{Chain, LogId, Position, Principal, ServiceId, Time};
 use crate::machine::{Event, Machine, SendTo, Sighted, Unknown};
-use crate::shard::Delivery;
+use crate::shard::{Delivery, guarded};
 
 /// Behind how many events without effect a reader's position is written alone.
 pub const MOST_SKIPPED: u64 = 10_000;
@@ -55,6 +55,11 @@ impl PublicFrame {
             let mut send = None;
             for bytes in std::mem::take(&mut entry.events) {
                 let event = E::decode(bytes.clone()).map_err(|why| Damage::Body(why.to_string()))?;
+                if event.name().is_none() {
+                    return Err(Damage::Body(format!(
+                        "the entry at {first} holds an event that this build does not know"
+                    )));
+                }
                 if let Some(SendTo { to, command }) = event.send() {
                     send = Some((to, command.to_vec()));
                 }
@@ -100,6 +105,9 @@ pub enum Parked {
     /// The frame follows another history than the one that was taken in: the source was restored from a backup.
     #[error("SOURCE_REWOUND: {0} at {1} follows another history than the one that was taken in")]
     Rewound(LogId, u64),
+    /// The frame is of another log.
+    #[error("SOURCE_FOREIGN: a frame of {0} came for {1}")]
+    Foreign(LogId, LogId),
     /// Frames are missing.
     #[error("SOURCE_GAP: {source_log} goes on at {found}, expected {expected}")]
     Gap {
@@ -109,6 +117,16 @@ pub enum Parked {
         found: u64,
         /// The next one.
         expected: u64,
+    },
+    /// The reaction panicked.
+    #[error("SOURCE_REACTION_PANICKED: {source_log} at {seq}: {words}")]
+    Panicked {
+        /// Whose log.
+        source_log: LogId,
+        /// The entry.
+        seq: u64,
+        /// What the panic said.
+        words: String,
     },
     /// An event that this build does not know.
     #[error("SOURCE_UNKNOWN_EVENT: {0}")]
@@ -127,7 +145,8 @@ impl Reader {
     }
 
     /// What a frame causes, in order. Each delivery begins where the one before it ends, so they must be taken in
-    /// turn. A frame that was read before causes nothing.
+    /// turn. A frame that was read before causes nothing. Where an entry parks the source, what the entries before it
+    /// caused comes first; reading the frame again then answers the error.
     pub fn read<M: Machine>(&mut self, frame: &PublicFrame) -> Result<Vec<Delivery<M::Command>>, Parked> {
         if frame.last <= self.seen.seq {
             return Ok(Vec::new());
@@ -145,10 +164,19 @@ impl Reader {
                 .map(|(_, bytes)| bytes.as_slice());
             let sighted =
                 Sighted { log: frame.log, seq: public.first, ts: frame.ts, send, entry: &public.entry };
-            if let Some(command) = M::react(&sighted)? {
-                let to = frame.position(public.last);
-                deliveries.push(self.deliver(frame, to, Some(command), public.entry.traceparent.clone()));
+            // A reaction that panics is a defect of this build: the source waits for one that does not.
+            let reaction = guarded(|| M::react(&sighted));
+            let parked = |words| Parked::Panicked { source_log: self.source, seq: public.first, words };
+            match reaction.map_err(parked).and_then(|reaction| reaction.map_err(Parked::from)) {
+                Ok(None) => {}
+                Ok(Some(command)) => {
+                    let to = frame.position(public.last);
+                    deliveries.push(self.deliver(frame, to, Some(command), public.entry.traceparent.clone()));
+                }
+                Err(parked) if deliveries.is_empty() => return Err(parked),
+                Err(_) => return Ok(deliveries),
             }
+            self.seen = frame.position(public.last);
         }
         self.seen = frame.position(frame.last);
         if self.seen.seq - self.at.seq >= MOST_SKIPPED {
@@ -159,6 +187,9 @@ impl Reader {
 
     /// Whether a frame goes on from what was read.
     fn follow(&self, frame: &PublicFrame) -> Result<(), Parked> {
+        if frame.log != self.source {
+            return Err(Parked::Foreign(frame.log, self.source));
+        }
         let expected = self.seen.seq + 1;
         if frame.first > expected {
             return Err(Parked::Gap { source_log: self.source, found: frame.first, expected });

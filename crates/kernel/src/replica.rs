@@ -74,9 +74,19 @@ pub enum ReplayError {
     Params(#[from] BadParams),
 }
 
+/// Version of what the kernel adds to a snapshot (ways, window, tail): raised with every change of their encoding or
+/// of the limits that stand in it.
+const KERNEL_STATE: u32 = 1;
+
 impl<M: Machine> Replica<M> {
+    /// Version of a snapshot's bytes: the kernel's part and the machine's.
+    pub const VERSION: u32 = (KERNEL_STATE << 16) | M::STATE;
+
     /// The first frame of a log: what provisioning writes.
     pub fn provision(log: LogId, now: Time, opened: Opened) -> Result<Frame, BadParams> {
+        if log.svc != M::Event::SERVICE {
+            return Err(BadParams(format!("{log} is not a log of {}", M::NAME)));
+        }
         M::init(&opened)?;
         let largest = opened.encoded_len();
         if largest > ENTRY_BYTES / 2 {

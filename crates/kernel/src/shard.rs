@@ -11,139 +11,16 @@ use crate::Table;
 use crate::canon::Digest;
 use crate::entry::{DueOrigin, Entry, Origin, Refused, RequestOrigin, SourceOrigin, SubmitterOrigin};
 use crate::frame::{ENTRY_BYTES, ENTRY_EVENTS, Frame, Open, entry_len};
-use crate::id::{Id, LogId, Position, Principal, Time};
+use crate::id::{LogId, Position, Principal, Time};
 use crate::machine::{Code, Ctx, Event, Machine, Meta, Refusal, Rejection};
 use crate::replica::{Replica, SCHEMA};
 use crate::ways::Number;
-use crate::window::NotTaken;
 
-/// A caller's place in a driver's list of those who wait; the shard only passes it back.
-pub type Ticket = u64;
+mod inout;
+mod refusals;
 
-/// What a driver brings.
-#[derive(Debug)]
-pub enum Input<C> {
-    /// A caller's request.
-    Request(Request<C>),
-    /// A registered bulk submitter's next command.
-    Submission(Submission<C>),
-    /// What a reader of another service's log found.
-    Delivery(Delivery<C>),
-    /// Let due commands happen.
-    Tick,
-    /// Hold a ticket until all that is decided now is durable.
-    Gate(Ticket),
-    /// The frame handed out last is durable.
-    Appended,
-    /// Nothing more is waiting: what is gathered may leave.
-    Idle,
-}
-
-/// A caller's request.
-#[derive(Debug)]
-pub struct Request<C> {
-    /// Who waits for the answer.
-    pub ticket: Ticket,
-    /// Who asks.
-    pub principal: Principal,
-    /// UUIDv7.
-    pub request_id: Id,
-    /// Digest of the command's canonical bytes.
-    pub digest: Digest,
-    /// W3C trace context.
-    pub traceparent: String,
-    /// What is asked.
-    pub command: C,
-}
-
-/// A bulk submitter's command.
-#[derive(Debug)]
-pub struct Submission<C> {
-    /// Who waits for the answer.
-    pub ticket: Ticket,
-    /// The submitter.
-    pub principal: Principal,
-    /// Dense from 1.
-    pub number: u64,
-    /// Digest of the command's canonical bytes.
-    pub digest: Digest,
-    /// W3C trace context.
-    pub traceparent: String,
-    /// What is asked.
-    pub command: C,
-}
-
-/// A range of another service's log, and what it causes here.
-#[derive(Debug)]
-pub struct Delivery<C> {
-    /// Who waits to hear the position.
-    pub ticket: Ticket,
-    /// Whose log.
-    pub source: LogId,
-    /// The range begins behind this sequence number.
-    pub from: u64,
-    /// The range's end: the last entry read.
-    pub to: Position,
-    /// Log time of the frame that holds the range's end.
-    pub ts: Time,
-    /// In whose name the command is carried out.
-    pub principal: Principal,
-    /// W3C trace context.
-    pub traceparent: String,
-    /// What it causes; nothing when only the position moves.
-    pub command: Option<C>,
-}
-
-/// What a driver is to do.
-#[derive(Debug)]
-pub enum Output<M: Machine> {
-    /// Make this frame durable, then say [`Input::Appended`]. One at a time.
-    Append(Frame),
-    /// Answer a caller.
-    Reply {
-        /// Who waits.
-        ticket: Ticket,
-        /// The answer.
-        answer: Result<M::Reply, Refusal>,
-        /// The place it speaks of.
-        seq: u64,
-    },
-    /// The command was carried out before: its entry is at `seq`; [`recall`] makes the answer of it.
-    Recall {
-        /// Who waits.
-        ticket: Ticket,
-        /// Where the entry is.
-        seq: u64,
-        /// The command.
-        command: M::Command,
-    },
-    /// A gate opens.
-    Release {
-        /// Who waits.
-        ticket: Ticket,
-        /// The place up to which everything is durable.
-        seq: u64,
-    },
-    /// A delivery was taken, or had been taken before: the source stands here now.
-    Delivered {
-        /// Who waits.
-        ticket: Ticket,
-        /// The position after it.
-        position: Position,
-    },
-    /// A delivery comes from the future: bring it again when log time can have passed this.
-    Early {
-        /// Who waits.
-        ticket: Ticket,
-        /// Just behind its source's time. When the clock is there already, frames stand in line: bring it again
-        /// after the next [`Output::Append`], not at once.
-        until: Time,
-    },
-    /// The speculative state is broken and was not made durable: drop the shard, claim again, replay.
-    Reclaim(String),
-    /// Nothing more is decided: a person must look.
-    Halt(String),
-}
+pub use inout::{Delivery, Input, Output, Request, Submission, Ticket};
+use refusals::*;
 
 /// Commands that panicked, by digest: refused for the rest of the process's life.
 pub type Poison = Table<Digest, ()>;
@@ -172,8 +49,8 @@ pub struct Shard<M: Machine> {
     /// Answers with the sequence number that must be durable first; rising.
     waiting: VecDeque<(u64, Output<M>)>,
     poison: Poison,
-    /// Set when nothing more may be decided.
-    stopped: bool,
+    /// What everyone hears once nothing more may be decided.
+    stopped: Option<Refusal>,
     events: Vec<M::Event>,
 }
 
@@ -190,7 +67,7 @@ impl<M: Machine> Shard<M> {
             durable,
             waiting: VecDeque::new(),
             poison,
-            stopped: false,
+            stopped: None,
             events: Vec::new(),
         }
     }
@@ -217,7 +94,11 @@ impl<M: Machine> Shard<M> {
 
     /// When the next due command wants to happen.
     pub fn next_due(&self) -> Option<Time> {
-        if self.stopped { None } else { M::due(&self.replica.state).map(|(at, _)| at) }
+        if self.stopped.is_some() {
+            return None;
+        }
+        // A `due` that panics is due at once: the tick that follows halts the log and says so.
+        guarded(|| M::due(&self.replica.state)).map_or(Some(Time::default()), |due| due.map(|(at, _)| at))
     }
 
     /// Takes out what a new shard of the same process must go on refusing.
@@ -227,8 +108,8 @@ impl<M: Machine> Shard<M> {
 
     /// Takes one input at a moment; pushes what is to be done, in order.
     pub fn step(&mut self, now: Time, input: Input<M::Command>, out: &mut Vec<Output<M>>) {
-        if self.stopped {
-            return self.step_stopped(input, out);
+        if let Some(refusal) = &self.stopped {
+            return step_stopped(refusal, input, out);
         }
         match input {
             Input::Request(request) => self.request(now, request, out),
@@ -241,17 +122,6 @@ impl<M: Machine> Shard<M> {
             }
             Input::Appended => self.appended(out),
             Input::Idle => self.hand_out(out),
-        }
-    }
-
-    /// A stopped shard refuses what comes; its speculative state is not to be believed.
-    fn step_stopped(&mut self, input: Input<M::Command>, out: &mut Vec<Output<M>>) {
-        let refused = |ticket| Output::Reply { ticket, answer: Err(restarting()), seq: 0 };
-        match input {
-            Input::Request(request) => out.push(refused(request.ticket)),
-            Input::Submission(submission) => out.push(refused(submission.ticket)),
-            Input::Gate(ticket) => out.push(refused(ticket)),
-            Input::Delivery(_) | Input::Tick | Input::Appended | Input::Idle => {}
         }
     }
 
@@ -281,22 +151,31 @@ impl<M: Machine> Shard<M> {
                 self.record_refusal(now, head, Some(ticket), refusal, out)
             }
             Decided::No { refusal, remembered: false } => self.refuse(ticket, refusal, out),
-            Decided::Panicked(why) => self.poisoned(digest, ticket, why, out),
+            Decided::Panicked => {
+                self.poison(digest);
+                self.refuse(ticket, poisoned(), out);
+            }
         }
     }
 
     fn submission(&mut self, now: Time, submission: Submission<M::Command>, out: &mut Vec<Output<M>>) {
         let Submission { ticket, principal, number, digest, traceparent, command } = submission;
-        if !M::may_submit(&self.replica.state, &principal) {
+        if !guarded(|| M::may_submit(&self.replica.state, &principal)).unwrap_or(false) {
             return self.refuse(ticket, not_a_submitter(&principal), out);
         }
         match self.replica.ways.number(&principal, number) {
             Number::Next => {}
-            Number::Done(seq) => return self.when_durable(Output::Recall { ticket, seq, command }, out),
+            Number::Done(known) if known.digest != digest => {
+                return self.refuse(ticket, number_reused(number), out);
+            }
+            Number::Done(known) => {
+                return self.when_durable(Output::Recall { ticket, seq: known.seq, command }, out);
+            }
             Number::Forgotten => return self.refuse(ticket, forgotten(number), out),
             Number::Gap { expected } => return self.refuse(ticket, gap(number, expected), out),
         }
-        let head = head(Origin::Submitter(SubmitterOrigin { number }), &principal, traceparent);
+        let origin = Origin::Submitter(SubmitterOrigin { number, digest: Bytes::copy_from_slice(&digest) });
+        let head = head(origin, &principal, traceparent);
         if self.poison.contains(&digest) {
             // On record, as every refusal of a number: the submitter's next ones would wait behind it for ever.
             return self.record_refusal(now, head, Some(ticket), poisoned(), out);
@@ -304,7 +183,7 @@ impl<M: Machine> Shard<M> {
         match self.decide(now, principal, &command, &head) {
             Decided::Yes => self.accept(now, head, ticket, &command, digest, out),
             Decided::No { refusal, .. } => self.record_refusal(now, head, Some(ticket), refusal, out),
-            Decided::Panicked(why) => self.poisoned(digest, ticket, why, out),
+            Decided::Panicked => self.record_refusal(now, head, Some(ticket), poisoned(), out),
         }
     }
 
@@ -324,8 +203,8 @@ impl<M: Machine> Shard<M> {
         let digest = delivery_digest(source, &to);
         self.events.clear();
         let decided = match &command {
+            _ if self.poison.contains(&digest) => Decided::No { refusal: poisoned(), remembered: true },
             None => Decided::Yes,
-            Some(_) if self.poison.contains(&digest) => Decided::No { refusal: poisoned(), remembered: true },
             Some(command) => self.decide(now, principal, command, &head),
         };
         match decided {
@@ -335,9 +214,10 @@ impl<M: Machine> Shard<M> {
                 }
             }
             Decided::No { refusal, .. } => self.record_refusal(now, head, None, refusal, out),
-            Decided::Panicked(why) => return self.reclaim(digest, why, out),
+            // The sender hears of it as of any refusal, and goes on.
+            Decided::Panicked => self.record_refusal(now, head, None, poisoned(), out),
         }
-        if self.stopped {
+        if self.stopped.is_some() {
             return; // the refusal could not be recorded: the position has not moved
         }
         out.push(Output::Delivered { ticket, position: to });
@@ -345,7 +225,11 @@ impl<M: Machine> Shard<M> {
 
     fn tick(&mut self, now: Time, out: &mut Vec<Output<M>>) {
         for _ in 0..DUE_PER_TICK {
-            let Some((at, command)) = M::due(&self.replica.state) else { return };
+            let (at, command) = match guarded(|| M::due(&self.replica.state)) {
+                Ok(Some(due)) => due,
+                Ok(None) => return,
+                Err(why) => return self.halt(&format!("what is due cannot be told: {why}"), out),
+            };
             if at > now.max(self.moment(now)) {
                 return;
             }
@@ -365,7 +249,7 @@ impl<M: Machine> Shard<M> {
                 Decided::No { refusal, .. } => {
                     return self.halt(&format!("a due command was refused: {refusal}"), out);
                 }
-                Decided::Panicked(why) => return self.halt(&format!("a due command panicked: {why}"), out),
+                Decided::Panicked => return self.halt("a due command panicked", out),
             }
         }
     }
@@ -386,17 +270,14 @@ impl<M: Machine> Shard<M> {
             M::decide(state, command, &ctx, events).map_err(|why| (Refusal::of(&why), why.is_remembered()))
         };
         match guarded(decide) {
-            Err(why) => Decided::Panicked(why),
+            Err(_) => Decided::Panicked,
             Ok(Err((refusal, remembered))) => Decided::No { refusal, remembered },
             // Replay would take it for a newer build's and halt: the log could never be read again.
-            Ok(Ok(())) if self.events.iter().any(|event| event.name().is_none()) => {
-                Decided::Panicked("it decided on an event without a variant".into())
-            }
+            Ok(Ok(())) if self.events.iter().any(|event| event.name().is_none()) => Decided::Panicked,
             Ok(Ok(())) => {
+                // The answer to a send names the entry's last event.
                 if self.events.iter().rev().skip(1).any(|event| event.send().is_some()) {
-                    return Decided::Panicked(
-                        "it decided on a send that is not its entry's last event".into(),
-                    );
+                    return Decided::Panicked;
                 }
                 let bytes = entry_len(head, &self.events);
                 if self.events.len() > ENTRY_EVENTS || bytes > ENTRY_BYTES {
@@ -417,13 +298,16 @@ impl<M: Machine> Shard<M> {
         out: &mut Vec<Output<M>>,
     ) {
         // The answer first: it hangs on the events alone, and when it cannot be made nothing has happened yet.
-        let answered = guarded(|| M::reply(command, &self.events));
-        let answer = match answered.and_then(|reply| self.commit(now, &head).map(|()| reply)) {
-            Ok(reply) => Ok(reply),
-            Err(why) => return self.poisoned(digest, ticket, why, out),
+        let Ok(reply) = guarded(|| M::reply(command, &self.events)) else {
+            self.poison(digest);
+            return self.refuse(ticket, poisoned(), out);
         };
+        if let Err(why) = self.commit(now, &head) {
+            out.push(Output::Reply { ticket, answer: Err(poisoned()), seq: 0 });
+            return self.reclaim(digest, why, out);
+        }
         let seq = self.decided();
-        self.when_durable(Output::Reply { ticket, answer, seq }, out);
+        self.when_durable(Output::Reply { ticket, answer: Ok(reply), seq }, out);
     }
 
     /// Lets the decided events happen in the speculative state and writes the entry. After an error the state is not
@@ -481,22 +365,26 @@ impl<M: Machine> Shard<M> {
         self.when_durable(Output::Reply { ticket, answer: Err(refusal), seq }, out);
     }
 
-    fn poisoned(&mut self, digest: Digest, ticket: Ticket, why: String, out: &mut Vec<Output<M>>) {
-        out.push(Output::Reply { ticket, answer: Err(poisoned()), seq: 0 });
-        self.reclaim(digest, why, out);
+    /// Refuses a command from now on. When there are too many to remember the newest is not: it panics again, and the
+    /// state is as it was again.
+    fn poison(&mut self, digest: Digest) {
+        if self.poison.len() < MOST_POISON {
+            self.poison.insert(digest, ());
+        }
     }
 
+    /// The speculative state is broken. Each command does that once; too many different ones are no accident.
     fn reclaim(&mut self, digest: Digest, why: String, out: &mut Vec<Output<M>>) {
         if self.poison.len() >= MOST_POISON {
-            return self.halt("more commands panicked than can be remembered", out);
+            return self.halt("more commands broke the state than can be remembered", out);
         }
-        self.poison.insert(digest, ());
-        self.stopped = true;
+        self.poison(digest);
+        self.stopped = Some(restarting());
         out.push(Output::Reclaim(why));
     }
 
     fn halt(&mut self, why: &str, out: &mut Vec<Output<M>>) {
-        self.stopped = true;
+        self.stopped = Some(halted());
         out.push(Output::Halt(why.to_owned()));
     }
 
@@ -550,10 +438,25 @@ impl<M: Machine> Shard<M> {
     }
 }
 
+/// A stopped shard refuses what comes; its speculative state is not to be believed.
+fn step_stopped<M: Machine>(refusal: &Refusal, input: Input<M::Command>, out: &mut Vec<Output<M>>) {
+    let ticket = match input {
+        Input::Request(Request { ticket, .. }) => ticket,
+        Input::Submission(Submission { ticket, .. }) => ticket,
+        Input::Gate(ticket) => ticket,
+        Input::Delivery(_) | Input::Tick | Input::Appended | Input::Idle => return,
+    };
+    out.push(Output::Reply { ticket, answer: Err(refusal.clone()), seq: 0 });
+}
+
 enum Decided {
     Yes,
-    No { refusal: Refusal, remembered: bool },
-    Panicked(String),
+    No {
+        refusal: Refusal,
+        remembered: bool,
+    },
+    /// Or decided on what no log may hold. The state is as it was: `decide` only looks at it.
+    Panicked,
 }
 
 /// The answer to a command that was carried out before, from its entry in the log.
@@ -588,74 +491,11 @@ fn delivery_digest(source: LogId, to: &Position) -> Digest {
 }
 
 /// Runs the machine's code: a panic becomes its words.
-fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| text_of(panic.as_ref()))
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".into())
-}
-
-fn id_reused(id: Id) -> Refusal {
-    let message =
-        format!("request id {id} was used for another command: take a new UUIDv7 for every new request");
-    Refusal::new(Code::AlreadyExists, "REQUEST_ID_REUSED", message)
-}
-
-fn not_taken(why: NotTaken, id: Id) -> Refusal {
-    match why {
-        NotTaken::NotAnId => {
-            let message =
-                format!("request id {id} is not a UUIDv7: its time is needed to keep it from running twice");
-            Refusal::new(Code::Invalid, "REQUEST_ID_INVALID", message)
-        }
-        NotTaken::Expired => {
-            let message = format!(
-                "request id {id} is older than 1 h or more than 5 min ahead of log time: check the clock, look up \
-                 whether the request was carried out, and take a new id if it was not"
-            );
-            Refusal::new(Code::Precondition, "ID_EXPIRED", message)
-        }
-        NotTaken::Full => {
-            let message = "too many requests in the last hour; ids are never forgotten early. Wait, spread the load \
-                           over principals, or register as a bulk submitter";
-            Refusal::new(Code::Exhausted, "WINDOW_FULL", message).retry_after(10_000)
-        }
-    }
-}
-
-fn not_a_submitter(principal: &Principal) -> Refusal {
-    let message =
-        format!("{principal} is not registered as a bulk submitter: register it, or send requests with ids");
-    Refusal::new(Code::Forbidden, "NOT_A_SUBMITTER", message)
-}
-
-fn gap(number: u64, expected: u64) -> Refusal {
-    let message = format!("number {number} is not the next one: expected {expected}");
-    Refusal::new(Code::Precondition, "SUBMITTER_GAP", message)
-}
-
-fn forgotten(number: u64) -> Refusal {
-    let message =
-        format!("number {number} was carried out, but so long ago that its answer is no longer kept");
-    Refusal::new(Code::Precondition, "SUBMITTER_FORGOTTEN", message)
-}
-
-fn too_large(events: usize, bytes: usize) -> Refusal {
-    let message = format!(
-        "the command's {events} events take {bytes} bytes; one command may have {ENTRY_EVENTS} events of {ENTRY_BYTES} \
-         bytes together: split it"
-    );
-    Refusal::new(Code::Invalid, "COMMAND_TOO_LARGE", message)
-}
-
-fn poisoned() -> Refusal {
-    let message = "this command made the service fail and is refused until it is restarted; please report it";
-    Refusal::new(Code::Internal, "POISONED", message)
-}
-
-fn restarting() -> Refusal {
-    let message = "the service is rebuilding its state: try again with the same request id";
-    Refusal::new(Code::Unavailable, "RESTARTING", message).retry_after(200)
 }

@@ -22,7 +22,7 @@ pub struct Ways {
     submitters: Table<Principal, Submitter>,
 }
 
-/// A request that is in the log.
+/// A command of a caller that is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
     /// Digest of its command.
@@ -35,8 +35,8 @@ pub struct Remembered {
 struct Submitter {
     /// The last number; they are dense from 1.
     last: u64,
-    /// The entries of the last numbers, the newest at the back.
-    recent: VecDeque<u64>,
+    /// The last numbers, the newest at the back.
+    recent: VecDeque<Remembered>,
 }
 
 /// What a submitter's number is.
@@ -44,8 +44,8 @@ struct Submitter {
 pub enum Number {
     /// The next one.
     Next,
-    /// Carried out before; its entry.
-    Done(u64),
+    /// Carried out before.
+    Done(Remembered),
     /// Carried out so long ago that its answer is no longer kept.
     Forgotten,
     /// Not the next one.
@@ -85,7 +85,7 @@ impl Ways {
         }
         let back = (last - number) as usize;
         match recent.len().checked_sub(back + 1).and_then(|at| recent.get(at)) {
-            Some(seq) => Number::Done(*seq),
+            Some(known) => Number::Done(*known),
             None => Number::Forgotten,
         }
     }
@@ -95,7 +95,7 @@ impl Ways {
         match &entry.origin {
             Some(Origin::Request(request)) => {
                 let id = request.id().ok_or("a request id has not 16 bytes")?;
-                let digest = request.digest.as_ref().try_into().map_err(|_| "a digest has not 16 bytes")?;
+                let digest = digest_of(&request.digest)?;
                 self.window.insert(entry.asked_by(), id, Remembered { digest, seq });
             }
             Some(Origin::Source(source)) => {
@@ -108,7 +108,7 @@ impl Ways {
                     return Err("a submitter's numbers are not dense");
                 }
                 known.last = origin.number;
-                known.recent.push_back(seq);
+                known.recent.push_back(Remembered { digest: digest_of(&origin.digest)?, seq });
                 if known.recent.len() > SUBMITTER_REPLIES {
                     known.recent.pop_front();
                 }
@@ -123,4 +123,8 @@ impl Ways {
     pub fn advance(&mut self, now: Time) {
         self.window.advance(now);
     }
+}
+
+fn digest_of(bytes: &[u8]) -> Result<Digest, &'static str> {
+    bytes.try_into().map_err(|_| "a digest has not 16 bytes")
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use holmes_kernel::canon::{self, Digest};
-use holmes_kernel::ports::{Claim, Journal};
+use holmes_kernel::ports::{Claim, Journal, JournalError};
 use holmes_kernel::shard::{Delivery, Poison};
 use holmes_kernel::{After, Answer, At, Call, Code, Handle, LogId, Machine, Position, Refusal, Shard, Time};
 use tokio::sync::{mpsc, oneshot, watch};

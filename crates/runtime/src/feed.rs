@@ -2,7 +2,6 @@
 //! `react` what they cause, and brings that to the reader's queue. What was taken in is in the reader's own log, so a
 //! task that dies, and a process, go on where they were.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,17 +102,9 @@ async fn following<M: Machine>(machine: &MachineHandle<M>, mut feed: Feed, clock
                 }
             };
             for frame in &frames {
-                // A reaction that panics is a defect of this build: the source waits for one that does not.
-                let read = catch_unwind(AssertUnwindSafe(|| reader.read::<M>(frame)));
-                let deliveries = match read {
-                    Ok(Ok(deliveries)) => deliveries,
-                    Ok(Err(parked)) => return Ended::Parked(parked.to_string()),
-                    Err(_) => {
-                        return Ended::Parked(format!(
-                            "the reaction to {} to {} panicked",
-                            frame.first, frame.last
-                        ));
-                    }
+                let deliveries = match reader.read::<M>(frame) {
+                    Ok(deliveries) => deliveries,
+                    Err(parked) => return Ended::Parked(parked.to_string()),
                 };
                 for delivery in deliveries {
                     match deliver(machine, delivery, clock).await {

@@ -99,7 +99,9 @@ async fn from_snapshot<M: Machine, J: Journal>(
     log: LogId,
     at_most: u64,
 ) -> Result<Option<Replica<M>>, RecoverError> {
-    let Some(snapshot) = journal.snapshot(log, M::STATE, at_most).await? else { return Ok(None) };
+    let Some(snapshot) = journal.snapshot(log, Replica::<M>::VERSION, at_most).await? else {
+        return Ok(None);
+    };
     if canon::hash(&snapshot.bytes) != snapshot.digest {
         tracing::warn!(
             service = M::NAME,
@@ -136,6 +138,6 @@ pub async fn write_snapshot<M: Machine, J: Journal>(
     if recover::<M, J>(journal, log, extent, |_| {}).await?.digest() != digest {
         return Err(RecoverError::Differ { service: M::NAME, seq: at.seq });
     }
-    journal.keep_snapshot(&Snapshot { log, state_version: M::STATE, at, digest, bytes }).await?;
+    journal.keep_snapshot(&Snapshot { log, state_version: Replica::<M>::VERSION, at, digest, bytes }).await?;
     Ok(digest)
 }

@@ -78,7 +78,10 @@ fn an_entry_that_this_kernel_never_writes_is_refused() {
         ("opened a second time", of(Some(Origin::Opened(Opened::default())))),
         ("with a short request id", of(Some(request(&[7; 15], &[1; 16])))),
         ("with a long digest", of(Some(request(&[7; 16], &[1; 17])))),
-        ("with a number that is not the next", of(Some(Origin::Submitter(SubmitterOrigin { number: 2 })))),
+        (
+            "with a number that is not the next",
+            of(Some(Origin::Submitter(SubmitterOrigin { number: 2, digest: vec![0; 16].into() }))),
+        ),
         ("refused, with an event", Entry { refused: Some(refused), ..due() }),
         ("of nobody", Entry { principal: vec![].into(), ..due() }),
         ("of an unknown kind of principal", Entry { principal: vec![77; 17].into(), ..due() }),

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Instant;
 
-use holmes_kernel::ports::JournalError;
 use holmes_kernel::shard::{Request, Submission, Ticket, recall};
 use holmes_kernel::{Entry, Frame, Input, Output, Way};
 
