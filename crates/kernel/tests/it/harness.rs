@@ -204,8 +204,9 @@ impl Run {
 
     pub fn request(&mut self, which: usize) {
         self.latest = self.latest.max(self.now);
+        // Frames at one moment of the clock run ahead of it by a microsecond each.
         let log_time =
-            self.shard.replica().tail().ts..=self.latest.max(self.shard.replica().tail().ts.next());
+            self.shard.replica().tail().ts..=self.latest.max(self.shard.replica().tail().ts).after_millis(1);
         let ticket = self.ticket(Waiting::Request(which, log_time));
         let Asked { principal, id, command, .. } = &self.asked[which];
         let mut request = request(ticket, *principal, *id, command.clone());
