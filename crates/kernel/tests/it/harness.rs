@@ -203,10 +203,9 @@ impl Run {
     }
 
     pub fn request(&mut self, which: usize) {
-        self.latest = self.latest.max(self.now);
         // Frames at one moment of the clock run ahead of it by a microsecond each.
-        let log_time =
-            self.shard.replica().tail().ts..=self.latest.max(self.shard.replica().tail().ts).after_millis(1);
+        let latest = self.latest.max(self.now).max(self.shard.replica().tail().ts);
+        let log_time = self.shard.replica().tail().ts..=latest.after_millis(1);
         let ticket = self.ticket(Waiting::Request(which, log_time));
         let Asked { principal, id, command, .. } = &self.asked[which];
         let mut request = request(ticket, *principal, *id, command.clone());
@@ -346,6 +345,7 @@ impl Run {
     }
 
     pub fn step(&mut self, input: Input<Command>) {
+        self.latest = self.latest.max(self.now);
         let mut out = Vec::new();
         self.shard.step(self.now, input, &mut out);
         self.outputs(out);
