@@ -68,7 +68,11 @@ pub async fn what_was_appended_is_read_back_byte_for_byte<S: Storage>() {
         assert_eq!(after, written[count..], "behind frame {count}");
     }
     assert_eq!(journal.read(log(1), 0, usize::MAX).await, Ok(written));
-    assert_eq!(journal.read(log(1), u64::MAX, usize::MAX).await, Ok(vec![]), "behind the end there is nothing");
+    assert_eq!(
+        journal.read(log(1), u64::MAX, usize::MAX).await,
+        Ok(vec![]),
+        "behind the end there is nothing"
+    );
 }
 
 /// About `max_bytes`, at least one frame.

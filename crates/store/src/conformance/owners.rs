@@ -59,7 +59,10 @@ pub async fn a_frame_that_does_not_follow_is_refused_and_changes_nothing<S: Stor
     assert!(is_broken(&journal.append(&claim, &of_another).await), "another log's frame");
     assert_eq!(whole(&journal, log(1)).await, before);
     assert_eq!(whole(&journal, log(2)).await, [first(log(2))]);
-    journal.append(&claim, &frame(log(1), claim.term, &tail, 1, 64)).await.expect("the right one still follows");
+    journal
+        .append(&claim, &frame(log(1), claim.term, &tail, 1, 64))
+        .await
+        .expect("the right one still follows");
 }
 
 /// A frame carries its owner's term: a lower one goes back, a higher one would meet a later claim's.
@@ -137,10 +140,15 @@ pub async fn whatever_the_interleaving_no_older_owner_appends_behind_a_newer_cla
     let frames = whole(&storage.handle().await, log(1)).await;
     assert_chain(log(1), &frames);
     for (claimed_at, frame) in acknowledged {
-        assert!(frames.contains(&frame), "frame {} of term {} is gone", frame.header().first, frame.header().term);
-        let between = frames.iter().filter(|other| {
-            other.header().first > claimed_at && other.header().last < frame.header().first
-        });
+        assert!(
+            frames.contains(&frame),
+            "frame {} of term {} is gone",
+            frame.header().first,
+            frame.header().term
+        );
+        let between = frames
+            .iter()
+            .filter(|other| other.header().first > claimed_at && other.header().last < frame.header().first);
         let term = frame.header().term;
         assert!(between.clone().all(|other| other.header().term == term), "another's frame behind a claim");
     }

@@ -187,7 +187,9 @@ impl Drop for Inner {
 
 impl fmt::Debug for Journal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Journal").field("directory", &self.inner.store.directory.root()).finish_non_exhaustive()
+        f.debug_struct("Journal")
+            .field("directory", &self.inner.store.directory.root())
+            .finish_non_exhaustive()
     }
 }
 

@@ -6,8 +6,8 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use holmes_kernel::frame::Damage;
-use holmes_kernel::ports::{Journal as _, JournalError};
+use holmes_kernel::frame::{Damage, FRAME_BYTES};
+use holmes_kernel::ports::{Claim, Journal as _, JournalError};
 use holmes_kernel::{Frame, LogId};
 use holmes_store::conformance::{first, frame, log};
 use holmes_store::journal::embedded::{Journal, Options};
@@ -92,31 +92,36 @@ enum Harm {
     Remove,
 }
 
-/// Both ends, where the heads and checksums are, and places between.
+fn apply(harm: Harm, path: &Path) {
+    match harm {
+        Harm::Flip(at) => flip(path, at),
+        Harm::Cut(len) => OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap(),
+        Harm::Remove => fs::remove_file(path).unwrap(),
+    }
+}
+
+/// Both ends, where the heads and checksums are, and places between; many more with `HOLMES_ALL_HARMS`.
 fn harms(len: u64) -> Vec<Harm> {
-    let ends = (0..8.min(len)).chain(len.saturating_sub(8)..len);
-    let between = (1..24).map(|part| len * part / 24);
+    let steps = if std::env::var_os("HOLMES_ALL_HARMS").is_some() { 256 } else { 6 };
+    let ends = (0..3.min(len)).chain(len.saturating_sub(3)..len);
+    let between = (1..steps).map(|part| len * part / steps);
     let mut harms: Vec<Harm> = ends.chain(between).filter(|at| *at < len).map(Harm::Flip).collect();
-    harms.extend([0, len / 3, len * 2 / 3, len.saturating_sub(1)].map(Harm::Cut));
+    harms.extend([len / 3, len.saturating_sub(1)].map(Harm::Cut));
     harms.push(Harm::Remove);
     harms
 }
 
 #[tokio::test]
 async fn no_damaged_file_silently_loses_an_acknowledged_frame() {
-    let (dir, written) = written(150, 900).await;
+    let (dir, written) = written(50, 900).await;
     let (mut refused, mut harmless) = (0, Vec::new());
-    for path in files(dir.path()) {
+    for path in files(dir.path()).into_iter().filter(|path| !path.ends_with("lock")) {
         let name = path.strip_prefix(dir.path()).unwrap().to_owned();
         for harm in harms(fs::metadata(&path).unwrap().len()) {
             let scratch = tempfile::tempdir().unwrap();
             copy(dir.path(), scratch.path());
             let harmed = scratch.path().join(&name);
-            match harm {
-                Harm::Flip(at) => flip(&harmed, at),
-                Harm::Cut(len) => OpenOptions::new().write(true).open(&harmed).unwrap().set_len(len).unwrap(),
-                Harm::Remove => fs::remove_file(&harmed).unwrap(),
-            }
+            apply(harm, &harmed);
             match read(scratch.path()).await {
                 Err(_) => refused += 1,
                 Ok(found) => {
@@ -126,8 +131,7 @@ async fn no_damaged_file_silently_loses_an_acknowledged_frame() {
             }
         }
     }
-    assert!(refused > 100, "{refused} refused, harmless: {harmless:#?}");
-    println!("{refused} refused, {} harmless: {harmless:#?}", harmless.len());
+    assert!(refused > 50, "{refused} refused, harmless: {harmless:#?}");
 }
 
 /// The engine's newest journal.
@@ -161,6 +165,39 @@ async fn a_flipped_bit_of_a_frame_is_refused_with_its_log_and_place_and_nothing_
 }
 
 #[tokio::test]
+async fn damage_in_an_older_journal_of_the_engine_is_refused_too() {
+    // More than the 64 MB after which the engine begins another, in frames of the largest size.
+    let (dir, written) = written(60, FRAME_BYTES / 4 - 100).await;
+    let journals =
+        || files(dir.path()).into_iter().filter(|path| path.extension().is_some_and(|jnl| jnl == "jnl"));
+    assert!(journals().count() > 1, "the engine has not begun another journal");
+    let oldest = journals().min_by_key(|path| path.file_stem().unwrap().len()).unwrap();
+    let name = oldest.strip_prefix(dir.path()).unwrap();
+    let middle = fs::metadata(&oldest).unwrap().len() / 2;
+    for harm in [Harm::Flip(middle), Harm::Cut(middle), Harm::Remove] {
+        let scratch = tempfile::tempdir().unwrap();
+        copy(dir.path(), scratch.path());
+        apply(harm, &scratch.path().join(name));
+        let outcome = read(scratch.path()).await;
+        let is_told = match harm {
+            Harm::Remove => outcome.is_err() || outcome.as_ref() == Ok(&written),
+            _ => outcome.is_err(),
+        };
+        assert!(is_told, "{harm:?}: {:?}", outcome.map(|_| "nothing was noticed"));
+    }
+}
+
+#[tokio::test]
+async fn without_the_names_of_its_keyspaces_the_engine_is_not_let_at_them() {
+    let (dir, _) = written(12, 40).await;
+    fs::remove_dir_all(dir.path().join("db/keyspaces/0")).unwrap();
+    let before = files(dir.path());
+    let refused = open(dir.path()).unwrap_err().to_string();
+    assert!(refused.contains("keyspaces/0"), "{refused}");
+    assert_eq!(files(dir.path()), before, "it would have deleted the others");
+}
+
+#[tokio::test]
 async fn an_end_that_was_acknowledged_and_is_cut_off_is_refused_at_every_start() {
     let (dir, written) = written(12, 40).await;
     let path = newest_journal(dir.path());
@@ -170,8 +207,10 @@ async fn an_end_that_was_acknowledged_and_is_cut_off_is_refused_at_every_start()
         fs::write(&path, &good[..good.len() - lost as usize]).unwrap();
         for start in 0..2 {
             let refused = read(dir.path()).await.unwrap_err();
-            let is_told = matches!(refused, JournalError::Damaged { .. } | JournalError::Missing(_));
-            assert!(is_told, "{lost} bytes lost, start {start}: {refused}");
+            assert!(
+                matches!(refused, JournalError::Damaged { .. }),
+                "{lost} bytes lost, start {start}: {refused}"
+            );
         }
         fs::write(&path, &good).unwrap();
     }
@@ -194,17 +233,43 @@ async fn what_a_crash_leaves_half_written_is_taken_away_and_the_rest_is_whole() 
         assert_eq!(read(dir.path()).await.as_ref(), Ok(&written), "{half} bytes of it");
         torn.extend(vec![0; 100_000]);
         fs::write(&path, &torn).unwrap();
-        assert_eq!(read(dir.path()).await.as_ref(), Ok(&written), "{half} bytes of it, and what was laid out ahead");
+        assert_eq!(
+            read(dir.path()).await.as_ref(),
+            Ok(&written),
+            "{half} bytes of it, and what was laid out ahead"
+        );
     }
-    // Pages that reached the disk out of order: the end is there, the middle is not.
-    let frame_of_next = frame(log(1), 9, &written[&log(1)][12].tail(), 1, 40);
-    let mut holes = good.clone();
-    holes.extend(commit);
-    let from = good.len() + commit.len() / 2;
-    holes[from..from + 16].fill(0);
-    fs::write(&path, &holes).unwrap();
-    let outcome = read(dir.path()).await;
-    assert!(frame_of_next.header().first > 1 && outcome.is_err(), "its frame was acknowledged before");
     fs::write(&path, &good).unwrap();
+    assert_eq!(read(dir.path()).await, Ok(written));
+}
+
+#[tokio::test]
+async fn a_commit_whose_pages_reached_the_disk_out_of_order_is_half_written_unless_it_was_acknowledged() {
+    let (dir, written) = written(12, 40).await;
+    let note = dir.path().join("acknowledged");
+    let before = fs::read(&note).unwrap();
+    let path = newest_journal(dir.path());
+    let journal = open(dir.path()).unwrap();
+    let last = &written[&log(1)][12];
+    let claim = Claim { log: log(1), term: 1, nonce: [0; 16], tail: last.tail() };
+    assert!(journal.append(&claim, last).await.is_err(), "a claim of ours does not hold without its nonce");
+    let claim = journal.claim(log(1)).await.unwrap();
+    let after_claim = fs::read(&note).unwrap();
+    let next = frame(log(1), claim.term, &claim.tail, 4, 5_000);
+    journal.append(&claim, &next).await.unwrap();
+    journal.close().await;
+    let mut holes = fs::read(&path).unwrap();
+    let from = place_of(&next, &holes) as usize + 4_096;
+    holes[from..from + 4_096].fill(0);
+    fs::write(&path, &holes).unwrap();
+    let refused = read(dir.path()).await.unwrap_err();
+    assert!(
+        matches!(refused, JournalError::Damaged { after, .. } if after == last.header().last),
+        "{refused}"
+    );
+    assert_eq!(fs::read(&path).unwrap(), holes);
+    // The same disk before anybody was told: the power failed in mid-commit.
+    assert_ne!(before, after_claim);
+    fs::write(&note, after_claim).unwrap();
     assert_eq!(read(dir.path()).await, Ok(written));
 }

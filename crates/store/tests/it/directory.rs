@@ -34,7 +34,10 @@ async fn a_directory_of_another_layout_is_refused_in_plain_words() {
     open(dir.path()).unwrap().close().await;
     fs::write(dir.path().join("layout"), "holmes journal, layout 2\n").unwrap();
     let refused = open(dir.path()).unwrap_err().to_string();
-    assert!(refused.contains("layout 2") && refused.contains("knows \"holmes journal, layout 1\""), "{refused}");
+    assert!(
+        refused.contains("layout 2") && refused.contains("knows \"holmes journal, layout 1\""),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -83,8 +86,11 @@ async fn appends_that_wait_together_are_forced_to_disk_together() {
     let before = journal.commits();
     let rounds = 20;
     for _ in 0..rounds {
-        let frames: Vec<Frame> =
-            claims.iter().zip(&tails).map(|(claim, tail)| frame(claim.log, claim.term, tail, 1, 64)).collect();
+        let frames: Vec<Frame> = claims
+            .iter()
+            .zip(&tails)
+            .map(|(claim, tail)| frame(claim.log, claim.term, tail, 1, 64))
+            .collect();
         let waiting: Vec<_> = claims
             .iter()
             .zip(&frames)

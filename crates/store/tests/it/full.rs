@@ -20,11 +20,14 @@ impl Small {
     fn mount(megabytes: u64) -> Option<Small> {
         let dir = tempfile::tempdir().unwrap();
         let size = format!("size={megabytes}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
         match mounted {
             Ok(output) if output.status.success() => Some(Small { at: dir.path().to_owned(), _dir: dir }),
             _ => {
-                eprintln!("SKIPPED: a full disk is not tested, because this user may not mount a file system");
+                eprintln!(
+                    "SKIPPED: a full disk is not tested, because this user may not mount a file system"
+                );
                 None
             }
         }

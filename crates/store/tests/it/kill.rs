@@ -53,8 +53,8 @@ fn run_and_kill(dir: &Path, kill: u64, acknowledged: &mut Acknowledged) {
     while !begun.starts_with("ack ") {
         begun = received.recv_timeout(Duration::from_secs(30)).expect("the child begins to write");
     }
-    // A few hundred milliseconds, different each time, and now and then nearly none.
-    thread::sleep(Duration::from_millis((kill * 7_919) % 397));
+    // Up to two hundred milliseconds, different each time, and now and then nearly none.
+    thread::sleep(Duration::from_millis((kill * 7_919) % 197));
     end(&mut child);
     reader.join().unwrap();
     for line in std::iter::once(begun).chain(received) {

@@ -214,6 +214,8 @@ const NO_ROOM: u64 = 32 << 20;
 /// After a failed write to disk nobody knows what the disk holds: the system may have dropped the pages and called
 /// them written. Only a new start that reads what is there can tell; a second try would lie.
 pub(super) fn abort(why: &str) -> ! {
-    eprintln!("holmes: {why}. The process ends here; nothing acknowledged is lost, a new start reads what the disk holds");
+    eprintln!(
+        "holmes: {why}. The process ends here; nothing acknowledged is lost, a new start reads what the disk holds"
+    );
     std::process::abort()
 }

@@ -7,13 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use holmes_kernel::LogId;
 use holmes_kernel::frame::{Damage, Frame};
 use holmes_kernel::ports::JournalError;
-use bytes::Bytes;
 
 use super::acknowledged::Noted;
 use super::commits::{Commit, Found, LAST_BYTES, find};
@@ -25,9 +25,8 @@ const ENGINE_FORMAT: &[u8] = b"FJL\x03";
 /// Refuses files that the engine would mend by losing something, and takes away a half-written end.
 pub(super) fn inspect(engine: &Path, noted: &BTreeMap<LogId, Noted>) -> Result<(), JournalError> {
     let failed = |why: io::Error| storage_error(&engine.display().to_string(), &why);
-    let version = fs::read(engine.join("version")).map_err(|why| {
-        lost(engine, &format!("its file \"version\" cannot be read ({why})"))
-    })?;
+    let version = fs::read(engine.join("version"))
+        .map_err(|why| lost(engine, &format!("its file \"version\" cannot be read ({why})")))?;
     if !version.starts_with(ENGINE_FORMAT) {
         return Err(lost(engine, "its file \"version\" is not that of this build's engine"));
     }
@@ -38,10 +37,13 @@ pub(super) fn inspect(engine: &Path, noted: &BTreeMap<LogId, Noted>) -> Result<(
     }
     let mut ends = BTreeMap::new();
     for (place, (_, path)) in journals.iter().enumerate() {
-        let is_active = place + 1 == journals.len();
         let bytes = fs::read(path).map_err(failed)?;
         let journal = Journal { path, bytes: Bytes::from(bytes), noted };
-        if let Some(half_written) = journal.inspect(is_active, &mut ends)? {
+        if let Some(half_written) = journal.inspect(&mut ends)? {
+            // A commit in a later journal shows as much as one in this.
+            if !journals[place + 1..].iter().all(|(_, path)| is_unused(path)) {
+                return Err(lost(path, &format!("it breaks off at byte {half_written}")));
+            }
             tracing::warn!(path = %path.display(), at = half_written, "a commit that was never finished is taken away");
             cut(path, half_written).map_err(failed)?;
         }
@@ -56,8 +58,13 @@ fn lost(engine: &Path, what: &str) -> JournalError {
     ))
 }
 
-/// A keyspace with tables but without `current` would be taken for one that was never finished, and deleted.
+/// A keyspace with tables but without `current` would be taken for one that was never finished, and deleted; and
+/// without keyspace 0, which names the others, all would be.
 fn check_keyspaces(keyspaces: &Path) -> Result<(), JournalError> {
+    let names = keyspaces.join("0");
+    if !names.join("current").exists() {
+        return Err(lost(&names, "its file \"current\" is missing"));
+    }
     let failed = |why: io::Error| storage_error(&keyspaces.display().to_string(), &why);
     for entry in fs::read_dir(keyspaces).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -85,6 +92,12 @@ fn journals(engine: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(journals)
 }
 
+/// Whether no commit was ever written into a journal, as far as its first byte tells.
+fn is_unused(path: &Path) -> bool {
+    let mut first = [0];
+    File::open(path).and_then(|mut file| file.read(&mut first)).is_ok_and(|_| first == [0])
+}
+
 fn cut(path: &Path, len: usize) -> io::Result<()> {
     let file: File = OpenOptions::new().write(true).open(path)?;
     file.set_len(len as u64)?;
@@ -105,11 +118,7 @@ struct Journal<'a> {
 
 impl Journal<'_> {
     /// Reads all commits. `Some` is where a half-written one begins that may be taken away.
-    fn inspect(
-        &self,
-        is_active: bool,
-        ends: &mut BTreeMap<LogId, u64>,
-    ) -> Result<Option<usize>, JournalError> {
+    fn inspect(&self, ends: &mut BTreeMap<LogId, u64>) -> Result<Option<usize>, JournalError> {
         let mut at = 0;
         loop {
             match find(&self.bytes, at) {
@@ -123,11 +132,11 @@ impl Journal<'_> {
                 Found::Broken if is_blank(&self.bytes[at..]) => return Ok(None),
                 Found::Changed(commit) => {
                     self.check_changed(&commit)?;
-                    self.check_last(at, is_active, ends)?;
+                    self.check_last(at, ends)?;
                     return Ok(Some(at));
                 }
                 Found::Broken => {
-                    self.check_last(at, is_active, ends)?;
+                    self.check_last(at, ends)?;
                     return Ok(Some(at));
                 }
             }
@@ -146,14 +155,10 @@ impl Journal<'_> {
     }
 
     /// Behind a half-written commit there is nothing. A whole one shows that this one was whole, too.
-    fn check_last(
-        &self,
-        at: usize,
-        is_active: bool,
-        ends: &BTreeMap<LogId, u64>,
-    ) -> Result<(), JournalError> {
+    fn check_last(&self, at: usize, ends: &BTreeMap<LogId, u64>) -> Result<(), JournalError> {
         let place = || format!("{} at byte {at}", self.path.display());
-        let later = self.bytes[at..].windows(LAST_BYTES.len()).enumerate().filter(|(_, bytes)| *bytes == LAST_BYTES);
+        let later =
+            self.bytes[at..].windows(LAST_BYTES.len()).enumerate().filter(|(_, bytes)| *bytes == LAST_BYTES);
         for (behind, _) in later {
             let Found::Whole(commit) = find(&self.bytes, at + behind + LAST_BYTES.len()) else { continue };
             let Some(next) = commit.frames.first() else { return Err(lost(self.path, &place())) };
@@ -161,7 +166,6 @@ impl Journal<'_> {
             let why = Damage::Body(format!("the engine's journal is damaged: {}", place()));
             return Err(JournalError::Damaged { log: next.log, after, why });
         }
-        // A journal that another follows was forced to disk whole before.
-        if is_active { Ok(()) } else { Err(lost(self.path, &place())) }
+        Ok(())
     }
 }

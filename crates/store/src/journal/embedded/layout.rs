@@ -83,13 +83,8 @@ impl Directory {
 fn lock(root: &Path) -> Result<File, JournalError> {
     let path = root.join("lock");
     let failed = |why: io::Error| storage_error(&path.display().to_string(), &why);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(failed)?;
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::Error(why)) => return Err(failed(why)),
@@ -104,7 +99,10 @@ fn lock(root: &Path) -> Result<File, JournalError> {
         }
     }
     let words = format!("pid {} since {}\n", std::process::id(), unix_seconds());
-    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(words.as_bytes())).map_err(failed)?;
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(words.as_bytes()))
+        .map_err(failed)?;
     Ok(file)
 }
 

@@ -118,12 +118,8 @@ fn decode(file: &[u8]) -> Result<Snapshot, String> {
         return Err("its head is damaged".into());
     }
     let u64_at = |at: usize| u64::from_le_bytes(array(head, at));
-    let at = Tail {
-        seq: u64_at(20),
-        chain: array(head, 28),
-        ts: Time::from_micros(u64_at(60)),
-        term: u64_at(68),
-    };
+    let at =
+        Tail { seq: u64_at(20), chain: array(head, 28), ts: Time::from_micros(u64_at(60)), term: u64_at(68) };
     let digest = array(head, 76);
     if bytes.len() as u64 != u64_at(92) || canon::hash(bytes) != digest {
         return Err("its bytes do not have its digest".into());

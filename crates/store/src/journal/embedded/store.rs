@@ -5,11 +5,11 @@ use std::ops::Bound;
 use std::sync::atomic::AtomicU64;
 use std::sync::{PoisonError, RwLock};
 
+use bytes::Bytes;
 use fjall::Guard;
 use holmes_kernel::frame::Damage;
 use holmes_kernel::ports::JournalError;
 use holmes_kernel::{Frame, LogId};
-use bytes::Bytes;
 
 use super::acknowledged::Noted;
 use super::engine::{Engine, engine_error, guarded};
@@ -79,7 +79,9 @@ impl Store {
         if after >= end {
             return Ok(Vec::new());
         }
-        guarded(|| Reading { log, end, whole: after, frames: Vec::new(), bytes: 0 }.run(&self.engine, max_bytes))
+        guarded(|| {
+            Reading { log, end, whole: after, frames: Vec::new(), bytes: 0 }.run(&self.engine, max_bytes)
+        })
     }
 }
 
@@ -149,7 +151,8 @@ fn heads(engine: &Engine) -> Result<BTreeMap<LogId, Head>, JournalError> {
     let mut heads = BTreeMap::new();
     for found in engine.heads.iter() {
         let (key, value) = found.into_inner().map_err(failed)?;
-        let log = log_of(&key).ok_or_else(|| JournalError::Io("a head is stored under no log's name".into()))?;
+        let log =
+            log_of(&key).ok_or_else(|| JournalError::Io("a head is stored under no log's name".into()))?;
         let last = last_frame(engine, log)?;
         heads.insert(log, decode_head(log, &value, &last)?);
     }
@@ -169,7 +172,11 @@ fn last_frame(engine: &Engine, log: LogId) -> Result<Frame, JournalError> {
         .into_inner()
         .map_err(|why| engine_error(&format!("reading the last frame of the log of {log}"), &why))?;
     let first = frame_of(&key).map_or(1, |(_, first)| first.max(1));
-    Frame::decode(Bytes::copy_from_slice(&value)).map_err(|why| JournalError::Damaged { log, after: first - 1, why })
+    Frame::decode(Bytes::copy_from_slice(&value)).map_err(|why| JournalError::Damaged {
+        log,
+        after: first - 1,
+        why,
+    })
 }
 
 /// Frames of a log without a head show that the heads were lost.
@@ -178,7 +185,8 @@ fn check_no_headless(engine: &Engine, heads: &BTreeMap<LogId, Head>) -> Result<(
     let mut from = Bound::Unbounded;
     while let Some(found) = engine.frames.range((from, Bound::<Vec<u8>>::Unbounded)).next() {
         let key = found.key().map_err(failed)?;
-        let log = log_of(&key).ok_or_else(|| JournalError::Io("a frame is stored under no log's name".into()))?;
+        let log =
+            log_of(&key).ok_or_else(|| JournalError::Io("a frame is stored under no log's name".into()))?;
         if !heads.contains_key(&log) {
             let why = Damage::Body("it has frames and no head".into());
             return Err(JournalError::Damaged { log, after: 0, why });
