@@ -84,7 +84,8 @@ impl Journal {
         let directory = Directory::take(path)?;
         let (acknowledged, noted) = Acknowledged::open(&directory.acknowledged())
             .map_err(|why| storage_error("reading what was acknowledged", &why))?;
-        if directory.is_set_up() || !noted.is_empty() {
+        let was_used = directory.is_set_up() || !noted.is_empty();
+        if was_used || !inspect::clear_unfinished(&directory.engine())? {
             guarded(|| inspect::inspect(&directory.engine(), &noted))?;
         }
         let engine = Engine::open(&directory.engine(), options.memtable_bytes)?;

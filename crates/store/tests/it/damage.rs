@@ -25,8 +25,15 @@ fn open(dir: &Path) -> Result<Journal, JournalError> {
 
 /// A directory with `rounds` frames in each log, closed in good order.
 async fn written(rounds: usize, bytes: usize) -> (TempDir, Written) {
+    let (dir, written) = write(OPTIONS, rounds, bytes).await;
+    // Opening cuts the engine's journal to what is in it, so that copies are small.
+    open(dir.path()).unwrap().close().await;
+    (dir, written)
+}
+
+async fn write(options: Options, rounds: usize, bytes: usize) -> (TempDir, Written) {
     let dir = tempfile::tempdir().unwrap();
-    let journal = open(dir.path()).unwrap();
+    let journal = Journal::open(dir.path(), options).unwrap();
     let mut written = Written::new();
     for svc in 1..=LOGS {
         journal.provision(&first(log(svc))).await.unwrap();
@@ -39,8 +46,6 @@ async fn written(rounds: usize, bytes: usize) -> (TempDir, Written) {
         }
     }
     journal.close().await;
-    // Opening cuts the engine's journal to what is in it, so that the copies below are small.
-    open(dir.path()).unwrap().close().await;
     (dir, written)
 }
 
@@ -167,7 +172,7 @@ async fn a_flipped_bit_of_a_frame_is_refused_with_its_log_and_place_and_nothing_
 #[tokio::test]
 async fn damage_in_an_older_journal_of_the_engine_is_refused_too() {
     // More than the 64 MB after which the engine begins another, in frames of the largest size.
-    let (dir, written) = written(60, FRAME_BYTES / 4 - 100).await;
+    let (dir, written) = write(Options::default(), 75, FRAME_BYTES / 4 - 100).await;
     let journals =
         || files(dir.path()).into_iter().filter(|path| path.extension().is_some_and(|jnl| jnl == "jnl"));
     assert!(journals().count() > 1, "the engine has not begun another journal");

@@ -57,6 +57,24 @@ async fn a_directory_whose_engine_is_gone_is_refused_instead_of_begun_anew() {
 }
 
 #[tokio::test]
+async fn a_set_up_that_was_killed_on_its_way_is_begun_again() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("db/keyspaces")).unwrap();
+    fs::write(dir.path().join("db/lock"), "").unwrap();
+    fs::write(dir.path().join("db/0.jnl"), [0; 4_096]).unwrap();
+    let journal = open(dir.path()).unwrap();
+    journal.provision(&first(log(1))).await.unwrap();
+    journal.close().await;
+    fs::remove_file(dir.path().join("layout")).unwrap();
+    let journal = open(dir.path()).unwrap();
+    assert_eq!(
+        journal.read(log(1), 0, 1).await,
+        Ok(vec![first(log(1))]),
+        "what was set up is never begun again"
+    );
+}
+
+#[tokio::test]
 async fn a_read_that_begins_inside_a_frame_gives_that_whole_frame() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path()).unwrap();

@@ -22,6 +22,21 @@ use super::engine::storage_error;
 /// The first bytes of the engine's `version` file in the format whose journals we can read.
 const ENGINE_FORMAT: &[u8] = b"FJL\x03";
 
+/// Where nothing was ever acknowledged: takes away what is left of a set-up that was killed on its way, which the
+/// engine could neither use nor begin again. False when there are keyspaces: those are looked at all the same.
+pub(super) fn clear_unfinished(engine: &Path) -> Result<bool, JournalError> {
+    let keyspaces = engine.join("keyspaces");
+    if keyspaces.join("0").join("current").exists() || keyspaces.join("1").exists() {
+        return Ok(false);
+    }
+    match fs::remove_dir_all(engine) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => {
+            Err(storage_error(&engine.display().to_string(), &why))
+        }
+        _ => Ok(true),
+    }
+}
+
 /// Refuses files that the engine would mend by losing something, and takes away a half-written end.
 pub(super) fn inspect(engine: &Path, noted: &BTreeMap<LogId, Noted>) -> Result<(), JournalError> {
     let failed = |why: io::Error| storage_error(&engine.display().to_string(), &why);
