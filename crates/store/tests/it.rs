@@ -1,5 +1,7 @@
 //! The journals against the suite, and the embedded one against what disks and people do to it.
 
+// Only tests: this also lets helpers unwrap.
+#[cfg(test)]
 mod it {
     mod conformance;
     mod damage;

@@ -79,21 +79,24 @@ impl Acknowledged {
 impl Noted {
     /// Whether a log that the engine found reaches as far as was acknowledged.
     pub(super) fn check(&self, log: LogId, found: Option<&Head>) -> Result<(), JournalError> {
-        let Some(found) = found else { return Err(JournalError::Missing(log)) };
-        let damaged = |what: String| {
-            Err(JournalError::Damaged { log, after: found.tail.seq.min(self.seq), why: Damage::Body(what) })
+        let damaged = |after: u64, what: String| {
+            Err(JournalError::Damaged { log, after: after.min(self.seq), why: Damage::Body(what) })
         };
-        if found.tail.seq < self.seq {
-            return damaged(format!("frames up to {} were acknowledged and are gone", self.seq));
+        let gone =
+            |after| damaged(after, format!("frames up to {} were acknowledged and are gone", self.seq));
+        let Some(found) = found else { return gone(0) };
+        let end = found.tail.seq;
+        if end < self.seq {
+            return gone(end);
         }
-        if found.tail.seq == self.seq && found.tail.chain != self.chain {
-            return damaged("another frame was acknowledged there".into());
+        if end == self.seq && found.tail.chain != self.chain {
+            return damaged(end, "another frame was acknowledged there".into());
         }
         if found.term < self.term {
-            return damaged(format!(
-                "term {} was given out, and the log knows only {}",
-                self.term, found.term
-            ));
+            return damaged(
+                end,
+                format!("term {} was given out, and the log knows only {}", self.term, found.term),
+            );
         }
         Ok(())
     }

@@ -11,9 +11,6 @@ use holmes_kernel::ports::JournalError;
 
 /// Blocks kept in memory. Logs are read from front to back, once: a large cache would hold what nobody asks for again.
 const CACHE_BYTES: u64 = 16 << 20;
-/// Frames kept in memory before they become a table. Small enough that an idle process stays below 60 MiB, large
-/// enough that four of them, where the engine stops writers, are a second of the highest load.
-const FRAMES_MEMTABLE: u64 = 16 << 20;
 /// Heads are a hundred bytes and overwritten all the time.
 const HEADS_MEMTABLE: u64 = 2 << 20;
 /// The engine's own journals before it makes room: what a start after a crash reads at most.
@@ -32,7 +29,7 @@ pub(super) struct Engine {
 
 impl Engine {
     /// Opens or sets up the engine in a directory that the caller holds.
-    pub(super) fn open(path: &Path) -> Result<Engine, JournalError> {
+    pub(super) fn open(path: &Path, frames_memtable: u64) -> Result<Engine, JournalError> {
         guarded(|| {
             let failed = |why| engine_error("opening", &why);
             let database = Database::builder(path)
@@ -44,7 +41,7 @@ impl Engine {
                 .manual_journal_persist(true)
                 .open()
                 .map_err(failed)?;
-            let frames = database.keyspace("frames", || options(FRAMES_MEMTABLE)).map_err(failed)?;
+            let frames = database.keyspace("frames", || options(frames_memtable)).map_err(failed)?;
             let heads = database.keyspace("heads", || options(HEADS_MEMTABLE)).map_err(failed)?;
             Ok(Engine { frames, heads, database })
         })

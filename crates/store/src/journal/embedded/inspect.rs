@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -21,6 +21,21 @@ use super::engine::storage_error;
 
 /// The first bytes of the engine's `version` file in the format whose journals we can read.
 const ENGINE_FORMAT: &[u8] = b"FJL\x03";
+
+/// Where nothing was ever acknowledged: takes away what is left of a set-up that was killed on its way, which the
+/// engine could neither use nor begin again. False when there are keyspaces: those are looked at all the same.
+pub(super) fn clear_unfinished(engine: &Path) -> Result<bool, JournalError> {
+    let keyspaces = engine.join("keyspaces");
+    if keyspaces.join("0").join("current").exists() || keyspaces.join("1").exists() {
+        return Ok(false);
+    }
+    match fs::remove_dir_all(engine) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => {
+            Err(storage_error(&engine.display().to_string(), &why))
+        }
+        _ => Ok(true),
+    }
+}
 
 /// Refuses files that the engine would mend by losing something, and takes away a half-written end.
 pub(super) fn inspect(engine: &Path, noted: &BTreeMap<LogId, Noted>) -> Result<(), JournalError> {
@@ -37,10 +52,13 @@ pub(super) fn inspect(engine: &Path, noted: &BTreeMap<LogId, Noted>) -> Result<(
     }
     let mut ends = BTreeMap::new();
     for (place, (_, path)) in journals.iter().enumerate() {
-        let is_active = place + 1 == journals.len();
         let bytes = fs::read(path).map_err(failed)?;
         let journal = Journal { path, bytes: Bytes::from(bytes), noted };
-        if let Some(half_written) = journal.inspect(is_active, &mut ends)? {
+        if let Some(half_written) = journal.inspect(&mut ends)? {
+            // A commit in a later journal shows as much as one in this.
+            if !journals[place + 1..].iter().all(|(_, path)| is_unused(path)) {
+                return Err(lost(path, &format!("it breaks off at byte {half_written}")));
+            }
             tracing::warn!(path = %path.display(), at = half_written, "a commit that was never finished is taken away");
             cut(path, half_written).map_err(failed)?;
         }
@@ -55,8 +73,13 @@ fn lost(engine: &Path, what: &str) -> JournalError {
     ))
 }
 
-/// A keyspace with tables but without `current` would be taken for one that was never finished, and deleted.
+/// A keyspace with tables but without `current` would be taken for one that was never finished, and deleted; and
+/// without keyspace 0, which names the others, all would be.
 fn check_keyspaces(keyspaces: &Path) -> Result<(), JournalError> {
+    let names = keyspaces.join("0");
+    if !names.join("current").exists() {
+        return Err(lost(&names, "its file \"current\" is missing"));
+    }
     let failed = |why: io::Error| storage_error(&keyspaces.display().to_string(), &why);
     for entry in fs::read_dir(keyspaces).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -84,10 +107,22 @@ fn journals(engine: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(journals)
 }
 
+/// Whether no commit was ever written into a journal, as far as its first byte tells.
+fn is_unused(path: &Path) -> bool {
+    let mut first = [0];
+    File::open(path).and_then(|mut file| file.read(&mut first)).is_ok_and(|_| first == [0])
+}
+
 fn cut(path: &Path, len: usize) -> io::Result<()> {
     let file: File = OpenOptions::new().write(true).open(path)?;
     file.set_len(len as u64)?;
     file.sync_all()
+}
+
+/// Compared a page at a time: up to 64 MiB are laid out ahead, and looked at in every start.
+fn is_blank(bytes: &[u8]) -> bool {
+    const PAGE: [u8; 4096] = [0; 4096];
+    bytes.chunks(PAGE.len()).all(|chunk| *chunk == PAGE[..chunk.len()])
 }
 
 struct Journal<'a> {
@@ -98,11 +133,7 @@ struct Journal<'a> {
 
 impl Journal<'_> {
     /// Reads all commits. `Some` is where a half-written one begins that may be taken away.
-    fn inspect(
-        &self,
-        is_active: bool,
-        ends: &mut BTreeMap<LogId, u64>,
-    ) -> Result<Option<usize>, JournalError> {
+    fn inspect(&self, ends: &mut BTreeMap<LogId, u64>) -> Result<Option<usize>, JournalError> {
         let mut at = 0;
         loop {
             match find(&self.bytes, at) {
@@ -113,14 +144,14 @@ impl Journal<'_> {
                     at = commit.end;
                 }
                 // What was laid out ahead of time and never written.
-                Found::Broken if self.bytes[at..].iter().all(|byte| *byte == 0) => return Ok(None),
+                Found::Broken if is_blank(&self.bytes[at..]) => return Ok(None),
                 Found::Changed(commit) => {
                     self.check_changed(&commit)?;
-                    self.check_last(at, is_active, ends)?;
+                    self.check_last(at, ends)?;
                     return Ok(Some(at));
                 }
                 Found::Broken => {
-                    self.check_last(at, is_active, ends)?;
+                    self.check_last(at, ends)?;
                     return Ok(Some(at));
                 }
             }
@@ -139,12 +170,7 @@ impl Journal<'_> {
     }
 
     /// Behind a half-written commit there is nothing. A whole one shows that this one was whole, too.
-    fn check_last(
-        &self,
-        at: usize,
-        is_active: bool,
-        ends: &BTreeMap<LogId, u64>,
-    ) -> Result<(), JournalError> {
+    fn check_last(&self, at: usize, ends: &BTreeMap<LogId, u64>) -> Result<(), JournalError> {
         let place = || format!("{} at byte {at}", self.path.display());
         let later =
             self.bytes[at..].windows(LAST_BYTES.len()).enumerate().filter(|(_, bytes)| *bytes == LAST_BYTES);
@@ -155,7 +181,6 @@ impl Journal<'_> {
             let why = Damage::Body(format!("the engine's journal is damaged: {}", place()));
             return Err(JournalError::Damaged { log: next.log, after, why });
         }
-        // A journal that another follows was forced to disk whole before.
-        if is_active { Ok(()) } else { Err(lost(self.path, &place())) }
+        Ok(())
     }
 }

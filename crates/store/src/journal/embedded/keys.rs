@@ -1,5 +1,6 @@
 //! How logs, frames and heads are written into the engine.
 
+use holmes_kernel::frame::Damage;
 use holmes_kernel::ports::JournalError;
 use holmes_kernel::{Frame, LogId, ServiceId};
 
@@ -64,10 +65,9 @@ pub(super) fn decode_head(log: LogId, bytes: &[u8], last: &Frame) -> Result<Head
     let (seq, chain) = (u64_at(56), array(bytes, 64));
     if (seq, &chain) != (last.header().last, last.chain()) {
         let found = last.header().last;
-        return Err(JournalError::Io(format!(
-            "the log of {log} is damaged: its head says that it ends at {seq}, its last frame ends at {found}. \
-             Restore it from a copy; nothing is skipped"
-        )));
+        let why =
+            Damage::Body(format!("its head says that it ends at {seq}, its last frame ends at {found}"));
+        return Err(JournalError::Damaged { log, after: seq.min(found), why });
     }
     Ok(Head { first: array(bytes, 0), term: u64_at(32), nonce: array(bytes, 40), tail: last.tail() })
 }
