@@ -3,6 +3,7 @@
 
 use holmes_kernel::machine::BadParams;
 use holmes_proto::accounts::v1 as wire;
+use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::roles::Roles;
@@ -112,6 +113,11 @@ pub fn defaults(staff: &FirstStaff) -> wire::Params {
         most_machines: MOST_MACHINES.default,
         most_keys_ever: MOST_KEYS_EVER.default,
     }
+}
+
+/// The defaults as a log's opening holds them, with no staff yet: a profile names it.
+pub fn encoded_defaults() -> Vec<u8> {
+    defaults(&FirstStaff::default()).encode_to_vec()
 }
 
 /// Reads the parameters of a log's opening.

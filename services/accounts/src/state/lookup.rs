@@ -57,8 +57,8 @@ impl State {
     ///
     /// # Errors
     /// When the key does not count, with the reason.
-    pub fn api_key(&self, hash: [u8; 32], now: Time) -> Result<(Principal, Roles), Denied> {
-        let (key, roles) = self.usable_api_key(&hash, now)?;
+    pub fn api_key(&self, hash: &[u8; 32], now: Time) -> Result<(Principal, Roles), Denied> {
+        let (key, roles) = self.usable_api_key(hash, now)?;
         let kind = if roles.contain(Roles::STAFF) { PrincipalKind::Staff } else { PrincipalKind::Account };
         Ok((Principal::new(kind, key.account), roles))
     }
@@ -81,8 +81,8 @@ impl State {
     ///
     /// # Errors
     /// When it has none that counts, with the reason.
-    pub fn public_key(&self, principal: Principal) -> Result<[u8; 32], Denied> {
-        let Principal { kind, id } = principal;
+    pub fn public_key(&self, principal: &Principal) -> Result<[u8; 32], Denied> {
+        let Principal { kind, id } = *principal;
         let holder = match kind {
             PrincipalKind::Staff => {
                 if !self.usable_account(id)?.roles.contain(Roles::STAFF) {
@@ -90,7 +90,7 @@ impl State {
                 }
                 Principal::new(PrincipalKind::Account, id)
             }
-            _ => principal,
+            _ => *principal,
         };
         let places = self.holders.get(&holder).ok_or(Denied::KeyUnknown)?;
         let newest = self.unrevoked(places).last().ok_or(Denied::KeyRevoked)?;
