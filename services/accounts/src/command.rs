@@ -239,13 +239,13 @@ pub enum Rejection {
     #[error("there is no service 0: service numbers are 1 to 65,535")]
     ServiceInvalid,
     /// Of an account.
-    #[error("a name has 1 to 64 bytes and no control characters")]
+    #[error("a name has 1 to 64 bytes and no invisible characters")]
     NameInvalid,
     /// Of a key.
-    #[error("a label has at most 64 bytes and no control characters")]
+    #[error("a label has at most 64 bytes and no invisible characters")]
     LabelInvalid,
     /// Of a suspension.
-    #[error("a cause has 1 to 128 bytes and no control characters")]
+    #[error("a cause has 1 to 128 bytes and no invisible characters")]
     CauseInvalid,
     /// A limit of the account.
     #[error("as many {what} count as may, {most}: revoke one first")]

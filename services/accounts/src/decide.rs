@@ -82,7 +82,13 @@ fn refuse_if(wrong: bool, why: impl FnOnce() -> Rejection) -> Result<(), Rejecti
     if wrong { Err(why()) } else { Ok(()) }
 }
 
-/// Whether a text is so long and shows as it is: a control character could hide what a person is to read.
+/// Whether a text is so long and shows as it is.
 fn is_text(text: &str, least: usize, most: usize) -> bool {
-    (least..=most).contains(&text.len()) && !text.chars().any(char::is_control)
+    (least..=most).contains(&text.len()) && !text.chars().any(hides)
+}
+
+/// Whether a character shows nothing, or turns around how others show: a name must not look like another one.
+fn hides(c: char) -> bool {
+    let invisible = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
+    c.is_control() || c == '\u{feff}' || c == '\u{61c}' || invisible.iter().any(|range| range.contains(&c))
 }

@@ -1,4 +1,4 @@
-//! Accounts: parties, what they may act as, and the keys that speak for them and for their nodes, gateways and services.
+//! Accounts: parties, what they may act as, and the keys that speak for them, their nodes and gateways, and services.
 //!
 //! **Commands** ([`Change`]): `CreateAccount`, `CreateApiKey`, `RevokeApiKey`, `AddPublicKey`, `RotateKey`,
 //! `RevokePublicKey`, `RegisterKey` (of a node, gateway or service), `SetRoles`, `Suspend`, `Reinstate`. A [`Command`]

@@ -1,5 +1,5 @@
-//! The governed numbers of accounts: unit, default, bounds and largest step of each, and who administers the cell first.
-//! Profiles fill them at genesis; from then on they live in the state.
+//! The governed numbers of accounts: unit, default, bounds and largest step of each; and who administers the cell
+//! first. Profiles fill them at genesis; from then on they live in the state.
 
 use holmes_kernel::machine::BadParams;
 use holmes_proto::accounts::v1 as wire;

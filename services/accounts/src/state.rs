@@ -36,9 +36,9 @@ pub struct State {
     pub api_keys: Table<Id, ApiKey>,
     /// The same by its hash.
     ///
-    /// The index compares in the time that it takes: an attacker who could measure it learns something of the BLAKE3
-    /// hash of a guess, and from that nothing of a key, of which he would need 256 bits. Only a comparison of the secret
-    /// itself would have to take constant time, and the secret is never here.
+    /// Looking up takes no constant time, and need not: who measures it learns how far the hash of his guess agrees
+    /// with a stored one, and a hash that agrees further cannot be aimed at. Only a comparison of the secret itself
+    /// would give it away byte by byte, and the secret is never here.
     pub hashes: Table<[u8; 32], Place>,
     /// Every public key there ever was.
     pub public_keys: Table<[u8; 32], PublicKey>,

@@ -13,35 +13,40 @@ use crate::harness::{Driver, STAFF, START_MS, hash, id, offer, public, wallet};
 /// Wallets have these seeds, the first staff's among them.
 const WALLETS: std::ops::RangeInclusive<u8> = STAFF..=4;
 /// Further key pairs have seeds below this.
-const SEEDS: u8 = 12;
+const SEEDS: u8 = 16;
 const API_KEYS: u8 = 10;
 
 const ROLES: [Roles; 4] = [Roles::RENTER, Roles::OPERATOR, Roles::VERIFIER, Roles::STAFF];
 
+/// Who asks is a wallet, in whose name a signature or one of its API keys speaks.
 #[derive(Clone, Debug)]
 struct Op {
     who: u8,
+    /// As staff, where it is; now and then where it is not.
     as_staff: bool,
-    /// An API key instead of a signature.
+    forged: bool,
+    /// One of the API keys that count, instead of a signature.
     key: Option<u8>,
+    /// Whom it is about; the one who asks where it is nobody.
+    of: Option<u8>,
     what: What,
     wait_ms: u64,
 }
 
 #[derive(Clone, Debug)]
 enum What {
-    Create(u8, Roles),
-    ApiKey { n: u8, of: u8, roles: Roles, admin: bool, ms: u64 },
+    Create(Roles),
+    ApiKey { n: u8, roles: Roles, admin: bool, ms: u64 },
     RevokeApiKey(u8),
-    Add { seed: u8, to: u8 },
-    Rotate { old: u8, seed: u8, of: u8 },
+    Add(u8),
+    Rotate { old: u8, new: u8 },
     Revoke(u8),
-    Node { seed: u8, owner: u8 },
-    Gateway { seed: u8, owner: u8 },
+    Node(u8),
+    Gateway(u8),
     Service(u8),
-    Roles(u8, Roles),
-    Suspend(u8),
-    Reinstate(u8),
+    Roles(Roles),
+    Suspend,
+    Reinstate,
 }
 
 fn roles() -> impl Strategy<Value = Roles> {
@@ -54,31 +59,37 @@ fn roles() -> impl Strategy<Value = Roles> {
 fn what() -> impl Strategy<Value = What> {
     let (seed, key) = (|| STAFF..SEEDS, || 0..API_KEYS);
     prop_oneof![
-        3 => (WALLETS, roles()).prop_map(|(seed, roles)| What::Create(seed, roles)),
-        5 => (key(), WALLETS, roles(), any::<bool>(), 0u64..400)
-            .prop_map(|(n, of, roles, admin, ms)| What::ApiKey { n, of, roles, admin, ms }),
+        1 => roles().prop_map(What::Create),
+        6 => (key(), roles(), any::<bool>(), 0u64..400)
+            .prop_map(|(n, roles, admin, ms)| What::ApiKey { n, roles, admin, ms }),
         2 => key().prop_map(What::RevokeApiKey),
-        3 => (seed(), WALLETS).prop_map(|(seed, to)| What::Add { seed, to }),
-        2 => (seed(), seed(), WALLETS).prop_map(|(old, seed, of)| What::Rotate { old, seed, of }),
-        2 => seed().prop_map(What::Revoke),
-        2 => (seed(), WALLETS).prop_map(|(seed, owner)| What::Node { seed, owner }),
-        1 => (seed(), WALLETS).prop_map(|(seed, owner)| What::Gateway { seed, owner }),
+        4 => seed().prop_map(What::Add),
+        2 => (seed(), seed()).prop_map(|(old, new)| What::Rotate { old, new }),
+        3 => seed().prop_map(What::Revoke),
+        3 => seed().prop_map(What::Node),
+        1 => seed().prop_map(What::Gateway),
         1 => seed().prop_map(What::Service),
-        2 => (WALLETS, roles()).prop_map(|(of, roles)| What::Roles(of, roles)),
-        1 => WALLETS.prop_map(What::Suspend),
-        1 => WALLETS.prop_map(What::Reinstate),
+        2 => roles().prop_map(What::Roles),
+        1 => Just(What::Suspend),
+        2 => Just(What::Reinstate),
     ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let key = prop_oneof![2 => Just(None), 1 => (0..API_KEYS).prop_map(Some)];
-    (WALLETS, any::<bool>(), key, what(), 0u64..50).prop_map(|(who, as_staff, key, what, wait_ms)| Op {
-        who,
-        as_staff,
-        key,
-        what,
-        wait_ms,
-    })
+    let of = prop_oneof![2 => Just(None), 1 => WALLETS.prop_map(Some)];
+    let forged = (0..10u8).prop_map(|n| n == 0);
+    (WALLETS, any::<bool>(), forged, key, of, what(), 0u64..50).prop_map(
+        |(who, as_staff, forged, key, of, what, wait_ms)| Op {
+            who,
+            as_staff,
+            forged,
+            key,
+            of,
+            what,
+            wait_ms,
+        },
+    )
 }
 
 fn api_key(n: u8) -> Id {
@@ -88,27 +99,39 @@ fn api_key(n: u8) -> Id {
 struct Run {
     driver: Driver,
     revoked: BTreeSet<[u8; 32]>,
+    happened: usize,
 }
 
 impl Run {
+    /// Every wallet has its account, and the second one is staff too.
+    fn new() -> Run {
+        let mut run = Run { driver: Driver::new(), revoked: BTreeSet::new(), happened: 0 };
+        let op = |who, of, what| {
+            let (as_staff, forged, key) = (who == STAFF, false, None);
+            Op { who, as_staff, forged, key, of, what, wait_ms: 0 }
+        };
+        for who in WALLETS.skip(1) {
+            run.apply(&op(who, None, What::Create(Roles::RENTER | Roles::OPERATOR)));
+        }
+        let roles = Roles::STAFF | Roles::RENTER | Roles::OPERATOR;
+        run.apply(&op(STAFF, Some(STAFF + 1), What::Roles(roles)));
+        assert_eq!(run.happened, usize::from(*WALLETS.end()));
+        run
+    }
+
     fn apply(&mut self, op: &Op) {
         self.driver.now = self.driver.now.after_millis(op.wait_ms);
-        let command = self.command(op);
-        let own = matches!(command.by, By::OfferedKey);
-        let by_key = op.key.and_then(|n| self.driver.state().api_key(&hash(n), self.driver.now).ok());
-        let kind = if op.as_staff { PrincipalKind::Staff } else { PrincipalKind::Account };
-        let principal = match (&op.what, by_key) {
-            (What::Create(seed, _), _) if own => wallet(*seed),
-            (_, Some((principal, _))) => principal,
-            _ => Principal::new(kind, id(op.who)),
-        };
+        let (principal, by) = self.caller(op);
+        let command = Command { by, change: self.change(op, &principal) };
         let request_id = self.driver.fresh();
         let before = self.driver.digest();
+        let staff = self.driver.state().staff.clone();
         let first = self.driver.ask_as(principal, request_id, command.clone());
-        if first.is_err() {
-            assert_eq!(self.driver.digest(), before, "a refusal changes nothing: {op:?}");
-        }
         let after = self.driver.digest();
+        assert!(first.is_ok() || before == after, "a refusal changes nothing: {op:?}");
+        let by_staff = principal.kind == PrincipalKind::Staff;
+        assert!(by_staff || self.driver.state().staff == staff, "staff came from nowhere: {op:?}");
+        self.happened += usize::from(before != after);
         let second = self.driver.ask_as(principal, request_id, command);
         assert_eq!(first.is_ok(), second.is_ok(), "asked again: {op:?}");
         assert_eq!(self.driver.digest(), after, "asked again: {op:?}");
@@ -116,48 +139,63 @@ impl Run {
         self.note_revoked();
     }
 
-    fn command(&self, op: &Op) -> Command {
-        let owned = |kind, seed, owner| offer(seed, Principal::new(kind, id(seed)), Some(id(owner)));
-        let account_key = |seed, of| offer(seed, wallet(of), Some(id(of)));
-        let change = match op.what {
-            What::Create(seed, roles) => {
-                let key = Some(account_key(seed, seed));
-                Change::CreateAccount(NewAccount { account: id(seed), name: "wallet".into(), roles, key })
+    fn caller(&self, op: &Op) -> (Principal, By) {
+        let (state, now) = (self.driver.state(), self.driver.now);
+        if matches!(op.what, What::Create(_)) {
+            return (wallet(op.of.unwrap_or(op.who)), By::OfferedKey);
+        }
+        let counting: Vec<u8> = (0..API_KEYS).filter(|n| state.api_key(&hash(*n), now).is_ok()).collect();
+        if let Some(n) = op.key.and_then(|n| counting.get(usize::from(n) % counting.len().max(1))) {
+            let (principal, _) = state.api_key(&hash(*n), now).unwrap();
+            return (if op.forged { wallet(op.who) } else { principal }, By::ApiKey(hash(*n)));
+        }
+        let is_staff = state.staff.contains(&id(op.who)) != op.forged;
+        let kind = if op.as_staff && is_staff { PrincipalKind::Staff } else { PrincipalKind::Account };
+        (Principal::new(kind, id(op.who)), By::Signature)
+    }
+
+    fn change(&self, op: &Op, caller: &Principal) -> Change {
+        let own = WALLETS.clone().find(|seed| id(*seed) == caller.id).unwrap_or(op.who);
+        let of = op.of.unwrap_or(own);
+        let account = id(of);
+        let machine = |kind, seed| offer(seed, Principal::new(kind, id(seed)), Some(account));
+        let account_key = |seed| offer(seed, wallet(of), Some(account));
+        match op.what {
+            What::Create(roles) => {
+                let key = Some(account_key(of));
+                Change::CreateAccount(NewAccount { account, name: "wallet".into(), roles, key })
             }
-            What::ApiKey { n, of, roles, admin, ms } => {
+            What::ApiKey { n, roles, admin, ms } => {
+                // Mostly what the account has: the rest would be refused at once.
+                let has = self.driver.state().account(&account).map_or(Roles::NONE, |account| account.roles);
+                let roles = if op.forged { roles } else { roles.both(has) };
                 let expires = (ms < 300).then(|| self.driver.now.after_millis(ms));
-                let (account, key, label) = (id(of), api_key(n), String::new());
+                let (key, label) = (api_key(n), String::new());
                 Change::CreateApiKey(NewApiKey { account, key, hash: hash(n), label, roles, admin, expires })
             }
             What::RevokeApiKey(n) => Change::RevokeApiKey { key: api_key(n) },
-            What::Add { seed, to } => Change::AddPublicKey { account: id(to), key: account_key(seed, to) },
-            What::Rotate { old, seed, of } => {
-                Change::RotateKey { account: id(of), old: public(old), key: account_key(seed, of) }
+            What::Add(seed) => Change::AddPublicKey { account, key: account_key(seed) },
+            What::Rotate { old, new } => {
+                Change::RotateKey { account, old: public(old), key: account_key(new) }
             }
             What::Revoke(seed) => Change::RevokePublicKey { public_key: public(seed) },
-            What::Node { seed, owner } => {
-                let key = owned(PrincipalKind::Node, seed, owner);
-                Change::RegisterKey { holder: Holder::Node { owner: id(owner) }, key }
+            What::Node(seed) => {
+                let key = machine(PrincipalKind::Node, seed);
+                Change::RegisterKey { holder: Holder::Node { owner: account }, key }
             }
-            What::Gateway { seed, owner } => {
-                let key = owned(PrincipalKind::Gateway, seed, owner);
-                Change::RegisterKey { holder: Holder::Gateway { owner: id(owner) }, key }
+            What::Gateway(seed) => {
+                let key = machine(PrincipalKind::Gateway, seed);
+                Change::RegisterKey { holder: Holder::Gateway { owner: account }, key }
             }
             What::Service(seed) => {
                 let number = ServiceId(5);
                 let key = offer(seed, Principal::service(number), None);
                 Change::RegisterKey { holder: Holder::Service(number), key }
             }
-            What::Roles(of, roles) => Change::SetRoles { account: id(of), roles },
-            What::Suspend(of) => Change::Suspend { account: id(of), cause: "case".into() },
-            What::Reinstate(of) => Change::Reinstate { account: id(of) },
-        };
-        let by = match (&op.what, op.key) {
-            (What::Create(..), _) if !op.as_staff => By::OfferedKey,
-            (_, Some(n)) => By::ApiKey(hash(n)),
-            _ => By::Signature,
-        };
-        Command { by, change }
+            What::Roles(roles) => Change::SetRoles { account, roles },
+            What::Suspend => Change::Suspend { account, cause: "case".into() },
+            What::Reinstate => Change::Reinstate { account },
+        }
     }
 
     /// What was ever revoked, kept apart from the state that is under test.
@@ -187,9 +225,9 @@ proptest! {
 
     #[test]
     fn no_order_of_commands_breaks_an_invariant_or_lets_a_revoked_key_count(
-        ops in proptest::collection::vec(op(), 1..60),
+        ops in proptest::collection::vec(op(), 1..80),
     ) {
-        let mut run = Run { driver: Driver::new(), revoked: BTreeSet::new() };
+        let mut run = Run::new();
         for op in &ops {
             run.apply(op);
         }
