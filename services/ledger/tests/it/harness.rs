@@ -97,15 +97,8 @@ impl Driver {
         command: Command,
     ) -> Result<Reply, Refusal> {
         let (ticket, digest, traceparent) = (0, canon::digest(&command), String::new());
-        self.run(Input::Request(Request {
-            ticket,
-            principal,
-            request_id: id,
-            digest,
-            traceparent,
-            command,
-        }))
-        .expect("a request is answered")
+        self.run(Input::Request(Request { ticket, principal, request_id: id, digest, traceparent, command }))
+            .expect("a request is answered")
     }
 
     pub(crate) fn submit(

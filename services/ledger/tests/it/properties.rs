@@ -187,8 +187,7 @@ impl Run {
     fn is_of(&self, number: u32, owner: u8) -> bool {
         match self.wished.get(number as usize) {
             Some(What::Single { debit, .. } | What::Hold { debit, .. }) => {
-                owner_of(*debit) == owner
-                    && self.model.holds.get(&number).is_none_or(|held| !held.by_service)
+                owner_of(*debit) == owner && self.model.holds.get(&number).is_none_or(|held| !held.by_service)
             }
             _ => false,
         }
