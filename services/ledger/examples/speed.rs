@@ -7,8 +7,8 @@ use holmes_kernel::shard::{Poison, Request};
 use holmes_kernel::{Amount, Id, Input, LogId, Opened, Output, Principal, PrincipalKind, Replica, ServiceId};
 use holmes_kernel::{Machine, Meta, Shard, Time, canon};
 use holmes_ledger::command::{Kind, Move, OpenAccount, Transfer, Via};
-use holmes_ledger::{Command, Ledger, params, system_account};
-use holmes_proto::ledger::v1::Asset;
+use holmes_ledger::{Command, Ledger, Reply, params, system_account};
+use holmes_proto::ledger::v1::{Asset, TransferCode};
 use prost::Message;
 
 const START_MS: u64 = 1_800_000_000_000;
@@ -44,6 +44,7 @@ struct Bench {
     out: Vec<Output<Ledger>>,
     frames: u64,
     bytes: u64,
+    happened: usize,
 }
 
 impl Bench {
@@ -55,7 +56,14 @@ impl Bench {
             Replica::<Ledger>::provision(log, Time::from_millis(START_MS), opened).expect("good parameters");
         let replica = Replica::open(log, &first).expect("the first frame");
         let shard = Shard::new(replica, 1, Poison::new());
-        Bench { shard, now: Time::from_millis(START_MS + 1), out: Vec::new(), frames: 0, bytes: 0 }
+        Bench {
+            shard,
+            now: Time::from_millis(START_MS + 1),
+            out: Vec::new(),
+            frames: 0,
+            bytes: 0,
+            happened: 0,
+        }
     }
 
     fn step(&mut self, input: Input<Command>) {
@@ -69,14 +77,16 @@ impl Bench {
                     self.bytes += frame.bytes().len() as u64;
                     appended = true;
                 }
+                Output::Reply { answer: Ok(Reply::Transfers(results)), .. } => {
+                    self.happened += results.iter().filter(|r| r.code == TransferCode::Ok).count();
+                }
                 Output::Reply { answer: Err(why), .. } => panic!("refused: {why}"),
                 Output::Halt(why) | Output::Reclaim(why) => panic!("stopped: {why}"),
                 _ => {}
             }
         }
         if appended {
-            self.shard.step(self.now, Input::Appended, &mut self.out);
-            self.out.clear();
+            self.step(Input::Appended); // the answers that waited for it
         }
     }
 
@@ -113,64 +123,71 @@ fn batch(dice: &mut Dice, size: usize, mut pair: impl FnMut(&mut Dice) -> (Id, I
     Command::CreateTransfers { via: Via::Call, transfers: transfers.collect() }
 }
 
+const ACCOUNTS: usize = 10_000;
+
 fn main() {
-    let accounts = 10_000;
     for (size, batches) in [(1, 100_000), (100, 5_000), (1_000, 1_000), (1_850, 500)] {
-        let (mut bench, mut dice) = (Bench::new(), Dice(7));
-        let ids = opened(&mut bench, &mut dice, accounts);
-        let genesis = system_account("genesis/HOL");
-        for some in ids.chunks(1_000) {
-            let mut rest = some.iter();
-            let grants = batch(&mut dice, some.len(), |_| (genesis, *rest.next().expect("one each")));
-            let Command::CreateTransfers { via, mut transfers } = grants else { unreachable!() };
-            for grant in &mut transfers {
-                let Kind::Single(of) = &mut grant.kind else { unreachable!() };
-                of.amount = Amount::new(1_000_000_000);
-            }
-            bench.ask(dice.id(START_MS), [0; 16], Command::CreateTransfers { via, transfers });
-        }
-        let any = |dice: &mut Dice| ids[dice.roll() as usize % ids.len()];
-        let commands: Vec<(Id, Command)> = (0..batches)
-            .map(|_| {
-                let pair = |dice: &mut Dice| {
-                    let (debit, mut credit) = (any(dice), any(dice));
-                    while credit == debit {
-                        credit = any(dice);
-                    }
-                    (debit, credit)
-                };
-                (dice.id(START_MS), batch(&mut dice, size, pair))
-            })
-            .collect();
-        let began = cpu();
-        let digests: Vec<canon::Digest> =
-            commands.iter().map(|(_, command)| canon::digest(command)).collect();
-        let digesting = (cpu() - began);
-        let (frames, bytes) = (bench.frames, bench.bytes);
-        let began = cpu();
-        for ((id, command), digest) in commands.into_iter().zip(digests) {
-            bench.ask(id, digest, command);
-        }
-        let took = (cpu() - began);
-        let transfers = (size * batches) as f64;
-        println!(
-            "batches of {size:>5}: {:>9.0} transfers/s through Shard::step ({:.0} ns each; {:.0} bytes and {:.3} frames \
-             each), command digests {:.0} ns each",
-            transfers / took.as_secs_f64(),
-            took.as_nanos() as f64 / transfers,
-            (bench.bytes - bytes) as f64 / transfers,
-            (bench.frames - frames) as f64 / transfers,
-            digesting.as_nanos() as f64 / transfers,
-        );
-        assert_eq!(bench.shard.replica().check(), []);
+        through_the_shard(size, batches);
     }
-    machine_only(accounts);
+    machine_only();
+}
+
+/// Accounts that are not poor.
+fn funded(bench: &mut Bench, dice: &mut Dice) -> Vec<Id> {
+    let ids = opened(bench, dice, ACCOUNTS);
+    let genesis = system_account("genesis/HOL");
+    for some in ids.chunks(1_000) {
+        let mut rest = some.iter();
+        let grants = batch(dice, some.len(), |_| (genesis, *rest.next().expect("one each")));
+        let Command::CreateTransfers { via, mut transfers } = grants else { unreachable!() };
+        for grant in &mut transfers {
+            let Kind::Single(of) = &mut grant.kind else { unreachable!() };
+            of.amount = Amount::new(1_000_000_000);
+        }
+        bench.ask(dice.id(START_MS), [0; 16], Command::CreateTransfers { via, transfers });
+    }
+    ids
+}
+
+fn two_of(ids: &[Id], dice: &mut Dice) -> (Id, Id) {
+    let debit = dice.roll() as usize % ids.len();
+    let credit = (debit + 1 + dice.roll() as usize % (ids.len() - 1)) % ids.len();
+    (ids[debit], ids[credit])
+}
+
+fn through_the_shard(size: usize, batches: usize) {
+    let (mut bench, mut dice) = (Bench::new(), Dice(7));
+    let ids = funded(&mut bench, &mut dice);
+    let commands: Vec<(Id, Command)> = (0..batches)
+        .map(|_| (dice.id(START_MS), batch(&mut dice, size, |dice| two_of(&ids, dice))))
+        .collect();
+    let began = cpu();
+    let digests: Vec<canon::Digest> = commands.iter().map(|(_, command)| canon::digest(command)).collect();
+    let digesting = cpu() - began;
+    let (frames, bytes, happened) = (bench.frames, bench.bytes, bench.happened);
+    let began = cpu();
+    for ((id, command), digest) in commands.into_iter().zip(digests) {
+        bench.ask(id, digest, command);
+    }
+    let took = cpu() - began;
+    assert_eq!(bench.happened - happened, size * batches);
+    assert_eq!(bench.shard.replica().check(), []);
+    let transfers = (size * batches) as f64;
+    println!(
+        "batches of {size:>5}: {:>9.0} transfers/s through Shard::step ({:.0} ns each; {:.0} bytes and {:.3} frames each), \
+         command digests {:.0} ns each",
+        transfers / took.as_secs_f64(),
+        took.as_nanos() as f64 / transfers,
+        (bench.bytes - bytes) as f64 / transfers,
+        (bench.frames - frames) as f64 / transfers,
+        digesting.as_nanos() as f64 / transfers,
+    );
 }
 
 /// `decide` and `evolve` alone, without window of requests, frames and hashes.
-fn machine_only(accounts: usize) {
+fn machine_only() {
     let (mut bench, mut dice) = (Bench::new(), Dice(7));
-    let ids = opened(&mut bench, &mut dice, accounts);
+    let ids = opened(&mut bench, &mut dice, ACCOUNTS);
     let hol = Asset { id: 1, name: "HOL".into(), decimals: 9, cap_units: 1_000_000_000_000_000_000 };
     let opened = Opened { params: params::defaults(vec![hol]).encode_to_vec(), ..Opened::default() };
     let mut state = Ledger::init(&opened).expect("good parameters");

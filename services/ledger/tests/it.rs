@@ -1,5 +1,7 @@
 //! The ledger as a whole: driven through `Shard`, replayed from its frames, asked over its gRPC service.
 
+#![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
+
 #[path = "it/api.rs"]
 mod api;
 #[path = "it/bad_input.rs"]
