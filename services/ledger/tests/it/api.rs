@@ -212,6 +212,7 @@ fn accounts_are_listed_page_by_page() {
         token = page.next_page_token;
     }
     assert_eq!(seen, 7 + 4, "those of genesis and those opened");
+    assert_eq!(list(STAFF, "*", "4294967296", 3).accounts, [], "a token that was made up");
 }
 
 #[test]
