@@ -124,8 +124,11 @@ impl<'a> Batch<'a> {
     /// E-2.3: what a transfer's id was answered before, in this batch or in the last hour.
     fn repeated(&self, row: &Row) -> Option<Row> {
         let in_window = || {
-            let known = if self.via == Via::Number { None } else { self.state.transfer(row.id) };
-            known.map(|known| Seen { digest: known.digest, amount: known.amount, code: known.result() })
+            self.state.transfer(row.id).map(|known| Seen {
+                digest: known.digest,
+                amount: known.amount,
+                code: known.result(),
+            })
         };
         let Seen { digest, amount, code } = self.overlay.seen(row.id).or_else(in_window)?;
         Some(if digest != row.digest {

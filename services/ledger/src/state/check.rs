@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use holmes_kernel::table::Place;
 use holmes_kernel::{Broken, Id, Time};
 use holmes_proto::ledger::v1::event::Event as Kind;
-use holmes_proto::ledger::v1::{Event, TransferCode};
+use holmes_proto::ledger::v1::{Event, TransferCode, TransferKind};
 
 use super::{Account, Asset, Balance, State};
 use crate::rows;
@@ -126,6 +126,10 @@ fn check_holds(state: &State, broken: &mut Vec<Broken>) {
             *held += u128::from(hold.amount);
         }
         expiring += usize::from(hold.expires.is_some());
+        let known = state.transfer(*id).filter(|known| known.moved_as() == TransferKind::Hold);
+        if known.is_some_and(|known| (known.result(), known.amount) != (TransferCode::Ok, hold.amount)) {
+            broken.push(Broken(format!("E-2.3: hold {id} is not what the window remembers of it")));
+        }
         let awaited = |at: Time| state.expiring.contains(&(at, *id));
         if !hold.expires.is_none_or(awaited) {
             broken.push(Broken(format!("E-2.2: hold {id} expires and nobody waits for it")));

@@ -1,6 +1,7 @@
 //! What each event does to the state. Total: what it names and cannot find is left alone; `check_step` sees it.
 
 use holmes_kernel::table::Place;
+use holmes_kernel::window::WINDOW_AGE_MS;
 use holmes_kernel::{Id, Meta, Principal, canon};
 use holmes_proto::ledger::v1::event::Event as Kind;
 use holmes_proto::ledger::v1::{
@@ -67,7 +68,10 @@ impl State {
             } else if !rows::is_remembered(row.code) || self.transfer(row.id).is_some() {
                 continue;
             }
-            if !event.by_number {
+            // A send's id may be older than the window: its place in the inbox is what keeps it from running twice.
+            let is_young =
+                row.id.moment().is_some_and(|moment| moment.after_millis(WINDOW_AGE_MS) >= meta.ts);
+            if !event.by_number && is_young {
                 let known = Known {
                     digest: row.digest,
                     amount: row.amount,
