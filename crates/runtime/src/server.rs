@@ -68,7 +68,7 @@ pub async fn serve(
         .add_service(reflection().build_v1alpha()?);
     let deadline = Duration::from_millis(settings.deadline_ms);
     let layers = ServiceBuilder::new()
-        .layer_fn(Observed)
+        .layer_fn(|inner| Observed(inner))
         .map_result(|answered: Result<http::Response<Body>, tower::BoxError>| {
             Ok::<_, tower::BoxError>(answered.unwrap_or_else(|_| overloaded()))
         })

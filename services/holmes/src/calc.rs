@@ -2,7 +2,7 @@
 //! file holds `{"rule": "0.4", "cases": [{"in": …}]}`; the answer is the same file with every `out` computed.
 
 use anyhow::{Context, Result, bail};
-use holmes_kernel::{Amount, apportion};
+use holmes_kernel::{Amount, Ratio, apportion};
 use serde_json::{Map, Value, json};
 
 /// What is computed.
@@ -50,12 +50,14 @@ fn answer(name: &str, input: &str) -> Result<Value> {
         let names: Vec<&str> = FORMULAS.iter().map(|formula| formula.name).collect();
         bail!("there is no formula {name}; there are: {}", names.join(", "));
     };
-    let mut file: Map<String, Value> =
-        serde_json::from_str(input).context("stdin is not a JSON object of the form {\"cases\": [{\"in\": …}]}")?;
-    let cases = file.get_mut("cases").and_then(Value::as_array_mut).context("the object has no array `cases`")?;
+    let mut file: Map<String, Value> = serde_json::from_str(input)
+        .context("stdin is not a JSON object of the form {\"cases\": [{\"in\": …}]}")?;
+    let cases =
+        file.get_mut("cases").and_then(Value::as_array_mut).context("the object has no array `cases`")?;
     for (n, case) in cases.iter_mut().enumerate() {
         let asked = case.get("in").with_context(|| format!("case {n} has no `in`"))?;
-        let out = (formula.compute)(asked).with_context(|| format!("case {n} ({} takes {})", name, formula.takes))?;
+        let out = (formula.compute)(asked)
+            .with_context(|| format!("case {n} ({} takes {})", name, formula.takes))?;
         case.as_object_mut().with_context(|| format!("case {n} is not an object"))?.insert("out".into(), out);
     }
     file.entry("rule").or_insert_with(|| formula.rule.into());
@@ -85,7 +87,8 @@ fn shares(asked: &Value) -> Result<Value> {
 /// E-2.4.
 fn transfer_burn(asked: &Value) -> Result<Value> {
     let rate = u64::try_from(integer(asked, "burn_ppb")?).context("burn_ppb is too large")?;
-    let burned = holmes_ledger::burn::burned(amount(asked, "amount")?, holmes_kernel::Ratio::from_ppb(rate));
+    let burned =
+        Ratio::from_ppb(rate).mul_ceil(amount(asked, "amount")?).context("the burn is above 2^64 - 1")?;
     Ok(json!(burned.units()))
 }
 

@@ -1,11 +1,16 @@
 //! `holmes call`: any RPC of any server that has reflection, JSON in and JSON out.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
-use holmes_runtime::fresh_id;
+use ed25519_dalek::{Signer as _, SigningKey};
+use holmes_kernel::{Id, Principal, PrincipalKind};
+use holmes_runtime::auth::{Network, signing_input};
+use holmes_runtime::config::Config;
+use holmes_runtime::{Clock, fresh_id};
 use prost_reflect::prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions, Value};
 use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -14,6 +19,12 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use tonic_types::StatusExt as _;
+
+use crate::profile::Profile;
+use crate::{keys, output};
+
+/// How long a signature is good for.
+const SIGNED_FOR_MS: u64 = 60_000;
 
 /// What is called, and how.
 #[derive(Debug, clap::Args)]
@@ -37,6 +48,12 @@ pub struct Args {
     /// API key.
     #[arg(long, env = "HOLMES_API_KEY", hide_env_values = true)]
     key: Option<String>,
+    /// Sign the request with this key file instead (`holmes keys new`).
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    sign_with: Option<PathBuf>,
+    /// As whom the key signs.
+    #[arg(long = "as", value_enum, default_value_t, requires = "sign_with")]
+    signer: Signer,
     /// Metadata to send, as name=value; may be repeated.
     #[arg(long = "metadata", short = 'm', value_name = "NAME=VALUE")]
     metadata: Vec<String>,
@@ -45,9 +62,32 @@ pub struct Args {
     timeout: u64,
 }
 
+/// What kind of party a key signs as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Signer {
+    /// The owner of the account whose id is the key's.
+    #[default]
+    Account,
+    /// A member of staff.
+    Staff,
+    /// A node.
+    Node,
+}
+
+impl Signer {
+    fn kind(self) -> PrincipalKind {
+        match self {
+            Signer::Account => PrincipalKind::Account,
+            Signer::Staff => PrincipalKind::Staff,
+            Signer::Node => PrincipalKind::Node,
+        }
+    }
+}
+
 /// Calls, and prints each answer as one JSON document.
-pub async fn run(args: Args) -> Result<()> {
-    let endpoint = Endpoint::new(args.to.clone()).with_context(|| format!("--to {}: not an address", args.to))?;
+pub async fn run(args: Args, config: Config) -> Result<()> {
+    let endpoint =
+        Endpoint::new(args.to.clone()).with_context(|| format!("--to {}: not an address", args.to))?;
     let timeout = std::time::Duration::from_secs(args.timeout);
     let channel = endpoint.connect_timeout(timeout).connect().await.with_context(|| {
         format!("no answer from {}: is a server running there? Start one with `holmes serve`", args.to)
@@ -62,17 +102,57 @@ pub async fn run(args: Args) -> Result<()> {
         let bearer = format!("Bearer {key}").parse().context("--key: an API key is printable ASCII")?;
         request.metadata_mut().insert("authorization", bearer);
     }
+    if let Some(file) = &args.sign_with {
+        sign(&mut request, &method, &keys::read(file)?, args.signer, &config)?;
+    }
     for pair in &args.metadata {
-        let (name, value) = pair.split_once('=').with_context(|| format!("--metadata {pair}: write NAME=VALUE"))?;
-        let name: tonic::metadata::AsciiMetadataKey = name.parse().with_context(|| format!("--metadata {pair}"))?;
+        let (name, value) =
+            pair.split_once('=').with_context(|| format!("--metadata {pair}: write NAME=VALUE"))?;
+        let name: tonic::metadata::AsciiMetadataKey =
+            name.parse().with_context(|| format!("--metadata {pair}"))?;
         request.metadata_mut().insert(name, value.parse().with_context(|| format!("--metadata {pair}"))?);
     }
     answer(channel, &method, request).await
 }
 
+/// Signs a request: see the docs, Signing.
+fn sign(
+    request: &mut Request<DynamicMessage>,
+    method: &MethodDescriptor,
+    key: &SigningKey,
+    signer: Signer,
+    config: &Config,
+) -> Result<()> {
+    let field = method.input().get_field_by_name("request_id");
+    let request_id = field.map(|field| request.get_ref().get_field(&field).into_owned());
+    let request_id: Id = match request_id.as_ref().and_then(Value::as_str) {
+        Some(text) => text.parse().context("request_id")?,
+        None => fresh_id(), // a read: nothing can run twice
+    };
+    let principal = Principal::new(signer.kind(), Id::of_key(&key.verifying_key().to_bytes()));
+    let expires_ms = Clock::System.now().after_millis(SIGNED_FOR_MS).millis();
+    let network = Network { genesis: Profile::load(&config.cell.profile)?.hash(), cell: config.cell.number };
+    let path = path_of(method);
+    let input =
+        signing_input(&network, &path, &request.get_ref().encode_to_vec(), request_id, expires_ms, principal);
+    let fields = [
+        ("holmes-principal", output::hex(&principal.to_bytes())),
+        ("holmes-request-id", request_id.to_string()),
+        ("holmes-expires", expires_ms.to_string()),
+        ("holmes-signature", output::hex(&key.sign(&input).to_bytes())),
+    ];
+    for (name, value) in fields {
+        request.metadata_mut().insert(name, value.parse()?);
+    }
+    Ok(())
+}
+
+fn path_of(method: &MethodDescriptor) -> String {
+    format!("/{}/{}", method.parent_service().full_name(), method.name())
+}
+
 async fn answer(channel: Channel, method: &MethodDescriptor, request: Request<DynamicMessage>) -> Result<()> {
-    let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
-    let path: http::uri::PathAndQuery = path.parse().context("the method has no usable name")?;
+    let path: http::uri::PathAndQuery = path_of(method).parse().context("the method has no usable name")?;
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.context("the connection was lost")?;
     let streamed = grpc.server_streaming(request, path, Codec(method.clone())).await.map_err(told)?;
@@ -108,15 +188,16 @@ fn request_message(method: &MethodDescriptor, json: &str) -> Result<DynamicMessa
     let text = if json == "-" { std::io::read_to_string(std::io::stdin())? } else { json.to_owned() };
     let input = method.input();
     let mut parser = serde_json::Deserializer::from_str(&text);
-    let mut message = DynamicMessage::deserialize(input.clone(), &mut parser)
-        .with_context(|| format!("the JSON is not a {}; its fields: {}", input.full_name(), fields(&input)))?;
+    let mut message = DynamicMessage::deserialize(input.clone(), &mut parser).with_context(|| {
+        format!("the JSON is not a {}; its fields: {}", input.full_name(), fields(&input))
+    })?;
     parser.end().context("there is more behind the JSON object")?;
     if let Some(field) = input.get_field_by_name("request_id")
         && !message.has_field(&field)
     {
         let id = fresh_id().to_string();
         eprintln!("request_id: {id}");
-        message.set_field(&field, prost_reflect::Value::String(id));
+        message.set_field(&field, Value::String(id));
     }
     Ok(message)
 }
@@ -147,7 +228,9 @@ impl Reflection {
         let answers = self.client.server_reflection_info(tokio_stream::once(request)).await.map_err(told)?;
         let answer: Option<ServerReflectionResponse> = answers.into_inner().message().await.map_err(told)?;
         match answer.and_then(|answer| answer.message_response) {
-            Some(MessageResponse::ErrorResponse(error)) => bail!("the server knows nothing of it: {}", error.error_message),
+            Some(MessageResponse::ErrorResponse(error)) => {
+                bail!("the server knows nothing of it: {}", error.error_message)
+            }
             Some(answer) => Ok(answer),
             None => bail!("the server's reflection does not answer"),
         }
@@ -188,8 +271,9 @@ impl Reflection {
     }
 
     async fn method(&mut self, wanted: &str) -> Result<MethodDescriptor> {
-        let (service, method) =
-            wanted.rsplit_once('/').with_context(|| format!("{wanted}: write SERVICE/METHOD, as in Ledger/GetAccount"))?;
+        let (service, method) = wanted
+            .rsplit_once('/')
+            .with_context(|| format!("{wanted}: write SERVICE/METHOD, as in Ledger/GetAccount"))?;
         let services = self.services().await?;
         let fits = |full: &&String| *full == service || full.ends_with(&format!(".{service}"));
         let found: Vec<&String> = services.iter().filter(fits).collect();
@@ -243,6 +327,8 @@ impl Decoder for Decoding {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<DynamicMessage>, Status> {
-        DynamicMessage::decode(self.0.clone(), buffer).map(Some).map_err(|why| Status::internal(why.to_string()))
+        DynamicMessage::decode(self.0.clone(), buffer)
+            .map(Some)
+            .map_err(|why| Status::internal(why.to_string()))
     }
 }

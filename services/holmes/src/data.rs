@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use holmes_runtime::config::Config;
-use holmes_store::{Journal, embedded};
+use holmes_store::Journal;
+use holmes_store::journal::embedded;
 
 use crate::roles::{self, Role};
 
@@ -10,7 +11,10 @@ use crate::roles::{self, Role};
 pub async fn open(config: &Config, create: bool) -> Result<Journal> {
     let dir = &config.store.dir;
     if !create && !dir.is_dir() {
-        bail!("there is no data directory {}: name it with --dir, or run `holmes serve` first", dir.display());
+        bail!(
+            "there is no data directory {}: name it with --dir, or run `holmes serve` first",
+            dir.display()
+        );
     }
     let path = dir.clone();
     let opened = tokio::task::spawn_blocking(move || embedded::Journal::open(&path)).await?;

@@ -21,7 +21,8 @@ impl Keyring {
 
     fn accounts(&self) -> Result<MachineHandle<Accounts>, Refusal> {
         self.accounts.clone().ok_or_else(|| {
-            let message = "this process does not run the role accounts, so it knows no keys: call one that does";
+            let message =
+                "this process does not run the role accounts, so it knows no keys: call one that does";
             Refusal::new(Code::Unauthenticated, "KEYS_ELSEWHERE", message)
         })
     }

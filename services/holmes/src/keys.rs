@@ -85,7 +85,8 @@ pub fn staff(dir: &Path) -> Result<SigningKey> {
 pub fn read(file: &Path) -> Result<SigningKey> {
     let wrong = || format!("{} is not a key file: make one with `holmes keys new FILE`", file.display());
     let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let digits = text.trim().strip_prefix(MARK).and_then(|rest| rest.strip_prefix(' ')).with_context(wrong)?;
+    let digits =
+        text.trim().strip_prefix(MARK).and_then(|rest| rest.strip_prefix(' ')).with_context(wrong)?;
     if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         bail!(wrong());
     }
@@ -98,12 +99,10 @@ pub fn read(file: &Path) -> Result<SigningKey> {
 
 fn make(file: &Path) -> Result<SigningKey> {
     let secret = random::<32>()?;
-    let mut made = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .with_context(|| format!("{} cannot be made (an existing key is never overwritten)", file.display()))?;
+    let mut made =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).with_context(|| {
+            format!("{} cannot be made (an existing key is never overwritten)", file.display())
+        })?;
     writeln!(made, "{MARK} {}", output::hex(&secret))?;
     made.sync_all()?;
     Ok(SigningKey::from_bytes(&secret))
@@ -117,6 +116,7 @@ fn show(key: &SigningKey, format: Format) -> Result<()> {
 
 fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|why| anyhow::anyhow!("the operating system gives no randomness: {why}"))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|why| anyhow::anyhow!("the operating system gives no randomness: {why}"))?;
     Ok(bytes)
 }

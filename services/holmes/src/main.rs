@@ -1,2 +1,106 @@
-//! The one binary.
-fn main() {}
+//! `holmes`: the one binary. Every service is a role of it; beside them stand the tools of those who run a network,
+//! call it, or audit its log.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+mod calc;
+mod call;
+mod data;
+mod keyring;
+mod keys;
+mod output;
+mod profile;
+mod replay;
+mod roles;
+mod serve;
+mod settings;
+mod verify;
+
+/// A decentralised GPU network in a box.
+#[derive(Parser)]
+#[command(
+    version,
+    max_term_width = 110,
+    after_help = "Examples:
+  holmes serve                         run every role over ./holmes-data
+  holmes call Ledger/GetSupply         call any RPC by reflection, JSON in and out
+  holmes verify                        rebuild every service from its log and compare
+  holmes calc apportion < cases.json   check a number by hand
+
+Exit codes: 0 done; 1 it did not work, the reason is on stderr; 2 the command line is wrong.
+Data goes to stdout, talk to stderr."
+)]
+struct Cli {
+    /// Configuration file (TOML); `holmes config explain` lists the keys.
+    #[arg(long, short = 'c', global = true, env = "HOLMES_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How data is printed.
+    #[arg(long, short = 'o', global = true, value_enum, default_value_t)]
+    output: output::Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run roles over the embedded journal until SIGTERM or Ctrl-C.
+    Serve(serve::Args),
+    /// Call any RPC of a running server: JSON in, JSON out.
+    Call(call::Args),
+    /// Make keys: Ed25519 key files and API keys.
+    Keys(keys::Args),
+    /// Rebuild every service from its log and compare digests, chains and invariants.
+    Verify(verify::Args),
+    /// Read the log: entries as JSON lines, or raw frames into files.
+    Replay(replay::Args),
+    /// A service's state at a place of its log, as JSON.
+    State(replay::StateArgs),
+    /// Compute a numbered formula of the economy.
+    Calc(calc::Args),
+    /// Check, print or explain the configuration.
+    Config(settings::Args),
+    /// Print the completion script of a shell.
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("error: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let (file, format) = (cli.config.as_deref(), cli.output);
+    match cli.command {
+        Command::Calc(args) => calc::run(&args)?,
+        Command::Config(args) => settings::run(&args, file, format)?,
+        Command::Keys(args) => keys::run(&args, format)?,
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "holmes", &mut std::io::stdout());
+        }
+        Command::Serve(args) => wait(serve::run(args, holmes_runtime::config::load(file)?))?,
+        Command::Call(args) => wait(call::run(args, holmes_runtime::config::load(file)?))?,
+        Command::Replay(args) => wait(replay::run(args, holmes_runtime::config::load(file)?))?,
+        Command::State(args) => wait(replay::state(args, holmes_runtime::config::load(file)?))?,
+        Command::Verify(args) => {
+            let whole = wait(verify::run(args, holmes_runtime::config::load(file)?, format))?;
+            return Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn wait<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}

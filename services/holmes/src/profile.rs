@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use holmes_kernel::canon::{self, Digest};
 use prost_reflect::prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 
 /// The profiles that the binary carries.
 const BUILT_IN: &[(&str, &str)] = &[
@@ -19,6 +19,8 @@ pub struct Profile {
     hash: Digest,
     sections: toml::Table,
     pool: DescriptorPool,
+    /// The staff key of a network whose profile names no staff.
+    staff: Option<[u8; 32]>,
 }
 
 impl Profile {
@@ -46,7 +48,7 @@ impl Profile {
                 bail!("section [{name}] names no service; there are: {}", known.join(", "));
             }
         }
-        Ok(Profile { hash: canon::hash(text.as_bytes()), sections, pool })
+        Ok(Profile { hash: canon::hash(text.as_bytes()), sections, pool, staff: None })
     }
 
     /// BLAKE3-128 of the profile's text: the same in every log of a cell.
@@ -54,11 +56,18 @@ impl Profile {
         self.hash
     }
 
+    /// Gives a network whose profile names no staff its first: somebody must be able to administer it.
+    pub fn staff_key(&mut self, public_key: [u8; 32]) {
+        self.staff = Some(public_key);
+    }
+
     /// A service's parameters: its defaults with what the profile names, encoded.
     pub fn params(&self, service: &str, defaults: &[u8]) -> Result<Vec<u8>> {
         let name = format!("holmes.{service}.v1.Params");
-        let kind = self.pool.get_message_by_name(&name).with_context(|| format!("there is no message {name}"))?;
-        let mut params = DynamicMessage::decode(kind.clone(), defaults).context("the build's own defaults")?;
+        let kind =
+            self.pool.get_message_by_name(&name).with_context(|| format!("there is no message {name}"))?;
+        let mut params =
+            DynamicMessage::decode(kind.clone(), defaults).context("the build's own defaults")?;
         if let Some(section) = self.sections.get(service) {
             let section = section.as_table().with_context(|| format!("[{service}] is not a section"))?;
             let json = serde_json::to_value(section).with_context(|| format!("[{service}]"))?;
@@ -67,10 +76,17 @@ impl Profile {
                 format!("[{service}] has these keys: {}", fields.join(", "))
             })?;
             for key in section.keys() {
-                if let Some(field) = kind.fields().find(|field| field.name() == key || field.json_name() == key) {
+                if let Some(field) =
+                    kind.fields().find(|field| field.name() == key || field.json_name() == key)
+                {
                     params.set_field(&field, named.get_field(&field).into_owned());
                 }
             }
+        }
+        if let (Some(key), Some(field)) = (self.staff, kind.get_field_by_name("staff_public_keys"))
+            && !params.has_field(&field)
+        {
+            params.set_field(&field, Value::List(vec![Value::Bytes(key.to_vec().into())]));
         }
         Ok(params.encode_to_vec())
     }

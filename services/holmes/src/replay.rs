@@ -82,7 +82,8 @@ pub async fn run(args: Args, mut config: Config) -> Result<()> {
 pub async fn state(args: StateArgs, mut config: Config) -> Result<()> {
     config.store.dir = args.dir.unwrap_or(config.store.dir);
     let journal = data::open(&config, false).await?;
-    let [role] = data::roles(std::slice::from_ref(&args.service))?.try_into().ok().context("name one service")?;
+    let [role] =
+        data::roles(std::slice::from_ref(&args.service))?.try_into().ok().context("name one service")?;
     let extent = Extent { upto: args.at.unwrap_or(u64::MAX), snapshots: true };
     let replayed = role.replay(journal.clone(), config.cell.number, extent).await?;
     journal.close().await;
@@ -111,7 +112,13 @@ async fn frames(
     }
 }
 
-async fn write_frames(role: &Role, journal: &Journal, cell: u16, after: u64, dir: &std::path::Path) -> Result<()> {
+async fn write_frames(
+    role: &Role,
+    journal: &Journal,
+    cell: u16,
+    after: u64,
+    dir: &std::path::Path,
+) -> Result<()> {
     let path = dir.join(format!("{}.frames", role.name));
     let file = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
     let (mut file, mut count) = (BufWriter::new(file), 0u64);
@@ -126,7 +133,13 @@ async fn write_frames(role: &Role, journal: &Journal, cell: u16, after: u64, dir
     Ok(())
 }
 
-async fn print_entries(role: &Role, journal: &Journal, cell: u16, after: u64, pool: &DescriptorPool) -> Result<()> {
+async fn print_entries(
+    role: &Role,
+    journal: &Journal,
+    cell: u16,
+    after: u64,
+    pool: &DescriptorPool,
+) -> Result<()> {
     let name = format!("holmes.{}.v1.Event", role.name);
     let kind = pool.get_message_by_name(&name).with_context(|| format!("there is no message {name}"))?;
     let mut out = BufWriter::new(std::io::stdout().lock());
@@ -150,7 +163,9 @@ fn line(service: &str, frame: &Frame, seq: u64, entry: &Entry, kind: &MessageDes
     let origin = match &entry.origin {
         Some(Origin::Request(request)) => json!({ "request": request.id().unwrap_or_default().to_string() }),
         Some(Origin::Source(source)) => {
-            let from = u16::try_from(source.svc).ok().and_then(|svc| holmes_proto::service_name(holmes_kernel::ServiceId(svc)));
+            let from = u16::try_from(source.svc)
+                .ok()
+                .and_then(|svc| holmes_proto::service_name(holmes_kernel::ServiceId(svc)));
             json!({ "source": from, "seq": source.seq })
         }
         Some(Origin::Submitter(number)) => json!({ "submission": number.number }),
@@ -158,7 +173,8 @@ fn line(service: &str, frame: &Frame, seq: u64, entry: &Entry, kind: &MessageDes
         Some(Origin::Opened(opened)) => json!({ "opened": output::hex(&opened.profile_hash) }),
         None => bail!("entry {seq} of {service} has no origin"),
     };
-    let refused = entry.refused.as_ref().map(|refused| json!({ "reason": refused.reason, "message": refused.message }));
+    let refused =
+        entry.refused.as_ref().map(|refused| json!({ "reason": refused.reason, "message": refused.message }));
     Ok(json!({
         "service": service,
         "seq": seq,
@@ -171,4 +187,3 @@ fn line(service: &str, frame: &Frame, seq: u64, entry: &Entry, kind: &MessageDes
         "events": events,
     }))
 }
-

@@ -11,6 +11,7 @@ use holmes_kernel::ports::{Journal as _, JournalError};
 use holmes_kernel::{Event as _, Frame, LogId, Machine, Opened, Replica, ServiceId, Time};
 use holmes_ledger::Ledger;
 use holmes_runtime::driver::{Running, Settings, start};
+use holmes_runtime::feed::follow;
 use holmes_runtime::recover::{Extent, recover};
 use holmes_runtime::{Clock, Feed, MachineHandle, Status};
 use holmes_store::Journal;
@@ -22,12 +23,20 @@ use crate::profile::Profile;
 /// Every role, in the order in which they are started and listed.
 pub fn all() -> Vec<Role> {
     vec![
-        machine::<Ledger>("holmes.ledger.v1.Ledger", holmes_ledger::params::encoded_defaults, |routes, ledger| {
-            routes.add_service(holmes_ledger::api::server(ledger));
-        }),
-        machine::<Accounts>("holmes.accounts.v1.Accounts", holmes_accounts::params::encoded_defaults, |routes, accounts| {
-            routes.add_service(holmes_accounts::api::server(accounts));
-        }),
+        machine::<Ledger>(
+            "holmes.ledger.v1.Ledger",
+            holmes_ledger::params::encoded_defaults,
+            |routes, ledger| {
+                routes.add_service(holmes_ledger::api::server(ledger));
+            },
+        ),
+        machine::<Accounts>(
+            "holmes.accounts.v1.Accounts",
+            holmes_accounts::params::encoded_defaults,
+            |routes, accounts| {
+                routes.add_service(holmes_accounts::api::server(accounts));
+            },
+        ),
     ]
 }
 
@@ -65,8 +74,7 @@ pub struct Started {
     /// Its machine's door, for those who know its type.
     pub handle: Box<dyn std::any::Any + Send + Sync>,
     routes: Box<dyn FnOnce(&mut RoutesBuilder) + Send>,
-    follow: Box<dyn Fn(Feed, Clock) + Send + Sync>,
-    listens: &'static [ServiceId],
+    follow: Box<dyn Fn(&Feed, &Clock) + Send + Sync>,
     stop: Box<dyn FnOnce() -> Doing<()> + Send>,
 }
 
@@ -100,14 +108,23 @@ impl Role {
     }
 
     /// Opens the role's log unless it is there.
-    pub async fn provision(&self, journal: &Journal, cell: u16, now: Time, profile: &Profile) -> Result<bool> {
+    pub async fn provision(
+        &self,
+        journal: &Journal,
+        cell: u16,
+        now: Time,
+        profile: &Profile,
+    ) -> Result<bool> {
         let log = self.log(cell);
         if journal.logs().await?.contains(&log) {
             self.belongs(journal, log, profile).await?;
             return Ok(false);
         }
         let first = self.doing.provision(log, now, profile)?;
-        journal.provision(&first).await.with_context(|| format!("the log of {} could not be opened", self.name))?;
+        journal
+            .provision(&first)
+            .await
+            .with_context(|| format!("the log of {} could not be opened", self.name))?;
         Ok(true)
     }
 
@@ -144,8 +161,8 @@ impl Started {
 
     /// Listens to those of the others whose logs it reads.
     pub fn listen(&self, others: &[Feed], clock: &Clock) {
-        for feed in others.iter().filter(|feed| self.listens.contains(&feed.log().svc)) {
-            (self.follow)(feed.clone(), clock.clone());
+        for feed in others {
+            (self.follow)(feed, clock);
         }
     }
 
@@ -188,9 +205,10 @@ impl<M: Machine> Does for Of<M> {
                 handle: Box::new(handle),
                 routes: Box::new(move |routes| add(routes, to_add)),
                 follow: Box::new(move |feed, clock| {
-                    tokio::spawn(holmes_runtime::feed::follow(to_follow.clone(), feed, clock));
+                    if feed.concerns::<M>() {
+                        tokio::spawn(follow(to_follow.clone(), feed.clone(), clock.clone()));
+                    }
                 }),
-                listens: M::LISTENS,
                 stop: Box::new(move || {
                     Box::pin(async move {
                         to_stop.stop().await;

@@ -84,7 +84,8 @@ pub async fn run(args: Args, config: Config) -> Result<()> {
     let statuses = started.iter().map(|role| (role.name, role.status.clone())).collect();
     let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), statuses, stopped.clone()));
     let settings = config.server.clone();
-    let server = tokio::spawn(async move { serve(grpc, routes.routes(), health, auth, &settings, stopped).await });
+    let server =
+        tokio::spawn(async move { serve(grpc, routes.routes(), health, auth, &settings, stopped).await });
     greet(&config, &roles);
     signal().await?;
     tracing::info!("draining");
@@ -103,7 +104,7 @@ pub async fn run(args: Args, config: Config) -> Result<()> {
 /// Opens the logs that are not there yet.
 async fn provision(config: &Config, roles: &[Role], journal: &Journal, clock: &Clock) -> Result<()> {
     let mut profile = Profile::load(&config.cell.profile)?;
-    profile.staff_key(&keys::staff(&config.store.dir)?)?;
+    profile.staff_key(keys::staff(&config.store.dir)?.verifying_key().to_bytes());
     for role in roles {
         if role.provision(journal, config.cell.number, clock.now(), &profile).await? {
             tracing::info!(role = role.name, profile = config.cell.profile, "log opened");

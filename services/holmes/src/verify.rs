@@ -55,7 +55,11 @@ pub async fn run(args: Args, mut config: Config, format: Format) -> Result<bool>
     }
     output::rows(format, &["SERVICE", "FRAMES", "EVENTS", "DIGEST", "RESULT"], &all, |row| {
         let numbers = [row.frames.to_string(), row.events.to_string()];
-        [row.service.to_owned()].into_iter().chain(numbers).chain([row.digest.clone(), row.result.clone()]).collect()
+        [row.service.to_owned()]
+            .into_iter()
+            .chain(numbers)
+            .chain([row.digest.clone(), row.result.clone()])
+            .collect()
     })?;
     Ok(all.iter().all(|row| row.ok))
 }
@@ -72,7 +76,9 @@ async fn verified(role: &Role, journal: &Journal, cell: u16) -> Option<Verified>
     };
     let result = match role.replay(journal.clone(), cell, Extent::ALL).await {
         Err(why) => Err(format!("from its snapshot: {why:#}")),
-        Ok(quick) if quick.digest != whole.digest => Err("the snapshot gives another state than the log".into()),
+        Ok(quick) if quick.digest != whole.digest => {
+            Err("the snapshot gives another state than the log".into())
+        }
         Ok(_) if !whole.broken.is_empty() => Err(whole.broken.join("; ")),
         Ok(_) => Ok(()),
     };

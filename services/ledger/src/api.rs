@@ -9,7 +9,7 @@ use holmes_kernel::{
 };
 use holmes_proto::edge;
 use holmes_proto::ledger::v1 as wire;
-use holmes_proto::ledger::v1::ledger_server::Ledger as Service;
+use holmes_proto::ledger::v1::ledger_server::{Ledger as Service, LedgerServer};
 use tonic::{Request, Response, Status};
 
 use crate::Ledger;
@@ -29,6 +29,11 @@ const PER_PAGE: u32 = 100;
 #[derive(Clone, Debug)]
 pub struct Api<H> {
     handle: H,
+}
+
+/// The service as a gRPC server takes it.
+pub fn server<H: Handle<Ledger>>(handle: H) -> LedgerServer<Api<H>> {
+    LedgerServer::new(Api::new(handle))
 }
 
 impl<H: Handle<Ledger>> Api<H> {

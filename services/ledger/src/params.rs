@@ -5,6 +5,7 @@ use holmes_kernel::machine::BadParams;
 use holmes_kernel::window::WindowLimits;
 use holmes_kernel::{Amount, Ratio};
 use holmes_proto::ledger::v1 as wire;
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 use crate::rate::RateLimit;
@@ -143,6 +144,11 @@ pub fn defaults(assets: Vec<wire::Asset>) -> wire::Params {
         default_rate_units: DEFAULT_RATE_UNITS.default,
         default_rate_window_ms: DEFAULT_RATE_WINDOW.default,
     }
+}
+
+/// The defaults as a log's opening holds them, with no asset yet: a profile names them.
+pub fn encoded_defaults() -> Vec<u8> {
+    defaults(Vec::new()).encode_to_vec()
 }
 
 /// Reads the parameters of a log's opening.
