@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Instant;
 
 use holmes_kernel::ports::JournalError;
 use holmes_kernel::shard::{Request, Submission, Ticket, recall};
 use holmes_kernel::{Entry, Frame, Input, Output, Way};
+use tokio::time::Instant;
 
 use super::*;
 
@@ -33,7 +33,10 @@ pub(super) struct Driver<M: Machine, J: Journal> {
     durable: watch::Sender<u64>,
     waiters: HashMap<Ticket, Waiter<M>>,
     next_ticket: Ticket,
+    /// Calls that wait for a place in a log, the oldest first.
     parked: Vec<(Instant, Message<M>)>,
+    /// Where the log was decided up to when they were last looked at: places are reached only when it goes on.
+    parked_at: u64,
     /// The frame that is being made durable.
     append: Option<Pending<Result<(), JournalError>>>,
     /// The last sequence number that was handed to the journal.
@@ -68,6 +71,7 @@ enum Happened<M: Machine> {
     Confirmed(Result<(), JournalError>),
     Arrived(Option<Message<M>>),
     Due,
+    Impatient,
 }
 
 impl<M: Machine, J: Journal> Driver<M, J> {
@@ -92,6 +96,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             waiters: HashMap::new(),
             next_ticket: 0,
             parked: Vec::new(),
+            parked_at: handed,
             append: None,
             handed,
             barrier: None,
@@ -132,12 +137,14 @@ impl<M: Machine, J: Journal> Driver<M, J> {
     async fn next(&mut self) -> Happened<M> {
         let due = self.shard.next_due().map(|at| self.until(at));
         let has_room = !self.stopping && self.shard.backlog() < BACKLOG;
+        let patience = self.parked.first().map(|(since, _)| *since + PARKED_FOR);
         tokio::select! {
             biased;
             done = wait(&mut self.append), if self.append.is_some() => Happened::Appended(done),
             done = wait(&mut self.barrier), if self.barrier.is_some() => Happened::Confirmed(done),
             message = self.queue.recv(), if has_room => Happened::Arrived(message),
             () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() && has_room => Happened::Due,
+            () = until_instant(patience), if patience.is_some() => Happened::Impatient,
         }
     }
 
@@ -164,6 +171,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             }
             Happened::Arrived(message) => self.arrived(message),
             Happened::Due => self.step(Input::Tick),
+            Happened::Impatient => self.parked_at = u64::MAX,
         }
         self.unpark();
         self.step(Input::Idle);
@@ -200,8 +208,8 @@ impl<M: Machine, J: Journal> Driver<M, J> {
         }
         match message {
             Message::Submit { call, digest, command, reply } => self.submit(call, digest, command, reply),
-            Message::Read { at, look } => {
-                let hand_over = look(self.shard.replica().state());
+            Message::Read { at, query } => {
+                let hand_over = query.look(self.shard.replica().state());
                 let ticket = self.ticket(Waiter::Read(hand_over));
                 let later_append_proves_ownership = self.shard.decided() > self.handed;
                 if matches!(at, At::Seq(_)) || later_append_proves_ownership {
@@ -247,6 +255,9 @@ impl<M: Machine, J: Journal> Driver<M, J> {
     }
 
     fn park(&mut self, message: Message<M>) {
+        if self.parked.len() >= PARKED {
+            self.parked.retain(|(_, message)| !message.is_abandoned());
+        }
         if self.parked.len() < PARKED {
             return self.parked.push((Instant::now(), message));
         }
@@ -258,13 +269,17 @@ impl<M: Machine, J: Journal> Driver<M, J> {
     }
 
     fn unpark(&mut self) {
-        if self.parked.is_empty() {
+        let decided = self.shard.decided();
+        if self.parked.is_empty() || std::mem::replace(&mut self.parked_at, decided) == decided {
             return;
         }
         for (since, message) in std::mem::take(&mut self.parked) {
+            if message.is_abandoned() {
+                continue; // its caller has given up
+            }
             if self.is_time_for(&message) {
                 self.take(message);
-            } else if since.elapsed() > PARKED_FOR {
+            } else if since.elapsed() >= PARKED_FOR {
                 let why = "the place in the log that the call waits for was not reached in time";
                 self.give_up(message, &Refusal::new(Code::Deadline, "NOT_REACHED", why));
             } else {
@@ -278,7 +293,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             Message::Submit { reply, .. } => {
                 let _ = reply.send(Err(refusal.clone())); // the caller may have gone
             }
-            Message::Read { look, .. } => look(self.shard.replica().state())(Err(refusal.clone())),
+            Message::Read { query, .. } => query.refuse(refusal.clone()),
             Message::Deliver { .. } | Message::Position { .. } | Message::Stop => {}
         }
     }
@@ -409,6 +424,13 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             Clock::System => wait,
             Clock::Manual(_) => wait.min(Duration::from_millis(5)), // moved by hand: look now and then
         }
+    }
+}
+
+async fn until_instant(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
