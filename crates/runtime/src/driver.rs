@@ -1,6 +1,7 @@
 //! The tokio driver: one task runs one machine. Everything that a machine is asked arrives in one bounded queue; full
 //! means refused at once, with a time to wait.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use holmes_kernel::canon::{self, Digest};
@@ -144,7 +145,12 @@ struct Asked<T, F> {
 impl<S, T: Send + 'static, F: FnOnce(&S) -> T + Send> Query<S> for Asked<T, F> {
     fn look(self: Box<Self>, state: &S) -> HandOver {
         let Asked { look, reply } = *self;
-        let value = look(state);
+        // A look is a caller's code: what panics in it must not take the machine with it.
+        let Ok(value) = catch_unwind(AssertUnwindSafe(|| look(state))) else {
+            let message = "this read made the service fail; please report it";
+            let _ = reply.send(Err(Refusal::new(Code::Internal, "READ_FAILED", message))); // the caller may have gone
+            return Box::new(|_| ());
+        };
         Box::new(move |released| {
             let _ = reply.send(released.map(|seq| Answer { value, seq })); // the caller may have gone
         })
