@@ -57,6 +57,21 @@ enum Waiter<M: Machine> {
     Delivery(oneshot::Sender<Delivered>),
 }
 
+/// Tells those who watch that the task is gone, however it went.
+struct Ended {
+    service: &'static str,
+    status: watch::Sender<Status>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if matches!(*self.status.borrow(), Status::Serving | Status::Recovering) {
+            tracing::error!(service = self.service, "the machine's task has ended without a word");
+            self.status.send_replace(Status::Halted("its task has ended without a word: see the log".into()));
+        }
+    }
+}
+
 /// Why the loop ends or begins anew.
 enum Turn {
     Go,
@@ -110,6 +125,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
     }
 
     pub(super) async fn run(mut self) {
+        let _ended = Ended { service: M::NAME, status: self.status.clone() };
         loop {
             let happened = self.next().await;
             match self.turn(happened) {
