@@ -53,7 +53,8 @@ pub(super) struct Driver<M: Machine, J: Journal> {
 
 enum Waiter<M: Machine> {
     Reply(ReplySlot<M>),
-    Read(HandOver),
+    /// With the place that the state stood at when it was looked at.
+    Read(HandOver, u64),
     Delivery(oneshot::Sender<Delivered>),
 }
 
@@ -226,7 +227,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             Message::Submit { call, digest, command, reply } => self.submit(call, digest, command, reply),
             Message::Read { at, query } => {
                 let hand_over = query.look(self.shard.replica().state());
-                let ticket = self.ticket(Waiter::Read(hand_over));
+                let ticket = self.ticket(Waiter::Read(hand_over, self.shard.decided()));
                 let later_append_proves_ownership = self.shard.decided() > self.handed;
                 if matches!(at, At::Seq(_)) || later_append_proves_ownership {
                     self.step(Input::Gate(ticket));
@@ -332,8 +333,8 @@ impl<M: Machine, J: Journal> Driver<M, J> {
                 Output::Append(frame) => self.append(frame),
                 Output::Reply { ticket, answer, seq } => self.answer(ticket, answer, seq),
                 Output::Recall { ticket, seq, command } => self.recall(ticket, seq, command),
-                Output::Release { ticket, seq } => {
-                    if let Some(Waiter::Read(hand_over)) = self.waiters.remove(&ticket) {
+                Output::Release { ticket, .. } => {
+                    if let Some(Waiter::Read(hand_over, seq)) = self.waiters.remove(&ticket) {
                         hand_over(Ok(seq));
                     }
                 }
@@ -356,7 +357,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             Some(Waiter::Reply(reply)) => {
                 let _ = reply.send(answer.map(|value| Answer { value, seq })); // the caller may have gone
             }
-            Some(Waiter::Read(hand_over)) => hand_over(answer.map(|_| seq)),
+            Some(Waiter::Read(hand_over, _)) => hand_over(answer.map(|_| seq)),
             Some(Waiter::Delivery(_)) | None => {}
         }
     }
