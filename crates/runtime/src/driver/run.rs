@@ -129,14 +129,13 @@ impl<M: Machine, J: Journal> Driver<M, J> {
         let _ended = Ended { service: M::NAME, status: self.status.clone() };
         loop {
             let happened = self.next().await;
-            match self.turn(happened) {
-                Turn::Go => {}
-                Turn::Reclaim(why) => {
-                    tracing::error!(service = M::NAME, why, "the state is rebuilt from the log");
-                    if let Err(why) = self.reclaim().await {
-                        return self.halted(why).await;
-                    }
-                }
+            let mut turn = self.turn(happened);
+            if let Turn::Reclaim(why) = turn {
+                tracing::error!(service = M::NAME, why, "the state is rebuilt from the log");
+                turn = self.reclaim().await;
+            }
+            match turn {
+                Turn::Go | Turn::Reclaim(_) => {}
                 Turn::Halt(why) => return self.halted(why).await,
                 Turn::Fenced(by) => {
                     tracing::error!(service = M::NAME, by, "the log has another owner");
@@ -406,20 +405,25 @@ impl<M: Machine, J: Journal> Driver<M, J> {
     }
 
     /// Begins anew from the log. Whoever waits learns that the outcome is not known.
-    async fn reclaim(&mut self) -> Result<(), String> {
+    async fn reclaim(&mut self) -> Turn {
         self.status.send_replace(Status::Recovering);
-        if let Some(append) = self.append.take() {
-            let _ = append.await; // applied or not, the claim below settles it
+        if let Some(append) = self.append.take()
+            && let Err(why) = append.await
+        {
+            return failed(why); // a log that is another's now is not claimed back, a full disk not replayed
         }
         self.waiters.clear();
+        self.parked_at = u64::MAX;
         (self.barrier, self.behind_barrier, self.before_barrier) = (None, Vec::new(), Vec::new());
         let poison = self.shard.take_poison();
-        let (claim, shard) = claim_shard::<M, J>(&self.journal, self.settings.log, poison)
-            .await
-            .map_err(|why| format!("the log could not be taken up again: {why}"))?;
+        let (claim, shard) = match claim_shard::<M, J>(&self.journal, self.settings.log, poison).await {
+            Ok(claimed) => claimed,
+            Err(RecoverError::Journal(JournalError::Fenced { by, .. })) => return Turn::Fenced(by),
+            Err(why) => return Turn::Halt(format!("the log could not be taken up again: {why}")),
+        };
         (self.handed, self.claim, self.shard) = (shard.durable(), claim, shard);
         self.status.send_replace(Status::Serving);
-        Ok(())
+        Turn::Go
     }
 
     /// Refuses everything until it is told to stop.
