@@ -422,6 +422,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             Err(why) => return Turn::Halt(format!("the log could not be taken up again: {why}")),
         };
         (self.handed, self.claim, self.shard) = (shard.durable(), claim, shard);
+        self.durable.send_replace(self.shard.durable()); // the frame that was under way may be there now
         self.status.send_replace(Status::Serving);
         Turn::Go
     }
