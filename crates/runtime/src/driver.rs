@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use holmes_kernel::canon::{self, Digest};
-use holmes_kernel::ports::{Claim, Journal};
+use holmes_kernel::ports::{Claim, Journal, JournalError};
 use holmes_kernel::shard::{Delivery, Poison};
 use holmes_kernel::{After, Answer, At, Call, Code, Handle, LogId, Machine, Position, Refusal, Shard, Time};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -103,6 +103,11 @@ async fn claim_shard<M: Machine, J: Journal>(
 ) -> Result<(Claim, Shard<M>), RecoverError> {
     let claim = journal.claim(log).await?;
     let replica = recover::<M, J>(journal, log, Extent::ALL, |_| {}).await?;
+    if *replica.tail() != claim.tail {
+        journal.confirm(&claim).await?; // another owner goes on behind us: say so
+        let why = format!("it was claimed at {} and replayed to {}", claim.tail.seq, replica.tail().seq);
+        return Err(RecoverError::Journal(JournalError::Io(why)));
+    }
     tracing::info!(
         service = M::NAME,
         term = claim.term,

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 
-use holmes_kernel::ports::JournalError;
 use holmes_kernel::shard::{Request, Submission, Ticket, recall};
 use holmes_kernel::{Entry, Frame, Input, Output, Way};
 use tokio::time::Instant;
