@@ -14,6 +14,9 @@ use super::*;
 const BATCH: usize = 1_024;
 /// Full frames that may wait for the disk before no more commands are taken: a few, to keep memory and delay small.
 const BACKLOG: usize = 4;
+/// How many may wait for the disk before no more messages are taken: reads and refusals fill no frame, and a disk that
+/// stands still must not fill the memory with them.
+const WAITERS: usize = 8_192;
 /// How many calls may wait for a place in a log to be reached.
 const PARKED: usize = 4_096;
 /// How long such a call waits at most; its caller's deadline is usually shorter.
@@ -151,16 +154,26 @@ impl<M: Machine, J: Journal> Driver<M, J> {
 
     async fn next(&mut self) -> Happened<M> {
         let due = self.shard.next_due().map(|at| self.until(at));
-        let has_room = !self.stopping && self.shard.backlog() < BACKLOG;
+        let (has_room, takes) = (self.has_room(), self.takes());
         let patience = self.parked.first().map(|(since, _)| *since + PARKED_FOR);
         tokio::select! {
             biased;
             done = wait(&mut self.append), if self.append.is_some() => Happened::Appended(done),
             done = wait(&mut self.barrier), if self.barrier.is_some() => Happened::Confirmed(done),
-            message = self.queue.recv(), if has_room => Happened::Arrived(message),
+            message = self.queue.recv(), if takes => Happened::Arrived(message),
             () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() && has_room => Happened::Due,
             () = until_instant(patience), if patience.is_some() => Happened::Impatient,
         }
+    }
+
+    /// Whether more may be decided.
+    fn has_room(&self) -> bool {
+        !self.stopping && self.shard.backlog() < BACKLOG
+    }
+
+    /// Whether more messages are taken.
+    fn takes(&self) -> bool {
+        self.has_room() && self.waiters.len() < WAITERS
     }
 
     fn turn(&mut self, happened: Happened<M>) -> Turn {
@@ -207,7 +220,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
         }
         self.take(first);
         for _ in 1..BATCH {
-            if self.shard.backlog() >= BACKLOG || self.stopping {
+            if !self.takes() {
                 return;
             }
             match self.queue.try_recv() {
