@@ -190,11 +190,11 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             Happened::Confirmed(done) => {
                 self.barrier = None;
                 let tickets = std::mem::take(&mut self.behind_barrier);
-                if let Err(why) = done {
-                    return failed(why);
-                }
-                for ticket in tickets {
-                    self.step(Input::Gate(ticket));
+                match done {
+                    Ok(()) => tickets.into_iter().for_each(|ticket| self.step(Input::Gate(ticket))),
+                    // Nothing was written, so nothing is in doubt but these reads.
+                    Err(JournalError::Unknown(why) | JournalError::Io(why)) => self.unconfirmed(&tickets, &why),
+                    Err(why) => return failed(why),
                 }
             }
             Happened::Arrived(message) => self.arrived(message),
@@ -370,6 +370,16 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             }
             Some(Waiter::Read(hand_over, _)) => hand_over(answer.map(|_| seq)),
             Some(Waiter::Delivery(_)) | None => {}
+        }
+    }
+
+    /// Refuses reads of which it is not known whether the log is still ours.
+    fn unconfirmed(&mut self, tickets: &[Ticket], why: &str) {
+        tracing::warn!(service = M::NAME, why, "a read could not be confirmed");
+        for ticket in tickets {
+            let message = format!("{} could not prove that it still owns its log: try again", M::NAME);
+            let refusal = Refusal::new(Code::Unavailable, "NOT_CONFIRMED", message).retry_after(200);
+            self.answer(*ticket, Err(refusal), 0);
         }
     }
 
