@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use holmes_kernel::shard::{Request, Submission, Ticket, recall};
 use holmes_kernel::{Entry, Frame, Input, Output, Way};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::*;
@@ -21,6 +23,9 @@ const WAITERS: usize = 8_192;
 const PARKED: usize = 4_096;
 /// How long such a call waits at most; its caller's deadline is usually shorter.
 const PARKED_FOR: Duration = Duration::from_secs(30);
+
+/// Repeated requests whose answers are read from the log at the same time. Each holds a frame.
+const RECALLS: usize = 64;
 
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -49,6 +54,7 @@ pub(super) struct Driver<M: Machine, J: Journal> {
     before_barrier: Vec<Ticket>,
     snapshot: Option<JoinHandle<()>>,
     snapshot_at: u64,
+    recalls: Arc<Semaphore>,
     out: Vec<Output<M>>,
     stopping: bool,
 }
@@ -122,6 +128,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             before_barrier: Vec::new(),
             snapshot: None,
             snapshot_at: handed,
+            recalls: Arc::new(Semaphore::new(RECALLS)),
             out: Vec::new(),
             stopping: false,
         }
@@ -392,8 +399,9 @@ impl<M: Machine, J: Journal> Driver<M, J> {
     /// Answers a repeated request from its entry in the log.
     fn recall(&mut self, ticket: Ticket, seq: u64, command: M::Command) {
         let Some(Waiter::Reply(reply)) = self.waiters.remove(&ticket) else { return };
-        let (journal, log) = (self.journal.clone(), self.settings.log);
+        let (journal, log, recalls) = (self.journal.clone(), self.settings.log, self.recalls.clone());
         tokio::spawn(async move {
+            let _turn = recalls.acquire().await; // never closed
             let entry = entry_at(&journal, log, seq).await;
             let answer = entry.and_then(|entry| recall::<M>(&entry, &command));
             let _ = reply.send(answer.map(|value| Answer { value, seq })); // the caller may have gone
