@@ -224,6 +224,11 @@ impl<M: Machine> MachineHandle<M> {
         self.queue.is_closed()
     }
 
+    /// Waits until the machine's task has ended.
+    pub(crate) async fn closed(&self) {
+        self.queue.closed().await;
+    }
+
     /// Lets what is queued be finished and made durable, then ends the task.
     pub async fn stop(&self) {
         let _ = self.queue.send(Message::Stop).await; // an error means that it has ended
