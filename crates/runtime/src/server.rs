@@ -141,7 +141,7 @@ impl Health {
     }
 }
 
-/// Serves metrics, liveness and readiness until `stop` says so.
+/// Serves metrics, liveness and readiness until `stop` says so and every machine has ended: who watches a drain sees it.
 pub async fn serve_admin(
     listener: TcpListener,
     metrics: PrometheusHandle,
@@ -151,6 +151,7 @@ pub async fn serve_admin(
     use axum::http::StatusCode;
     use axum::routing::get;
     let draining = stop.clone();
+    let mut ends: Vec<_> = machines.iter().map(|(_, status)| status.clone()).collect();
     let ready = move || {
         let waiting: Vec<String> = machines
             .iter()
@@ -170,8 +171,20 @@ pub async fn serve_admin(
         .route("/metrics", get(move || std::future::ready(metrics.render())))
         .route("/healthz", get(|| std::future::ready("alive\n")))
         .route("/readyz", get(ready));
+    let (over, mut seen) = watch::channel(false);
     let stopped = async move {
-        let _ = stop.wait_for(|stop| *stop).await; // an error means that everything is going down
+        wait_for_stop(&mut stop).await;
+        for status in &mut ends {
+            while status.changed().await.is_ok() {}
+        }
+        over.send_replace(true);
     };
-    axum::serve(listener, app).with_graceful_shutdown(stopped).await
+    let patience = async move {
+        wait_for_stop(&mut seen).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    tokio::select! {
+        served = axum::serve(listener, app).with_graceful_shutdown(stopped).into_future() => served,
+        () = patience => Ok(()), // somebody keeps a connection open
+    }
 }
