@@ -231,7 +231,8 @@ fn header<'a>(headers: &'a http::HeaderMap, name: &str) -> Result<Option<&'a str
 }
 
 fn hex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.len().is_multiple_of(2) && text.len() <= 256 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let digits =
+        text.len().is_multiple_of(2) && text.len() <= 256 && text.bytes().all(|b| b.is_ascii_hexdigit());
     if !digits {
         return None;
     }

@@ -200,7 +200,9 @@ impl<M: Machine, J: Journal> Driver<M, J> {
                 match done {
                     Ok(()) => tickets.into_iter().for_each(|ticket| self.step(Input::Gate(ticket))),
                     // Nothing was written, so nothing is in doubt but these reads.
-                    Err(JournalError::Unknown(why) | JournalError::Io(why)) => self.unconfirmed(&tickets, &why),
+                    Err(JournalError::Unknown(why) | JournalError::Io(why)) => {
+                        self.unconfirmed(&tickets, &why)
+                    }
                     Err(why) => return failed(why),
                 }
             }
