@@ -177,12 +177,14 @@ impl Config {
             self.cell.number.to_string(),
             "cells are numbered from 1",
         )?;
-        bounds(server.max_calls > 0, "server.max_calls", server.max_calls.to_string(), "at least 1")?;
+        let calls = 1..=1_000_000;
+        let why = "1 to 1000000";
+        bounds(calls.contains(&server.max_calls), "server.max_calls", server.max_calls.to_string(), why)?;
         bounds(
-            server.max_calls_per_connection > 0,
+            calls.contains(&server.max_calls_per_connection),
             "server.max_calls_per_connection",
             server.max_calls_per_connection.to_string(),
-            "at least 1",
+            why,
         )?;
         let sane = (1_024..=64 << 20).contains(&bytes);
         bounds(sane, "server.max_request_bytes", bytes.to_string(), "1024 bytes to 64 MiB")?;
@@ -320,6 +322,8 @@ mod tests {
                 ("[server]\nmax_calls = \"many\"\n", "max_calls"),
                 ("[cell]\nnumber = 0\n", "cell.number"),
                 ("[server]\nmax_request_bytes = 1\n", "64 MiB"),
+                ("[server]\nmax_calls = 9000000000000000000\n", "1000000"),
+                ("[server]\nmax_calls_per_connection = 0\n", "1000000"),
                 ("[telemetry]\nformat = \"xml\"\n", "xml"),
             ] {
                 jail.create_file("holmes.toml", text)?;

@@ -1,6 +1,7 @@
 //! The tokio driver: one task runs one machine. Everything that a machine is asked arrives in one bounded queue; full
 //! means refused at once, with a time to wait.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use holmes_kernel::canon::{self, Digest};
@@ -102,6 +103,11 @@ async fn claim_shard<M: Machine, J: Journal>(
 ) -> Result<(Claim, Shard<M>), RecoverError> {
     let claim = journal.claim(log).await?;
     let replica = recover::<M, J>(journal, log, Extent::ALL, |_| {}).await?;
+    if *replica.tail() != claim.tail {
+        journal.confirm(&claim).await?; // another owner goes on behind us: say so
+        let why = format!("it was claimed at {} and replayed to {}", claim.tail.seq, replica.tail().seq);
+        return Err(RecoverError::Journal(JournalError::Io(why)));
+    }
     tracing::info!(
         service = M::NAME,
         term = claim.term,
@@ -125,17 +131,63 @@ impl<M: Machine> Clone for MachineHandle<M> {
 }
 
 type ReplySlot<M> = oneshot::Sender<Result<Answer<<M as Machine>::Reply>, Refusal>>;
-/// Looks at a state at once; what it returns hands the result over, later, when the state is durable.
-type Look<M> = Box<dyn FnOnce(&<M as Machine>::State) -> HandOver + Send>;
+/// Hands what was seen of a state over, when the state is durable.
 type HandOver = Box<dyn FnOnce(Result<u64, Refusal>) + Send>;
+
+/// A look at a state, and who waits for what is seen.
+trait Query<S>: Send {
+    /// Looks at once; what it returns hands the result over, later.
+    fn look(self: Box<Self>, state: &S) -> HandOver;
+    fn refuse(self: Box<Self>, refusal: Refusal);
+    fn is_abandoned(&self) -> bool;
+}
+
+struct Asked<T, F> {
+    look: F,
+    reply: oneshot::Sender<Result<Answer<T>, Refusal>>,
+}
+
+impl<S, T: Send + 'static, F: FnOnce(&S) -> T + Send> Query<S> for Asked<T, F> {
+    fn look(self: Box<Self>, state: &S) -> HandOver {
+        let Asked { look, reply } = *self;
+        // A look is a caller's code: what panics in it must not take the machine with it.
+        let Ok(value) = catch_unwind(AssertUnwindSafe(|| look(state))) else {
+            let message = "this read made the service fail; please report it";
+            let _ = reply.send(Err(Refusal::new(Code::Internal, "READ_FAILED", message))); // the caller may have gone
+            return Box::new(|_| ());
+        };
+        Box::new(move |released| {
+            let _ = reply.send(released.map(|seq| Answer { value, seq })); // the caller may have gone
+        })
+    }
+
+    fn refuse(self: Box<Self>, refusal: Refusal) {
+        let _ = self.reply.send(Err(refusal)); // the caller may have gone
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+}
 
 /// What arrives in a machine's queue.
 enum Message<M: Machine> {
     Submit { call: Call, digest: Digest, command: M::Command, reply: ReplySlot<M> },
-    Read { at: At, look: Look<M> },
+    Read { at: At, query: Box<dyn Query<M::State>> },
     Deliver { delivery: Delivery<M::Command>, reply: oneshot::Sender<Delivered> },
     Position { source: LogId, reply: oneshot::Sender<Position> },
     Stop,
+}
+
+impl<M: Machine> Message<M> {
+    /// Whether nobody waits for the answer any more.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Message::Submit { reply, .. } => reply.is_closed(),
+            Message::Read { query, .. } => query.is_abandoned(),
+            Message::Deliver { .. } | Message::Position { .. } | Message::Stop => false,
+        }
+    }
 }
 
 /// What became of a delivery.
@@ -170,6 +222,11 @@ impl<M: Machine> MachineHandle<M> {
     /// Whether the machine's task has ended.
     pub fn is_closed(&self) -> bool {
         self.queue.is_closed()
+    }
+
+    /// Waits until the machine's task has ended.
+    pub(crate) async fn closed(&self) {
+        self.queue.closed().await;
     }
 
     /// Lets what is queued be finished and made durable, then ends the task.
@@ -228,14 +285,7 @@ impl<M: Machine> Handle<M> for MachineHandle<M> {
         look: impl FnOnce(&M::State) -> T + Send + 'static,
     ) -> Result<Answer<T>, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let look: Look<M> = Box::new(move |state| {
-            let value = look(state);
-            Box::new(move |released: Result<u64, Refusal>| {
-                // The caller may have gone: nobody is left to tell.
-                let _ = reply.send(released.map(|seq| Answer { value, seq }));
-            })
-        });
-        self.enqueue(Message::Read { at, look })?;
+        self.enqueue(Message::Read { at, query: Box::new(Asked { look, reply }) })?;
         answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 }

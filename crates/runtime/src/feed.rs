@@ -20,6 +20,9 @@ const PAGE_BYTES: usize = 1024 * 1024;
 /// The pause before a failed read or delivery is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How far a source's time may be ahead of the clock before a person should know.
+const MOST_AHEAD_US: u64 = 5_000_000;
+
 /// A service's log as others see it, whatever the type of its events and the engine that keeps it.
 #[derive(Clone)]
 pub struct Feed {
@@ -89,7 +92,11 @@ async fn following<M: Machine>(machine: &MachineHandle<M>, mut feed: Feed, clock
         let Ok(position) = machine.position(feed.log()).await else { return Ended::Gone };
         let mut reader = Reader::new(feed.log(), position);
         loop {
-            if !feed.beyond(reader.seen()).await {
+            let goes_on = tokio::select! {
+                goes_on = feed.beyond(reader.seen()) => goes_on,
+                () = machine.closed() => false, // a source that stays silent must not keep this task alive
+            };
+            if !goes_on {
                 return Ended::Gone;
             }
             let frames = match (feed.read)(reader.seen()).await {
@@ -127,6 +134,12 @@ async fn deliver<M: Machine>(
     let (to, ts) = (delivery.to.seq, delivery.ts);
     // The machine would refuse what comes from the future; the same clock tells it here, without asking.
     let ahead = ts.micros().saturating_sub(clock.now().micros());
+    if ahead > MOST_AHEAD_US {
+        metrics::counter!("holmes_sources_ahead_total", "reader" => M::NAME).increment(1);
+        tracing::error!(reader = M::NAME, source = %delivery.source, ahead_us = ahead, "a source's clock is ahead of ours");
+        tokio::time::sleep(Duration::from_micros(MOST_AHEAD_US)).await;
+        return Some(false); // the machine may have ended meanwhile
+    }
     if ahead > 0 {
         tokio::time::sleep(Duration::from_micros(ahead + 1)).await;
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -49,7 +50,15 @@ impl<J: Journal> Rig<J> {
         }
         let (claim, shard) = take_up::<M, J>(&self.journal, log)?;
         let (journal, clock) = (self.journal.clone(), self.clock.clone());
-        let seated = Seated { journal, clock, claim, shard, readers: BTreeMap::new(), halted: None };
+        let seated = Seated {
+            journal,
+            clock,
+            claim,
+            shard,
+            readers: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            halted: None,
+        };
         let seat = Seat(Arc::new(Mutex::new(seated)));
         self.seats.push(Arc::new(seat.clone()));
         Ok(seat)
@@ -144,6 +153,8 @@ struct Seated<M: Machine, J: Journal> {
     claim: Claim,
     shard: Shard<M>,
     readers: BTreeMap<LogId, Reader>,
+    /// Sources that are not read further, and why.
+    parked: BTreeMap<LogId, String>,
     halted: Option<String>,
 }
 
@@ -206,20 +217,38 @@ impl<M: Machine, J: Journal> Seated<M, J> {
         }
     }
 
-    fn hear(&mut self, frame: &PublicFrame) {
+    /// Takes a frame in; whether the next one may follow. A machine that was rebuilt meanwhile is read to anew.
+    fn hear(&mut self, frame: &PublicFrame) -> bool {
         let position = self.shard.replica().ways().position(frame.log);
         let reader = self.readers.entry(frame.log).or_insert_with(|| Reader::new(frame.log, position));
-        match reader.read::<M>(frame) {
-            Err(parked) => self.halted = Some(parked.to_string()),
-            Ok(deliveries) => {
-                for delivery in deliveries {
-                    // Many frames at one moment run ahead of a standing clock by microseconds.
-                    let ahead = delivery.ts.next().micros().saturating_sub(self.clock.now().micros());
-                    self.clock.advance(Duration::from_micros(ahead));
-                    self.play(Input::Delivery(delivery));
-                }
+        // A reaction that panics parks its source, as it does in production.
+        let read = catch_unwind(AssertUnwindSafe(|| reader.read::<M>(frame)));
+        let deliveries = match read {
+            Ok(Ok(deliveries)) => deliveries,
+            Ok(Err(parked)) => return self.park(frame, parked.to_string()),
+            Err(_) => {
+                return self
+                    .park(frame, format!("the reaction to {} to {} panicked", frame.first, frame.last));
+            }
+        };
+        for delivery in deliveries {
+            // Many frames at one moment run ahead of a standing clock by microseconds.
+            let ahead = delivery.ts.next().micros().saturating_sub(self.clock.now().micros());
+            self.clock.advance(Duration::from_micros(ahead));
+            let to = delivery.to;
+            self.play(Input::Delivery(delivery));
+            if self.halted.is_some() || self.shard.replica().ways().position(frame.log) != to {
+                self.readers.remove(&frame.log);
+                return false;
             }
         }
+        true
+    }
+
+    fn park(&mut self, frame: &PublicFrame, why: String) -> bool {
+        self.readers.remove(&frame.log);
+        self.parked.insert(frame.log, why);
+        false
     }
 
     fn refusal(&self) -> Refusal {
@@ -279,6 +308,9 @@ impl<M: Machine, J: Journal> Handle<M> for Seat<M, J> {
         look: impl FnOnce(&M::State) -> T + Send + 'static,
     ) -> Result<Answer<T>, Refusal> {
         let seated = self.lock();
+        if seated.halted.is_some() {
+            return Err(seated.refusal()); // what was decided last may not be durable
+        }
         // Everything that was decided is durable before a call returns, so every read is the latest.
         Ok(Answer { value: look(seated.shard.replica().state()), seq: seated.shard.durable() })
     }
@@ -303,7 +335,9 @@ impl<M: Machine, J: Journal> Play for Seat<M, J> {
     fn check(&self) -> Vec<Broken> {
         let seated = self.lock();
         let halted = seated.halted.iter().map(|why| Broken(format!("{} has halted: {why}", M::NAME)));
-        seated.shard.replica().check().into_iter().chain(halted).collect()
+        let parked = |(log, why)| Broken(format!("{} has parked {log}: {why}", M::NAME));
+        let parked = seated.parked.iter().map(parked);
+        seated.shard.replica().check().into_iter().chain(halted).chain(parked).collect()
     }
 
     fn restart(&self) -> Result<bool, RecoverError> {
@@ -339,6 +373,9 @@ impl<M: Machine, J: Journal> Play for Seat<M, J> {
 
     fn heard(&self, source: LogId) -> u64 {
         let seated = self.lock();
+        if seated.halted.is_some() || seated.parked.contains_key(&source) {
+            return u64::MAX;
+        }
         let position = seated.shard.replica().ways().position(source).seq;
         seated.readers.get(&source).map_or(position, Reader::seen)
     }
@@ -346,7 +383,9 @@ impl<M: Machine, J: Journal> Play for Seat<M, J> {
     fn hear(&self, frames: &[PublicFrame]) {
         let mut seated = self.lock();
         for frame in frames {
-            seated.hear(frame);
+            if !seated.hear(frame) {
+                return;
+            }
         }
     }
 }

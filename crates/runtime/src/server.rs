@@ -76,6 +76,8 @@ pub async fn serve(
         .concurrency_limit(settings.max_calls)
         .layer_fn(move |inner| Deadline { inner, default: deadline })
         .layer(auth);
+    let reporter = health.reporter.clone();
+    let (drain, drained) = (Duration::from_millis(settings.drain_ms), stop.clone());
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = tonic::transport::Server::builder()
         .concurrency_limit_per_connection(settings.max_calls_per_connection)
@@ -85,9 +87,25 @@ pub async fn serve(
         .layer(layers)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, async move {
-            let _ = stop.wait_for(|stop| *stop).await; // an error means that everything is going down
+            wait_for_stop(&mut stop).await;
+            reporter.set_service_status("", ServingStatus::NotServing).await;
         });
-    served.await.map_err(ServerError::from)
+    let patience = async move {
+        let mut drained = drained;
+        wait_for_stop(&mut drained).await;
+        tokio::time::sleep(drain).await;
+    };
+    tokio::select! {
+        served = served => served.map_err(ServerError::from),
+        () = patience => {
+            tracing::warn!(?drain, "calls were still in progress; they end without an answer");
+            Ok(())
+        }
+    }
+}
+
+async fn wait_for_stop(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await; // an error means that everything is going down
 }
 
 /// What every service tells about itself through gRPC health.
@@ -123,7 +141,7 @@ impl Health {
     }
 }
 
-/// Serves metrics, liveness and readiness until `stop` says so.
+/// Serves metrics, liveness and readiness until `stop` says so and every machine has ended: who watches a drain sees it.
 pub async fn serve_admin(
     listener: TcpListener,
     metrics: PrometheusHandle,
@@ -133,6 +151,7 @@ pub async fn serve_admin(
     use axum::http::StatusCode;
     use axum::routing::get;
     let draining = stop.clone();
+    let mut ends: Vec<_> = machines.iter().map(|(_, status)| status.clone()).collect();
     let ready = move || {
         let waiting: Vec<String> = machines
             .iter()
@@ -152,8 +171,20 @@ pub async fn serve_admin(
         .route("/metrics", get(move || std::future::ready(metrics.render())))
         .route("/healthz", get(|| std::future::ready("alive\n")))
         .route("/readyz", get(ready));
+    let (over, mut seen) = watch::channel(false);
     let stopped = async move {
-        let _ = stop.wait_for(|stop| *stop).await; // an error means that everything is going down
+        wait_for_stop(&mut stop).await;
+        for status in &mut ends {
+            while status.changed().await.is_ok() {}
+        }
+        over.send_replace(true);
     };
-    axum::serve(listener, app).with_graceful_shutdown(stopped).await
+    let patience = async move {
+        wait_for_stop(&mut seen).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    tokio::select! {
+        served = axum::serve(listener, app).with_graceful_shutdown(stopped).into_future() => served,
+        () = patience => Ok(()), // somebody keeps a connection open
+    }
 }

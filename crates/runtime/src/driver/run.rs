@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Instant;
+use std::sync::Arc;
 
 use holmes_kernel::shard::{Request, Submission, Ticket, recall};
 use holmes_kernel::{Entry, Frame, Input, Output, Way};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::*;
 
@@ -14,10 +16,16 @@ use super::*;
 const BATCH: usize = 1_024;
 /// Full frames that may wait for the disk before no more commands are taken: a few, to keep memory and delay small.
 const BACKLOG: usize = 4;
+/// How many may wait for the disk before no more messages are taken: reads and refusals fill no frame, and a disk that
+/// stands still must not fill the memory with them.
+const WAITERS: usize = 8_192;
 /// How many calls may wait for a place in a log to be reached.
 const PARKED: usize = 4_096;
 /// How long such a call waits at most; its caller's deadline is usually shorter.
 const PARKED_FOR: Duration = Duration::from_secs(30);
+
+/// Repeated requests whose answers are read from the log at the same time. Each holds a frame.
+const RECALLS: usize = 64;
 
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -32,7 +40,10 @@ pub(super) struct Driver<M: Machine, J: Journal> {
     durable: watch::Sender<u64>,
     waiters: HashMap<Ticket, Waiter<M>>,
     next_ticket: Ticket,
+    /// Calls that wait for a place in a log, the oldest first.
     parked: Vec<(Instant, Message<M>)>,
+    /// Where the log was decided up to when they were last looked at: places are reached only when it goes on.
+    parked_at: u64,
     /// The frame that is being made durable.
     append: Option<Pending<Result<(), JournalError>>>,
     /// The last sequence number that was handed to the journal.
@@ -43,14 +54,31 @@ pub(super) struct Driver<M: Machine, J: Journal> {
     before_barrier: Vec<Ticket>,
     snapshot: Option<JoinHandle<()>>,
     snapshot_at: u64,
+    recalls: Arc<Semaphore>,
     out: Vec<Output<M>>,
     stopping: bool,
 }
 
 enum Waiter<M: Machine> {
     Reply(ReplySlot<M>),
-    Read(HandOver),
+    /// With the place that the state stood at when it was looked at.
+    Read(HandOver, u64),
     Delivery(oneshot::Sender<Delivered>),
+}
+
+/// Tells those who watch that the task is gone, however it went.
+struct Ended {
+    service: &'static str,
+    status: watch::Sender<Status>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if matches!(*self.status.borrow(), Status::Serving | Status::Recovering) {
+            tracing::error!(service = self.service, "the machine's task has ended without a word");
+            self.status.send_replace(Status::Halted("its task has ended without a word: see the log".into()));
+        }
+    }
 }
 
 /// Why the loop ends or begins anew.
@@ -67,6 +95,7 @@ enum Happened<M: Machine> {
     Confirmed(Result<(), JournalError>),
     Arrived(Option<Message<M>>),
     Due,
+    Impatient,
 }
 
 impl<M: Machine, J: Journal> Driver<M, J> {
@@ -91,6 +120,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             waiters: HashMap::new(),
             next_ticket: 0,
             parked: Vec::new(),
+            parked_at: handed,
             append: None,
             handed,
             barrier: None,
@@ -98,22 +128,23 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             before_barrier: Vec::new(),
             snapshot: None,
             snapshot_at: handed,
+            recalls: Arc::new(Semaphore::new(RECALLS)),
             out: Vec::new(),
             stopping: false,
         }
     }
 
     pub(super) async fn run(mut self) {
+        let _ended = Ended { service: M::NAME, status: self.status.clone() };
         loop {
             let happened = self.next().await;
-            match self.turn(happened) {
-                Turn::Go => {}
-                Turn::Reclaim(why) => {
-                    tracing::error!(service = M::NAME, why, "the state is rebuilt from the log");
-                    if let Err(why) = self.reclaim().await {
-                        return self.halted(why).await;
-                    }
-                }
+            let mut turn = self.turn(happened);
+            if let Turn::Reclaim(why) = turn {
+                tracing::error!(service = M::NAME, why, "the state is rebuilt from the log");
+                turn = self.reclaim().await;
+            }
+            match turn {
+                Turn::Go | Turn::Reclaim(_) => {}
                 Turn::Halt(why) => return self.halted(why).await,
                 Turn::Fenced(by) => {
                     tracing::error!(service = M::NAME, by, "the log has another owner");
@@ -130,14 +161,26 @@ impl<M: Machine, J: Journal> Driver<M, J> {
 
     async fn next(&mut self) -> Happened<M> {
         let due = self.shard.next_due().map(|at| self.until(at));
-        let has_room = !self.stopping && self.shard.backlog() < BACKLOG;
+        let (has_room, takes) = (self.has_room(), self.takes());
+        let patience = self.parked.first().map(|(since, _)| *since + PARKED_FOR);
         tokio::select! {
             biased;
             done = wait(&mut self.append), if self.append.is_some() => Happened::Appended(done),
             done = wait(&mut self.barrier), if self.barrier.is_some() => Happened::Confirmed(done),
-            message = self.queue.recv(), if has_room => Happened::Arrived(message),
+            message = self.queue.recv(), if takes => Happened::Arrived(message),
             () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() && has_room => Happened::Due,
+            () = until_instant(patience), if patience.is_some() => Happened::Impatient,
         }
+    }
+
+    /// Whether more may be decided.
+    fn has_room(&self) -> bool {
+        !self.stopping && self.shard.backlog() < BACKLOG
+    }
+
+    /// Whether more messages are taken.
+    fn takes(&self) -> bool {
+        self.has_room() && self.waiters.len() < WAITERS
     }
 
     fn turn(&mut self, happened: Happened<M>) -> Turn {
@@ -154,15 +197,18 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             Happened::Confirmed(done) => {
                 self.barrier = None;
                 let tickets = std::mem::take(&mut self.behind_barrier);
-                if let Err(why) = done {
-                    return failed(why);
-                }
-                for ticket in tickets {
-                    self.step(Input::Gate(ticket));
+                match done {
+                    Ok(()) => tickets.into_iter().for_each(|ticket| self.step(Input::Gate(ticket))),
+                    // Nothing was written, so nothing is in doubt but these reads.
+                    Err(JournalError::Unknown(why) | JournalError::Io(why)) => {
+                        self.unconfirmed(&tickets, &why)
+                    }
+                    Err(why) => return failed(why),
                 }
             }
             Happened::Arrived(message) => self.arrived(message),
             Happened::Due => self.step(Input::Tick),
+            Happened::Impatient => self.parked_at = u64::MAX,
         }
         self.unpark();
         self.step(Input::Idle);
@@ -183,7 +229,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
         }
         self.take(first);
         for _ in 1..BATCH {
-            if self.shard.backlog() >= BACKLOG || self.stopping {
+            if !self.takes() {
                 return;
             }
             match self.queue.try_recv() {
@@ -199,9 +245,9 @@ impl<M: Machine, J: Journal> Driver<M, J> {
         }
         match message {
             Message::Submit { call, digest, command, reply } => self.submit(call, digest, command, reply),
-            Message::Read { at, look } => {
-                let hand_over = look(self.shard.replica().state());
-                let ticket = self.ticket(Waiter::Read(hand_over));
+            Message::Read { at, query } => {
+                let hand_over = query.look(self.shard.replica().state());
+                let ticket = self.ticket(Waiter::Read(hand_over, self.shard.decided()));
                 let later_append_proves_ownership = self.shard.decided() > self.handed;
                 if matches!(at, At::Seq(_)) || later_append_proves_ownership {
                     self.step(Input::Gate(ticket));
@@ -246,6 +292,9 @@ impl<M: Machine, J: Journal> Driver<M, J> {
     }
 
     fn park(&mut self, message: Message<M>) {
+        if self.parked.len() >= PARKED {
+            self.parked.retain(|(_, message)| !message.is_abandoned());
+        }
         if self.parked.len() < PARKED {
             return self.parked.push((Instant::now(), message));
         }
@@ -257,13 +306,17 @@ impl<M: Machine, J: Journal> Driver<M, J> {
     }
 
     fn unpark(&mut self) {
-        if self.parked.is_empty() {
+        let decided = self.shard.decided();
+        if self.parked.is_empty() || std::mem::replace(&mut self.parked_at, decided) == decided {
             return;
         }
         for (since, message) in std::mem::take(&mut self.parked) {
+            if message.is_abandoned() {
+                continue; // its caller has given up
+            }
             if self.is_time_for(&message) {
                 self.take(message);
-            } else if since.elapsed() > PARKED_FOR {
+            } else if since.elapsed() >= PARKED_FOR {
                 let why = "the place in the log that the call waits for was not reached in time";
                 self.give_up(message, &Refusal::new(Code::Deadline, "NOT_REACHED", why));
             } else {
@@ -277,7 +330,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             Message::Submit { reply, .. } => {
                 let _ = reply.send(Err(refusal.clone())); // the caller may have gone
             }
-            Message::Read { look, .. } => look(self.shard.replica().state())(Err(refusal.clone())),
+            Message::Read { query, .. } => query.refuse(refusal.clone()),
             Message::Deliver { .. } | Message::Position { .. } | Message::Stop => {}
         }
     }
@@ -300,8 +353,8 @@ impl<M: Machine, J: Journal> Driver<M, J> {
                 Output::Append(frame) => self.append(frame),
                 Output::Reply { ticket, answer, seq } => self.answer(ticket, answer, seq),
                 Output::Recall { ticket, seq, command } => self.recall(ticket, seq, command),
-                Output::Release { ticket, seq } => {
-                    if let Some(Waiter::Read(hand_over)) = self.waiters.remove(&ticket) {
+                Output::Release { ticket, .. } => {
+                    if let Some(Waiter::Read(hand_over, seq)) = self.waiters.remove(&ticket) {
                         hand_over(Ok(seq));
                     }
                 }
@@ -324,8 +377,18 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             Some(Waiter::Reply(reply)) => {
                 let _ = reply.send(answer.map(|value| Answer { value, seq })); // the caller may have gone
             }
-            Some(Waiter::Read(hand_over)) => hand_over(answer.map(|_| seq)),
+            Some(Waiter::Read(hand_over, _)) => hand_over(answer.map(|_| seq)),
             Some(Waiter::Delivery(_)) | None => {}
+        }
+    }
+
+    /// Refuses reads of which it is not known whether the log is still ours.
+    fn unconfirmed(&mut self, tickets: &[Ticket], why: &str) {
+        tracing::warn!(service = M::NAME, why, "a read could not be confirmed");
+        for ticket in tickets {
+            let message = format!("{} could not prove that it still owns its log: try again", M::NAME);
+            let refusal = Refusal::new(Code::Unavailable, "NOT_CONFIRMED", message).retry_after(200);
+            self.answer(*ticket, Err(refusal), 0);
         }
     }
 
@@ -338,8 +401,9 @@ impl<M: Machine, J: Journal> Driver<M, J> {
     /// Answers a repeated request from its entry in the log.
     fn recall(&mut self, ticket: Ticket, seq: u64, command: M::Command) {
         let Some(Waiter::Reply(reply)) = self.waiters.remove(&ticket) else { return };
-        let (journal, log) = (self.journal.clone(), self.settings.log);
+        let (journal, log, recalls) = (self.journal.clone(), self.settings.log, self.recalls.clone());
         tokio::spawn(async move {
+            let _turn = recalls.acquire().await; // never closed
             let entry = entry_at(&journal, log, seq).await;
             let answer = entry.and_then(|entry| recall::<M>(&entry, &command));
             let _ = reply.send(answer.map(|value| Answer { value, seq })); // the caller may have gone
@@ -373,20 +437,26 @@ impl<M: Machine, J: Journal> Driver<M, J> {
     }
 
     /// Begins anew from the log. Whoever waits learns that the outcome is not known.
-    async fn reclaim(&mut self) -> Result<(), String> {
+    async fn reclaim(&mut self) -> Turn {
         self.status.send_replace(Status::Recovering);
-        if let Some(append) = self.append.take() {
-            let _ = append.await; // applied or not, the claim below settles it
+        if let Some(append) = self.append.take()
+            && let Err(why) = append.await
+        {
+            return failed(why); // a log that is another's now is not claimed back, a full disk not replayed
         }
         self.waiters.clear();
+        self.parked_at = u64::MAX;
         (self.barrier, self.behind_barrier, self.before_barrier) = (None, Vec::new(), Vec::new());
         let poison = self.shard.take_poison();
-        let (claim, shard) = claim_shard::<M, J>(&self.journal, self.settings.log, poison)
-            .await
-            .map_err(|why| format!("the log could not be taken up again: {why}"))?;
+        let (claim, shard) = match claim_shard::<M, J>(&self.journal, self.settings.log, poison).await {
+            Ok(claimed) => claimed,
+            Err(RecoverError::Journal(JournalError::Fenced { by, .. })) => return Turn::Fenced(by),
+            Err(why) => return Turn::Halt(format!("the log could not be taken up again: {why}")),
+        };
         (self.handed, self.claim, self.shard) = (shard.durable(), claim, shard);
+        self.durable.send_replace(self.shard.durable()); // the frame that was under way may be there now
         self.status.send_replace(Status::Serving);
-        Ok(())
+        Turn::Go
     }
 
     /// Refuses everything until it is told to stop.
@@ -408,6 +478,13 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             Clock::System => wait,
             Clock::Manual(_) => wait.min(Duration::from_millis(5)), // moved by hand: look now and then
         }
+    }
+}
+
+async fn until_instant(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
