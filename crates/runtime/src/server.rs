@@ -7,7 +7,6 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
@@ -20,7 +19,7 @@ use crate::driver::Status;
 
 mod layers;
 
-use layers::{Deadline, Observed, overloaded};
+use layers::{Observe, Shed, Within};
 
 /// Why a port could not be opened or served.
 #[derive(Debug, thiserror::Error)]
@@ -68,13 +67,11 @@ pub async fn serve(
         .add_service(reflection().build_v1alpha()?);
     let deadline = Duration::from_millis(settings.deadline_ms);
     let layers = ServiceBuilder::new()
-        .layer_fn(|inner| Observed(inner))
-        .map_result(|answered: Result<http::Response<Body>, tower::BoxError>| {
-            Ok::<_, tower::BoxError>(answered.unwrap_or_else(|_| overloaded()))
-        })
+        .layer(Observe)
+        .layer(Shed)
         .load_shed()
         .concurrency_limit(settings.max_calls)
-        .layer_fn(move |inner| Deadline { inner, default: deadline })
+        .layer(Within(deadline))
         .layer(auth);
     let reporter = health.reporter.clone();
     let (drain, drained) = (Duration::from_millis(settings.drain_ms), stop.clone());

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
   echo '{\"cases\":[{\"in\":{\"total\":7,\"weights\":[[\"a\",1],[\"b\",2]]}}]}' | holmes calc apportion
 
 Integers of any size are exact. Amounts are base units, *_ppb parts per billion.")]
-pub struct Args {
+pub(crate) struct Args {
     /// The formula. Nothing: list what there is.
     name: Option<String>,
 }
@@ -32,7 +32,7 @@ const FORMULAS: &[Formula] = &[
 ];
 
 /// Computes every case on stdin.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let Some(name) = &args.name else {
         for formula in FORMULAS {
             println!("{:<16} E-{:<6} in: {}", formula.name, formula.rule, formula.takes);

@@ -36,7 +36,7 @@ const SIGNED_FOR_MS: u64 = 60_000;
 
 A request_id that the request has and the JSON leaves out is made and told on stderr; after a failure whose outcome
 is not known, send the same one again.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Service and method; the package may be left out where the name is unique. Nothing: list what there is.
     method: Option<String>,
     /// The request as JSON; `-` reads it from stdin.
@@ -85,7 +85,7 @@ impl Signer {
 }
 
 /// Calls, and prints each answer as one JSON document.
-pub async fn run(args: Args, config: Config) -> Result<()> {
+pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let endpoint =
         Endpoint::new(args.to.clone()).with_context(|| format!("--to {}: not an address", args.to))?;
     let timeout = std::time::Duration::from_secs(args.timeout);

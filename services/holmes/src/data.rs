@@ -8,22 +8,24 @@ use holmes_store::journal::embedded;
 use crate::roles::{self, Role};
 
 /// Opens the journal; makes the directory only when `create` says so.
-pub async fn open(config: &Config, create: bool) -> Result<Journal> {
+pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
     let dir = &config.store.dir;
-    if !create && !dir.is_dir() {
+    if !create && !dir.join("journal").is_dir() {
         bail!(
             "there is no data directory {}: name it with --dir, or run `holmes serve` first",
             dir.display()
         );
     }
-    let path = dir.clone();
-    let opened = tokio::task::spawn_blocking(move || embedded::Journal::open(&path)).await?;
+    std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    let path = dir.join("journal");
+    let opening = move || embedded::Journal::open(&path, embedded::Options::default());
+    let opened = tokio::task::spawn_blocking(opening).await?;
     let journal = opened.with_context(|| format!("the journal in {} cannot be opened", dir.display()))?;
     Ok(journal.into())
 }
 
 /// The roles that are named, all when none is.
-pub fn roles(names: &[String]) -> Result<Vec<Role>> {
+pub(crate) fn roles(names: &[String]) -> Result<Vec<Role>> {
     let all = roles::all();
     let named = |name: &String| name == "all" || all.iter().any(|role| role.name == *name);
     if let Some(wrong) = names.iter().find(|name| !named(name)) {

@@ -8,14 +8,14 @@ use holmes_runtime::auth::Keys;
 use holmes_runtime::{Clock, MachineHandle};
 
 /// Keys by the accounts of this process, where it runs them.
-pub struct Keyring {
+pub(crate) struct Keyring {
     accounts: Option<MachineHandle<Accounts>>,
     clock: Clock,
 }
 
 impl Keyring {
     /// A keyring over a process's accounts.
-    pub fn new(accounts: Option<MachineHandle<Accounts>>, clock: Clock) -> Keyring {
+    pub(crate) fn new(accounts: Option<MachineHandle<Accounts>>, clock: Clock) -> Keyring {
         Keyring { accounts, clock }
     }
 

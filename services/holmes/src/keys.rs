@@ -22,7 +22,7 @@ const MARK: &str = "holmes-ed25519-secret";
   holmes keys new node.key          a key pair for a node, wallet or member of staff
   holmes keys show node.key         its public key and id
   holmes keys api                   an API key: the secret for its owner, the hash for CreateApiKey")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
 }
@@ -56,7 +56,7 @@ struct ApiKey {
 }
 
 /// Makes or shows keys.
-pub fn run(args: &Args, format: Format) -> Result<()> {
+pub(crate) fn run(args: &Args, format: Format) -> Result<()> {
     match &args.action {
         Action::New { file } => {
             let key = make(file)?;
@@ -76,13 +76,13 @@ pub fn run(args: &Args, format: Format) -> Result<()> {
 }
 
 /// The staff key of a data directory, made when it is not there.
-pub fn staff(dir: &Path) -> Result<SigningKey> {
+pub(crate) fn staff(dir: &Path) -> Result<SigningKey> {
     let file = dir.join("staff.key");
     if file.exists() { read(&file) } else { make(&file) }
 }
 
 /// Reads a key file.
-pub fn read(file: &Path) -> Result<SigningKey> {
+pub(crate) fn read(file: &Path) -> Result<SigningKey> {
     let wrong = || format!("{} is not a key file: make one with `holmes keys new FILE`", file.display());
     let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
     let digits =

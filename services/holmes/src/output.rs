@@ -5,7 +5,7 @@ use serde::Serialize;
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// Columns.
     #[default]
     Table,
@@ -14,7 +14,7 @@ pub enum Format {
 }
 
 /// Prints rows: `columns` names what `cells` gives for each.
-pub fn rows<T: Serialize>(
+pub(crate) fn rows<T: Serialize>(
     format: Format,
     columns: &[&str],
     rows: &[T],
@@ -36,6 +36,6 @@ pub fn rows<T: Serialize>(
 }
 
 /// Bytes as hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

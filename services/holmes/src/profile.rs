@@ -15,7 +15,7 @@ const BUILT_IN: &[(&str, &str)] = &[
 ];
 
 /// A profile.
-pub struct Profile {
+pub(crate) struct Profile {
     hash: Digest,
     sections: toml::Table,
     pool: DescriptorPool,
@@ -25,7 +25,7 @@ pub struct Profile {
 
 impl Profile {
     /// A built-in profile by its name, or a file.
-    pub fn load(name: &str) -> Result<Profile> {
+    pub(crate) fn load(name: &str) -> Result<Profile> {
         let text = match BUILT_IN.iter().find(|(known, _)| *known == name) {
             Some((_, text)) => (*text).to_owned(),
             None if Path::new(name).is_file() => {
@@ -52,17 +52,17 @@ impl Profile {
     }
 
     /// BLAKE3-128 of the profile's text: the same in every log of a cell.
-    pub fn hash(&self) -> Digest {
+    pub(crate) fn hash(&self) -> Digest {
         self.hash
     }
 
     /// Gives a network whose profile names no staff its first: somebody must be able to administer it.
-    pub fn staff_key(&mut self, public_key: [u8; 32]) {
+    pub(crate) fn staff_key(&mut self, public_key: [u8; 32]) {
         self.staff = Some(public_key);
     }
 
     /// A service's parameters: its defaults with what the profile names, encoded.
-    pub fn params(&self, service: &str, defaults: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn params(&self, service: &str, defaults: &[u8]) -> Result<Vec<u8>> {
         let name = format!("holmes.{service}.v1.Params");
         let kind =
             self.pool.get_message_by_name(&name).with_context(|| format!("there is no message {name}"))?;

@@ -29,7 +29,7 @@ const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 A file of frames is a row of frames, each behind its length (u32, little-endian); proto/holmes/log/v1/log.proto
 describes a frame.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Data directory.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -49,7 +49,7 @@ pub struct Args {
 #[command(after_help = "Examples:
   holmes state ledger                  as it is now
   holmes state ledger --at 1000        behind the frame that holds event 1000")]
-pub struct StateArgs {
+pub(crate) struct StateArgs {
     /// The service.
     service: String,
     /// Up to the frame that holds this sequence number.
@@ -61,7 +61,7 @@ pub struct StateArgs {
 }
 
 /// Replays.
-pub async fn run(args: Args, mut config: Config) -> Result<()> {
+pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     config.store.dir = args.dir.clone().unwrap_or(config.store.dir);
     let journal = data::open(&config, false).await?;
     let pool = DescriptorPool::decode(holmes_proto::DESCRIPTORS)?;
@@ -79,7 +79,7 @@ pub async fn run(args: Args, mut config: Config) -> Result<()> {
 }
 
 /// Prints a state.
-pub async fn state(args: StateArgs, mut config: Config) -> Result<()> {
+pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
     config.store.dir = args.dir.unwrap_or(config.store.dir);
     let journal = data::open(&config, false).await?;
     let [role] =

@@ -21,7 +21,7 @@ use tonic::service::RoutesBuilder;
 use crate::profile::Profile;
 
 /// Every role, in the order in which they are started and listed.
-pub fn all() -> Vec<Role> {
+pub(crate) fn all() -> Vec<Role> {
     vec![
         machine::<Ledger>(
             "holmes.ledger.v1.Ledger",
@@ -44,13 +44,11 @@ type Doing<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// A role: a machine whose type is known only here.
 #[derive(Clone)]
-pub struct Role {
+pub(crate) struct Role {
     /// The service's name.
     pub name: &'static str,
     /// Its number.
     pub service: ServiceId,
-    /// Its gRPC service.
-    pub grpc: &'static str,
     doing: Arc<dyn Does>,
 }
 
@@ -62,7 +60,7 @@ trait Does: Send + Sync {
 }
 
 /// A role that is running.
-pub struct Started {
+pub(crate) struct Started {
     /// The role's name.
     pub name: &'static str,
     /// Its gRPC service.
@@ -79,7 +77,7 @@ pub struct Started {
 }
 
 /// What replaying a log gave.
-pub struct Replayed {
+pub(crate) struct Replayed {
     /// The last sequence number.
     pub seq: u64,
     /// How many frames there were.
@@ -98,17 +96,17 @@ fn machine<M: Machine>(
     add: fn(&mut RoutesBuilder, MachineHandle<M>),
 ) -> Role {
     let doing: Arc<dyn Does> = Arc::new(Of { grpc, defaults, add });
-    Role { name: M::NAME, service: M::Event::SERVICE, grpc, doing }
+    Role { name: M::NAME, service: M::Event::SERVICE, doing }
 }
 
 impl Role {
     /// The role's log in a cell.
-    pub fn log(&self, cell: u16) -> LogId {
+    pub(crate) fn log(&self, cell: u16) -> LogId {
         LogId::new(cell, self.service)
     }
 
     /// Opens the role's log unless it is there.
-    pub async fn provision(
+    pub(crate) async fn provision(
         &self,
         journal: &Journal,
         cell: u16,
@@ -142,32 +140,32 @@ impl Role {
     }
 
     /// Claims the role's log and runs its machine.
-    pub async fn start(&self, journal: Journal, settings: Settings) -> Result<Started> {
+    pub(crate) async fn start(&self, journal: Journal, settings: Settings) -> Result<Started> {
         self.doing.start(journal, settings).await
     }
 
     /// Replays the role's log.
-    pub async fn replay(&self, journal: Journal, cell: u16, extent: Extent) -> Result<Replayed> {
+    pub(crate) async fn replay(&self, journal: Journal, cell: u16, extent: Extent) -> Result<Replayed> {
         self.doing.replay(journal, self.log(cell), extent).await
     }
 }
 
 impl Started {
     /// Adds the role's gRPC service.
-    pub fn add_routes(&mut self, routes: &mut RoutesBuilder) {
+    pub(crate) fn add_routes(&mut self, routes: &mut RoutesBuilder) {
         let add = std::mem::replace(&mut self.routes, Box::new(|_| {}));
         add(routes);
     }
 
     /// Listens to those of the others whose logs it reads.
-    pub fn listen(&self, others: &[Feed], clock: &Clock) {
+    pub(crate) fn listen(&self, others: &[Feed], clock: &Clock) {
         for feed in others {
             (self.follow)(feed, clock);
         }
     }
 
     /// Lets what is queued be finished and made durable.
-    pub async fn stop(self) -> Result<()> {
+    pub(crate) async fn stop(self) -> Result<()> {
         (self.stop)().await
     }
 }
@@ -235,6 +233,6 @@ impl<M: Machine> Does for Of<M> {
 }
 
 /// Whether an error says that a log was never opened.
-pub fn is_missing(why: &anyhow::Error) -> bool {
+pub(crate) fn is_missing(why: &anyhow::Error) -> bool {
     why.chain().any(|cause| matches!(cause.downcast_ref(), Some(JournalError::Missing(_))))
 }

@@ -29,7 +29,7 @@ use crate::{data, keys};
 A directory without logs is opened with the profile; its staff key is made beside them (DIR/staff.key) and signs
 what only staff may do: holmes call … --sign-with DIR/staff.key
 On SIGTERM or Ctrl-C calls in progress end, everything queued becomes durable, then the process exits.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Roles to run.
     #[arg(long, value_delimiter = ',', default_value = "all")]
     role: Vec<String>,
@@ -62,7 +62,7 @@ impl Args {
 }
 
 /// Serves until a signal.
-pub async fn run(args: Args, config: Config) -> Result<()> {
+pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let config = args.over(config);
     let roles = data::roles(&args.role)?;
     let telemetry = telemetry::init(&config.telemetry, "holmes")?;

@@ -8,7 +8,7 @@ use crate::output::{self, Format};
 
 /// What to do with the configuration.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
 }
@@ -24,7 +24,7 @@ enum Action {
 }
 
 /// Carries it out.
-pub fn run(args: &Args, file: Option<&Path>, format: Format) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, file: Option<&Path>, format: Format) -> anyhow::Result<()> {
     match args.action {
         Action::Check => {
             config::load(file)?;

@@ -21,7 +21,7 @@ use crate::roles::{Role, is_missing};
   holmes verify --dir /copy     a copy of one; a running server's own directory is locked
 
 Every frame's checksum and chain is checked, every event applied, every invariant evaluated.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Data directory.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -41,7 +41,7 @@ struct Verified {
 }
 
 /// Verifies; `false` when something does not hold.
-pub async fn run(args: Args, mut config: Config, format: Format) -> Result<bool> {
+pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Result<bool> {
     config.store.dir = args.dir.unwrap_or(config.store.dir);
     let journal = data::open(&config, false).await?;
     let mut all = Vec::new();

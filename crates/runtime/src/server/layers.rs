@@ -6,8 +6,68 @@ use holmes_kernel::{Code, Refusal};
 use holmes_proto::edge::status;
 use tonic::body::Body;
 
+/// [`Observed`] as a layer.
+#[derive(Clone, Copy)]
+pub(super) struct Observe;
+
+impl<S> tower::Layer<S> for Observe {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed(inner)
+    }
+}
+
+/// [`Shedding`] as a layer.
+#[derive(Clone, Copy)]
+pub(super) struct Shed;
+
+impl<S> tower::Layer<S> for Shed {
+    type Service = Shedding<S>;
+
+    fn layer(&self, inner: S) -> Shedding<S> {
+        Shedding(inner)
+    }
+}
+
+/// [`Deadline`] as a layer, with the deadline of a call whose caller has set none.
+#[derive(Clone, Copy)]
+pub(super) struct Within(pub(super) Duration);
+
+impl<S> tower::Layer<S> for Within {
+    type Service = Deadline<S>;
+
+    fn layer(&self, inner: S) -> Deadline<S> {
+        Deadline { inner, default: self.0 }
+    }
+}
+
+/// Tells a caller who finds the process full what to do: the layers below answer such a call with an error of theirs.
+#[derive(Clone)]
+pub(super) struct Shedding<S>(S);
+
+impl<S> tower::Service<http::Request<Body>> for Shedding<S>
+where
+    S: tower::Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Answering<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let answer = self.0.call(request);
+        Box::pin(async move { Ok(answer.await.unwrap_or_else(|_| overloaded())) })
+    }
+}
+
 /// What a call hears that finds the process full.
-pub(super) fn overloaded() -> http::Response<Body> {
+fn overloaded() -> http::Response<Body> {
     let message = "the process has as many calls in progress as it takes: try again a little later";
     status(Refusal::new(Code::Exhausted, "OVERLOADED", message).retry_after(100)).into_http()
 }
@@ -20,8 +80,8 @@ const MARGIN: Duration = Duration::from_millis(5);
 /// begun may still be carried out: the same request id tells.
 #[derive(Clone)]
 pub(super) struct Deadline<S> {
-    pub(super) inner: S,
-    pub(super) default: Duration,
+    inner: S,
+    default: Duration,
 }
 
 type Answering<E> = std::pin::Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
@@ -76,7 +136,7 @@ fn timeout_of(text: &str) -> Option<Duration> {
 
 /// Counts calls and their seconds, by method and outcome.
 #[derive(Clone)]
-pub(super) struct Observed<S>(pub(super) S);
+pub(super) struct Observed<S>(S);
 
 impl<S> tower::Service<http::Request<Body>> for Observed<S>
 where
