@@ -29,7 +29,7 @@ pub struct Config {
 pub struct Cell {
     /// Number of the cell, in every frame and id.
     pub number: u16,
-    /// The network's profile: a file, or the name of one that is built in.
+    /// The network's profile: a file, or the name of one that is built in; empty means the binary's own choice.
     pub profile: String,
 }
 
@@ -91,7 +91,7 @@ pub enum LogFormat {
 
 impl Default for Cell {
     fn default() -> Self {
-        Cell { number: 1, profile: "demo".into() }
+        Cell { number: 1, profile: String::new() }
     }
 }
 
@@ -251,7 +251,7 @@ const KEYS: &[(&str, &str)] = &[
     ("cell.number", "number of the cell, in every frame and id; fixed once a log exists"),
     (
         "cell.profile",
-        "the network's profile: a file, or the name of one that is built in; used when logs are opened",
+        "the network's profile: a file or a built-in name; empty: the binary's own choice; used when logs are opened",
     ),
     ("store.dir", "directory of the embedded journal; one process at a time"),
     ("store.snapshot_every", "events behind which a new snapshot is written; 0: never"),

@@ -1,6 +1,8 @@
 //! What a process tells of itself: log lines on stderr, traces to a collector when one is configured, metrics as
 //! Prometheus text.
 
+use std::io::IsTerminal as _;
+
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
@@ -44,7 +46,10 @@ pub fn init(settings: &Telemetry, service: &str) -> Result<Guard, TelemetryError
     let exported =
         traces.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("holmes")));
     let lines = match settings.format {
-        LogFormat::Text => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).boxed(),
+        LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal();
+            tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr).boxed()
+        }
         LogFormat::Json => {
             tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
         }

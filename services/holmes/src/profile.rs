@@ -24,8 +24,9 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
-    /// A built-in profile by its name, or a file.
+    /// A built-in profile by its name, the first of them when none is named, or a file.
     pub(crate) fn load(name: &str) -> Result<Profile> {
+        let name = if name.is_empty() { BUILT_IN[0].0 } else { name };
         let text = match BUILT_IN.iter().find(|(known, _)| *known == name) {
             Some((_, text)) => (*text).to_owned(),
             None if Path::new(name).is_file() => {

@@ -1,9 +1,9 @@
 //! `holmes serve`: roles over the embedded journal, one process, until a signal ends it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use holmes_accounts::Accounts;
 use holmes_runtime::auth::{Auth, Network};
 use holmes_runtime::config::Config;
@@ -41,10 +41,10 @@ pub(crate) struct Args {
     profile: Option<String>,
     /// Address of the gRPC port.
     #[arg(long)]
-    listen: Option<std::net::SocketAddr>,
+    listen: Option<SocketAddr>,
     /// Address of the admin port.
     #[arg(long)]
-    admin: Option<std::net::SocketAddr>,
+    admin: Option<SocketAddr>,
     /// Start although the clock is more than 30 days past the last frame.
     #[arg(long)]
     accept_clock: bool,
@@ -69,6 +69,7 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     // Ports first: an address that is taken should cost nothing.
     let grpc = bind(config.server.listen, "server.listen").await?;
     let admin = bind(config.server.admin, "server.admin").await?;
+    let addresses = (grpc.local_addr()?, admin.local_addr()?); // port 0 means any that is free
     let journal = data::open(&config, true).await?;
     let clock = Clock::System;
     provision(&config, &roles, &journal, &clock).await?;
@@ -86,11 +87,11 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let settings = config.server.clone();
     let server =
         tokio::spawn(async move { serve(grpc, routes.routes(), health, auth, &settings, stopped).await });
-    greet(&config, &roles);
+    greet(&config, &roles, addresses);
     signal().await?;
     tracing::info!("draining");
     stop.send_replace(true);
-    drain(server, Duration::from_millis(config.server.drain_ms)).await?;
+    server.await.context("the gRPC port")??; // it lets calls in progress end, within the drain time
     for role in started {
         role.stop().await?;
     }
@@ -136,9 +137,9 @@ fn auth(config: &Config, started: &[Started], clock: &Clock) -> Result<Auth> {
     Ok(Auth::new(std::sync::Arc::new(keyring), network, clock.clone(), config.server.max_request_bytes))
 }
 
-fn greet(config: &Config, roles: &[Role]) {
+fn greet(config: &Config, roles: &[Role], (listen, admin): (SocketAddr, SocketAddr)) {
     let names: Vec<&str> = roles.iter().map(|role| role.name).collect();
-    let (listen, admin, dir) = (config.server.listen, config.server.admin, config.store.dir.display());
+    let dir = config.store.dir.display();
     eprintln!("serving {} over {dir}", names.join(", "));
     eprintln!("  gRPC     http://{listen}     holmes call --to http://{listen}");
     eprintln!("  admin    http://{admin}/metrics /healthz /readyz");
@@ -153,21 +154,4 @@ async fn signal() -> Result<()> {
         _ = term.recv() => {}
     }
     Ok(())
-}
-
-/// Lets calls in progress end, for so long at most.
-async fn drain<E>(server: tokio::task::JoinHandle<Result<(), E>>, within: Duration) -> Result<()>
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    let abort = server.abort_handle();
-    match tokio::time::timeout(within, server).await {
-        Ok(Ok(served)) => Ok(served?),
-        Ok(Err(panicked)) => bail!("the gRPC port failed: {panicked}"),
-        Err(_) => {
-            tracing::warn!("calls were still in progress after {within:?}; they end without an answer");
-            abort.abort();
-            Ok(())
-        }
-    }
 }
