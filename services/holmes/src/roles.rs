@@ -72,9 +72,12 @@ pub(crate) struct Started {
     /// Its machine's door, for those who know its type.
     pub handle: Box<dyn std::any::Any + Send + Sync>,
     routes: Box<dyn FnOnce(&mut RoutesBuilder) + Send>,
-    follow: Box<dyn Fn(&Feed, &Clock) + Send + Sync>,
+    follow: Follow,
     stop: Box<dyn FnOnce() -> Doing<()> + Send>,
 }
+
+/// Listens to a feed, where the machine is concerned by it.
+type Follow = Box<dyn Fn(&Feed, &Clock) + Send + Sync>;
 
 /// What replaying a log gave.
 pub(crate) struct Replayed {
