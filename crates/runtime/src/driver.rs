@@ -7,7 +7,9 @@ use std::time::Duration;
 use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::ports::{Claim, Journal, JournalError};
 use holmes_kernel::shard::{Delivery, Poison};
-use holmes_kernel::{After, Answer, At, Call, Code, Handle, LogId, Machine, Position, Refusal, Shard, Time};
+use holmes_kernel::{
+    After, Answer, At, Call, Code, Frame, Handle, LogId, Machine, Position, Refusal, Shard, Time,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -81,7 +83,7 @@ pub async fn start<M: Machine, J: Journal>(
     settings: Settings,
 ) -> Result<Running<M>, RecoverError> {
     let (status, seen) = watch::channel(Status::Recovering);
-    let (claim, shard) = claim_shard::<M, J>(&journal, settings.log, Poison::new()).await?;
+    let (claim, shard, kept) = claim_shard::<M, J>(&journal, settings.log, Poison::new()).await?;
     let plausible = settings.clock.now() <= claim.tail.ts.after_millis(CLOCK_AHEAD_MS);
     if !plausible && !settings.accept_clock {
         return Err(RecoverError::ClockAhead { service: M::NAME });
@@ -91,18 +93,24 @@ pub async fn start<M: Machine, J: Journal>(
     let handle = MachineHandle { queue: sender, status: seen };
     let (durable, watched) = watch::channel(shard.durable());
     let feed = Feed::new::<M, J>(journal.clone(), settings.log, watched);
-    let task = tokio::spawn(Driver::new(journal, settings, claim, shard, queue, status, durable).run());
+    let task =
+        tokio::spawn(Driver::new(journal, settings, (claim, shard, kept), queue, status, durable).run());
     Ok(Running { handle, feed, task })
 }
 
-/// Takes a log over and replays it to its end.
+/// Takes a log over and replays it to its end. Also where the replay began: behind the newest snapshot, or at 0.
 async fn claim_shard<M: Machine, J: Journal>(
     journal: &J,
     log: LogId,
     poison: Poison,
-) -> Result<(Claim, Shard<M>), RecoverError> {
+) -> Result<(Claim, Shard<M>, u64), RecoverError> {
     let claim = journal.claim(log).await?;
-    let replica = recover::<M, J>(journal, log, Extent::ALL, |_| {}).await?;
+    let mut first = None;
+    let each = |frame: &Frame| {
+        first.get_or_insert(frame.header().first);
+    };
+    let replica = recover::<M, J>(journal, log, Extent::ALL, each).await?;
+    let kept = first.map_or(replica.tail().seq, |first| first - 1);
     if *replica.tail() != claim.tail {
         journal.confirm(&claim).await?; // another owner goes on behind us: say so
         let why = format!("it was claimed at {} and replayed to {}", claim.tail.seq, replica.tail().seq);
@@ -115,7 +123,7 @@ async fn claim_shard<M: Machine, J: Journal>(
         "log claimed and replayed"
     );
     let term = claim.term;
-    Ok((claim, Shard::new(replica, term, poison)))
+    Ok((claim, Shard::new(replica, term, poison), kept))
 }
 
 /// The door of a machine that runs in this process.

@@ -47,6 +47,8 @@ pub async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener,
     TcpListener::bind(address).await.map_err(|why| ServerError::Bind { address, key, why })
 }
 
+type Serving = std::pin::Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>;
+
 /// Serves `routes` until `stop` says so, then lets calls in progress end within the drain time.
 pub async fn serve(
     listener: TcpListener,
@@ -76,17 +78,20 @@ pub async fn serve(
     let reporter = health.reporter.clone();
     let (drain, drained) = (Duration::from_millis(settings.drain_ms), stop.clone());
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = tonic::transport::Server::builder()
-        .concurrency_limit_per_connection(settings.max_calls_per_connection)
-        .max_concurrent_streams(u32::try_from(settings.max_calls_per_connection).unwrap_or(u32::MAX))
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .layer(layers)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, async move {
-            wait_for_stop(&mut stop).await;
-            reporter.set_service_status("", ServingStatus::NotServing).await;
-        });
+    // Named, because the layers' types are too long for the compiler to see that a caller may spawn this.
+    let served: Serving = Box::pin(
+        tonic::transport::Server::builder()
+            .concurrency_limit_per_connection(settings.max_calls_per_connection)
+            .max_concurrent_streams(u32::try_from(settings.max_calls_per_connection).unwrap_or(u32::MAX))
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .layer(layers)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, async move {
+                wait_for_stop(&mut stop).await;
+                reporter.set_service_status("", ServingStatus::NotServing).await;
+            }),
+    );
     let patience = async move {
         let mut drained = drained;
         wait_for_stop(&mut drained).await;

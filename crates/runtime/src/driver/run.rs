@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use holmes_kernel::shard::{Request, Submission, Ticket, recall};
-use holmes_kernel::{Entry, Frame, Input, Output, Way};
+use holmes_kernel::{Entry, Input, Output, Way};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -102,8 +102,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
     pub(super) fn new(
         journal: J,
         settings: Settings,
-        claim: Claim,
-        shard: Shard<M>,
+        (claim, shard, kept): (Claim, Shard<M>, u64),
         queue: mpsc::Receiver<Message<M>>,
         status: watch::Sender<Status>,
         durable: watch::Sender<u64>,
@@ -127,7 +126,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             behind_barrier: Vec::new(),
             before_barrier: Vec::new(),
             snapshot: None,
-            snapshot_at: handed,
+            snapshot_at: kept,
             recalls: Arc::new(Semaphore::new(RECALLS)),
             out: Vec::new(),
             stopping: false,
@@ -449,7 +448,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
         (self.barrier, self.behind_barrier, self.before_barrier) = (None, Vec::new(), Vec::new());
         let poison = self.shard.take_poison();
         let (claim, shard) = match claim_shard::<M, J>(&self.journal, self.settings.log, poison).await {
-            Ok(claimed) => claimed,
+            Ok((claim, shard, _)) => (claim, shard),
             Err(RecoverError::Journal(JournalError::Fenced { by, .. })) => return Turn::Fenced(by),
             Err(why) => return Turn::Halt(format!("the log could not be taken up again: {why}")),
         };

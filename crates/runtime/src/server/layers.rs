@@ -74,7 +74,7 @@ fn overloaded() -> http::Response<Body> {
 
 /// So much before the caller's deadline it is answered: the caller should still hear it, and tonic, which looks at the
 /// same header, would say `CANCELLED` without a reason.
-const MARGIN: Duration = Duration::from_millis(5);
+const MARGIN: Duration = Duration::from_millis(2);
 
 /// Ends a call at its caller's deadline (`grpc-timeout`), or at ours when the caller has set none. What the call had
 /// begun may still be carried out: the same request id tells.
@@ -101,7 +101,7 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let asked = request.headers().get("grpc-timeout").and_then(|value| timeout_of(value.to_str().ok()?));
-        let within = asked.map_or(self.default, |asked| asked - (asked / 8).min(MARGIN));
+        let within = asked.map_or(self.default, |asked| asked.saturating_sub(MARGIN));
         let answer = self.inner.call(request);
         Box::pin(async move {
             match tokio::time::timeout(within, answer).await {
