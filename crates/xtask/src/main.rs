@@ -4,6 +4,7 @@ mod ci;
 mod deny;
 mod docs;
 mod models;
+mod new_service;
 mod proto;
 mod sh;
 mod test;
@@ -45,6 +46,9 @@ enum Task {
     /// Fetch the pinned models that tests and the demo speak with
     #[command(after_help = models::EXAMPLES)]
     Models,
+    /// Make an empty state-machine service with every room
+    #[command(after_help = new_service::EXAMPLES)]
+    NewService(new_service::Args),
     /// Fetch the pinned tools (test runner, licence checker, book builder, protobuf linter)
     Tools,
     /// Check dependencies: banned crates, licences, sources
@@ -98,6 +102,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(args) => test::run(&house, &args),
         Task::Tidy => tidy::run(&house),
         Task::Models => models::run(&house.root),
+        Task::NewService(args) => new_service::run(&house, &args),
         Task::Tools => tools::run(&house.root),
         Task::Deny => deny::run(&house.root),
         Task::Proto => proto::run(&house.root),
