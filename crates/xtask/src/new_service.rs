@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -38,6 +39,14 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
     for path in &made {
         eprintln!("made {}", path.display());
     }
+    // The order of imports hangs on the name.
+    let sources = made.iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs"));
+    let formatted =
+        Command::new("rustfmt").args(["--edition", "2024"]).args(sources).current_dir(&house.root).status();
+    ensure!(
+        formatted.is_ok_and(|status| status.success()),
+        "rustfmt failed; run `cargo fmt` once the workspace is whole"
+    );
     let dash = args.name.replace('_', "-");
     eprintln!(
         "\nBy hand, one line each:
