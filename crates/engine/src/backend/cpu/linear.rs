@@ -1,0 +1,351 @@
+//! Matrix products `x · Wᵀ` over packed weights.
+//!
+//! Every result is one chain: sixteen lanes run along K, block after block, fused multiply-add, then the fixed
+//! tree of the lanes. Tiles only decide which chains run side by side. So a result depends on its row, its
+//! column and K alone: batched equals unbatched and chunked equals whole, bit for bit.
+
+use super::simd::{Kernel, LANES, Level, Simd, gelu, silu};
+use super::team::{Shares, Team};
+use crate::format::{Dtype, Tensor};
+
+/// Elements of K that are unpacked together: a quantised block.
+const BLOCK: usize = 32;
+/// Columns of one item of work.
+const COLUMNS: usize = 64;
+/// Rows of one item of work: they stay in the second-level cache with their part of x.
+const ROWS: usize = 32;
+/// Up to this many rows weights are unpacked into registers; beyond, once into a panel.
+const FUSED_ROWS: usize = 8;
+/// Widest K of a panel, in elements (columns of a panel × K × 4 bytes on the stack of no thread: heap).
+const PANEL_COLUMNS: usize = 4;
+
+/// A packed matrix `[n, k]`.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    dtype: Dtype,
+    n: usize,
+    k: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Matrix<'a> {
+    /// `None` unless it is a matrix of a type with kernels and K is a multiple of the block.
+    pub(super) fn of(tensor: &'a Tensor) -> Option<Matrix<'a>> {
+        let &[n, k] = tensor.shape() else { return None };
+        let known = tensor.dtype() != Dtype::I64 && k % BLOCK == 0;
+        known.then_some(Matrix { dtype: tensor.dtype(), n, k, bytes: tensor.bytes() })
+    }
+
+    fn row(&self, n: usize) -> &'a [u8] {
+        let size = self.dtype.row_bytes(self.k);
+        &self.bytes[n * size..][..size]
+    }
+}
+
+/// What is done to results before they are stored.
+#[derive(Clone, Copy)]
+pub(super) enum Last<'a> {
+    None,
+    /// Added from rows of n.
+    Add(&'a [f32]),
+    /// Added to what the output holds.
+    AddOut,
+    Gelu,
+    SwiGlu(Matrix<'a>, Option<&'a [f32]>),
+}
+
+/// One product `out = last(x · weightᵀ + bias)`; x is `[rows, k]`, out `[rows, n]`.
+pub(super) struct Product<'a> {
+    pub(super) weight: Matrix<'a>,
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) x: &'a [f32],
+    pub(super) last: Last<'a>,
+    pub(super) out: Shares<'a, f32>,
+}
+
+/// Computes products that do not depend on each other, sharing their tiles among the team.
+pub(super) fn products(level: Level, team: &mut Team, rows: usize, products: &[Product<'_>]) {
+    let mut items = Vec::new();
+    for product in products {
+        for row in (0..rows).step_by(ROWS) {
+            for column in (0..product.weight.n).step_by(COLUMNS) {
+                items.push((product, row, column));
+            }
+        }
+    }
+    team.each(items.len(), |i| {
+        let (product, row, column) = items[i];
+        let (rows, columns) = (ROWS.min(rows - row), COLUMNS.min(product.weight.n - column));
+        level.run(Item { product, row, rows, column, columns });
+    });
+}
+
+/// A tile of one product.
+struct Item<'a> {
+    product: &'a Product<'a>,
+    row: usize,
+    rows: usize,
+    column: usize,
+    columns: usize,
+}
+
+impl Kernel for Item<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Item { product, row, rows, column, columns } = self;
+        let (n, k) = (product.weight.n, product.weight.k);
+        let x = &product.x[row * k..][..rows * k];
+        let mut main = [0.0; ROWS * COLUMNS];
+        tile(s, &product.weight, x, rows, column, columns, &mut main);
+        let mut gate = [0.0; ROWS * COLUMNS];
+        if let Last::SwiGlu(matrix, _) = &product.last {
+            tile(s, matrix, x, rows, column, columns, &mut gate);
+        }
+        for r in 0..rows {
+            let at = (row + r) * n + column;
+            // SAFETY: tiles of a product cover every element of its output once.
+            #[allow(unsafe_code)]
+            let out = unsafe { product.out.part(at, columns) };
+            let main = &mut main[r * COLUMNS..][..COLUMNS];
+            let gate = &mut gate[r * COLUMNS..][..COLUMNS];
+            if let Some(bias) = product.bias {
+                add(&mut main[..columns], &bias[column..][..columns]);
+            }
+            match &product.last {
+                Last::None => {}
+                Last::Add(other) => add(&mut main[..columns], &other[at..][..columns]),
+                Last::AddOut => add(&mut main[..columns], out),
+                Last::Gelu => map(s, main, |v| gelu(s, v)),
+                Last::SwiGlu(_, bias) => {
+                    if let Some(bias) = bias {
+                        add(&mut gate[..columns], &bias[column..][..columns]);
+                    }
+                    map(s, gate, |v| silu(s, v));
+                    main.iter_mut().zip(&*gate).for_each(|(m, g)| *m *= g);
+                }
+            }
+            out.copy_from_slice(&main[..columns]);
+        }
+    }
+}
+
+#[inline(always)]
+fn add(to: &mut [f32], what: &[f32]) {
+    to.iter_mut().zip(what).for_each(|(t, w)| *t += w);
+}
+
+/// Applies a lane-wise function to a row of a tile, whose width is a multiple of the lanes.
+#[inline(always)]
+fn map<S: Simd>(s: S, row: &mut [f32], f: impl Fn(S::V) -> S::V) {
+    for lanes in row.as_chunks_mut::<LANES>().0 {
+        let v = f(s.load(lanes));
+        s.store(v, lanes);
+    }
+}
+
+/// Raw results of `rows` × `columns` from `column` on, in rows of [`COLUMNS`].
+#[inline(always)]
+fn tile<S: Simd>(s: S, w: &Matrix<'_>, x: &[f32], rows: usize, column: usize, columns: usize, out: &mut [f32]) {
+    match w.dtype {
+        Dtype::F32 => tile_of::<S, PackedF32>(s, w, x, rows, column, columns, out),
+        Dtype::F16 => tile_of::<S, PackedF16>(s, w, x, rows, column, columns, out),
+        Dtype::Bf16 => tile_of::<S, PackedBf16>(s, w, x, rows, column, columns, out),
+        Dtype::Q8_0 => tile_of::<S, PackedQ8>(s, w, x, rows, column, columns, out),
+        Dtype::Q4_0 => tile_of::<S, PackedQ4<18>>(s, w, x, rows, column, columns, out),
+        Dtype::Q4_1 => tile_of::<S, PackedQ4<20>>(s, w, x, rows, column, columns, out),
+        Dtype::I64 => {} // refused by `Matrix::of`
+    }
+}
+
+#[inline(always)]
+fn tile_of<S: Simd, P: Packed>(
+    s: S,
+    w: &Matrix<'_>,
+    x: &[f32],
+    rows: usize,
+    column: usize,
+    columns: usize,
+    out: &mut [f32],
+) {
+    let mut c = 0;
+    while c < columns {
+        let wide = if columns - c >= PANEL_COLUMNS { PANEL_COLUMNS } else { 1 };
+        let from = column + c;
+        let out = &mut out[c..];
+        match (rows > FUSED_ROWS, wide) {
+            (true, PANEL_COLUMNS) => through_panel::<S, P, PANEL_COLUMNS>(s, w, from, x, rows, out),
+            (true, _) => through_panel::<S, P, 1>(s, w, from, x, rows, out),
+            (false, PANEL_COLUMNS) => {
+                let rows_of_w = std::array::from_fn(|i| w.row(from + i));
+                in_row_groups(rows, |r, group| match group {
+                    4 => chains::<S, P, 4, PANEL_COLUMNS>(s, rows_of_w, x, w.k, r, out),
+                    2 => chains::<S, P, 2, PANEL_COLUMNS>(s, rows_of_w, x, w.k, r, out),
+                    _ => chains::<S, P, 1, PANEL_COLUMNS>(s, rows_of_w, x, w.k, r, out),
+                });
+            }
+            (false, _) => {
+                for r in 0..rows {
+                    chains::<S, P, 1, 1>(s, [w.row(from)], x, w.k, r, out);
+                }
+            }
+        }
+        c += wide;
+    }
+}
+
+/// Splits rows into groups of 4, 2 and 1.
+#[inline(always)]
+fn in_row_groups(rows: usize, mut f: impl FnMut(usize, usize)) {
+    let mut r = 0;
+    while r < rows {
+        let group = match rows - r {
+            4.. => 4,
+            2 | 3 => 2,
+            _ => 1,
+        };
+        f(r, group);
+        r += group;
+    }
+}
+
+/// Unpacks columns of weights once and runs all rows over them.
+#[inline(always)]
+fn through_panel<S: Simd, P: Packed, const N: usize>(
+    s: S,
+    w: &Matrix<'_>,
+    from: usize,
+    x: &[f32],
+    rows: usize,
+    out: &mut [f32],
+) {
+    thread_local! {
+        static PANEL: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+    PANEL.with_borrow_mut(|panel| {
+        let row_bytes = w.k * size_of::<f32>();
+        panel.resize(panel.len().max(N * row_bytes), 0);
+        for (i, row) in panel.chunks_exact_mut(row_bytes).take(N).enumerate() {
+            for (block, to) in w.row(from + i).chunks_exact(P::BYTES).zip(row.chunks_exact_mut(BLOCK * 4)) {
+                let mut flat = [[0.0; LANES]; 2];
+                let [low, high] = P::unpack(s, block);
+                s.store(low, &mut flat[0]);
+                s.store(high, &mut flat[1]);
+                for (to, value) in to.as_chunks_mut::<4>().0.iter_mut().zip(flat.as_flattened()) {
+                    *to = value.to_le_bytes();
+                }
+            }
+        }
+        let panel: [&[u8]; N] = std::array::from_fn(|i| &panel[i * row_bytes..][..row_bytes]);
+        in_row_groups(rows, |r, group| match group {
+            4 => chains::<S, PackedF32, 4, N>(s, panel, x, w.k, r, out),
+            2 => chains::<S, PackedF32, 2, N>(s, panel, x, w.k, r, out),
+            _ => chains::<S, PackedF32, 1, N>(s, panel, x, w.k, r, out),
+        });
+    });
+}
+
+/// The chains of M rows from `row` on times N rows of weights.
+#[inline(always)]
+fn chains<S: Simd, P: Packed, const M: usize, const N: usize>(
+    s: S,
+    w: [&[u8]; N],
+    x: &[f32],
+    k: usize,
+    row: usize,
+    out: &mut [f32],
+) {
+    let blocks = k / BLOCK;
+    let w: [&[u8]; N] = w.map(|w| &w[..blocks * P::BYTES]);
+    let x: [&[[f32; LANES]]; M] =
+        std::array::from_fn(|m| &x[(row + m) * k..][..k].as_chunks::<LANES>().0[..2 * blocks]);
+    let mut sums = [[s.splat(0.0); N]; M];
+    for b in 0..blocks {
+        let x: [[S::V; 2]; M] = std::array::from_fn(|m| [s.load(&x[m][2 * b]), s.load(&x[m][2 * b + 1])]);
+        for n in 0..N {
+            let [low, high] = P::unpack(s, &w[n][b * P::BYTES..(b + 1) * P::BYTES]);
+            for m in 0..M {
+                sums[m][n] = s.mul_add(x[m][0], low, sums[m][n]);
+                sums[m][n] = s.mul_add(x[m][1], high, sums[m][n]);
+            }
+        }
+    }
+    for m in 0..M {
+        for n in 0..N {
+            out[(row + m) * COLUMNS + n] = s.sum(sums[m][n]);
+        }
+    }
+}
+
+/// A packing of [`BLOCK`] weights.
+trait Packed {
+    const BYTES: usize;
+
+    /// `block` has [`Packed::BYTES`] bytes.
+    fn unpack<S: Simd>(s: S, block: &[u8]) -> [S::V; 2];
+}
+
+/// The bytes `at..at + N` of a block, whose length the caller guarantees.
+#[inline(always)]
+fn part<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+    block[at..].first_chunk().expect("a block holds its parts")
+}
+
+struct PackedF32;
+impl Packed for PackedF32 {
+    const BYTES: usize = 128;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, block: &[u8]) -> [S::V; 2] {
+        [s.f32(part(block, 0)), s.f32(part(block, 64))]
+    }
+}
+
+struct PackedF16;
+impl Packed for PackedF16 {
+    const BYTES: usize = 64;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, block: &[u8]) -> [S::V; 2] {
+        [s.f16(part(block, 0)), s.f16(part(block, 32))]
+    }
+}
+
+struct PackedBf16;
+impl Packed for PackedBf16 {
+    const BYTES: usize = 64;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, block: &[u8]) -> [S::V; 2] {
+        [s.bf16(part(block, 0)), s.bf16(part(block, 32))]
+    }
+}
+
+#[inline(always)]
+fn half_at<S: Simd>(s: S, block: &[u8], at: usize) -> f32 {
+    s.half(u16::from_le_bytes(*part(block, at)))
+}
+
+struct PackedQ8;
+impl Packed for PackedQ8 {
+    const BYTES: usize = 34;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, block: &[u8]) -> [S::V; 2] {
+        let d = s.splat(half_at(s, block, 0));
+        [s.mul(d, s.i8(part(block, 2))), s.mul(d, s.i8(part(block, 18)))]
+    }
+}
+
+/// Q4_0 (18 bytes: d) and Q4_1 (20 bytes: d, m).
+struct PackedQ4<const SIZE: usize>;
+impl<const SIZE: usize> Packed for PackedQ4<SIZE> {
+    const BYTES: usize = SIZE;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, block: &[u8]) -> [S::V; 2] {
+        let d = half_at(s, block, 0);
+        let m = if SIZE == 20 { half_at(s, block, 2) } else { -8.0 * d };
+        s.nibbles(part(block, SIZE - 16), d, m)
+    }
+}
+
