@@ -2,11 +2,13 @@
 //! executes it. The engine knows nothing of the cluster.
 //!
 //! Rooms: [`format`] opens files, [`config`] says what the model is, [`program`] is the model as ops,
-//! [`backend`] executes them, [`sample`] chooses tokens, [`text`] turns text into tokens and back.
+//! [`backend`] executes them, [`sample`] chooses tokens, [`text`] turns text into tokens and back,
+//! [`run`] is the front door.
 
 pub mod backend;
 pub mod config;
 pub mod format;
 pub mod program;
+pub mod run;
 pub mod sample;
 pub mod text;
