@@ -23,30 +23,36 @@ pub(super) struct Attend<'a> {
     pub(super) dim: usize,
     pub(super) queries: &'a [f32],
     pub(super) out: &'a mut [f32],
-}
-
-thread_local! {
-    static SCORES: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
+    /// Room for one score per token of the row's pages.
+    pub(super) scores: &'a mut Vec<f32>,
 }
 
 impl Kernel for Attend<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let pages = &self.row.pages[..self.row.tokens.div_ceil(PAGE_TOKENS)];
-        SCORES.with_borrow_mut(|scores| {
-            scores.resize(scores.len().max(pages.len() * LANES), 0.0);
-            let scores = &mut scores.as_chunks_mut::<LANES>().0[..pages.len()];
-            let outs = self.out.chunks_exact_mut(self.dim);
-            for (query, out) in self.queries.chunks_exact(self.dim).zip(outs) {
-                for (&page, scores) in pages.iter().zip(&mut *scores) {
-                    let keys = self.cache.keys(self.layer, page, self.head);
-                    score(s, query, keys.as_chunks::<LANES>().0, scores);
-                }
-                let sum = soften(s, scores, self.row.tokens);
-                let pages = pages.iter().map(|&page| self.cache.values(self.layer, page, self.head));
-                weigh(s, pages, scores, self.row.tokens, self.dim, sum, out);
+        let room = self.scores.len().max(pages.len() * LANES);
+        self.scores.resize(room, 0.0);
+        let scores = &mut self.scores.as_chunks_mut::<LANES>().0[..pages.len()];
+        let outs = self.out.chunks_exact_mut(self.dim);
+        for (query, out) in self.queries.chunks_exact(self.dim).zip(outs) {
+            for (&page, scores) in pages.iter().zip(&mut *scores) {
+                let keys = self.cache.keys(self.layer, page, self.head);
+                score(s, query, keys.as_chunks::<LANES>().0, scores);
             }
-        });
+            let sum = soften(s, scores, self.row.tokens);
+            let mean = Mean { cache: self.cache, layer: self.layer, head: self.head, pages, dim: self.dim };
+            let weights = &scores.as_flattened()[..self.row.tokens];
+            let mut from = 0;
+            while from + 4 * LANES <= self.dim {
+                mean.lanes::<S, 4>(s, weights, sum, from, out);
+                from += 4 * LANES;
+            }
+            while from < self.dim {
+                mean.lanes::<S, 1>(s, weights, sum, from, out);
+                from += LANES;
+            }
+        }
     }
 }
 
@@ -83,46 +89,31 @@ fn soften<S: Simd>(s: S, scores: &mut [[f32; LANES]], tokens: usize) -> f32 {
 }
 
 /// The values' weighted mean.
-#[inline(always)]
-fn weigh<'a, S: Simd>(
-    s: S,
-    pages: impl Iterator<Item = &'a [f32]> + Clone,
-    weights: &[[f32; LANES]],
-    tokens: usize,
+struct Mean<'a> {
+    cache: &'a Cache,
+    layer: usize,
+    head: usize,
+    pages: &'a [PageId],
     dim: usize,
-    sum: f32,
-    out: &mut [f32],
-) {
-    let mut from = 0;
-    while from < dim {
-        let wide = if dim - from >= 4 * LANES { 4 } else { 1 };
-        let weights = weights.as_flattened()[..tokens].iter().copied();
-        let rows = pages.clone().flat_map(|page| page.chunks_exact(dim)).map(|row| &row[from..]);
-        let out = &mut out[from..];
-        match wide {
-            4 => weigh_lanes::<S, 4>(s, rows.zip(weights), sum, out),
-            _ => weigh_lanes::<S, 1>(s, rows.zip(weights), sum, out),
-        }
-        from += wide * LANES;
-    }
 }
 
-#[inline(always)]
-fn weigh_lanes<'a, S: Simd, const W: usize>(
-    s: S,
-    rows: impl Iterator<Item = (&'a [f32], f32)>,
-    sum: f32,
-    out: &mut [f32],
-) {
-    let mut sums = [s.splat(0.0); W];
-    for (row, weight) in rows {
-        let weight = s.splat(weight);
-        let row = &row.as_chunks::<LANES>().0[..W];
-        for i in 0..W {
-            sums[i] = s.mul_add(weight, s.load(&row[i]), sums[i]);
+impl Mean<'_> {
+    /// W vectors of it, from element `from` on.
+    #[inline(always)]
+    fn lanes<S: Simd, const W: usize>(&self, s: S, weights: &[f32], sum: f32, from: usize, out: &mut [f32]) {
+        let mut sums = [s.splat(0.0); W];
+        for (&page, weights) in self.pages.iter().zip(weights.chunks(PAGE_TOKENS)) {
+            let values = self.cache.values(self.layer, page, self.head);
+            for (value, &weight) in values.chunks_exact(self.dim).zip(weights) {
+                let weight = s.splat(weight);
+                let value = &value[from..].as_chunks::<LANES>().0[..W];
+                for i in 0..W {
+                    sums[i] = s.mul_add(weight, s.load(&value[i]), sums[i]);
+                }
+            }
         }
-    }
-    for (sums, out) in sums.into_iter().zip(out.as_chunks_mut::<LANES>().0) {
-        s.store(s.div(sums, s.splat(sum)), out);
+        for (sums, out) in sums.into_iter().zip(out[from..].as_chunks_mut::<LANES>().0) {
+            s.store(s.div(sums, s.splat(sum)), out);
+        }
     }
 }

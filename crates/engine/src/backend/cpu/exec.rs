@@ -18,6 +18,11 @@ use crate::sample;
 /// Rows of one item of a norm.
 const NORM_ROWS: usize = 8;
 
+thread_local! {
+    /// A row's attention scores.
+    static SCORES: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
 /// A loaded model and all memory it works in.
 pub(super) struct Machine {
     program: Arc<Program>,
@@ -249,7 +254,9 @@ impl Machine {
             let out = unsafe { shares.part(i * group, group) };
             let row = Row { pages: &layout.pages[seq], tokens };
             let queries = &queries[i * group..][..group];
-            level.run(Attend { cache, layer, head, row, dim: heads.dim, queries, out });
+            SCORES.with_borrow_mut(|scores| {
+                level.run(Attend { cache, layer, head, row, dim: heads.dim, queries, out, scores });
+            });
         });
         self.buffers[out.0] = held;
     }

@@ -16,7 +16,7 @@ const COLUMNS: usize = 64;
 const ROWS: usize = 32;
 /// Up to this many rows weights are unpacked into registers; beyond, once into a panel.
 const FUSED_ROWS: usize = 8;
-/// Widest K of a panel, in elements (columns of a panel × K × 4 bytes on the stack of no thread: heap).
+/// Columns that share their loads of x, and of one panel: with 4 rows, 16 chains in 32 registers.
 const PANEL_COLUMNS: usize = 4;
 
 /// A packed matrix `[n, k]`.
@@ -76,8 +76,17 @@ pub(super) fn products(level: Level, team: &mut Team, rows: usize, products: &[P
     team.each(items.len(), |i| {
         let (product, row, column) = items[i];
         let (rows, columns) = (ROWS.min(rows - row), COLUMNS.min(product.weight.n - column));
-        level.run(Item { product, row, rows, column, columns });
+        PANEL.with_borrow_mut(|panel| {
+            let needed = if rows > FUSED_ROWS { PANEL_COLUMNS * product.weight.k * size_of::<f32>() } else { 0 };
+            panel.resize(panel.len().max(needed), 0);
+            level.run(Item { product, row, rows, column, columns, panel });
+        });
     });
+}
+
+thread_local! {
+    /// Unpacked columns, as bytes so that a panel is one more packing.
+    static PANEL: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
 /// A tile of one product.
@@ -87,19 +96,23 @@ struct Item<'a> {
     rows: usize,
     column: usize,
     columns: usize,
+    panel: &'a mut [u8],
 }
 
+// No closure here may touch a vector: closures are functions of their own, without the instruction set, and
+// the compiler would call every intrinsic in them instead of inlining it (measured: 20 times slower).
 impl Kernel for Item<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Item { product, row, rows, column, columns } = self;
+        let Item { product, row, rows, column, columns, panel } = self;
         let (n, k) = (product.weight.n, product.weight.k);
         let x = &product.x[row * k..][..rows * k];
         let mut main = [0.0; ROWS * COLUMNS];
-        tile(s, &product.weight, x, rows, column, columns, &mut main);
+        let area = Area { x, rows, column, columns };
+        tile(s, &product.weight, &area, panel, &mut main);
         let mut gate = [0.0; ROWS * COLUMNS];
         if let Last::SwiGlu(matrix, _) = &product.last {
-            tile(s, matrix, x, rows, column, columns, &mut gate);
+            tile(s, matrix, &area, panel, &mut gate);
         }
         for r in 0..rows {
             let at = (row + r) * n + column;
@@ -115,13 +128,19 @@ impl Kernel for Item<'_> {
                 Last::None => {}
                 Last::Add(other) => add(&mut main[..columns], &other[at..][..columns]),
                 Last::AddOut => add(&mut main[..columns], out),
-                Last::Gelu => map(s, main, |v| gelu(s, v)),
+                Last::Gelu => {
+                    for lanes in main.as_chunks_mut::<LANES>().0 {
+                        s.store(gelu(s, s.load(lanes)), lanes);
+                    }
+                }
                 Last::SwiGlu(_, bias) => {
                     if let Some(bias) = bias {
                         add(&mut gate[..columns], &bias[column..][..columns]);
                     }
-                    map(s, gate, |v| silu(s, v));
-                    main.iter_mut().zip(&*gate).for_each(|(m, g)| *m *= g);
+                    let lanes = main.as_chunks_mut::<LANES>().0.iter_mut();
+                    for (main, gate) in lanes.zip(gate.as_chunks::<LANES>().0) {
+                        s.store(s.mul(s.load(main), silu(s, s.load(gate))), main);
+                    }
                 }
             }
             out.copy_from_slice(&main[..columns]);
@@ -134,133 +153,122 @@ fn add(to: &mut [f32], what: &[f32]) {
     to.iter_mut().zip(what).for_each(|(t, w)| *t += w);
 }
 
-/// Applies a lane-wise function to a row of a tile, whose width is a multiple of the lanes.
-#[inline(always)]
-fn map<S: Simd>(s: S, row: &mut [f32], f: impl Fn(S::V) -> S::V) {
-    for lanes in row.as_chunks_mut::<LANES>().0 {
-        let v = f(s.load(lanes));
-        s.store(v, lanes);
-    }
+/// Which results: `columns` from `column` on, for `rows` rows of x.
+struct Area<'a> {
+    x: &'a [f32],
+    rows: usize,
+    column: usize,
+    columns: usize,
 }
 
-/// Raw results of `rows` × `columns` from `column` on, in rows of [`COLUMNS`].
+/// Raw results of an area, in rows of [`COLUMNS`].
 #[inline(always)]
-fn tile<S: Simd>(s: S, w: &Matrix<'_>, x: &[f32], rows: usize, column: usize, columns: usize, out: &mut [f32]) {
+fn tile<S: Simd>(s: S, w: &Matrix<'_>, area: &Area<'_>, panel: &mut [u8], out: &mut [f32]) {
     match w.dtype {
-        Dtype::F32 => tile_of::<S, PackedF32>(s, w, x, rows, column, columns, out),
-        Dtype::F16 => tile_of::<S, PackedF16>(s, w, x, rows, column, columns, out),
-        Dtype::Bf16 => tile_of::<S, PackedBf16>(s, w, x, rows, column, columns, out),
-        Dtype::Q8_0 => tile_of::<S, PackedQ8>(s, w, x, rows, column, columns, out),
-        Dtype::Q4_0 => tile_of::<S, PackedQ4<18>>(s, w, x, rows, column, columns, out),
-        Dtype::Q4_1 => tile_of::<S, PackedQ4<20>>(s, w, x, rows, column, columns, out),
+        Dtype::F32 => tile_of::<S, PackedF32>(s, w, area, panel, out),
+        Dtype::F16 => tile_of::<S, PackedF16>(s, w, area, panel, out),
+        Dtype::Bf16 => tile_of::<S, PackedBf16>(s, w, area, panel, out),
+        Dtype::Q8_0 => tile_of::<S, PackedQ8>(s, w, area, panel, out),
+        Dtype::Q4_0 => tile_of::<S, PackedQ4<18>>(s, w, area, panel, out),
+        Dtype::Q4_1 => tile_of::<S, PackedQ4<20>>(s, w, area, panel, out),
         Dtype::I64 => {} // refused by `Matrix::of`
     }
 }
 
 #[inline(always)]
-fn tile_of<S: Simd, P: Packed>(
-    s: S,
-    w: &Matrix<'_>,
-    x: &[f32],
-    rows: usize,
-    column: usize,
-    columns: usize,
-    out: &mut [f32],
-) {
+fn tile_of<S: Simd, P: Packed>(s: S, w: &Matrix<'_>, area: &Area<'_>, panel: &mut [u8], out: &mut [f32]) {
     let mut c = 0;
-    while c < columns {
-        let wide = if columns - c >= PANEL_COLUMNS { PANEL_COLUMNS } else { 1 };
-        let from = column + c;
+    while c < area.columns {
         let out = &mut out[c..];
-        match (rows > FUSED_ROWS, wide) {
-            (true, PANEL_COLUMNS) => through_panel::<S, P, PANEL_COLUMNS>(s, w, from, x, rows, out),
-            (true, _) => through_panel::<S, P, 1>(s, w, from, x, rows, out),
-            (false, PANEL_COLUMNS) => {
-                let rows_of_w = std::array::from_fn(|i| w.row(from + i));
-                in_row_groups(rows, |r, group| match group {
-                    4 => chains::<S, P, 4, PANEL_COLUMNS>(s, rows_of_w, x, w.k, r, out),
-                    2 => chains::<S, P, 2, PANEL_COLUMNS>(s, rows_of_w, x, w.k, r, out),
-                    _ => chains::<S, P, 1, PANEL_COLUMNS>(s, rows_of_w, x, w.k, r, out),
-                });
-            }
-            (false, _) => {
-                for r in 0..rows {
-                    chains::<S, P, 1, 1>(s, [w.row(from)], x, w.k, r, out);
-                }
-            }
+        if area.columns - c >= PANEL_COLUMNS {
+            columns_of::<S, P, PANEL_COLUMNS>(s, w, area, area.column + c, panel, out);
+            c += PANEL_COLUMNS;
+        } else {
+            columns_of::<S, P, 1>(s, w, area, area.column + c, panel, out);
+            c += 1;
         }
-        c += wide;
     }
 }
 
-/// Splits rows into groups of 4, 2 and 1.
+/// N columns for all rows: few rows unpack the weights as they go, many rows unpack them once.
 #[inline(always)]
-fn in_row_groups(rows: usize, mut f: impl FnMut(usize, usize)) {
-    let mut r = 0;
-    while r < rows {
-        let group = match rows - r {
-            4.. => 4,
-            2 | 3 => 2,
-            _ => 1,
-        };
-        f(r, group);
-        r += group;
-    }
-}
-
-/// Unpacks columns of weights once and runs all rows over them.
-#[inline(always)]
-fn through_panel<S: Simd, P: Packed, const N: usize>(
+fn columns_of<S: Simd, P: Packed, const N: usize>(
     s: S,
     w: &Matrix<'_>,
-    from: usize,
-    x: &[f32],
-    rows: usize,
+    area: &Area<'_>,
+    column: usize,
+    panel: &mut [u8],
     out: &mut [f32],
 ) {
-    thread_local! {
-        static PANEL: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+    let mut packed: [&[u8]; N] = [&[]; N];
+    for (i, row) in packed.iter_mut().enumerate() {
+        *row = w.row(column + i);
     }
-    PANEL.with_borrow_mut(|panel| {
-        let row_bytes = w.k * size_of::<f32>();
-        panel.resize(panel.len().max(N * row_bytes), 0);
-        for (i, row) in panel.chunks_exact_mut(row_bytes).take(N).enumerate() {
-            for (block, to) in w.row(from + i).chunks_exact(P::BYTES).zip(row.chunks_exact_mut(BLOCK * 4)) {
-                let mut flat = [[0.0; LANES]; 2];
-                let [low, high] = P::unpack(s, block);
-                s.store(low, &mut flat[0]);
-                s.store(high, &mut flat[1]);
-                for (to, value) in to.as_chunks_mut::<4>().0.iter_mut().zip(flat.as_flattened()) {
-                    *to = value.to_le_bytes();
-                }
+    if area.rows <= FUSED_ROWS {
+        return all_rows::<S, P, N>(s, packed, area, w.k, out);
+    }
+    let row_bytes = w.k * size_of::<f32>();
+    for (packed, row) in packed.iter().zip(panel.chunks_exact_mut(row_bytes)) {
+        for (block, to) in packed.chunks_exact(P::BYTES).zip(row.chunks_exact_mut(PackedF32::BYTES)) {
+            let [low, high] = P::unpack(s, block);
+            for (v, to) in [low, high].into_iter().zip(to.as_chunks_mut::<64>().0) {
+                s.store_f32(v, to);
             }
         }
-        let panel: [&[u8]; N] = std::array::from_fn(|i| &panel[i * row_bytes..][..row_bytes]);
-        in_row_groups(rows, |r, group| match group {
-            4 => chains::<S, PackedF32, 4, N>(s, panel, x, w.k, r, out),
-            2 => chains::<S, PackedF32, 2, N>(s, panel, x, w.k, r, out),
-            _ => chains::<S, PackedF32, 1, N>(s, panel, x, w.k, r, out),
-        });
-    });
+    }
+    for (i, row) in packed.iter_mut().enumerate() {
+        *row = &panel[i * row_bytes..][..row_bytes];
+    }
+    all_rows::<S, PackedF32, N>(s, packed, area, w.k, out);
+}
+
+/// All rows in groups of 4, 2 and 1.
+#[inline(always)]
+fn all_rows<S: Simd, P: Packed, const N: usize>(
+    s: S,
+    w: [&[u8]; N],
+    area: &Area<'_>,
+    k: usize,
+    out: &mut [f32],
+) {
+    let mut r = 0;
+    while r + 4 <= area.rows {
+        chains::<S, P, 4, N>(s, w, area.x, k, r, out);
+        r += 4;
+    }
+    if r + 2 <= area.rows {
+        chains::<S, P, 2, N>(s, w, area.x, k, r, out);
+        r += 2;
+    }
+    if r < area.rows {
+        chains::<S, P, 1, N>(s, w, area.x, k, r, out);
+    }
 }
 
 /// The chains of M rows from `row` on times N rows of weights.
 #[inline(always)]
 fn chains<S: Simd, P: Packed, const M: usize, const N: usize>(
     s: S,
-    w: [&[u8]; N],
+    mut w: [&[u8]; N],
     x: &[f32],
     k: usize,
     row: usize,
     out: &mut [f32],
 ) {
     let blocks = k / BLOCK;
-    let w: [&[u8]; N] = w.map(|w| &w[..blocks * P::BYTES]);
-    let x: [&[[f32; LANES]]; M] =
-        std::array::from_fn(|m| &x[(row + m) * k..][..k].as_chunks::<LANES>().0[..2 * blocks]);
+    for w in &mut w {
+        *w = &w[..blocks * P::BYTES];
+    }
+    let mut lanes: [&[[f32; LANES]]; M] = [&[]; M];
+    for (m, lanes) in lanes.iter_mut().enumerate() {
+        *lanes = &x[(row + m) * k..][..k].as_chunks::<LANES>().0[..2 * blocks];
+    }
     let mut sums = [[s.splat(0.0); N]; M];
     for b in 0..blocks {
-        let x: [[S::V; 2]; M] = std::array::from_fn(|m| [s.load(&x[m][2 * b]), s.load(&x[m][2 * b + 1])]);
+        let mut x = [[s.splat(0.0); 2]; M];
+        for m in 0..M {
+            x[m] = [s.load(&lanes[m][2 * b]), s.load(&lanes[m][2 * b + 1])];
+        }
         for n in 0..N {
             let [low, high] = P::unpack(s, &w[n][b * P::BYTES..(b + 1) * P::BYTES]);
             for m in 0..M {

@@ -19,11 +19,19 @@ impl Kernel for Normalise<'_> {
         for row in self.rows.chunks_exact_mut(width) {
             let row = row.as_chunks_mut::<LANES>().0;
             if self.bias.is_some() {
-                let mean = row.iter().fold(s.splat(0.0), |sum, x| s.add(sum, s.load(x)));
-                let mean = s.splat(s.sum(mean) / width as f32);
-                row.iter_mut().for_each(|x| s.store(s.sub(s.load(x), mean), x));
+                let mut sum = s.splat(0.0);
+                for x in &*row {
+                    sum = s.add(sum, s.load(x));
+                }
+                let mean = s.splat(s.sum(sum) / width as f32);
+                for x in &mut *row {
+                    s.store(s.sub(s.load(x), mean), x);
+                }
             }
-            let squares = row.iter().fold(s.splat(0.0), |sum, x| s.mul_add(s.load(x), s.load(x), sum));
+            let mut squares = s.splat(0.0);
+            for x in &*row {
+                squares = s.mul_add(s.load(x), s.load(x), squares);
+            }
             let scale = s.splat(1.0 / (s.sum(squares) / width as f32 + self.eps).sqrt());
             for (i, (x, w)) in row.iter_mut().zip(self.weight.as_chunks::<LANES>().0).enumerate() {
                 let mut y = s.mul(s.mul(s.load(x), scale), s.load(w));

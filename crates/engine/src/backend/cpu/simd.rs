@@ -38,6 +38,8 @@ pub(super) trait Simd: Copy {
     fn sum(self, v: Self::V) -> f32;
     /// Sixteen little-endian f32.
     fn f32(self, from: &[u8; 64]) -> Self::V;
+    /// The inverse of [`Simd::f32`].
+    fn store_f32(self, v: Self::V, to: &mut [u8; 64]);
     /// Sixteen little-endian f16.
     fn f16(self, from: &[u8; 32]) -> Self::V;
     /// Sixteen little-endian bf16.
@@ -51,7 +53,7 @@ pub(super) trait Simd: Copy {
 }
 
 /// Work that is compiled once per instruction set. Implementations and all they call are `#[inline(always)]`,
-/// so that the instructions end in the one function that enables them.
+/// and no closure in them touches a vector, so that the instructions end in the one function that enables them.
 pub(super) trait Kernel {
     fn run<S: Simd>(self, s: S);
 }

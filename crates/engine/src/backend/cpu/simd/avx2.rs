@@ -103,10 +103,12 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn pow2(self, v: V) -> V {
         // SAFETY: see above.
-        v.map(|v| unsafe {
-            let shifted = _mm256_slli_epi32::<23>(_mm256_castps_si256(v));
-            _mm256_castsi256_ps(_mm256_add_epi32(shifted, _mm256_set1_epi32(0x3f80_0000)))
-        })
+        unsafe {
+            let one = _mm256_set1_epi32(0x3f80_0000);
+            let low = _mm256_slli_epi32::<23>(_mm256_castps_si256(v[0]));
+            let high = _mm256_slli_epi32::<23>(_mm256_castps_si256(v[1]));
+            [_mm256_castsi256_ps(_mm256_add_epi32(low, one)), _mm256_castsi256_ps(_mm256_add_epi32(high, one))]
+        }
     }
 
     #[inline(always)]
@@ -127,27 +129,44 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn store_f32(self, v: V, to: &mut [u8; 64]) {
+        // SAFETY: see above; 32 of 64 bytes each.
+        unsafe {
+            _mm256_storeu_ps(to.as_mut_ptr().cast(), v[0]);
+            _mm256_storeu_ps(to.as_mut_ptr().add(32).cast(), v[1]);
+        }
+    }
+
+    #[inline(always)]
     fn f16(self, from: &[u8; 32]) -> V {
         // SAFETY: see above; 16 of 32 bytes each.
-        [0, 16].map(|at| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().add(at).cast())) })
+        unsafe {
+            let (low, high) = (_mm_loadu_si128(from.as_ptr().cast()), _mm_loadu_si128(from.as_ptr().add(16).cast()));
+            [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
+        }
     }
 
     #[inline(always)]
     fn bf16(self, from: &[u8; 32]) -> V {
         // SAFETY: see above; 16 of 32 bytes each.
-        [0, 16].map(|at| unsafe {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().add(at).cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-        })
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().add(16).cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
+        }
     }
 
     #[inline(always)]
     fn i8(self, from: &[u8; 16]) -> V {
         // SAFETY: see above; 8 of 16 bytes each.
-        [0, 8].map(|at| unsafe {
-            let bytes = _mm_loadl_epi64(from.as_ptr().add(at).cast());
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
-        })
+        unsafe {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            let (low, high) = (_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes)));
+            [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
+        }
     }
 
     #[inline(always)]
@@ -158,10 +177,15 @@ impl Simd for Avx2 {
             let mask = _mm_set1_epi8(15);
             let halves = [_mm_and_si128(bytes, mask), _mm_and_si128(_mm_srli_epi16::<4>(bytes), mask)];
             let (d, m) = (_mm256_set1_ps(d), _mm256_set1_ps(m));
-            halves.map(|q| {
-                [q, _mm_srli_si128::<8>(q)]
-                    .map(|q| _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q)), d, m))
-            })
+            let mut out = [[m; 2]; 2];
+            for (out, q) in out.iter_mut().zip(halves) {
+                let (low, high) = (_mm256_cvtepu8_epi32(q), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(q)));
+                *out = [
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(low), d, m),
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(high), d, m),
+                ];
+            }
+            out
         }
     }
 

@@ -122,6 +122,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn store_f32(self, v: __m512, to: &mut [u8; 64]) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr().cast(), v) }
+    }
+
+    #[inline(always)]
     fn f16(self, from: &[u8; 32]) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }

@@ -28,12 +28,19 @@ impl Neon {
 
 type V = [float32x4_t; 4];
 
-/// Applies a two-argument intrinsic to all quarters.
-macro_rules! each {
-    ($f:ident, $a:expr, $b:expr) => {{
-        let (a, b) = ($a, $b);
-        // SAFETY: the caller's `self` proves the feature; the intrinsic touches no memory.
-        std::array::from_fn(|i| unsafe { $f(a[i], b[i]) })
+/// The four quarters of a vector, from an expression in the quarter's number.
+macro_rules! quarters {
+    ($i:ident => $quarter:expr) => {{
+        // SAFETY: the caller's `self` proves the feature; where memory is touched, each quarter touches its own
+        // quarter of an array behind a reference.
+        unsafe {
+            [
+                { const $i: usize = 0; $quarter },
+                { const $i: usize = 1; $quarter },
+                { const $i: usize = 2; $quarter },
+                { const $i: usize = 3; $quarter },
+            ]
+        }
     }};
 }
 
@@ -60,8 +67,7 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> V {
-        // SAFETY: see above; 4 of 16 floats each.
-        std::array::from_fn(|i| unsafe { vld1q_f32(from.as_ptr().add(4 * i)) })
+        quarters!(I => vld1q_f32(from.as_ptr().add(4 * I)))
     }
 
     #[inline(always)]
@@ -74,45 +80,43 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn add(self, a: V, b: V) -> V {
-        each!(vaddq_f32, a, b)
+        quarters!(I => vaddq_f32(a[I], b[I]))
     }
 
     #[inline(always)]
     fn sub(self, a: V, b: V) -> V {
-        each!(vsubq_f32, a, b)
+        quarters!(I => vsubq_f32(a[I], b[I]))
     }
 
     #[inline(always)]
     fn mul(self, a: V, b: V) -> V {
-        each!(vmulq_f32, a, b)
+        quarters!(I => vmulq_f32(a[I], b[I]))
     }
 
     #[inline(always)]
     fn div(self, a: V, b: V) -> V {
-        each!(vdivq_f32, a, b)
+        quarters!(I => vdivq_f32(a[I], b[I]))
     }
 
     #[inline(always)]
     fn min(self, a: V, b: V) -> V {
-        each!(vminq_f32, a, b)
+        quarters!(I => vminq_f32(a[I], b[I]))
     }
 
     #[inline(always)]
     fn max(self, a: V, b: V) -> V {
-        each!(vmaxq_f32, a, b)
+        quarters!(I => vmaxq_f32(a[I], b[I]))
     }
 
     #[inline(always)]
     fn mul_add(self, a: V, b: V, c: V) -> V {
-        // SAFETY: see above.
-        std::array::from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
+        quarters!(I => vfmaq_f32(c[I], a[I], b[I]))
     }
 
     #[inline(always)]
     fn pow2(self, v: V) -> V {
-        // SAFETY: see above.
-        v.map(|v| unsafe {
-            let shifted = vshlq_n_u32::<23>(vreinterpretq_u32_f32(v));
+        quarters!(I => {
+            let shifted = vshlq_n_u32::<23>(vreinterpretq_u32_f32(v[I]));
             vreinterpretq_f32_u32(vaddq_u32(shifted, vdupq_n_u32(0x3f80_0000)))
         })
     }
@@ -129,8 +133,15 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn f32(self, from: &[u8; 64]) -> V {
-        // SAFETY: see above; 16 of 64 bytes each.
-        std::array::from_fn(|i| unsafe { vreinterpretq_f32_u8(vld1q_u8(from.as_ptr().add(16 * i))) })
+        quarters!(I => vreinterpretq_f32_u8(vld1q_u8(from.as_ptr().add(16 * I))))
+    }
+
+    #[inline(always)]
+    fn store_f32(self, v: V, to: &mut [u8; 64]) {
+        for (i, v) in v.into_iter().enumerate() {
+            // SAFETY: see above; 16 of 64 bytes each.
+            unsafe { vst1q_u8(to.as_mut_ptr().add(16 * i), vreinterpretq_u8_f32(v)) }
+        }
     }
 
     #[inline(always)]
@@ -142,9 +153,8 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn bf16(self, from: &[u8; 32]) -> V {
-        // SAFETY: see above; 8 of 32 bytes each.
-        std::array::from_fn(|i| unsafe {
-            let four = vreinterpret_u16_u8(vld1_u8(from.as_ptr().add(8 * i)));
+        quarters!(I => {
+            let four = vreinterpret_u16_u8(vld1_u8(from.as_ptr().add(8 * I)));
             vreinterpretq_f32_u32(vshll_n_u16::<16>(four))
         })
     }
@@ -156,12 +166,11 @@ impl Simd for Neon {
             let bytes = vld1q_s8(from.as_ptr().cast());
             let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
             [
-                vmovl_s16(vget_low_s16(low)),
-                vmovl_high_s16(low),
-                vmovl_s16(vget_low_s16(high)),
-                vmovl_high_s16(high),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                vcvtq_f32_s32(vmovl_high_s16(low)),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                vcvtq_f32_s32(vmovl_high_s16(high)),
             ]
-            .map(|v| vcvtq_f32_s32(v))
         }
     }
 
@@ -171,8 +180,12 @@ impl Simd for Neon {
         unsafe {
             let bytes = vld1q_u8(from.as_ptr());
             let (d, m) = (vdupq_n_f32(d), vdupq_n_f32(m));
-            [vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes)]
-                .map(|q| widen(q).map(|q| vfmaq_f32(m, vcvtq_f32_u32(q), d)))
+            let low = widen(vandq_u8(bytes, vdupq_n_u8(15)));
+            let high = widen(vshrq_n_u8::<4>(bytes));
+            [
+                quarters!(I => vfmaq_f32(m, vcvtq_f32_u32(low[I]), d)),
+                quarters!(I => vfmaq_f32(m, vcvtq_f32_u32(high[I]), d)),
+            ]
         }
     }
 

@@ -89,6 +89,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn store_f32(self, v: V, to: &mut [u8; 64]) {
+        to.as_chunks_mut::<4>().0.iter_mut().zip(v).for_each(|(to, v)| *to = v.to_le_bytes());
+    }
+
+    #[inline(always)]
     fn f16(self, from: &[u8; 32]) -> V {
         std::array::from_fn(|i| f16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32())
     }
