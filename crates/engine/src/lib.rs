@@ -12,3 +12,8 @@ pub mod program;
 pub mod run;
 pub mod sample;
 pub mod text;
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod testkit;
