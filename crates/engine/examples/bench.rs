@@ -22,8 +22,12 @@ fn main() {
     });
     for batch in [1, 8] {
         let pages = (PROMPT_TOKENS + DECODE_TOKENS).div_ceil(PAGE_TOKENS);
-        let limits =
-            Limits { step_tokens: PROMPT_TOKENS, step_sequences: batch, step_outputs: batch, pages: batch * pages };
+        let limits = Limits {
+            step_tokens: PROMPT_TOKENS,
+            step_sequences: batch,
+            step_outputs: batch,
+            pages: batch * pages,
+        };
         let mut backend = CpuBackend::new(0);
         if let Err(e) = backend.load(model.program.clone(), &limits) {
             eprintln!("{}: {e}", e.reason());

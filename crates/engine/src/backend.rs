@@ -59,7 +59,9 @@ pub enum LoadError {
     #[error("a model is loaded already; use another backend value")]
     Occupied,
     /// A shape that this backend's kernels cannot do.
-    #[error("{what} is {size}, but this backend needs a multiple of {multiple}; use another variant of the model")]
+    #[error(
+        "{what} is {size}, but this backend needs a multiple of {multiple}; use another variant of the model"
+    )]
     Shape {
         /// What is wrong.
         what: &'static str,

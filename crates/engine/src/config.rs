@@ -26,7 +26,9 @@ pub const MAX_HEAD_DIM: usize = 256;
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum ConfigError {
     /// An architecture this build does not know.
-    #[error("architecture {0:?} is not supported; supported are llama (GGUF), LlamaForCausalLM and BertModel")]
+    #[error(
+        "architecture {0:?} is not supported; supported are llama (GGUF), LlamaForCausalLM and BertModel"
+    )]
     Architecture(String),
     /// A field that must be there is not.
     #[error("the model's description lacks {0:?}; convert or download the model again")]
@@ -42,7 +44,9 @@ pub enum ConfigError {
         why: &'static str,
     },
     /// A field asks for maths that is not implemented.
-    #[error("field {field:?} = {value} asks for maths this build does not implement; use another variant of the model")]
+    #[error(
+        "field {field:?} = {value} asks for maths this build does not implement; use another variant of the model"
+    )]
     UnsupportedField {
         /// The field.
         field: String,
@@ -56,10 +60,14 @@ pub enum ConfigError {
     #[error("tensor {0:?} is missing; the model is incomplete: download it again")]
     MissingTensor(String),
     /// A tensor that the architecture does not use.
-    #[error("tensor {0:?} has no place in the architecture; ignoring it would give other answers than the model's")]
+    #[error(
+        "tensor {0:?} has no place in the architecture; ignoring it would give other answers than the model's"
+    )]
     UnexpectedTensor(String),
     /// A tensor of another shape than the description says.
-    #[error("tensor {tensor:?} has shape {found:?} where the description needs {needed:?}; the model is damaged")]
+    #[error(
+        "tensor {tensor:?} has shape {found:?} where the description needs {needed:?}; the model is damaged"
+    )]
     TensorShape {
         /// The tensor.
         tensor: String,
@@ -180,7 +188,8 @@ impl Spec {
     pub fn read(files: &ModelFiles) -> Result<Spec, ConfigError> {
         match &files.description {
             Description::Gguf(metadata) => {
-                gguf::decoder(metadata, files.tensors.get("rope_freqs.weight"), &files.tensors).map(Spec::Decoder)
+                gguf::decoder(metadata, files.tensors.get("rope_freqs.weight"), &files.tensors)
+                    .map(Spec::Decoder)
             }
             Description::HuggingFace(hf) => huggingface::read(hf),
         }
@@ -221,14 +230,22 @@ impl Encoder {
         within("max_seq_length", self.max_tokens, self.positions)?;
         positive("norm epsilon", self.norm_eps.into())?;
         if !self.hidden.is_multiple_of(self.heads) || self.hidden / self.heads > MAX_HEAD_DIM {
-            return Err(bad("attention heads", self.heads, "a divisor of the hidden size, heads of at most 256"));
+            return Err(bad(
+                "attention heads",
+                self.heads,
+                "a divisor of the hidden size, heads of at most 256",
+            ));
         }
         Ok(self)
     }
 }
 
 fn within(field: &str, value: usize, most: usize) -> Result<(), ConfigError> {
-    if (1..=most).contains(&value) { Ok(()) } else { Err(bad(field, value, "at least 1 and within the limits")) }
+    if (1..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(bad(field, value, "at least 1 and within the limits"))
+    }
 }
 
 fn positive(field: &str, value: f64) -> Result<(), ConfigError> {
@@ -239,5 +256,5 @@ fn bad(field: &str, value: impl ToString, why: &'static str) -> ConfigError {
     ConfigError::BadField { field: field.into(), value: value.to_string(), why }
 }
 
-
-
+#[cfg(test)]
+mod tests;

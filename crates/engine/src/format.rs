@@ -58,10 +58,14 @@ pub enum Fault {
         len: usize,
     },
     /// Neither GGUF nor a Hugging Face directory.
-    #[error("is neither a GGUF file nor a directory with config.json and *.safetensors; give the path of one")]
+    #[error(
+        "is neither a GGUF file nor a directory with config.json and *.safetensors; give the path of one"
+    )]
     UnknownFormat,
     /// A GGUF version other than 3.
-    #[error("is GGUF version {0}; only version 3 (little-endian) is read: convert it with a current converter")]
+    #[error(
+        "is GGUF version {0}; only version 3 (little-endian) is read: convert it with a current converter"
+    )]
     Version(u32),
     /// A count or size beyond a limit of this module or of the file.
     #[error("claims {count} {what}, more than the {limit} that are possible; the file is damaged or hostile")]
@@ -85,7 +89,9 @@ pub enum Fault {
     #[error("names {0:?} twice; the file is damaged or hostile")]
     Duplicate(String),
     /// A tensor of a type this build has no kernel for.
-    #[error("tensor {tensor:?} has type {dtype}; supported are F32, F16, BF16, Q8_0, Q4_0 and Q4_1: convert it")]
+    #[error(
+        "tensor {tensor:?} has type {dtype}; supported are F32, F16, BF16, Q8_0, Q4_0 and Q4_1: convert it"
+    )]
     UnsupportedType {
         /// The tensor's name.
         tensor: String,
@@ -162,7 +168,12 @@ pub struct Tensor {
 
 impl Tensor {
     /// A tensor over `range` of `storage`; `None` unless the range lies inside and has the shape's size.
-    pub fn new(dtype: Dtype, shape: Vec<usize>, storage: Arc<Storage>, range: Range<usize>) -> Option<Tensor> {
+    pub fn new(
+        dtype: Dtype,
+        shape: Vec<usize>,
+        storage: Arc<Storage>,
+        range: Range<usize>,
+    ) -> Option<Tensor> {
         let fits = range.start <= range.end && range.end <= storage.bytes().len();
         let sized = dtype.bytes_of(&shape) == Some(range.len());
         (fits && sized).then_some(Tensor { dtype, shape, storage, range })
@@ -254,5 +265,5 @@ fn refuse_overlaps(mut spans: Vec<(Range<usize>, &str)>, len: usize) -> Result<(
     Ok(())
 }
 
-
-
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,8 @@ type Rows = Vec<Vec<f64>>;
 
 /// The logits of every position, or one row: an encoder's vector.
 pub(crate) fn evaluate(program: &Program, tokens: &[u32]) -> Rows {
-    let mut reference = Reference { program, buffers: vec![Rows::new(); program.buffers.len()], kept: Vec::new() };
+    let mut reference =
+        Reference { program, buffers: vec![Rows::new(); program.buffers.len()], kept: Vec::new() };
     for op in &program.ops {
         if let Some(result) = reference.op(op, tokens) {
             return result;
@@ -38,21 +39,27 @@ impl Reference<'_> {
                 self.buffers[out.0] = tokens.iter().enumerate().map(embed).collect();
             }
             Op::Norm { kind, weight, eps, input, out } => {
-                let (weight, bias) = (self.vector(weight), match kind {
-                    NormKind::Rms => None,
-                    NormKind::Layer { bias } => Some(self.vector(bias)),
-                });
+                let (weight, bias) = (
+                    self.vector(weight),
+                    match kind {
+                        NormKind::Rms => None,
+                        NormKind::Layer { bias } => Some(self.vector(bias)),
+                    },
+                );
                 self.map(input, out, |row| norm(row, &weight, bias.as_deref(), eps.into()));
             }
             Op::Linear { weight, bias, input, out, epilogue } => {
                 let result = self.linear(weight, bias, input);
                 self.buffers[out.0] = match epilogue {
                     Epilogue::None => result,
-                    Epilogue::Add(buf) => result.iter().zip(&self.buffers[buf.0]).map(|(a, b)| add(a, b)).collect(),
+                    Epilogue::Add(buf) => {
+                        result.iter().zip(&self.buffers[buf.0]).map(|(a, b)| add(a, b)).collect()
+                    }
                     Epilogue::Gelu => map(&result, |x| x * 0.5 * (1.0 + erf(x / 2f64.sqrt()))),
                     Epilogue::SwiGlu { gate, gate_bias } => {
                         let gate = map(&self.linear(gate, gate_bias, input), |x| x / (1.0 + (-x).exp()));
-                        let product = |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(a, b)| a * b).collect();
+                        let product =
+                            |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(a, b)| a * b).collect();
                         gate.iter().zip(&result).map(product).collect()
                     }
                 };

@@ -67,7 +67,10 @@ pub(crate) fn pack(dtype: Dtype, values: &[f32]) -> Vec<u8> {
                 let (d, m) = (f16::from_f32((high - low) / 15.0), f16::from_f32(low));
                 out.extend(d.to_le_bytes());
                 out.extend(m.to_le_bytes());
-                out.extend(nibbles(&|x| ((x - m.to_f32()) / d.to_f32()).round().clamp(0.0, 15.0) as u8, block));
+                out.extend(nibbles(
+                    &|x| ((x - m.to_f32()) / d.to_f32()).round().clamp(0.0, 15.0) as u8,
+                    block,
+                ));
             }
             Dtype::I64 => out.extend((block[0] as i64).to_le_bytes()),
         }

@@ -25,7 +25,9 @@ pub const MAX_END_TOKENS: usize = 64;
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum TextError {
     /// A pre-tokeniser this build does not know.
-    #[error("tokenizer.ggml.pre is {0:?}; known are smollm, gpt-2 and default: guessing would give other tokens")]
+    #[error(
+        "tokenizer.ggml.pre is {0:?}; known are smollm, gpt-2 and default: guessing would give other tokens"
+    )]
     UnknownPreTokenizer(String),
     /// A kind of tokenizer this build does not know.
     #[error("tokenizer.ggml.model is {0:?}; only gpt2 (byte-level BPE) is known: use the Hugging Face files")]
@@ -166,3 +168,5 @@ fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TextError>
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -53,7 +53,8 @@ pub(super) fn decoder(
         head_dim,
         vocab: vocab(&fields, tensors)?,
         context: fields.count("context_length")?,
-        norm_eps: fields.float("attention.layer_norm_rms_epsilon")?.ok_or_else(|| missing("norm epsilon"))? as f32,
+        norm_eps: fields.float("attention.layer_norm_rms_epsilon")?.ok_or_else(|| missing("norm epsilon"))?
+            as f32,
         rope: frequencies(&fields, head_dim, rope_divisors)?,
         rope_pairs: RopePairs::Interleaved,
         tied: !tensors.contains_key("output.weight"),
@@ -83,14 +84,19 @@ fn vocab(fields: &Fields<'_>, tensors: &Tensors) -> Result<usize, ConfigError> {
     Ok(rows)
 }
 
-fn frequencies(fields: &Fields<'_>, head_dim: usize, divisors: Option<&Tensor>) -> Result<Vec<f64>, ConfigError> {
+fn frequencies(
+    fields: &Fields<'_>,
+    head_dim: usize,
+    divisors: Option<&Tensor>,
+) -> Result<Vec<f64>, ConfigError> {
     let base = fields.float("rope.freq_base")?.unwrap_or(10_000.0);
     let mut out = rope::frequencies(base, head_dim)?;
     let kind = fields.text("rope.scaling.type")?;
     match kind.as_deref() {
         None | Some("none") => {}
         Some("linear") => {
-            let factor = fields.float("rope.scaling.factor")?.ok_or_else(|| missing("rope.scaling.factor"))?;
+            let factor =
+                fields.float("rope.scaling.factor")?.ok_or_else(|| missing("rope.scaling.factor"))?;
             rope::scale_linear(&mut out, factor)?;
         }
         Some(other) => return Err(unsupported("rope.scaling.type", other)),

@@ -151,8 +151,11 @@ fn max_tokens(files: &HfFiles, positions: usize) -> Result<usize, ConfigError> {
 fn pooling(files: &HfFiles) -> Result<(Pooling, bool), ConfigError> {
     let json = files.pooling.as_ref().and_then(Json::as_object);
     let json = json.ok_or_else(|| ConfigError::MissingField("1_Pooling/config.json".into()))?;
-    let on: Vec<&str> =
-        json.iter().filter(|(k, v)| k.starts_with("pooling_mode") && **v == true).map(|(k, _)| k.as_str()).collect();
+    let on: Vec<&str> = json
+        .iter()
+        .filter(|(k, v)| k.starts_with("pooling_mode") && **v == true)
+        .map(|(k, _)| k.as_str())
+        .collect();
     let pooling = match on.as_slice() {
         ["pooling_mode_mean_tokens"] => Pooling::Mean,
         ["pooling_mode_cls_token"] => Pooling::First,
@@ -223,7 +226,8 @@ impl<'a> Fields<'a> {
 
     fn refuse_unread(&self) -> Result<(), ConfigError> {
         let used = self.used.borrow();
-        let unread = self.json.keys().find(|k| !used.contains(k) && INNOCENT.binary_search(&k.as_str()).is_err());
+        let unread =
+            self.json.keys().find(|k| !used.contains(k) && INNOCENT.binary_search(&k.as_str()).is_err());
         unread.map_or(Ok(()), |key| Err(ConfigError::UnknownField(key.clone())))
     }
 }

@@ -138,8 +138,12 @@ fn place_tensors(storage: &Arc<Storage>, entries: Vec<Entry>, data: (usize, u64)
     for entry in &entries {
         let bad_shape =
             || Fault::BadShape { tensor: entry.name.clone(), shape: entry.shape.clone(), dtype: entry.dtype };
-        let shape: Vec<usize> =
-            entry.shape.iter().map(|&d| usize::try_from(d)).collect::<Result<_, _>>().map_err(|_| bad_shape())?;
+        let shape: Vec<usize> = entry
+            .shape
+            .iter()
+            .map(|&d| usize::try_from(d))
+            .collect::<Result<_, _>>()
+            .map_err(|_| bad_shape())?;
         let size = entry.dtype.bytes_of(&shape).ok_or_else(bad_shape)? as u64;
         let bad_offset = |problem, end| Fault::BadOffset {
             tensor: entry.name.clone(),

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::{
-    Description, Fault, FormatError, MAX_METADATA_BYTES, MAX_SHARDS, ModelFiles, Storage, Tensors, safetensors,
+    Description, Fault, FormatError, MAX_METADATA_BYTES, MAX_SHARDS, ModelFiles, Storage, Tensors,
+    safetensors,
 };
 
 /// The JSON files of a directory, unread in meaning.
@@ -76,7 +77,8 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, FormatError> {
         let here = single.is_file();
         return if here { Ok(vec![single]) } else { Err(Fault::UnknownFormat.at(dir)) };
     };
-    let malformed = |detail: &str| Fault::Malformed { what: "the index", detail: detail.into() }.at(&index_path);
+    let malformed =
+        |detail: &str| Fault::Malformed { what: "the index", detail: detail.into() }.at(&index_path);
     let map = index.get("weight_map").and_then(Json::as_object).ok_or_else(|| malformed("no weight_map"))?;
     let mut files = BTreeMap::new();
     for name in map.values() {

@@ -81,7 +81,13 @@ fn place(
         }
         "lies outside the file"
     };
-    Err(Fault::BadOffset { tensor: name.into(), problem, start: first as u64, end: end as u64, len: len as u64 })
+    Err(Fault::BadOffset {
+        tensor: name.into(),
+        problem,
+        start: first as u64,
+        end: end as u64,
+        len: len as u64,
+    })
 }
 
 #[derive(serde::Deserialize)]

@@ -107,11 +107,12 @@ fn push_layer(
 ) -> Result<(), ConfigError> {
     let &Buffers { stream, normed, q, k, v, attn, inner } = buffers;
     let (q_width, kv_width) = (d.heads * d.head_dim, d.kv_heads * d.head_dim);
-    let mut matrix = |part, n: usize, width: usize, biased| -> Result<(WeightId, Option<WeightId>), ConfigError> {
-        let stem = stem(d.naming, layer, part);
-        let weight = b.take(&format!("{stem}.weight"), &[n, width])?;
-        Ok((weight, b.take_if(biased, &format!("{stem}.bias"), &[n])?))
-    };
+    let mut matrix =
+        |part, n: usize, width: usize, biased| -> Result<(WeightId, Option<WeightId>), ConfigError> {
+            let stem = stem(d.naming, layer, part);
+            let weight = b.take(&format!("{stem}.weight"), &[n, width])?;
+            Ok((weight, b.take_if(biased, &format!("{stem}.bias"), &[n])?))
+        };
     let mut linear = |part, n, width, biased, input, out, epilogue| {
         matrix(part, n, width, biased).map(|(weight, bias)| Op::Linear { weight, bias, input, out, epilogue })
     };
@@ -123,7 +124,8 @@ fn push_layer(
         Op::AttnPaged { layer, q, out: attn },
         linear(Part::O, d.hidden, q_width, d.attention_bias, attn, stream, Epilogue::Add(stream))?,
     ];
-    let down = linear(Part::Down, d.hidden, d.intermediate, d.mlp_bias, inner, stream, Epilogue::Add(stream))?;
+    let down =
+        linear(Part::Down, d.hidden, d.intermediate, d.mlp_bias, inner, stream, Epilogue::Add(stream))?;
     let (gate, gate_bias) = matrix(Part::Gate, d.intermediate, d.hidden, d.mlp_bias)?;
     let (weight, bias) = matrix(Part::Up, d.intermediate, d.hidden, d.mlp_bias)?;
     let epilogue = Epilogue::SwiGlu { gate, gate_bias };

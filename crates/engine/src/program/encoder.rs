@@ -20,7 +20,8 @@ pub(super) fn build(e: &Encoder, tensors: Tensors) -> Result<Program, ConfigErro
         attn: b.buffer(e.hidden),
         inner: b.buffer(e.intermediate),
     };
-    let mut table = |name: &str, rows| b.take(&format!("{prefix}embeddings.{name}.weight"), &[rows, e.hidden]);
+    let mut table =
+        |name: &str, rows| b.take(&format!("{prefix}embeddings.{name}.weight"), &[rows, e.hidden]);
     let tokens = table("word_embeddings", e.vocab)?;
     let positions = Some(table("position_embeddings", e.positions)?);
     let types = Some(table("token_type_embeddings", e.types)?);

@@ -69,7 +69,12 @@ fn every_instruction_set_computes_the_logits_of_the_reference_and_the_same_bits(
             let ours = run(&mut backend, vec![seq(&tokens, 0, &[7, 2, 9], Want::Logits)]).remove(0);
             let error = error(&ours, &exact);
             assert!(error < 3e-6, "case {i} on {}: error {error}", backend.facts().instructions);
-            assert_eq!(*first.get_or_insert(ours.clone()), ours, "case {i} on {}", backend.facts().instructions);
+            assert_eq!(
+                *first.get_or_insert(ours.clone()),
+                ours,
+                "case {i} on {}",
+                backend.facts().instructions
+            );
         }
     }
 }
@@ -93,7 +98,8 @@ fn batched_equals_alone_and_chunked_equals_whole_bit_for_bit() {
                 }
             }
             let batch = sequences.iter().enumerate();
-            let batch = batch.map(|(i, t)| seq(t, 0, &[3, 9, 5].map(|p| p + 10 * i as u32), Want::Logits)).collect();
+            let batch =
+                batch.map(|(i, t)| seq(t, 0, &[3, 9, 5].map(|p| p + 10 * i as u32), Want::Logits)).collect();
             assert_eq!(run(&mut backend, batch), alone, "in a batch");
             for chunk in [1, 3, 16, 33] {
                 let tokens = &sequences[0];
@@ -185,7 +191,8 @@ fn weights_that_are_not_numbers_are_reported_and_not_sampled() {
 #[test]
 fn limits_and_shapes_that_cannot_work_are_refused_at_load() {
     let program = decoder_program(Naming::Gguf, 32, true, false, Dtype::F32);
-    let load = |program: &Arc<Program>, limits| CpuBackend::new(1).load(program.clone(), &limits).unwrap_err();
+    let load =
+        |program: &Arc<Program>, limits| CpuBackend::new(1).load(program.clone(), &limits).unwrap_err();
     assert_eq!(load(&program, Limits { pages: 0, ..LIMITS }).reason(), "LIMIT_TOO_LOW");
     assert_eq!(load(&program, Limits { pages: usize::MAX / 2, ..LIMITS }).reason(), "OUT_OF_MEMORY");
     assert_eq!(load(&program, Limits { step_tokens: usize::MAX, ..LIMITS }).reason(), "OUT_OF_MEMORY");
@@ -199,7 +206,12 @@ fn limits_and_shapes_that_cannot_work_are_refused_at_load() {
 
 #[test]
 fn the_references_error_function_has_its_known_values() {
-    for (x, y) in [(0.0, 0.0), (0.5, 0.520_499_877_813_046_5), (2.0, 0.995_322_265_018_952_7), (-1.0, -0.842_700_792_949_714_9)] {
+    for (x, y) in [
+        (0.0, 0.0),
+        (0.5, 0.520_499_877_813_046_5),
+        (2.0, 0.995_322_265_018_952_7),
+        (-1.0, -0.842_700_792_949_714_9),
+    ] {
         assert!((erf(x) - y).abs() < 1e-14, "erf({x}) = {}", erf(x));
     }
 }

@@ -44,7 +44,8 @@ fn logits_that_are_not_numbers_choose_nothing() {
 fn draws_follow_the_softmax_at_the_temperature() {
     let logits = [1.0f32, 0.5, -1.0, 2.0, f32::NEG_INFINITY];
     for temperature in [0.5, 1.0, 2.0] {
-        let weights: Vec<f64> = logits.iter().map(|&l| (f64::from(l) / f64::from(temperature)).exp()).collect();
+        let weights: Vec<f64> =
+            logits.iter().map(|&l| (f64::from(l) / f64::from(temperature)).exp()).collect();
         let chi = chi_square(&frequencies(&logits, hot(temperature), 20_000), &weights);
         assert!(chi < 16.3, "chi-square {chi} at temperature {temperature} (3 degrees, p = 0.001)");
     }

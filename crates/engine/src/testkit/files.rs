@@ -141,7 +141,9 @@ pub(crate) fn write_hf_model(dir: &Path) {
         let (header, data) = &mut shards[i % 2];
         let (start, end) = (data.len(), data.len() + tensor.bytes().len());
         let (dtype, shape) = (tensor.dtype(), tensor.shape());
-        header.push(format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{start},{end}]}}"#));
+        header.push(format!(
+            r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{start},{end}]}}"#
+        ));
         data.extend(tensor.bytes());
         index.push(format!(r#""{name}":"shard-{}.safetensors""#, i % 2));
     }
@@ -159,7 +161,8 @@ pub(crate) fn write_hf_model(dir: &Path) {
         d.hidden, d.intermediate, d.layers, d.heads, d.kv_heads, d.head_dim, d.vocab, d.context
     );
     fs::write(dir.join("config.json"), config).unwrap();
-    let vocab: serde_json::Map<_, _> = vocabulary().into_iter().zip(0u32..).map(|(t, i)| (t, i.into())).collect();
+    let vocab: serde_json::Map<_, _> =
+        vocabulary().into_iter().zip(0u32..).map(|(t, i)| (t, i.into())).collect();
     let tokenizer = serde_json::json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},

@@ -27,7 +27,11 @@ pub struct Template {
 
 impl Template {
     /// Parses a template; the spellings of the begin and end tokens are variables of it.
-    pub(super) fn new(source: &str, begin: Option<String>, end: Option<String>) -> Result<Template, TextError> {
+    pub(super) fn new(
+        source: &str,
+        begin: Option<String>,
+        end: Option<String>,
+    ) -> Result<Template, TextError> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| TextError::Template(e.to_string()))?);

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holmes_engine::backend::{Backend, Limits, PAGE_TOKENS, PageId, SeqOutput, SeqStep, StepInput, Want};
 use holmes_engine::backend::cpu::CpuBackend;
+use holmes_engine::backend::{Backend, Limits, PAGE_TOKENS, PageId, SeqOutput, SeqStep, StepInput, Want};
 use holmes_engine::run::Model;
 
 /// The directory of a real model; `None`, after one loud line, where it is absent and not required.

@@ -115,7 +115,8 @@ impl Machine {
                 Op::Pool { pooling, normalize, input } => {
                     let width = program.hidden;
                     for (i, result) in results.iter_mut().enumerate() {
-                        let rows = &self.buffers[input.0][layout.starts[i] * width..layout.starts[i + 1] * width];
+                        let rows =
+                            &self.buffers[input.0][layout.starts[i] * width..layout.starts[i + 1] * width];
                         let vector = pool(rows, width, pooling, normalize);
                         *result = vector.map_or(SeqOutput::NotFinite, SeqOutput::Vector);
                     }

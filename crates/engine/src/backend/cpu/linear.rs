@@ -76,81 +76,15 @@ pub(super) fn products(level: Level, team: &mut Team, rows: usize, products: &[P
     team.each(items.len(), |i| {
         let (product, row, column) = items[i];
         let (rows, columns) = (ROWS.min(rows - row), COLUMNS.min(product.weight.n - column));
-        PANEL.with_borrow_mut(|panel| {
-            let needed = if rows > FUSED_ROWS { PANEL_COLUMNS * product.weight.k * size_of::<f32>() } else { 0 };
-            panel.resize(panel.len().max(needed), 0);
-            level.run(Item { product, row, rows, column, columns, panel });
-        });
-    });
-}
-
-thread_local! {
-    /// Unpacked columns, as bytes so that a panel is one more packing.
-    static PANEL: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
-}
-
-/// A tile of one product.
-struct Item<'a> {
-    product: &'a Product<'a>,
-    row: usize,
-    rows: usize,
-    column: usize,
-    columns: usize,
-    panel: &'a mut [u8],
-}
-
-// No closure here may touch a vector: closures are functions of their own, without the instruction set, and
-// the compiler would call every intrinsic in them instead of inlining it (measured: 20 times slower).
-impl Kernel for Item<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Item { product, row, rows, column, columns, panel } = self;
-        let (n, k) = (product.weight.n, product.weight.k);
-        let x = &product.x[row * k..][..rows * k];
-        let mut main = [0.0; ROWS * COLUMNS];
+        let x = &product.x[row * product.weight.k..][..rows * product.weight.k];
         let area = Area { x, rows, column, columns };
-        tile(s, &product.weight, &area, panel, &mut main);
-        let mut gate = [0.0; ROWS * COLUMNS];
+        let (mut main, mut gate) = ([0.0; ROWS * COLUMNS], [0.0; ROWS * COLUMNS]);
+        raw(level, &product.weight, &area, &mut main);
         if let Last::SwiGlu(matrix, _) = &product.last {
-            tile(s, matrix, &area, panel, &mut gate);
+            raw(level, matrix, &area, &mut gate);
         }
-        for r in 0..rows {
-            let at = (row + r) * n + column;
-            // SAFETY: tiles of a product cover every element of its output once.
-            #[allow(unsafe_code)]
-            let out = unsafe { product.out.part(at, columns) };
-            let main = &mut main[r * COLUMNS..][..COLUMNS];
-            let gate = &mut gate[r * COLUMNS..][..COLUMNS];
-            if let Some(bias) = product.bias {
-                add(&mut main[..columns], &bias[column..][..columns]);
-            }
-            match &product.last {
-                Last::None => {}
-                Last::Add(other) => add(&mut main[..columns], &other[at..][..columns]),
-                Last::AddOut => add(&mut main[..columns], out),
-                Last::Gelu => {
-                    for lanes in main.as_chunks_mut::<LANES>().0 {
-                        s.store(gelu(s, s.load(lanes)), lanes);
-                    }
-                }
-                Last::SwiGlu(_, bias) => {
-                    if let Some(bias) = bias {
-                        add(&mut gate[..columns], &bias[column..][..columns]);
-                    }
-                    let lanes = main.as_chunks_mut::<LANES>().0.iter_mut();
-                    for (main, gate) in lanes.zip(gate.as_chunks::<LANES>().0) {
-                        s.store(s.mul(s.load(main), silu(s, s.load(gate))), main);
-                    }
-                }
-            }
-            out.copy_from_slice(&main[..columns]);
-        }
-    }
-}
-
-#[inline(always)]
-fn add(to: &mut [f32], what: &[f32]) {
-    to.iter_mut().zip(what).for_each(|(t, w)| *t += w);
+        level.run(Finish { product, row, area: &area, main: &mut main, gate: &mut gate });
+    });
 }
 
 /// Which results: `columns` from `column` on, for `rows` rows of x.
@@ -161,87 +95,114 @@ struct Area<'a> {
     columns: usize,
 }
 
-/// Raw results of an area, in rows of [`COLUMNS`].
-#[inline(always)]
-fn tile<S: Simd>(s: S, w: &Matrix<'_>, area: &Area<'_>, panel: &mut [u8], out: &mut [f32]) {
-    match w.dtype {
-        Dtype::F32 => tile_of::<S, PackedF32>(s, w, area, panel, out),
-        Dtype::F16 => tile_of::<S, PackedF16>(s, w, area, panel, out),
-        Dtype::Bf16 => tile_of::<S, PackedBf16>(s, w, area, panel, out),
-        Dtype::Q8_0 => tile_of::<S, PackedQ8>(s, w, area, panel, out),
-        Dtype::Q4_0 => tile_of::<S, PackedQ4<18>>(s, w, area, panel, out),
-        Dtype::Q4_1 => tile_of::<S, PackedQ4<20>>(s, w, area, panel, out),
-        Dtype::I64 => {} // refused by `Matrix::of`
-    }
+thread_local! {
+    /// Unpacked columns, as bytes so that a panel is one more packing.
+    static PANEL: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-#[inline(always)]
-fn tile_of<S: Simd, P: Packed>(s: S, w: &Matrix<'_>, area: &Area<'_>, panel: &mut [u8], out: &mut [f32]) {
-    let mut c = 0;
-    while c < area.columns {
-        let out = &mut out[c..];
-        if area.columns - c >= PANEL_COLUMNS {
-            columns_of::<S, P, PANEL_COLUMNS>(s, w, area, area.column + c, panel, out);
-            c += PANEL_COLUMNS;
-        } else {
-            columns_of::<S, P, 1>(s, w, area, area.column + c, panel, out);
-            c += 1;
+/// Results before bias and epilogue, in rows of [`COLUMNS`]: few rows unpack the weights as they go, many rows
+/// unpack them once. Both run the same chains.
+fn raw(level: Level, w: &Matrix<'_>, area: &Area<'_>, out: &mut [f32]) {
+    if area.rows <= FUSED_ROWS || w.dtype == Dtype::F32 {
+        return level.run(Tile { w, area, out });
+    }
+    PANEL.with_borrow_mut(|panel| {
+        let row_bytes = w.k * size_of::<f32>();
+        panel.resize(panel.len().max(PANEL_COLUMNS * row_bytes), 0);
+        for c in (0..area.columns).step_by(PANEL_COLUMNS) {
+            let columns = PANEL_COLUMNS.min(area.columns - c);
+            for (i, row) in panel.chunks_exact_mut(row_bytes).take(columns).enumerate() {
+                level.run(Unpack { dtype: w.dtype, packed: w.row(area.column + c + i), to: row });
+            }
+            let unpacked = Matrix { dtype: Dtype::F32, n: columns, k: w.k, bytes: panel };
+            let area = Area { column: 0, columns, ..*area };
+            level.run(Tile { w: &unpacked, area: &area, out: &mut out[c..] });
+        }
+    });
+}
+
+/// Unpacks one row of weights into little-endian f32.
+struct Unpack<'a> {
+    dtype: Dtype,
+    packed: &'a [u8],
+    to: &'a mut [u8],
+}
+
+// No closure here may touch a vector: closures are functions of their own, without the instruction set, and
+// the compiler would call every intrinsic in them instead of inlining it (measured: 20 times slower).
+impl Kernel for Unpack<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.dtype {
+            Dtype::F32 | Dtype::I64 => {} // f32 needs no panel, I64 is refused by `Matrix::of`
+            Dtype::F16 => self.with::<S, PackedF16>(s),
+            Dtype::Bf16 => self.with::<S, PackedBf16>(s),
+            Dtype::Q8_0 => self.with::<S, PackedQ8>(s),
+            Dtype::Q4_0 => self.with::<S, PackedQ4<18>>(s),
+            Dtype::Q4_1 => self.with::<S, PackedQ4<20>>(s),
         }
     }
 }
 
-/// N columns for all rows: few rows unpack the weights as they go, many rows unpack them once.
-#[inline(always)]
-fn columns_of<S: Simd, P: Packed, const N: usize>(
-    s: S,
-    w: &Matrix<'_>,
-    area: &Area<'_>,
-    column: usize,
-    panel: &mut [u8],
-    out: &mut [f32],
-) {
-    let mut packed: [&[u8]; N] = [&[]; N];
-    for (i, row) in packed.iter_mut().enumerate() {
-        *row = w.row(column + i);
-    }
-    if area.rows <= FUSED_ROWS {
-        return all_rows::<S, P, N>(s, packed, area, w.k, out);
-    }
-    let row_bytes = w.k * size_of::<f32>();
-    for (packed, row) in packed.iter().zip(panel.chunks_exact_mut(row_bytes)) {
-        for (block, to) in packed.chunks_exact(P::BYTES).zip(row.chunks_exact_mut(PackedF32::BYTES)) {
+impl Unpack<'_> {
+    #[inline(always)]
+    fn with<S: Simd, P: Packed>(self, s: S) {
+        for (block, to) in self.packed.chunks_exact(P::BYTES).zip(self.to.chunks_exact_mut(PackedF32::BYTES))
+        {
             let [low, high] = P::unpack(s, block);
             for (v, to) in [low, high].into_iter().zip(to.as_chunks_mut::<64>().0) {
                 s.store_f32(v, to);
             }
         }
     }
-    for (i, row) in packed.iter_mut().enumerate() {
-        *row = &panel[i * row_bytes..][..row_bytes];
-    }
-    all_rows::<S, PackedF32, N>(s, packed, area, w.k, out);
 }
 
-/// All rows in groups of 4, 2 and 1.
-#[inline(always)]
-fn all_rows<S: Simd, P: Packed, const N: usize>(
-    s: S,
-    w: [&[u8]; N],
-    area: &Area<'_>,
-    k: usize,
-    out: &mut [f32],
-) {
-    let mut r = 0;
-    while r + 4 <= area.rows {
-        chains::<S, P, 4, N>(s, w, area.x, k, r, out);
-        r += 4;
+/// The chains of an area.
+struct Tile<'a> {
+    w: &'a Matrix<'a>,
+    area: &'a Area<'a>,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Tile<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.w.dtype {
+            Dtype::F32 => self.with::<S, PackedF32>(s),
+            Dtype::F16 => self.with::<S, PackedF16>(s),
+            Dtype::Bf16 => self.with::<S, PackedBf16>(s),
+            Dtype::Q8_0 => self.with::<S, PackedQ8>(s),
+            Dtype::Q4_0 => self.with::<S, PackedQ4<18>>(s),
+            Dtype::Q4_1 => self.with::<S, PackedQ4<20>>(s),
+            Dtype::I64 => {} // refused by `Matrix::of`
+        }
     }
-    if r + 2 <= area.rows {
-        chains::<S, P, 2, N>(s, w, area.x, k, r, out);
-        r += 2;
-    }
-    if r < area.rows {
-        chains::<S, P, 1, N>(s, w, area.x, k, r, out);
+}
+
+impl Tile<'_> {
+    /// Four columns and four rows at a time: 16 chains in 32 registers. The rest goes one by one.
+    #[inline(always)]
+    fn with<S: Simd, P: Packed>(self, s: S) {
+        let Tile { w, area, out } = self;
+        let whole = area.columns - area.columns % PANEL_COLUMNS;
+        for c in (0..whole).step_by(PANEL_COLUMNS) {
+            let first = area.column + c;
+            let packed = [w.row(first), w.row(first + 1), w.row(first + 2), w.row(first + 3)];
+            let mut r = 0;
+            while r + 4 <= area.rows {
+                chains::<S, P, 4, PANEL_COLUMNS>(s, packed, area.x, w.k, r, &mut out[c..]);
+                r += 4;
+            }
+            while r < area.rows {
+                chains::<S, P, 1, PANEL_COLUMNS>(s, packed, area.x, w.k, r, &mut out[c..]);
+                r += 1;
+            }
+        }
+        for c in whole..area.columns {
+            for r in 0..area.rows {
+                chains::<S, P, 1, 1>(s, [w.row(area.column + c)], area.x, w.k, r, &mut out[c..]);
+            }
+        }
     }
 }
 
@@ -281,6 +242,62 @@ fn chains<S: Simd, P: Packed, const M: usize, const N: usize>(
         for n in 0..N {
             out[(row + m) * COLUMNS + n] = s.sum(sums[m][n]);
         }
+    }
+}
+
+/// Bias and epilogue of an area, and the store.
+struct Finish<'a> {
+    product: &'a Product<'a>,
+    /// The area's first row in the output.
+    row: usize,
+    area: &'a Area<'a>,
+    main: &'a mut [f32],
+    gate: &'a mut [f32],
+}
+
+impl Kernel for Finish<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Finish { product, row, area, main, gate } = self;
+        let Area { rows, column, columns, .. } = *area;
+        for r in 0..rows {
+            let at = (row + r) * product.weight.n + column;
+            // SAFETY: the areas of a product cover every element of its output once.
+            #[allow(unsafe_code)]
+            let out = unsafe { product.out.part(at, columns) };
+            let main = &mut main[r * COLUMNS..][..COLUMNS];
+            let gate = &mut gate[r * COLUMNS..][..COLUMNS];
+            if let Some(bias) = product.bias {
+                add(&mut main[..columns], &bias[column..][..columns]);
+            }
+            match &product.last {
+                Last::None => {}
+                Last::Add(other) => add(&mut main[..columns], &other[at..][..columns]),
+                Last::AddOut => add(&mut main[..columns], out),
+                Last::Gelu => {
+                    for lanes in main.as_chunks_mut::<LANES>().0 {
+                        s.store(gelu(s, s.load(lanes)), lanes);
+                    }
+                }
+                Last::SwiGlu(_, bias) => {
+                    if let Some(bias) = bias {
+                        add(&mut gate[..columns], &bias[column..][..columns]);
+                    }
+                    let lanes = main.as_chunks_mut::<LANES>().0.iter_mut();
+                    for (main, gate) in lanes.zip(gate.as_chunks::<LANES>().0) {
+                        s.store(s.mul(s.load(main), silu(s, s.load(gate))), main);
+                    }
+                }
+            }
+            out.copy_from_slice(&main[..columns]);
+        }
+    }
+}
+
+#[inline(always)]
+fn add(to: &mut [f32], what: &[f32]) {
+    for (to, what) in to.iter_mut().zip(what) {
+        *to += what;
     }
 }
 
@@ -356,4 +373,3 @@ impl<const SIZE: usize> Packed for PackedQ4<SIZE> {
         s.nibbles(part(block, SIZE - 16), d, m)
     }
 }
-

@@ -160,4 +160,3 @@ pub(super) fn gelu<S: Simd>(s: S, x: S::V) -> S::V {
     let half = s.mul(s.max(x, s.sub(s.splat(0.0), x)), s.splat(0.5));
     s.sub(s.max(x, s.splat(0.0)), s.mul(half, tail))
 }
-

@@ -107,7 +107,10 @@ impl Simd for Avx2 {
             let one = _mm256_set1_epi32(0x3f80_0000);
             let low = _mm256_slli_epi32::<23>(_mm256_castps_si256(v[0]));
             let high = _mm256_slli_epi32::<23>(_mm256_castps_si256(v[1]));
-            [_mm256_castsi256_ps(_mm256_add_epi32(low, one)), _mm256_castsi256_ps(_mm256_add_epi32(high, one))]
+            [
+                _mm256_castsi256_ps(_mm256_add_epi32(low, one)),
+                _mm256_castsi256_ps(_mm256_add_epi32(high, one)),
+            ]
         }
     }
 
@@ -141,7 +144,8 @@ impl Simd for Avx2 {
     fn f16(self, from: &[u8; 32]) -> V {
         // SAFETY: see above; 16 of 32 bytes each.
         unsafe {
-            let (low, high) = (_mm_loadu_si128(from.as_ptr().cast()), _mm_loadu_si128(from.as_ptr().add(16).cast()));
+            let (low, high) =
+                (_mm_loadu_si128(from.as_ptr().cast()), _mm_loadu_si128(from.as_ptr().add(16).cast()));
             [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
         }
     }

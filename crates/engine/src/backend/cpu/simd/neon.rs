@@ -50,7 +50,12 @@ fn widen(bytes: uint8x16_t) -> [uint32x4_t; 4] {
     // SAFETY: called only from methods of `Neon`, which proves the feature; touches no memory.
     unsafe {
         let (low, high) = (vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes));
-        [vmovl_u16(vget_low_u16(low)), vmovl_high_u16(low), vmovl_u16(vget_low_u16(high)), vmovl_high_u16(high)]
+        [
+            vmovl_u16(vget_low_u16(low)),
+            vmovl_high_u16(low),
+            vmovl_u16(vget_low_u16(high)),
+            vmovl_high_u16(high),
+        ]
     }
 }
 
