@@ -1,6 +1,6 @@
 //! Rotary position frequencies, with the scalings that change them.
 
-use super::{ConfigError, bad, positive};
+use super::{ConfigError, MAX_HEAD_DIM, bad, positive, within};
 
 /// Which elements of a head are rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,7 @@ pub enum RopePairs {
 /// Base frequencies: `base^(-2i/d)` radians per position.
 pub(super) fn frequencies(base: f64, head_dim: usize) -> Result<Vec<f64>, ConfigError> {
     positive("rope base", base)?;
+    within("head size", head_dim, MAX_HEAD_DIM)?; // before a hostile size is allocated
     Ok((0..head_dim / 2).map(|i| base.powf(-2.0 * i as f64 / head_dim as f64)).collect())
 }
 
