@@ -2,7 +2,7 @@
 //! executes it. The engine knows nothing of the cluster.
 //!
 //! Rooms: [`format`] opens files, [`config`] says what the model is, [`program`] is the model as ops,
-//! [`backend`] executes them, [`sample`] chooses tokens, [`text`] turns text into tokens and back,
+//! [`backend`] executes them, [`sample`] chooses tokens, [`sched`] batches sequences, [`text`] turns text into tokens and back,
 //! [`run`] is the front door.
 
 pub mod backend;
@@ -11,6 +11,7 @@ pub mod format;
 pub mod program;
 pub mod run;
 pub mod sample;
+pub mod sched;
 pub mod text;
 
 #[cfg(test)]

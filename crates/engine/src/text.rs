@@ -22,7 +22,7 @@ pub const MAX_TEXT_BYTES: usize = 4 << 20;
 pub const MAX_END_TOKENS: usize = 64;
 
 /// Why a tokenizer was refused, or a text.
-#[derive(Debug, thiserror::Error, PartialEq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq)]
 pub enum TextError {
     /// A pre-tokeniser this build does not know.
     #[error(

@@ -24,6 +24,11 @@ impl Detokenizer {
         Detokenizer { tokenizer, window: Vec::new(), shown: 0, prefix: String::new() }
     }
 
+    /// The same for another sequence.
+    pub(crate) fn fresh(&self) -> Detokenizer {
+        Detokenizer::new(self.tokenizer.clone())
+    }
+
     /// The text that the token completes; empty while a character is unfinished.
     pub fn push(&mut self, token: u32) -> Result<String, TextError> {
         self.window.push(token);

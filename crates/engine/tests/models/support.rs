@@ -8,7 +8,7 @@ use holmes_engine::backend::{Backend, Limits, PAGE_TOKENS, PageId, SeqOutput, Se
 use holmes_engine::run::Model;
 
 /// The directory of a real model; `None`, after one loud line, where it is absent and not required.
-pub fn model_dir(name: &str) -> Option<PathBuf> {
+pub(crate) fn model_dir(name: &str) -> Option<PathBuf> {
     let root = match std::env::var_os("HOLMES_MODELS") {
         Some(dir) => PathBuf::from(dir),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/models"),
@@ -27,7 +27,7 @@ pub fn model_dir(name: &str) -> Option<PathBuf> {
 }
 
 /// Opens a model and loads it on the CPU.
-pub fn load(dir: &Path, limits: Limits) -> (Model, CpuBackend) {
+pub(crate) fn load(dir: &Path, limits: Limits) -> (Model, CpuBackend) {
     let model = Model::open(dir).unwrap();
     let mut backend = CpuBackend::new(0);
     backend.load(model.program.clone(), &limits).unwrap();
@@ -35,17 +35,17 @@ pub fn load(dir: &Path, limits: Limits) -> (Model, CpuBackend) {
 }
 
 /// One sequence, with the pages 0, 1, 2 … of the cache.
-pub struct Sequence {
+pub(crate) struct Sequence {
     tokens: usize,
 }
 
 impl Sequence {
-    pub fn new() -> Sequence {
+    pub(crate) fn new() -> Sequence {
         Sequence { tokens: 0 }
     }
 
     /// Runs tokens after those already run; the result of the last.
-    pub fn run(&mut self, backend: &mut CpuBackend, tokens: &[u32], want: Want) -> SeqOutput {
+    pub(crate) fn run(&mut self, backend: &mut CpuBackend, tokens: &[u32], want: Want) -> SeqOutput {
         let (start, end) = (self.tokens, self.tokens + tokens.len());
         let pages = (0..end.div_ceil(PAGE_TOKENS) as u32).map(PageId).collect();
         self.tokens = end;
@@ -53,7 +53,7 @@ impl Sequence {
     }
 
     /// The logits after `tokens`, whose last one is run by itself.
-    pub fn logits(&mut self, backend: &mut CpuBackend, tokens: &[u32]) -> Vec<f32> {
+    pub(crate) fn logits(&mut self, backend: &mut CpuBackend, tokens: &[u32]) -> Vec<f32> {
         let (last, before) = tokens.split_last().unwrap();
         if !before.is_empty() {
             self.run(backend, before, Want::Nothing);
@@ -66,7 +66,7 @@ impl Sequence {
 }
 
 /// Runs one step to its end.
-pub fn step(backend: &mut CpuBackend, sequences: Vec<SeqStep>) -> Vec<SeqOutput> {
+pub(crate) fn step(backend: &mut CpuBackend, sequences: Vec<SeqStep>) -> Vec<SeqOutput> {
     let ticket = backend.submit(StepInput { sequences }).unwrap();
     backend.poll(ticket, Duration::from_secs(60)).expect("a step ends within a minute").unwrap().sequences
 }

@@ -1,10 +1,8 @@
 //! all-MiniLM-L6-v2 against an independent float64 program (`oracle/minilm.py`, `data/minilm.json`).
 
-mod support;
-
+use crate::support::{load, model_dir, step};
 use holmes_engine::backend::{Limits, SeqOutput, SeqStep, Want};
 use serde_json::Value as Json;
-use support::{load, model_dir, step};
 
 const LIMITS: Limits = Limits { step_tokens: 512, step_sequences: 8, step_outputs: 0, pages: 0 };
 
@@ -12,7 +10,7 @@ const LIMITS: Limits = Limits { step_tokens: 512, step_sequences: 8, step_output
 fn embeddings_equal_the_oracles_and_those_of_a_batch_the_single_ones() {
     let Some(dir) = model_dir("all-minilm-l6-v2") else { return };
     let (model, mut backend) = load(&dir, LIMITS);
-    let golden: Json = serde_json::from_str(include_str!("data/minilm.json")).unwrap();
+    let golden: Json = serde_json::from_str(include_str!("../data/minilm.json")).unwrap();
     let cases = golden["cases"].as_array().unwrap();
     let mut steps = Vec::new();
     for case in cases {

@@ -1,12 +1,10 @@
 //! SmolLM2-135M-Instruct (GGUF, Q4_1) against the answers of an independent numpy program
-//! (`data/smollm2.json`: weights dequantised to f32, no cache).
+//! (`../data/smollm2.json`: weights dequantised to f32, no cache).
 
-mod support;
-
+use crate::support::{Sequence, load, model_dir};
 use holmes_engine::backend::Limits;
 use holmes_engine::text::Message;
 use serde_json::Value as Json;
-use support::{Sequence, load, model_dir};
 
 /// More than this and the arithmetic is wrong, not just rounded otherwise: the largest seen is 6e-4.
 const LOGIT_ERROR_LIMIT: f32 = 0.01;
@@ -31,7 +29,7 @@ fn greedy_answers_equal_the_oracle_wherever_its_margin_decides() {
     let Some(dir) = model_dir("smollm2-135m-instruct") else { return };
     let limits = Limits { step_tokens: 64, step_sequences: 1, step_outputs: 1, pages: 16 };
     let (model, mut backend) = load(&dir, limits);
-    let vectors: Json = serde_json::from_str(include_str!("data/smollm2.json")).unwrap();
+    let vectors: Json = serde_json::from_str(include_str!("../data/smollm2.json")).unwrap();
     let cases = vectors["cases"].as_array().unwrap();
 
     let mut first_logits = Vec::new();
