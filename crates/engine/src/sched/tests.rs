@@ -131,7 +131,8 @@ fn prefixes_are_forgotten_when_their_pages_are_needed_the_longest_unused_first()
         bench.add(prompt, 1, Sampling::default(), b"");
         bench.finish();
     }
-    for (prompt, computed) in [(&prompts[2], 1), (&prompts[1], 1), (&prompts[0], 33)] {
+    // the third took one page of the first, whose beginning is still of use
+    for (prompt, computed) in [(&prompts[2], 1), (&prompts[1], 1), (&prompts[0], 17)] {
         bench.add(prompt, 1, Sampling::default(), b"");
         assert_eq!(bench.finish(), computed);
     }

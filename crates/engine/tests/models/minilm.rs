@@ -2,6 +2,7 @@
 
 use crate::support::{load, model_dir, step};
 use holmes_engine::backend::{Limits, SeqOutput, SeqStep, Want};
+use holmes_engine::run::{Engine, Options, Prompt, Request};
 use serde_json::Value as Json;
 
 const LIMITS: Limits = Limits { step_tokens: 512, step_sequences: 8, step_outputs: 0, pages: 0 };
@@ -33,4 +34,21 @@ fn embeddings_equal_the_oracles_and_those_of_a_batch_the_single_ones() {
     }
     println!("largest difference {largest:.1e}, lowest cosine {lowest:.9}");
     assert!(largest < 2e-6 && lowest > 0.999_999, "largest difference {largest:e}, lowest cosine {lowest}");
+}
+
+#[test]
+fn the_engine_embeds_texts_in_their_order() {
+    let Some(dir) = model_dir("all-minilm-l6-v2") else { return };
+    let engine = Engine::open(&dir, Options::default()).unwrap();
+    let texts: Vec<String> = (0..20).map(|i| "word ".repeat(1 + 7 * i % 60)).collect();
+    let vectors = engine.embed(&texts).unwrap();
+    assert_eq!(vectors.len(), texts.len());
+    for i in [0, 7, 19] {
+        assert_eq!(engine.embed(&texts[i..=i]).unwrap()[0], vectors[i]);
+        let length: f32 = vectors[i].iter().map(|x| x * x).sum();
+        assert!((length - 1.0).abs() < 1e-5);
+    }
+    assert_eq!(engine.embed(&[]).unwrap(), Vec::<Vec<f32>>::new());
+    let generate = engine.generate(Request::new(Prompt::Text("x".into())));
+    assert_eq!(generate.unwrap_err().reason(), "MODEL_KIND_WRONG");
 }
