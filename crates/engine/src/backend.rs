@@ -228,7 +228,8 @@ pub(crate) fn check_step(program: &Program, limits: &Limits, step: &StepInput) -
         if program.generates() == (seq.want == Want::Vector) {
             return invalid(format!("sequence {i} wants {:?} of another kind of model", seq.want));
         }
-        let enough = if program.generates() { seq.pages.len() * PAGE_TOKENS >= end } else { seq.start == 0 };
+        let pages = seq.pages.len().min(limits.pages);
+        let enough = if program.generates() { pages * PAGE_TOKENS >= end } else { seq.start == 0 };
         if !enough || seq.pages.iter().any(|p| p.0 as usize >= limits.pages) {
             return invalid(format!("sequence {i} has pages {:?} for {end} tokens", seq.pages));
         }

@@ -22,7 +22,8 @@ use crate::backend::{Backend, Facts, Footprint, Limits, LoadError, PAGE_TOKENS};
 use crate::config::Spec;
 use drive::{Command, Driver, Job};
 
-pub use drive::Sink;
+pub use drive::{Sink, Stats};
+pub use embed::Embeddings;
 pub use model::{Model, OpenError};
 pub use request::{Done, Event, FinishReason, Prompt, Refused, Request, Token, Usage};
 
@@ -102,6 +103,7 @@ pub struct Engine {
     commands: Sender<Command>,
     /// Requests that have not ended.
     open: Arc<AtomicUsize>,
+    stats: Arc<Mutex<Stats>>,
     next: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -135,7 +137,8 @@ impl Engine {
         let width = model.program.hidden;
         let card = Card { generates, context, width, chat, backend: backend.facts(), footprint };
         let (commands, inbox) = mpsc::channel();
-        let driver = Driver::new(backend, model.text.clone(), limits);
+        let stats = Arc::default();
+        let driver = Driver::new(backend, model.text.clone(), limits, Arc::clone(&stats));
         let thread = thread::Builder::new()
             .name("engine".into())
             .spawn(move || driver.run(&inbox))
@@ -146,6 +149,7 @@ impl Engine {
             options,
             commands,
             open: Arc::default(),
+            stats,
             next: AtomicU64::new(0),
             thread: Mutex::new(Some(thread)),
         })
@@ -159,6 +163,11 @@ impl Engine {
     /// The model's description.
     pub fn spec(&self) -> &Spec {
         &self.model.spec
+    }
+
+    /// What it has done and is doing, as of its last step.
+    pub fn stats(&self) -> Stats {
+        self.stats.lock().map_or_else(|_| Stats::default(), |stats| *stats)
     }
 
     /// The tokens of a prompt, as [`Engine::generate`] would compute them.
@@ -190,7 +199,7 @@ impl Engine {
 
     /// The vectors of texts, in their order; waits for them. A text that is too long is cut as the model's
     /// authors do.
-    pub fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, Refused> {
+    pub fn embed(&self, texts: &[String]) -> Result<Embeddings, Refused> {
         if self.card.generates {
             return Err(Refused::WrongModel("it generates text"));
         }

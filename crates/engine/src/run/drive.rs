@@ -1,8 +1,8 @@
 //! The engine's thread: commands in, steps through the backend, events out.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Ticket;
@@ -63,6 +63,25 @@ struct Answer {
     _ticket: Ticket,
 }
 
+/// What an engine has done and is doing, for metrics. Counters only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Sequences that hold pages.
+    pub running: usize,
+    /// Sequences that wait for some.
+    pub waiting: usize,
+    /// Pages of the cache that no sequence holds.
+    pub free_pages: usize,
+    /// Steps computed.
+    pub steps: u64,
+    /// Tokens computed, those of prompts and those that were computed again included.
+    pub computed_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Sequences that lost their pages to an older one.
+    pub preemptions: u64,
+}
+
 /// The thread's state.
 pub(super) struct Driver {
     backend: Box<dyn Backend>,
@@ -71,10 +90,17 @@ pub(super) struct Driver {
     scheduler: Scheduler,
     answers: HashMap<SeqId, Answer>,
     embedding: Embedding,
+    stats: Stats,
+    published: Arc<Mutex<Stats>>,
 }
 
 impl Driver {
-    pub(super) fn new(backend: Box<dyn Backend>, text: Arc<Text>, limits: Limits) -> Driver {
+    pub(super) fn new(
+        backend: Box<dyn Backend>,
+        text: Arc<Text>,
+        limits: Limits,
+        published: Arc<Mutex<Stats>>,
+    ) -> Driver {
         let budget =
             Budget { step_tokens: limits.step_tokens, running: limits.step_sequences, pages: limits.pages };
         Driver {
@@ -84,6 +110,8 @@ impl Driver {
             scheduler: Scheduler::new(budget),
             answers: HashMap::new(),
             embedding: Embedding::default(),
+            stats: Stats::default(),
+            published,
         }
     }
 
@@ -102,6 +130,16 @@ impl Driver {
         }
     }
 
+    /// Shows the numbers as they are now.
+    fn publish(&mut self) {
+        (self.stats.running, self.stats.waiting) = self.scheduler.load();
+        self.stats.free_pages = self.scheduler.free_pages();
+        self.stats.preemptions = self.scheduler.preemptions();
+        if let Ok(mut published) = self.published.lock() {
+            *published = self.stats;
+        }
+    }
+
     /// All commands that are there, then one step; false when it is over.
     fn turn(&mut self, inbox: &Receiver<Command>) -> Result<bool, StepError> {
         loop {
@@ -111,9 +149,11 @@ impl Driver {
                 Err(TryRecvError::Empty) => break,
             }
         }
+        self.publish();
         if let Some(plan) = self.scheduler.plan() {
             let output = self.compute(plan.step.clone())?;
             for (id, progress) in self.scheduler.done(&plan, output) {
+                self.stats.generated_tokens += 1;
                 self.progress(id, progress);
             }
         } else if let Some(step) = self.embedding.plan(&self.limits) {
@@ -129,6 +169,8 @@ impl Driver {
     }
 
     fn compute(&mut self, step: StepInput) -> Result<StepOutput, StepError> {
+        self.stats.steps += 1;
+        self.stats.computed_tokens += step.sequences.iter().map(|s| s.tokens.len() as u64).sum::<u64>();
         let ticket = self.backend.submit(step)?;
         let stuck = || Err(StepError::Device("a step did not end in time".into()));
         self.backend.poll(ticket, STEP_PATIENCE).unwrap_or_else(stuck)

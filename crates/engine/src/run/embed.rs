@@ -7,25 +7,35 @@ use super::Ticket;
 use super::request::Refused;
 use crate::backend::{Limits, SeqOutput, SeqStep, StepInput, StepOutput, Want};
 
+/// The vectors of a call's texts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Embeddings {
+    /// One per text, in their order.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens of all texts after cutting, special tokens included.
+    pub tokens: usize,
+}
+
 /// What a call to `embed` waits for.
-pub(super) type Answer = Result<Vec<Vec<f32>>, Refused>;
+pub(super) type Answer = Result<Embeddings, Refused>;
 
 /// One call.
 pub(super) struct Job {
     left: VecDeque<Vec<u32>>,
-    vectors: Vec<Vec<f32>>,
+    made: Embeddings,
     reply: Sender<Answer>,
     _ticket: Ticket,
 }
 
 impl Job {
     pub(super) fn new(texts: Vec<Vec<u32>>, reply: Sender<Answer>, ticket: Ticket) -> Job {
-        Job { left: texts.into(), vectors: Vec::new(), reply, _ticket: ticket }
+        let tokens = texts.iter().map(Vec::len).sum();
+        Job { left: texts.into(), made: Embeddings { vectors: Vec::new(), tokens }, reply, _ticket: ticket }
     }
 
     fn answer(self, failed: Option<Refused>) {
         // a caller that is gone wants nothing
-        let _ = self.reply.send(failed.map_or(Ok(self.vectors), Err));
+        let _ = self.reply.send(failed.map_or(Ok(self.made), Err));
     }
 }
 
@@ -68,7 +78,7 @@ impl Embedding {
             let Some(job) = self.jobs.front_mut() else { return };
             let failed = match result {
                 SeqOutput::Vector(vector) => {
-                    job.vectors.push(vector);
+                    job.made.vectors.push(vector);
                     None
                 }
                 _ => Some(Refused::NotFinite),

@@ -212,6 +212,21 @@ fn a_repeated_prompt_is_served_from_the_cache_of_its_tenant() {
 }
 
 #[test]
+fn the_numbers_for_metrics_count_what_was_done() {
+    let engine = fake();
+    let before = engine.stats();
+    collect(engine.generate(request(&[1; 40], 5)).unwrap());
+    let stats = (0..1000)
+        .map(|_| engine.stats())
+        .inspect(|_| thread::sleep(Duration::from_millis(1)))
+        .find(|s| s.running == 0 && s.steps > before.steps)
+        .unwrap();
+    // 40 tokens in steps of 32, then one for each token but the last
+    assert_eq!((stats.computed_tokens, stats.generated_tokens, stats.steps), (44, 5, 6));
+    assert_eq!((stats.waiting, stats.preemptions, stats.free_pages), (0, 0, 8));
+}
+
+#[test]
 fn dropping_the_engine_ends_every_stream() {
     let engine = fake();
     let streams: Vec<Stream> = (0..6).map(|i| engine.generate(request(&[i], 100)).unwrap()).collect();

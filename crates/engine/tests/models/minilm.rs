@@ -2,7 +2,7 @@
 
 use crate::support::{load, model_dir, step};
 use holmes_engine::backend::{Limits, SeqOutput, SeqStep, Want};
-use holmes_engine::run::{Engine, Options, Prompt, Request};
+use holmes_engine::run::{Embeddings, Engine, Options, Prompt, Request};
 use serde_json::Value as Json;
 
 const LIMITS: Limits = Limits { step_tokens: 512, step_sequences: 8, step_outputs: 0, pages: 0 };
@@ -41,14 +41,16 @@ fn the_engine_embeds_texts_in_their_order() {
     let Some(dir) = model_dir("all-minilm-l6-v2") else { return };
     let engine = Engine::open(&dir, Options::default()).unwrap();
     let texts: Vec<String> = (0..20).map(|i| "word ".repeat(1 + 7 * i % 60)).collect();
-    let vectors = engine.embed(&texts).unwrap();
+    let made = engine.embed(&texts).unwrap();
+    let vectors = made.vectors;
+    assert_eq!(made.tokens, (0..20).map(|i| 3 + 7 * i % 60).sum::<usize>());
     assert_eq!(vectors.len(), texts.len());
     for i in [0, 7, 19] {
-        assert_eq!(engine.embed(&texts[i..=i]).unwrap()[0], vectors[i]);
+        assert_eq!(engine.embed(&texts[i..=i]).unwrap().vectors[0], vectors[i]);
         let length: f32 = vectors[i].iter().map(|x| x * x).sum();
         assert!((length - 1.0).abs() < 1e-5);
     }
-    assert_eq!(engine.embed(&[]).unwrap(), Vec::<Vec<f32>>::new());
+    assert_eq!(engine.embed(&[]).unwrap(), Embeddings::default());
     let generate = engine.generate(Request::new(Prompt::Text("x".into())));
     assert_eq!(generate.unwrap_err().reason(), "MODEL_KIND_WRONG");
 }

@@ -82,7 +82,8 @@ impl Machine {
             cache: bytes,
             buffers: buffers.iter().map(|b| b.len() * size_of::<f32>()).sum(),
         };
-        let rotations = Rotations::new(&heads.rope, program.context, heads.pairs);
+        let positions = program.context.min(pages.saturating_mul(PAGE_TOKENS)); // no step reaches further
+        let rotations = Rotations::new(&heads.rope, positions, heads.pairs);
         Ok(Machine { program, level, team, vectors, buffers, cache, rotations, footprint })
     }
 

@@ -182,16 +182,15 @@ impl Simd for Neon {
     #[inline(always)]
     fn nibbles(self, from: &[u8; 16], d: f32, m: f32) -> [V; 2] {
         // SAFETY: see above.
-        unsafe {
+        let (low, high, d, m) = unsafe {
             let bytes = vld1q_u8(from.as_ptr());
-            let (d, m) = (vdupq_n_f32(d), vdupq_n_f32(m));
             let low = widen(vandq_u8(bytes, vdupq_n_u8(15)));
-            let high = widen(vshrq_n_u8::<4>(bytes));
-            [
-                quarters!(I => vfmaq_f32(m, vcvtq_f32_u32(low[I]), d)),
-                quarters!(I => vfmaq_f32(m, vcvtq_f32_u32(high[I]), d)),
-            ]
-        }
+            (low, widen(vshrq_n_u8::<4>(bytes)), vdupq_n_f32(d), vdupq_n_f32(m))
+        };
+        [
+            quarters!(I => vfmaq_f32(m, vcvtq_f32_u32(low[I]), d)),
+            quarters!(I => vfmaq_f32(m, vcvtq_f32_u32(high[I]), d)),
+        ]
     }
 
     #[inline(always)]
