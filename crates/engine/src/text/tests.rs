@@ -95,12 +95,10 @@ fn streamed_text_is_whole_characters_and_adds_up_to_the_whole_text() {
     let mut random = Random(9);
     for _ in 0..200 {
         let mut stream = t.detokenizer();
-        let ids = random.tokens(40, 259);
         let mut held = 0;
-        for &id in &ids {
+        for id in random.tokens(40, 256) {
             held = if stream.push(id).unwrap().is_empty() { held + 1 } else { 0 };
-            // special tokens are no text either
-            assert!(held < 40);
+            assert!(held < 8);
         }
         stream.finish().unwrap();
     }
