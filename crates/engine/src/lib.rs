@@ -2,7 +2,7 @@
 //! executes it. The engine knows nothing of the cluster.
 //!
 //! # Rooms
-//! [`format`] opens files; [`config`] says what the model is; [`program`] is the model as ops; [`text`] turns text
+//! [`mod@format`] opens files; [`config`] says what the model is; [`program`] is the model as ops; [`text`] turns text
 //! into tokens and back; [`backend`] executes programs; [`sample`] chooses tokens; [`sched`] batches sequences over
 //! the paged cache; [`run`] is the front door. Test only: `reference`, an interpreter of programs in f64, the oracle;
 //! `backend::fake`, which makes paging exactly testable; `testkit`, random models and files of them.

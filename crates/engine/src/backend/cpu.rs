@@ -2,7 +2,7 @@
 //!
 //! All arithmetic is f32 with weights unpacked exactly; activations are never quantised. Every result depends
 //! on its own row (and its sequence's keys) alone, in one fixed order, on every instruction set: see
-//! [`simd`] and [`linear`]. So this backend has no other mode than the deterministic one.
+//! `simd` and `linear`. So this backend has no other mode than the deterministic one.
 
 mod attention;
 mod cache;
