@@ -273,13 +273,12 @@ const KEYS: &[(&str, &str)] = &[
 ];
 
 #[cfg(test)]
+#[allow(clippy::result_large_err)] // closures of a jail answer figment's own large error
 mod tests {
     use figment::Jail;
 
     use super::*;
 
-    /// Closures of a jail answer figment's own large error.
-    #[allow(clippy::result_large_err)]
     fn jailed(test: impl FnOnce(&mut Jail) -> figment::Result<()>) {
         Jail::expect_with(test);
     }
