@@ -126,9 +126,13 @@ fn show(what: &str, mut waits: Vec<Duration>, took: Duration, commits: u64, each
     println!(
         "{what:>28} {:>12} {:>10} {:>10} {:>12} {:>8}",
         per_second(events),
-        format_args!("{}.{:03}", at(50) / 1_000, at(50) % 1_000),
-        format_args!("{}.{:03}", at(99) / 1_000, at(99) % 1_000),
+        millis(at(50)),
+        millis(at(99)),
         events / u128::from(commits.max(1)),
         per_second(commits.into()),
     );
+}
+
+fn millis(us: u128) -> String {
+    format!("{}.{:03}", us / 1_000, us % 1_000)
 }

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::recover::{Extent, RecoverError, recover};
 
+mod disk;
 mod run;
 
 use run::Driver;
@@ -65,6 +66,21 @@ pub enum Status {
     Halted(String),
     /// Shut down in order.
     Stopped,
+}
+
+/// Tells those who watch that the task is gone, however it went.
+struct Ended {
+    service: &'static str,
+    status: watch::Sender<Status>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if matches!(*self.status.borrow(), Status::Serving | Status::Recovering) {
+            tracing::error!(service = self.service, "the machine's task has ended without a word");
+            self.status.send_replace(Status::Halted("its task has ended without a word: see the log".into()));
+        }
+    }
 }
 
 /// A running machine.
@@ -302,9 +318,4 @@ impl<M: Machine> Handle<M> for MachineHandle<M> {
 fn reached<M: Machine>(shard: &Shard<M>, after: &After) -> bool {
     let log = LogId::new(shard.replica().log().cell, after.service);
     shard.replica().ways().position(log).seq >= after.seq
-}
-
-/// The pause before the same frame is sent again, when its outcome is not known.
-fn pause(attempt: u32) -> Duration {
-    Duration::from_millis(10u64 << attempt.min(7))
 }

@@ -1,6 +1,8 @@
 //! The runtime through its public face: machines over journals that fail, logs that follow each other, virtual time, and
 //! real servers on real ports.
 
+#![allow(clippy::unwrap_used)] // what stands between the tests is a test too
+
 #[path = "it/admin.rs"]
 mod admin;
 #[path = "it/auth.rs"]

@@ -6,10 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use holmes_kernel::shard::{Request, Submission, Ticket, recall};
-use holmes_kernel::{Entry, Input, Output, Way};
+use holmes_kernel::{Input, Output, Way};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::disk::{append_until_known, entry_at};
 use super::*;
 
 /// How many messages are taken between two looks at the disk. Bounds the size of a step, not of a frame.
@@ -64,21 +65,6 @@ enum Waiter<M: Machine> {
     /// With the place that the state stood at when it was looked at.
     Read(HandOver, u64),
     Delivery(oneshot::Sender<Delivered>),
-}
-
-/// Tells those who watch that the task is gone, however it went.
-struct Ended {
-    service: &'static str,
-    status: watch::Sender<Status>,
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        if matches!(*self.status.borrow(), Status::Serving | Status::Recovering) {
-            tracing::error!(service = self.service, "the machine's task has ended without a word");
-            self.status.send_replace(Status::Halted("its task has ended without a word: see the log".into()));
-        }
-    }
 }
 
 /// Why the loop ends or begins anew.
@@ -499,29 +485,4 @@ fn failed(why: JournalError) -> Turn {
         JournalError::Fenced { by, .. } => Turn::Fenced(by),
         other => Turn::Halt(other.to_string()),
     }
-}
-
-/// Sends the byte-identical frame until the answer is definite: never another frame in its place.
-async fn append_until_known<J: Journal>(journal: J, claim: Claim, frame: Frame) -> Result<(), JournalError> {
-    let mut attempt = 0;
-    loop {
-        match journal.append(&claim, &frame).await {
-            Err(JournalError::Unknown(why)) => {
-                tracing::warn!(log = %claim.log, attempt, why, "outcome of an append not known: sending it again");
-                tokio::time::sleep(pause(attempt)).await;
-                attempt += 1;
-            }
-            definite => return definite,
-        }
-    }
-}
-
-/// The entry that begins at a sequence number.
-async fn entry_at<J: Journal>(journal: &J, log: LogId, seq: u64) -> Result<Entry, Refusal> {
-    let failed = |why: String| Refusal::new(Code::Unavailable, "RECALL_FAILED", why).retry_after(200);
-    let page = journal.read(log, seq - 1, 1).await.map_err(|why| failed(why.to_string()))?;
-    let frame = page.first().ok_or_else(|| failed(format!("no frame of {log} holds {seq}")))?;
-    let entries = frame.entries().map_err(|why| failed(why.to_string()))?;
-    let found = entries.into_iter().find(|(first, _)| *first == seq);
-    found.map(|(_, entry)| entry).ok_or_else(|| failed(format!("no entry of {log} begins at {seq}")))
 }

@@ -102,18 +102,23 @@ where
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let asked = request.headers().get("grpc-timeout").and_then(|value| timeout_of(value.to_str().ok()?));
         let within = asked.map_or(self.default, |asked| asked.saturating_sub(MARGIN));
+        if within.is_zero() {
+            let message = "the deadline is too near for an answer to arrive in time: nothing was begun";
+            return Box::pin(async move { Ok(too_late(message)) });
+        }
         let answer = self.inner.call(request);
         Box::pin(async move {
-            match tokio::time::timeout(within, answer).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    let message =
-                        "the deadline passed before the answer; the same request id tells what became of it";
-                    Ok(status(Refusal::new(Code::Deadline, "DEADLINE_EXCEEDED", message)).into_http())
-                }
-            }
+            tokio::time::timeout(within, answer).await.unwrap_or_else(|_| {
+                Ok(too_late(
+                    "the deadline passed before the answer; the same request id tells what became of it",
+                ))
+            })
         })
     }
+}
+
+fn too_late(message: &str) -> http::Response<Body> {
+    status(Refusal::new(Code::Deadline, "DEADLINE_EXCEEDED", message)).into_http()
 }
 
 /// gRPC's notation: at most eight digits and a unit.

@@ -84,7 +84,7 @@ async fn a_command_that_panics_is_poison_and_the_till_goes_on() {
         shop.ask(deposit(1, 1)).await.unwrap_or_else(|why| panic!("behind {how:?}: {why}"));
     }
     assert_eq!(shop.balance(1).await, 6);
-    assert_eq!(shop.see(|state| state.held == state.came_in).await, true);
+    assert!(shop.see(|state| state.held == state.came_in).await);
     let digests = [Extent::ALL, Extent::FROM_FIRST]
         .map(|extent| recover::<Till, _>(&journal, till::log(1), extent, |_| {}));
     let [quick, whole] = digests;
