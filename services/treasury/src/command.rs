@@ -58,7 +58,9 @@ pub enum Rejection {
     #[error("genesis is complete: there is nothing to try again")]
     GenesisCompleted,
     /// There is nothing to try again now.
-    #[error("genesis waits for no retry: the ledger's answer is under way, GetGenesis tells when it is there")]
+    #[error(
+        "genesis waits for no retry: the ledger's answer is under way, GetGenesis tells when it is there"
+    )]
     GenesisUnderWay,
 }
 

@@ -33,7 +33,7 @@ pub mod state;
 pub mod vesting;
 pub mod wire;
 
-use holmes_kernel::{BadParams, Broken, Ctx, Machine, Meta, Opened, Sighted, Time, Unknown};
+use holmes_kernel::{BadParams, Broken, Ctx, Machine, Meta, Opened, ServiceId, Sighted, Time, Unknown};
 use holmes_proto::treasury::v1::Event;
 
 pub use command::{Command, Outcome, Rejection, Reply};
@@ -46,6 +46,7 @@ pub struct Treasury;
 impl Machine for Treasury {
     const NAME: &'static str = "treasury";
     const STATE: u32 = 1;
+    const LISTENS: &'static [ServiceId] = &[wire::LEDGER];
 
     type State = State;
     type Command = Command;

@@ -20,6 +20,8 @@ pub const MOST_GRANTS: usize = 256;
 pub const MOST_NAME_BYTES: usize = 64;
 /// Longest epoch, seconds.
 const LONGEST_EPOCH_S: u32 = 31 * DAY_S;
+/// The end of the year 9999, so that ids can carry the moment.
+const LATEST_TGE_MS: u64 = 253_402_300_799_999;
 /// Accounts that the ledger keeps for itself.
 const RESERVED: [&str; 5] = ["genesis", "burn_inbox", "external", "fees", "rounding"];
 /// What stands before an allocation's name in the name of the account where it lies until it vests.
@@ -133,8 +135,9 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
         format!("asset_name {asset_name:?}: 1 to 12 upper-case letters and digits")
     })?;
     refuse_if(wire.cap_units == 0, || "cap_units = 0: there would be nothing to share out".into())?;
-    refuse_if(!wire.tge_at_ms.is_multiple_of(u64::from(DAY_S) * 1_000), || {
-        format!("tge_at_ms = {} is not 00:00 UTC of a day (E-0.5)", wire.tge_at_ms)
+    let on_grid = wire.tge_at_ms.is_multiple_of(u64::from(DAY_S) * 1_000);
+    refuse_if(!on_grid || wire.tge_at_ms > LATEST_TGE_MS, || {
+        format!("tge_at_ms = {} is not 00:00 UTC of a day before the year 10000 (E-0.5)", wire.tge_at_ms)
     })?;
     refuse_if(wire.epoch_s == 0 || wire.epoch_s > LONGEST_EPOCH_S, || {
         format!("epoch_s = {} is not within 1 and {LONGEST_EPOCH_S} s", wire.epoch_s)
@@ -280,6 +283,7 @@ mod tests {
             wire::Params { asset_name: "hol/x".into(), ..defaults() },
             wire::Params { cap_units: 0, ..defaults() },
             wire::Params { tge_at_ms: 1, ..defaults() },
+            wire::Params { tge_at_ms: u64::MAX / 86_400_000 * 86_400_000, ..defaults() },
             wire::Params { epoch_s: 0, ..defaults() },
             wire::Params { epoch_s: u32::MAX, ..defaults() },
             wire::Params { grants_from: "nobody".into(), ..defaults() },

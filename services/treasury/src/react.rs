@@ -47,9 +47,9 @@ fn outcome(entry: &Sighted<'_>) -> Result<Outcome, Unknown> {
 /// Why a chain failed: the code that is not merely the others' failure. E-2.3: what exists is a success.
 fn failure(codes: &[u8]) -> Option<TransferCode> {
     let failed = |code: &TransferCode| !matches!(code, TransferCode::Ok | TransferCode::Exists);
-    let codes = codes.iter().map(|code| {
-        TransferCode::try_from(i32::from(*code)).unwrap_or(TransferCode::Unspecified)
-    });
+    let codes = codes
+        .iter()
+        .map(|code| TransferCode::try_from(i32::from(*code)).unwrap_or(TransferCode::Unspecified));
     let mut failures = codes.filter(failed).peekable();
     let first = failures.peek().copied();
     failures.find(|code| *code != TransferCode::LinkedFailed).or(first)

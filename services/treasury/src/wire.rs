@@ -175,7 +175,9 @@ fn words(state: &State, step: Step<'_>) -> String {
     match step {
         Step::OpenAccount(name) => format!("open account {name}"),
         Step::ShareOut => format!("move genesis/{asset} to the allocations"),
-        Step::OpenGrantAccount(grant) => format!("open an account of {} for grant {}", grant.owner, grant.name),
+        Step::OpenGrantAccount(grant) => {
+            format!("open an account of {} for grant {}", grant.owner, grant.name)
+        }
         Step::PayGrant(grant) => format!("pay grant {}", grant.name),
     }
 }

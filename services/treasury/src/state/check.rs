@@ -73,5 +73,7 @@ fn check_vesting(state: &State, vesting: &Vesting) -> Result<(), Broken> {
         return Ok(());
     }
     let name = state.name_of(vesting.allocation);
-    Err(Broken(format!("E-1.5: of {name}, {released} released, {vested} vested on day {day}, {granted} granted")))
+    Err(Broken(format!(
+        "E-1.5: of {name}, {released} released, {vested} vested on day {day}, {granted} granted"
+    )))
 }

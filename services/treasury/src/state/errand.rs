@@ -39,6 +39,8 @@ impl Errand {
 
     /// The pause before the next try, when it is refused now.
     pub fn pause_ms(&self) -> u64 {
-        FIRST_PAUSE_MS.checked_shl(self.attempt.min(32)).map_or(LONGEST_PAUSE_MS, |ms| ms.min(LONGEST_PAUSE_MS))
+        FIRST_PAUSE_MS
+            .checked_shl(self.attempt.min(32))
+            .map_or(LONGEST_PAUSE_MS, |ms| ms.min(LONGEST_PAUSE_MS))
     }
 }
