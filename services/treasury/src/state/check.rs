@@ -77,3 +77,43 @@ fn check_vesting(state: &State, vesting: &Vesting) -> Result<(), Broken> {
         "E-1.5: of {name}, {released} released, {vested} vested on day {day}, {granted} granted"
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use holmes_kernel::{Opened, Time};
+
+    use super::*;
+    use crate::params::encoded_defaults;
+    use crate::state;
+
+    /// What is found after a change of a state that has just been opened.
+    fn found(change: fn(&mut State)) -> usize {
+        let opened = Opened { cell: 1, params: encoded_defaults(), ..Opened::default() };
+        let mut state = state::init(&opened).expect("the defaults are good");
+        change(&mut state);
+        check(&state).len()
+    }
+
+    #[test]
+    fn every_broken_invariant_is_found() {
+        assert_eq!(found(|_| ()), 0);
+        let broken: [fn(&mut State); 10] = [
+            |state| state.params.allocations[0].amount = Amount::new(1),
+            |state| state.params.grants_from = 99,
+            |state| state.genesis.step = 1,
+            |state| state.genesis.step = 99,
+            |state| state.genesis.completed_at = Some(Time::default()),
+            |state| state.genesis.errand.awaits = Some(1),
+            |state| state.genesis.stalled = true,
+            |state| state.vestings[0].released = Amount::new(1),
+            |state| state.vestings[0].day = 365,
+            |state| {
+                state.vestings[0].errand.attempt = 1;
+                state.vestings[0].released = Amount::MAX;
+            },
+        ];
+        for (at, change) in broken.into_iter().enumerate() {
+            assert_eq!(found(change), 1, "change {at}");
+        }
+    }
+}

@@ -71,7 +71,7 @@ fn every_event_has_the_bytes_that_it_was_released_with() {
 fn only_what_others_need_leaves_the_treasury_and_two_events_carry_sends() {
     let named = |keep: fn(&Event) -> bool| -> Vec<&str> {
         let events = every_event().into_iter().map(|kind| Event { event: Some(kind) });
-        events.filter(|event| keep(event)).filter_map(|event| event.name()).collect()
+        events.filter(keep).filter_map(|event| event.name()).collect()
     };
     let public = ["GenesisBegun", "GenesisStalled", "GenesisResumed", "GenesisCompleted", "VestingReleased"];
     assert_eq!(named(Event::is_public), public);
