@@ -239,6 +239,34 @@ impl fmt::Display for Principal {
     }
 }
 
+/// Why a text is not a principal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a principal: write account/<id>, node/<id>, gateway/<id>, staff/<id> or service/<number>"
+)]
+pub struct NotAPrincipal(String);
+
+impl FromStr for Principal {
+    type Err = NotAPrincipal;
+
+    /// As it prints; the log itself cannot be named.
+    fn from_str(text: &str) -> Result<Principal, NotAPrincipal> {
+        let parsed = || {
+            let (kind, id) = text.split_once('/')?;
+            let kind = match kind {
+                "service" => return id.parse().ok().map(|number| Principal::service(ServiceId(number))),
+                "staff" => PrincipalKind::Staff,
+                "account" => PrincipalKind::Account,
+                "node" => PrincipalKind::Node,
+                "gateway" => PrincipalKind::Gateway,
+                _ => return None,
+            };
+            Some(Principal::new(kind, id.parse().ok()?))
+        };
+        parsed().ok_or_else(|| NotAPrincipal(text.chars().take(48).collect()))
+    }
+}
+
 /// A service's number in frames; its name stands in its events' `.proto`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -297,6 +325,13 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_is_not_a_principal_is_refused() {
+        for text in ["", "system", "account/", "account/7", "service/-1", "service/65536", "renter/7", "/"] {
+            assert!(text.parse::<Principal>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
     fn a_text_that_is_not_an_id_is_refused() {
         for text in
             ["", "0192f3a0", "+192f3a07c1d7b439b0e3f1d2c4b5a69", "0192f3a0_7c1d_7b43_9b0e_3f1d2c4b5a69"]
@@ -323,6 +358,16 @@ mod tests {
                 Some(principal) => prop_assert_eq!(principal.to_bytes().to_vec(), bytes),
                 None => prop_assert!(kind > 5),
             }
+        }
+
+        #[test]
+        fn a_principal_prints_and_reads_back(kind in 1u8..6, id: [u8; 16], number: u16) {
+            let service = Principal::service(ServiceId(number));
+            prop_assert_eq!(service.to_string().parse(), Ok(service));
+            let mut bytes = vec![if kind == 1 { 2 } else { kind }];
+            bytes.extend(id);
+            let principal = Principal::from_slice(&bytes).unwrap();
+            prop_assert_eq!(principal.to_string().parse(), Ok(principal));
         }
 
         #[test]

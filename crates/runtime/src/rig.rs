@@ -69,8 +69,10 @@ impl<J: Journal> Rig<J> {
         let end = self.now().micros().saturating_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX));
         loop {
             let next = self.seats.iter().filter_map(|seat| seat.next_due()).min();
-            let stop = next.map_or(end, |at| at.micros().clamp(self.now().micros(), end));
-            self.clock.advance(Duration::from_micros(stop - self.now().micros()));
+            // What is heard at a standing clock moves it by microseconds, past the end perhaps.
+            let now = self.now().micros();
+            let stop = next.map_or(end, |at| at.micros().min(end)).max(now);
+            self.clock.advance(Duration::from_micros(stop - now));
             let mut went_on = false;
             for seat in &self.seats {
                 went_on |= seat.tick();

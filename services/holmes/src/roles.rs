@@ -15,6 +15,7 @@ use holmes_runtime::feed::follow;
 use holmes_runtime::recover::{Extent, recover};
 use holmes_runtime::{Clock, Feed, MachineHandle, Status};
 use holmes_store::Journal;
+use holmes_treasury::Treasury;
 use tokio::sync::watch;
 use tonic::service::RoutesBuilder;
 
@@ -35,6 +36,13 @@ pub(crate) fn all() -> Vec<Role> {
             holmes_accounts::params::encoded_defaults,
             |routes, accounts| {
                 routes.add_service(holmes_accounts::api::server(accounts));
+            },
+        ),
+        machine::<Treasury>(
+            "holmes.treasury.v1.Treasury",
+            holmes_treasury::params::encoded_defaults,
+            |routes, treasury| {
+                routes.add_service(holmes_treasury::api::server(treasury));
             },
         ),
     ]

@@ -1,6 +1,6 @@
 //! Between the wire's messages and the ledger's types: parsed once, for callers and for other services' sends alike.
 
-use holmes_kernel::{Amount, Id, Principal, PrincipalKind, ServiceId};
+use holmes_kernel::{Amount, Id, Principal, ServiceId};
 use holmes_proto::ledger::v1 as wire;
 use holmes_proto::ledger::v1::TransferKind;
 
@@ -34,20 +34,8 @@ pub fn id(field: &str, text: &str) -> Parsed<Id> {
 
 /// A principal in a text field, as it prints.
 pub fn principal(field: &str, text: &str) -> Parsed<Principal> {
-    let parsed = || {
-        let (kind, id) = text.split_once('/')?;
-        let kind = match kind {
-            "service" => return id.parse().ok().map(|number| Principal::service(ServiceId(number))),
-            "staff" => PrincipalKind::Staff,
-            "account" => PrincipalKind::Account,
-            "node" => PrincipalKind::Node,
-            "gateway" => PrincipalKind::Gateway,
-            _ => return None,
-        };
-        Some(Principal::new(kind, id.parse().ok()?))
-    };
     let expected = "account/<id>, node/<id>, gateway/<id>, staff/<id> or service/<number>";
-    parsed().map_or_else(|| malformed(field, expected), Ok)
+    text.parse().or_else(|_| malformed(field, expected))
 }
 
 /// An account to open, for `caller` unless the request says otherwise.

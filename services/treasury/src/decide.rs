@@ -12,7 +12,7 @@ use holmes_proto::treasury::v1::{
 
 use crate::command::{Command, Outcome, Rejection};
 use crate::genesis;
-use crate::params::{Allocation, DAY_S};
+use crate::params::Allocation;
 use crate::state::{State, Vesting};
 use crate::wire::{self, LEDGER, Transfer};
 
@@ -45,10 +45,11 @@ fn by_time(ctx: &Ctx) -> Result<(), Rejection> {
     allow(ctx.principal == Principal::SYSTEM, ctx, "only time itself asks for it")
 }
 
-/// E-0.5: days count from the moment that the profile names, or from the midnight before.
+/// E-0.5: days count from the moment that the profile names, or from the epoch's beginning before: with epochs of a
+/// day that is 00:00 UTC, with the short ones of a demo the network is not born days old.
 fn begin(state: &State, ctx: &Ctx) -> Kind {
-    let day_us = u64::from(DAY_S) * 1_000_000;
-    let midnight = ctx.now.micros() / day_us * day_us;
+    let epoch_us = u64::from(state.params.epoch_s) * 1_000_000;
+    let midnight = ctx.now.micros() / epoch_us * epoch_us;
     Kind::GenesisBegun(GenesisBegun {
         asset: state.params.asset,
         tge_at_us: state.params.tge_at.map_or(midnight, |at| at.micros()),

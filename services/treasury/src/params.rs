@@ -10,7 +10,6 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::vesting::Schedule;
-use crate::wire as parse;
 
 /// Most allocations: their transfers are one chain of the ledger (E-2.2), far below its length.
 pub const MOST_ALLOCATIONS: usize = 64;
@@ -212,7 +211,8 @@ fn grants(most: Amount, wire: &[wire::GrantParams]) -> Result<Vec<Grant>, BadPar
 
 fn grant(wire: &wire::GrantParams) -> Result<Grant, BadParams> {
     let name = &wire.name;
-    let owner = parse::principal(&wire.owner)
+    let owner: Option<Principal> = wire.owner.parse().ok();
+    let owner = owner
         .filter(|owner| matches!(owner.kind, PrincipalKind::Account | PrincipalKind::Node))
         .ok_or_else(|| BadParams(format!("grant {name:?}: owner {:?} is no account/<id>", wire.owner)))?;
     refuse_if(wire.amount_units == 0, || format!("grant {name:?} has no amount_units"))?;

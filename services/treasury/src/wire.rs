@@ -1,6 +1,6 @@
 //! Between the wire's messages and the treasury's types, and what of the ledger's wire the treasury speaks.
 
-use holmes_kernel::{Amount, Id, Principal, PrincipalKind, ServiceId, Time, canon};
+use holmes_kernel::{Amount, Id, Principal, ServiceId, Time, canon};
 use holmes_proto::ledger::v1 as ledger;
 use holmes_proto::treasury::v1 as wire;
 use prost::Message;
@@ -12,20 +12,6 @@ use crate::state::{State, Vesting};
 pub const LEDGER: ServiceId = <ledger::Event as holmes_kernel::Event>::SERVICE;
 /// Ours.
 pub const US: ServiceId = <wire::Event as holmes_kernel::Event>::SERVICE;
-
-/// A principal from its text, as it prints; `None` when it is none.
-pub fn principal(text: &str) -> Option<Principal> {
-    let (kind, id) = text.split_once('/')?;
-    let kind = match kind {
-        "service" => return id.parse().ok().map(|number| Principal::service(ServiceId(number))),
-        "staff" => PrincipalKind::Staff,
-        "account" => PrincipalKind::Account,
-        "node" => PrincipalKind::Node,
-        "gateway" => PrincipalKind::Gateway,
-        _ => return None,
-    };
-    Some(Principal::new(kind, id.parse().ok()?))
-}
 
 /// The id that the ledger gives an account with a name: BLAKE3-128 of "account:" and the name.
 pub fn account_id(name: &str) -> Id {

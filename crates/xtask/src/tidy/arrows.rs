@@ -46,7 +46,14 @@ const ROOMS: [(&str, Room); 14] = [
     ),
     ("crates/sim", Room { ships: EVERYTHING, tests: &[] }),
     ("crates/xtask", Room { ships: &[], tests: &[] }),
-    (MACHINE, Room { ships: &["crates/kernel", "proto"], tests: &["crates/runtime", "crates/store"] }),
+    // The ledger in tests: what is sent to it is tested against the real one.
+    (
+        MACHINE,
+        Room {
+            ships: &["crates/kernel", "proto"],
+            tests: &["crates/runtime", "crates/store", "services/ledger"],
+        },
+    ),
     ("services/gateway", EDGE),
     ("services/executor", EDGE),
     ("services/explorer", EDGE),
