@@ -12,6 +12,7 @@ pub mod apportion;
 pub mod canon;
 pub mod entry;
 pub mod frame;
+pub mod governed;
 pub mod handle;
 pub mod id;
 pub mod machine;
@@ -29,6 +30,7 @@ pub use amount::Amount;
 pub use apportion::apportion;
 pub use entry::{Entry, Origin};
 pub use frame::{Frame, Tail};
+pub use governed::Governed;
 pub use handle::{After, Answer, At, Call, Handle, Way};
 pub use id::{Chain, Id, LogId, Position, Principal, PrincipalKind, ServiceId, Time};
 pub use machine::{

@@ -57,7 +57,7 @@ pub struct Server {
     pub max_calls: usize,
     /// Calls in progress of one connection.
     pub max_calls_per_connection: usize,
-    /// Bytes of one request.
+    /// Bytes of one signed request, which is held whole while its signature is checked.
     pub max_request_bytes: usize,
     /// Deadline of a call whose caller has set none, in milliseconds.
     pub deadline_ms: u64,
@@ -263,7 +263,7 @@ const KEYS: &[(&str, &str)] = &[
     ),
     ("server.max_calls", "calls in progress in the whole process; more are refused with RESOURCE_EXHAUSTED"),
     ("server.max_calls_per_connection", "calls in progress on one connection"),
-    ("server.max_request_bytes", "bytes of one request, 1024 to 64 MiB"),
+    ("server.max_request_bytes", "bytes of one signed request, 1024 to 64 MiB; any other may have 4 MiB"),
     ("server.deadline_ms", "deadline in ms of a call whose caller has set none"),
     ("server.drain_ms", "how long calls in progress may take after SIGTERM, in ms"),
     ("telemetry.log", "what is logged: a level, or `target=level,…`"),

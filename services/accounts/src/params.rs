@@ -1,7 +1,7 @@
 //! The governed numbers of accounts: unit, default, bounds and largest step of each; and who administers the cell
 //! first. Profiles fill them at genesis; from then on they live in the state.
 
-use holmes_kernel::machine::BadParams;
+use holmes_kernel::{BadParams, Governed};
 use holmes_proto::accounts::v1 as wire;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -17,59 +17,22 @@ pub const MOST_CAUSE_BYTES: usize = 128;
 /// Most staff keys, and as many hashes, that a profile names.
 const MOST_FIRST_STAFF: usize = 64;
 
-/// A governed number: what governance may set it to, and how fast.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Governed {
-    /// Its field in `holmes.accounts.v1.Params`.
-    pub name: &'static str,
-    /// Its unit.
-    pub unit: &'static str,
-    /// What a profile that does not name it gets.
-    pub default: u64,
-    /// The least value.
-    pub min: u64,
-    /// The greatest value.
-    pub max: u64,
-    /// The most by which one change may move it.
-    pub step: u64,
-}
-
 /// So that accounts, which are never forgotten, cannot be created without end.
 pub const MOST_ACCOUNTS: Governed =
-    governed("most_accounts", "accounts", 10_000_000, 1_000, 100_000_000, 10_000_000);
+    Governed::new("most_accounts", "accounts", 10_000_000, (1_000, 100_000_000), 10_000_000);
 /// One for each program of a renter, with room for rotation.
-pub const MOST_API_KEYS: Governed = governed("most_api_keys", "keys", 64, 2, 1_024, 64);
+pub const MOST_API_KEYS: Governed = Governed::new("most_api_keys", "keys", 64, (2, 1_024), 64);
 /// One for each device of a person, with room for rotation.
-pub const MOST_PUBLIC_KEYS: Governed = governed("most_public_keys", "keys", 8, 2, 64, 8);
+pub const MOST_PUBLIC_KEYS: Governed = Governed::new("most_public_keys", "keys", 8, (2, 64), 8);
 /// As many boxes as a large operator has.
-pub const MOST_MACHINES: Governed = governed("most_machines", "keys", 10_000, 10, 1_000_000, 100_000);
+pub const MOST_MACHINES: Governed = Governed::new("most_machines", "keys", 10_000, (10, 1_000_000), 100_000);
 /// So that revoked keys, which are never forgotten, cannot pile up without end.
-pub const MOST_KEYS_EVER: Governed = governed("most_keys_ever", "keys", 20_000, 1_000, 2_000_000, 200_000);
+pub const MOST_KEYS_EVER: Governed =
+    Governed::new("most_keys_ever", "keys", 20_000, (1_000, 2_000_000), 200_000);
 
 /// All of them.
 pub const GOVERNED: [Governed; 5] =
     [MOST_ACCOUNTS, MOST_API_KEYS, MOST_PUBLIC_KEYS, MOST_MACHINES, MOST_KEYS_EVER];
-
-const fn governed(
-    name: &'static str,
-    unit: &'static str,
-    default: u64,
-    min: u64,
-    max: u64,
-    step: u64,
-) -> Governed {
-    Governed { name, unit, default, min, max, step }
-}
-
-impl Governed {
-    fn check(&self, value: u64) -> Result<u64, BadParams> {
-        if (self.min..=self.max).contains(&value) {
-            return Ok(value);
-        }
-        let Governed { name, unit, min, max, .. } = self;
-        Err(BadParams(format!("{name} = {value} is not within {min} and {max} {unit}")))
-    }
-}
 
 /// The parameters as the machine uses them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

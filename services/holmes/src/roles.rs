@@ -1,5 +1,6 @@
 //! Every service as a role of the one binary: one line each.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ use holmes_runtime::{Clock, Feed, MachineHandle, Status};
 use holmes_store::Journal;
 use holmes_treasury::Treasury;
 use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 
 use crate::profile::Profile;
@@ -24,27 +27,9 @@ use crate::profile::Profile;
 /// Every role, in the order in which they are started and listed.
 pub(crate) fn all() -> Vec<Role> {
     vec![
-        machine::<Ledger>(
-            "holmes.ledger.v1.Ledger",
-            holmes_ledger::params::encoded_defaults,
-            |routes, ledger| {
-                routes.add_service(holmes_ledger::api::server(ledger));
-            },
-        ),
-        machine::<Accounts>(
-            "holmes.accounts.v1.Accounts",
-            holmes_accounts::params::encoded_defaults,
-            |routes, accounts| {
-                routes.add_service(holmes_accounts::api::server(accounts));
-            },
-        ),
-        machine::<Treasury>(
-            "holmes.treasury.v1.Treasury",
-            holmes_treasury::params::encoded_defaults,
-            |routes, treasury| {
-                routes.add_service(holmes_treasury::api::server(treasury));
-            },
-        ),
+        machine::<Ledger, _>(holmes_ledger::params::encoded_defaults, holmes_ledger::api::server),
+        machine::<Accounts, _>(holmes_accounts::params::encoded_defaults, holmes_accounts::api::server),
+        machine::<Treasury, _>(holmes_treasury::params::encoded_defaults, holmes_treasury::api::server),
     ]
 }
 
@@ -101,13 +86,37 @@ pub(crate) struct Replayed {
     pub state: serde_json::Value,
 }
 
-fn machine<M: Machine>(
-    grpc: &'static str,
-    defaults: fn() -> Vec<u8>,
-    add: fn(&mut RoutesBuilder, MachineHandle<M>),
-) -> Role {
-    let doing: Arc<dyn Does> = Arc::new(Of { grpc, defaults, add });
-    Role { name: M::NAME, service: M::Event::SERVICE, doing }
+/// A gRPC service as routes take it.
+trait Grpc:
+    tower_service::Service<
+        http::Request<Body>,
+        Response = http::Response<Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Grpc for S where
+    S: tower_service::Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+fn machine<M: Machine, S: Grpc>(defaults: fn() -> Vec<u8>, server: fn(MachineHandle<M>) -> S) -> Role {
+    Role { name: M::NAME, service: M::Event::SERVICE, doing: Arc::new(Of { defaults, server }) }
 }
 
 impl Role {
@@ -181,13 +190,12 @@ impl Started {
     }
 }
 
-struct Of<M: Machine> {
-    grpc: &'static str,
+struct Of<M: Machine, S> {
     defaults: fn() -> Vec<u8>,
-    add: fn(&mut RoutesBuilder, MachineHandle<M>),
+    server: fn(MachineHandle<M>) -> S,
 }
 
-impl<M: Machine> Does for Of<M> {
+impl<M: Machine, S: Grpc> Does for Of<M, S> {
     fn provision(&self, log: LogId, now: Time, profile: &Profile) -> Result<Frame> {
         let opened = Opened {
             cell: log.cell.into(),
@@ -199,7 +207,7 @@ impl<M: Machine> Does for Of<M> {
     }
 
     fn start(&self, journal: Journal, settings: Settings) -> Doing<Started> {
-        let (grpc, add) = (self.grpc, self.add);
+        let server = self.server;
         Box::pin(async move {
             let log = settings.log;
             let Running { handle, feed, task } = start::<M, Journal>(journal, settings)
@@ -208,11 +216,13 @@ impl<M: Machine> Does for Of<M> {
             let (to_add, to_follow, to_stop) = (handle.clone(), handle.clone(), handle.clone());
             Ok(Started {
                 name: M::NAME,
-                grpc,
+                grpc: S::NAME,
                 status: handle.status(),
                 feed,
                 handle: Box::new(handle),
-                routes: Box::new(move |routes| add(routes, to_add)),
+                routes: Box::new(move |routes| {
+                    routes.add_service(server(to_add));
+                }),
                 follow: Box::new(move |feed, clock| {
                     if feed.concerns::<M>() {
                         tokio::spawn(follow(to_follow.clone(), feed.clone(), clock.clone()));

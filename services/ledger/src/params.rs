@@ -1,9 +1,8 @@
 //! The ledger's governed numbers: unit, default, bounds and largest step of each. Profiles fill them at genesis; from
 //! then on they live in the state.
 
-use holmes_kernel::machine::BadParams;
 use holmes_kernel::window::WindowLimits;
-use holmes_kernel::{Amount, Ratio};
+use holmes_kernel::{Amount, BadParams, Governed, Ratio};
 use holmes_proto::ledger::v1 as wire;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -25,46 +24,29 @@ pub const MOST_NAME_BYTES: usize = 128;
 /// Most assets of a cell.
 const MOST_ASSETS: usize = 64;
 
-/// A governed number: what governance may set it to, and how fast.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Governed {
-    /// Its field in `holmes.ledger.v1.Params`.
-    pub name: &'static str,
-    /// Its unit.
-    pub unit: &'static str,
-    /// What a profile that does not name it gets.
-    pub default: u64,
-    /// The least value.
-    pub min: u64,
-    /// The greatest value.
-    pub max: u64,
-    /// The most by which one change may move it.
-    pub step: u64,
-}
-
 /// E-2.4. H: 0; F: 0.1 %.
-pub const BURN_RATE: Governed = governed("burn_rate_ppb", "ppb", 0, 0, 10_000_000, 500_000);
+pub const BURN_RATE: Governed = Governed::new("burn_rate_ppb", "ppb", 0, (0, 10_000_000), 500_000);
 /// E-2.3.
 pub const WINDOW_ENTRIES: Governed =
-    governed("window_entries", "ids", 20_000_000, 10_000, 100_000_000, 10_000_000);
+    Governed::new("window_entries", "ids", 20_000_000, (10_000, 100_000_000), 10_000_000);
 /// E-2.3.
 pub const WINDOW_ENTRIES_PER_PRINCIPAL: Governed =
-    governed("window_entries_per_principal", "ids", 2_000_000, 1_000, 100_000_000, 1_000_000);
+    Governed::new("window_entries_per_principal", "ids", 2_000_000, (1_000, 100_000_000), 1_000_000);
 /// So that accounts, which are never forgotten, cannot be opened without end.
 pub const MOST_ACCOUNTS_PER_OWNER: Governed =
-    governed("most_accounts_per_owner", "accounts", 1_000, 10, 1_000_000, 10_000);
+    Governed::new("most_accounts_per_owner", "accounts", 1_000, (10, 1_000_000), 10_000);
 /// So that holds, which may be open for ever, cannot be opened without end.
 pub const MOST_OPEN_HOLDS: Governed =
-    governed("most_open_holds", "holds", 10_000_000, 1_000, 100_000_000, 5_000_000);
+    Governed::new("most_open_holds", "holds", 10_000_000, (1_000, 100_000_000), 5_000_000);
 /// 90 days.
 pub const LONGEST_HOLD: Governed =
-    governed("longest_hold_ms", "ms", 90 * DAY_MS, 60_000, 400 * DAY_MS, 90 * DAY_MS);
+    Governed::new("longest_hold_ms", "ms", 90 * DAY_MS, (60_000, 400 * DAY_MS), 90 * DAY_MS);
 /// E-2.5. By default there is none.
 pub const DEFAULT_RATE_UNITS: Governed =
-    governed("default_rate_units", "base units", 0, 0, u64::MAX, u64::MAX);
+    Governed::new("default_rate_units", "base units", 0, (0, u64::MAX), u64::MAX);
 /// E-2.5. By default there is none.
 pub const DEFAULT_RATE_WINDOW: Governed =
-    governed("default_rate_window_ms", "ms", 0, 0, 400 * DAY_MS, 30 * DAY_MS);
+    Governed::new("default_rate_window_ms", "ms", 0, (0, 400 * DAY_MS), 30 * DAY_MS);
 
 /// All of them.
 pub const GOVERNED: [Governed; 8] = [
@@ -79,27 +61,6 @@ pub const GOVERNED: [Governed; 8] = [
 ];
 
 const DAY_MS: u64 = 86_400_000;
-
-const fn governed(
-    name: &'static str,
-    unit: &'static str,
-    default: u64,
-    min: u64,
-    max: u64,
-    step: u64,
-) -> Governed {
-    Governed { name, unit, default, min, max, step }
-}
-
-impl Governed {
-    fn check(&self, value: u64) -> Result<u64, BadParams> {
-        if (self.min..=self.max).contains(&value) {
-            return Ok(value);
-        }
-        let Governed { name, unit, min, max, .. } = self;
-        Err(BadParams(format!("{name} = {value} is not within {min} and {max} {unit}")))
-    }
-}
 
 /// The parameters as the machine uses them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,12 +1,12 @@
 //! The governed numbers of {{name}}: profiles fill them at genesis; from then on they live in the state.
 
-use holmes_kernel::BadParams;
+use holmes_kernel::{BadParams, Governed};
 use holmes_proto::{{name}}::v1 as wire;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-/// How often it may begin: default, least and greatest value.
-pub const MOST_BEGINNINGS: (u64, u64, u64) = (1, 1, 1_000);
+/// How often it may begin.
+pub const MOST_BEGINNINGS: Governed = Governed::new("most_beginnings", "times", 1, (1, 1_000), 1);
 
 /// The parameters as the machine uses them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub struct Params {
 
 /// The defaults as a log's opening holds them: a profile's section goes over them.
 pub fn encoded_defaults() -> Vec<u8> {
-    wire::Params { most_beginnings: MOST_BEGINNINGS.0 }.encode_to_vec()
+    wire::Params { most_beginnings: MOST_BEGINNINGS.default }.encode_to_vec()
 }
 
 /// Reads the parameters of a log's opening.
@@ -25,10 +25,5 @@ pub fn encoded_defaults() -> Vec<u8> {
 /// # Errors
 /// When a number is out of its bounds.
 pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
-    let (_, least, greatest) = MOST_BEGINNINGS;
-    if !(least..=greatest).contains(&wire.most_beginnings) {
-        let found = wire.most_beginnings;
-        return Err(BadParams(format!("most_beginnings = {found} is not within {least} and {greatest}")));
-    }
-    Ok(Params { most_beginnings: wire.most_beginnings })
+    Ok(Params { most_beginnings: MOST_BEGINNINGS.check(wire.most_beginnings)? })
 }
