@@ -345,18 +345,13 @@ impl Packed for PackedBf16 {
     }
 }
 
-#[inline(always)]
-fn half_at<S: Simd>(s: S, block: &[u8], at: usize) -> f32 {
-    s.half(u16::from_le_bytes(*part(block, at)))
-}
-
 struct PackedQ8;
 impl Packed for PackedQ8 {
     const BYTES: usize = 34;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, block: &[u8]) -> [S::V; 2] {
-        let d = s.splat(half_at(s, block, 0));
+        let d = s.splat(s.halves(part(block, 0))[0]);
         [s.mul(d, s.i8(part(block, 2))), s.mul(d, s.i8(part(block, 18)))]
     }
 }
@@ -368,8 +363,8 @@ impl<const SIZE: usize> Packed for PackedQ4<SIZE> {
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, block: &[u8]) -> [S::V; 2] {
-        let d = half_at(s, block, 0);
-        let m = if SIZE == 20 { half_at(s, block, 2) } else { -8.0 * d };
+        let [d, second] = s.halves(part(block, 0));
+        let m = if SIZE == 20 { second } else { -8.0 * d };
         s.nibbles(part(block, SIZE - 16), d, m)
     }
 }

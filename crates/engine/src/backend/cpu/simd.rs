@@ -48,8 +48,8 @@ pub(super) trait Simd: Copy {
     fn i8(self, from: &[u8; 16]) -> Self::V;
     /// d·q + m for sixteen low and sixteen high nibbles q.
     fn nibbles(self, from: &[u8; 16], d: f32, m: f32) -> [Self::V; 2];
-    /// An f16 in its bits.
-    fn half(self, bits: u16) -> f32;
+    /// Two little-endian f16 in one conversion: shuffles are what the unpacking waits for.
+    fn halves(self, from: &[u8; 4]) -> [f32; 2];
 }
 
 /// Work that is compiled once per instruction set. Implementations and all they call are `#[inline(always)]`,

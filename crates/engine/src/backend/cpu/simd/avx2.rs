@@ -194,8 +194,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn half(self, bits: u16) -> f32 {
+    fn halves(self, from: &[u8; 4]) -> [f32; 2] {
         // SAFETY: see above.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits.into()))) }
+        unsafe {
+            let both = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from_le_bytes(*from)));
+            [_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))]
+        }
     }
 }

@@ -194,7 +194,8 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn half(self, bits: u16) -> f32 {
-        f16::from_bits(bits).to_f32()
+    fn halves(self, from: &[u8; 4]) -> [f32; 2] {
+        let [a, b, c, d] = *from;
+        [f16::from_le_bytes([a, b]).to_f32(), f16::from_le_bytes([c, d]).to_f32()]
     }
 }
