@@ -210,7 +210,8 @@ impl<H: Handle<Staking>> Service for Api<H> {
             None => Ok(parse::required(state, rating)),
             Some(id) => state.nodes.get(&id).map(|node| parse::required_of(state, node)).ok_or(id),
         };
-        let Answer { value, seq } = self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
+        let Answer { value, seq } =
+            self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
         Ok(edge::answered(Answer { value: value.map_err(not_found)?, seq }, |required| required))
     }
 

@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn a_rise_counts_after_its_time_and_a_fall_at_once() {
         // E-0.6
-        let (day, t) = (|n| Time::from_millis(n * 86_400_000), Amount::new);
+        let (day, t) = (|n: u64| Time::from_millis(n * 86_400_000), Amount::new);
         let mut bases = Bases::new(t(100));
         bases.set(t(110), day(1), day(31));
         bases.set(t(121), day(8), day(38));

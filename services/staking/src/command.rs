@@ -31,7 +31,7 @@ pub enum Command {
         node: Id,
         /// How much; `None` for all of it.
         amount: Option<Amount>,
-        /// Where to; `None` for where the last bond came from.
+        /// Where to; `None` for where payouts go already.
         account: Option<Id>,
     },
     /// Names another account for payouts.
@@ -179,13 +179,17 @@ pub enum Rejection {
     #[error("there is no node {0}: check the id, or register it first")]
     NodeNotFound(Id),
     /// It is registered otherwise.
-    #[error("node {0} is registered with another owner, kind or rating: use the node's own key, or GetNode to compare")]
+    #[error(
+        "node {0} is registered with another owner, kind or rating: use the node's own key, or GetNode to compare"
+    )]
     NodeExists(Id),
     /// Not a key.
     #[error("public_key is no Ed25519 key under which a signature proves anything: send the node's own")]
     KeyInvalid,
     /// The node's signature does not fit.
-    #[error("possession does not prove that the node's key is the caller's: sign the statement for this network, cell and owner")]
+    #[error(
+        "possession does not prove that the node's key is the caller's: sign the statement for this network, cell and owner"
+    )]
     PossessionInvalid,
     /// E-6.1: never returns.
     #[error("{0} is tombstoned and never returns; what it has bonded can still be unbonded")]
@@ -239,7 +243,9 @@ pub enum Rejection {
         bond: Amount,
     },
     /// E-6.2.
-    #[error("node {node} would keep {left} base units and {required} are required: keep that, or unbond all of it")]
+    #[error(
+        "node {node} would keep {left} base units and {required} are required: keep that, or unbond all of it"
+    )]
     BelowRequired {
         /// The node.
         node: Id,
@@ -266,7 +272,9 @@ impl Refuses for Rejection {
     fn code(&self) -> Code {
         use Rejection::*;
         match self {
-            KeyInvalid | PossessionInvalid | RatingOutOfRange { .. } | AmountZero | CauseInvalid => Code::Invalid,
+            KeyInvalid | PossessionInvalid | RatingOutOfRange { .. } | AmountZero | CauseInvalid => {
+                Code::Invalid
+            }
             Forbidden { .. } | OwnerTombstoned(_) => Code::Forbidden,
             NodeNotFound(_) => Code::NotFound,
             NodeExists(_) => Code::AlreadyExists,

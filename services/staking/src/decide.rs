@@ -23,7 +23,9 @@ use crate::state::{Node, State};
 pub fn decide(state: &State, command: &Command, ctx: &Ctx, out: &mut Vec<Event>) -> Result<(), Rejection> {
     let kinds = match command {
         Command::RegisterNode(register) => nodes::register(state, register, ctx),
-        Command::SetRating { node, rating_milli_cu } => nodes::set_rating(state, *node, *rating_milli_cu, ctx),
+        Command::SetRating { node, rating_milli_cu } => {
+            nodes::set_rating(state, *node, *rating_milli_cu, ctx)
+        }
         Command::SetPayoutAccount { node, account } => nodes::set_payout(state, *node, *account, ctx),
         Command::Jail { node, cause } => nodes::jail(state, *node, cause, ctx),
         Command::Unjail { node } => nodes::unjail(state, *node, ctx),

@@ -198,7 +198,10 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
     }
     let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit();
     if wire.asset_name.is_empty() || wire.asset_name.len() > 12 || !wire.asset_name.bytes().all(plain) {
-        return Err(BadParams(format!("asset_name {:?}: 1 to 12 upper-case letters and digits", wire.asset_name)));
+        return Err(BadParams(format!(
+            "asset_name {:?}: 1 to 12 upper-case letters and digits",
+            wire.asset_name
+        )));
     }
     if wire.least_per_cu_units > wire.most_per_cu_units {
         return Err(BadParams("least_per_cu_units is above most_per_cu_units".into()));
@@ -270,7 +273,7 @@ mod tests {
     fn days_are_epochs_since_tge() {
         // E-0.5
         let calendar = Calendar { tge_at_s: 100, epoch_s: 45 };
-        let at = |s| Time::from_millis(s * 1_000);
+        let at = |s: u64| Time::from_millis(s * 1_000);
         assert_eq!([99, 100, 144, 145].map(|s| calendar.day(at(s))), [0, 0, 0, 1]);
         assert_eq!((calendar.start(2), calendar.after(at(1), 14)), (at(190), at(631)));
     }

@@ -30,7 +30,11 @@ fn events(entry: &Entry) -> Result<Vec<Event>, Unknown> {
     let unknown = |what: String| Unknown { service: LEDGER, what };
     let read = |bytes: &prost::bytes::Bytes| {
         let event = Event::decode(bytes.clone()).map_err(|why| unknown(why.to_string()))?;
-        if event.name().is_some() { Ok(event) } else { Err(unknown("an event without a known variant".into())) }
+        if event.name().is_some() {
+            Ok(event)
+        } else {
+            Err(unknown("an event without a known variant".into()))
+        }
     };
     entry.events.iter().map(read).collect()
 }

@@ -25,7 +25,8 @@ pub(crate) fn open_vault(state: &State, ctx: &Ctx) -> Bytes {
 /// To post all that a hold reserves.
 pub(crate) fn post(hold: Id, amount: Amount, ctx: &Ctx) -> Bytes {
     // A hold that was refused may be asked for again: another transfer each time.
-    let cause = [b"bond".as_slice(), &hold.to_bytes(), &ctx.term.to_le_bytes(), &ctx.seq.to_le_bytes()].concat();
+    let cause =
+        [b"bond".as_slice(), &hold.to_bytes(), &ctx.term.to_le_bytes(), &ctx.seq.to_le_bytes()].concat();
     let at = hold.moment().unwrap_or(ctx.now);
     transfer(ledger::Transfer {
         transfer_id: Id::derive(at, &cause, 0).to_string(),

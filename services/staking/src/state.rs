@@ -182,14 +182,12 @@ pub fn init(opened: &Opened) -> Result<State, BadParams> {
     let wire = wire::Params::decode(opened.params.as_slice())
         .map_err(|why| BadParams(format!("not holmes.staking.v1.Params: {why}")))?;
     let params = params::read(&wire)?;
-    let bad = |_| BadParams("profile_hash has 16 bytes, and cell is below 65,536".into());
-    let genesis = if opened.profile_hash.is_empty() {
-        [0; 16]
-    } else {
-        opened.profile_hash.as_slice().try_into().map_err(bad)?
+    let bad = || BadParams("profile_hash has 16 bytes, and cell is below 65,536".into());
+    let genesis = match opened.profile_hash.as_slice() {
+        [] => [0; 16],
+        hash => hash.try_into().map_err(|_| bad())?,
     };
-    let cell = u16::try_from(opened.cell)
-        .map_err(|_| BadParams("profile_hash has 16 bytes, and cell is below 65,536".into()))?;
+    let cell = u16::try_from(opened.cell).map_err(|_| bad())?;
     Ok(State {
         vault: Vault {
             account: vault_account(&params.asset_name),

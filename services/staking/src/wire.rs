@@ -33,10 +33,7 @@ pub fn id(field: &'static str, text: &str) -> Parsed<Id> {
 /// An owner of nodes in a text field, as it prints.
 pub fn owner(field: &'static str, text: &str) -> Parsed<Principal> {
     let id = text.strip_prefix("account/").and_then(|id| id.parse().ok());
-    id.map_or_else(
-        || malformed(field, "account/<id>"),
-        |id| Ok(Principal::new(PrincipalKind::Account, id)),
-    )
+    id.map_or_else(|| malformed(field, "account/<id>"), |id| Ok(Principal::new(PrincipalKind::Account, id)))
 }
 
 /// A node to make known.
@@ -59,7 +56,10 @@ pub fn register_node(request: &wire::RegisterNodeRequest) -> Parsed<Command> {
 
 /// A rating to attest.
 pub fn set_rating(request: &wire::SetRatingRequest) -> Parsed<Command> {
-    Ok(Command::SetRating { node: id("node_id", &request.node_id)?, rating_milli_cu: request.rating_milli_cu })
+    Ok(Command::SetRating {
+        node: id("node_id", &request.node_id)?,
+        rating_milli_cu: request.rating_milli_cu,
+    })
 }
 
 /// A hold to bond.
@@ -205,8 +205,13 @@ pub fn required(state: &State, rating_milli_cu: u32) -> wire::GetRequiredRespons
     let next = collateral::next_base(collateral::base(&now), old, params.base_step);
     let (last, at) = base.computed.map_or((params.inputs, Time::default()), |last| (last.inputs, last.at));
     wire::GetRequiredResponse {
-        required_units: collateral::required(rating_milli_cu, base.units, params.least_per_cu, params.most_per_cu)
-            .units(),
+        required_units: collateral::required(
+            rating_milli_cu,
+            base.units,
+            params.least_per_cu,
+            params.most_per_cu,
+        )
+        .units(),
         rises: Vec::new(),
         kind: NodeKind::Compute.into(),
         rating_milli_cu,
@@ -229,14 +234,16 @@ pub fn page(
     from: usize,
     size: usize,
 ) -> (Vec<wire::Node>, Option<usize>) {
-    let owned = owner.map(|owner| state.owners.get(&owner).map(|owner| owner.nodes.as_slice()).unwrap_or_default());
+    let owned =
+        owner.map(|owner| state.owners.get(&owner).map(|owner| owner.nodes.as_slice()).unwrap_or_default());
     let total = owned.map_or(state.nodes.len(), <[u32]>::len);
     let mut nodes = Vec::new();
     let mut at = from;
     while at < total && nodes.len() < size && at - from < MOST_LOOKED_AT {
         let place = owned.map_or(at as u32, |places| places[at]);
         at += 1;
-        let row = state.nodes.at(place).filter(|(_, node)| only == NodeState::Unspecified || node.state() == only);
+        let row =
+            state.nodes.at(place).filter(|(_, node)| only == NodeState::Unspecified || node.state() == only);
         nodes.extend(row.map(|(id, row)| node(state, *id, row)));
     }
     (nodes, (at < total).then_some(at))

@@ -40,7 +40,12 @@ pub(super) fn note_holds(state: &State, opener: Principal, holds: &[SeenHold], c
 pub(super) fn bond(state: &State, id: Id, hold: Id, ctx: &Ctx) -> Decided {
     let node = own(state, id, ctx)?;
     let from = [NodeState::Registered, NodeState::Active, NodeState::Jailed];
-    only_from(id, node, &from, "only a node that can serve again is bonded; an exited one registers again first")?;
+    only_from(
+        id,
+        node,
+        &from,
+        "only a node that can serve again is bonded; an exited one registers again first",
+    )?;
     let offer = node.offers.iter().find(|offer| offer.hold == hold);
     let offer = offer.ok_or(Rejection::HoldNotOffered { hold, node: id })?;
     Ok(vec![Kind::BondRequested(BondRequested {
@@ -83,7 +88,12 @@ fn bond_answered(
 ) -> Vec<Kind> {
     let (node, hold) = (bytes(id), bytes(offer.hold));
     if let Some(reason) = refused {
-        return vec![Kind::BondRefused(BondRefused { node, hold, reason: reason.to_owned(), cause_seq: seq })];
+        return vec![Kind::BondRefused(BondRefused {
+            node,
+            hold,
+            reason: reason.to_owned(),
+            cause_seq: seq,
+        })];
     }
     let (account, amount_units) = (bytes(offer.account), offer.amount);
     let mut events = vec![Kind::BondPosted(BondPosted { node, hold, account, amount_units, cause_seq: seq })];

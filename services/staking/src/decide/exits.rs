@@ -12,7 +12,13 @@ use crate::sends::{self, Part};
 use crate::state::{Node, State};
 
 /// Accepts an unbonding. A node that holds a lease would be refused (E-6.5); there are no leases yet.
-pub(super) fn unbond(state: &State, id: Id, amount: Option<Amount>, account: Option<Id>, ctx: &Ctx) -> Decided {
+pub(super) fn unbond(
+    state: &State,
+    id: Id,
+    amount: Option<Amount>,
+    account: Option<Id>,
+    ctx: &Ctx,
+) -> Decided {
     let node = own(state, id, ctx)?;
     let from = [NodeState::Registered, NodeState::Active, NodeState::Jailed, NodeState::Tombstoned];
     only_from(id, node, &from, "only what is bonded can be unbonded")?;
@@ -24,7 +30,11 @@ pub(super) fn unbond(state: &State, id: Id, amount: Option<Amount>, account: Opt
     refuse_if(!left.is_zero() && node.unbondings.len() as u64 >= most, || Rejection::TooManyUnbondings(id))?;
     let serves = matches!(node.state(), NodeState::Active | NodeState::Jailed);
     let required = node.required(&state.params, ctx.now);
-    refuse_if(serves && !left.is_zero() && left < required, || Rejection::BelowRequired { node: id, left, required })?;
+    refuse_if(serves && !left.is_zero() && left < required, || Rejection::BelowRequired {
+        node: id,
+        left,
+        required,
+    })?;
     refuse_if(left.is_zero() && node.pending > 0, || Rejection::BondPending(id))?;
     // A bond has come from an account, so there is always one to pay to.
     let account = account.or(node.payout).ok_or(Rejection::ExceedsBond { node: id, bond: Amount::ZERO })?;
@@ -52,7 +62,9 @@ pub(super) fn pay(state: &State, ctx: &Ctx) -> Decided {
     let Some((number, unbonding)) = first else { return Ok(Vec::new()) };
     let amount = Amount::new(unbonding.left).min(state.may_leave(class, ctx.now));
     let node = state.nodes.get(&unbonding.node);
-    let Some(to) = node.and_then(|node| node.payout).filter(|_| !amount.is_zero()) else { return Ok(Vec::new()) };
+    let Some(to) = node.and_then(|node| node.payout).filter(|_| !amount.is_zero()) else {
+        return Ok(Vec::new());
+    };
     let part = Part {
         unbonding: number,
         left: unbonding.left,

@@ -6,7 +6,9 @@ use holmes_proto::staking::v1::{
     BondCause, NodeKind, NodeRegistered, NodeState, OwnerTombstoned, PayoutAccountSet,
 };
 
-use super::{Decided, bytes, changed, checked, column, forbidden, found, only_from, only_platform, own, refuse_if};
+use super::{
+    Decided, bytes, changed, checked, column, forbidden, found, only_from, only_platform, own, refuse_if,
+};
 use crate::command::{RegisterNode, Rejection};
 use crate::params::MOST_RATING_MILLI_CU;
 use crate::possession;
@@ -17,7 +19,9 @@ pub(super) fn register(state: &State, register: &RegisterNode, ctx: &Ctx) -> Dec
     refuse_if(owner.kind != PrincipalKind::Account, || forbidden(ctx, "an account owns nodes"))?;
     refuse_if(state.is_tombstoned(&owner), || Rejection::OwnerTombstoned(owner))?; // E-14.3: either kind
     match register.kind() {
-        NodeKind::Verifier => refuse_if(register.claim_milli_cu > 0, || out_of_range(state, register.claim_milli_cu))?,
+        NodeKind::Verifier => {
+            refuse_if(register.claim_milli_cu > 0, || out_of_range(state, register.claim_milli_cu))?
+        }
         _ => in_range(state, register.claim_milli_cu)?,
     }
     possession::check(&state.network, owner, &register.public_key, register.possession)?;

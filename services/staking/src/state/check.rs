@@ -25,7 +25,9 @@ pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
             Some(Kind::UnbondingStarted(e)) => node(&e.node)?,
             Some(Kind::PayoutMade(e)) => node(&e.node)?,
             Some(Kind::PayoutRefused(e)) => node(&e.node)?,
-            Some(Kind::OwnerTombstoned(e)) => ids(&e.nodes).try_for_each(|id| check_named(state, Some(id)))?,
+            Some(Kind::OwnerTombstoned(e)) => {
+                ids(&e.nodes).try_for_each(|id| check_named(state, Some(id)))?
+            }
             Some(Kind::RequiredRecomputed(e)) => {
                 ids(&e.nodes).try_for_each(|id| check_named(state, Some(id)))?;
             }
@@ -45,7 +47,8 @@ fn check_named(state: &State, id: Option<Id>) -> Result<(), Broken> {
 
 /// E-6.5: all stake is what lies in `bonds/<asset>`.
 fn check_vault(state: &State) -> Result<(), Broken> {
-    let stake: u128 = state.classes.iter().map(|class| u128::from(class.bonds) + u128::from(class.unbonding)).sum();
+    let stake: u128 =
+        state.classes.iter().map(|class| u128::from(class.bonds) + u128::from(class.unbonding)).sum();
     let units = state.vault.units;
     if stake == u128::from(units) {
         return Ok(());
@@ -115,7 +118,8 @@ fn check_sums(state: &State, broken: &mut Vec<Broken>) {
     let mut lapsing = 0;
     for node in state.nodes.values() {
         let counts = u128::from(node.counts());
-        let row = [node.bond.into(), node.unbonding.into(), counts, counts * u128::from(node.rating_milli_cu)];
+        let row =
+            [node.bond.into(), node.unbonding.into(), counts, counts * u128::from(node.rating_milli_cu)];
         sums[class_of(node.kind())].iter_mut().zip(row).for_each(|(sum, more)| *sum += more);
         lapsing += usize::from(node.lapses_at.is_some());
     }

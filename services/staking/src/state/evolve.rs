@@ -3,9 +3,9 @@
 use holmes_kernel::{Amount, Id, Meta, Principal, Time};
 use holmes_proto::staking::v1::event::Event as Kind;
 use holmes_proto::staking::v1::{
-    BondChanged, BondPosted, BondRefused, BondRequested, CollateralInputs, Event, HoldsOffered, NodeRegistered,
-    NodeState, OwnerTombstoned, PayoutMade, PayoutRefused, PayoutSent, RecomputeStarted, RequiredRecomputed,
-    UnbondingStarted,
+    BondChanged, BondPosted, BondRefused, BondRequested, CollateralInputs, Event, HoldsOffered,
+    NodeRegistered, NodeState, OwnerTombstoned, PayoutMade, PayoutRefused, PayoutSent, RecomputeStarted,
+    RequiredRecomputed, UnbondingStarted,
 };
 
 use super::{Awaited, Class, Computed, Job, Node, Offer, State, Unbonding, class_of};
@@ -85,7 +85,8 @@ impl State {
     }
 
     fn node_registered(&mut self, event: &NodeRegistered) {
-        let (Some(id), Some(owner)) = (Id::from_slice(&event.node), Principal::from_slice(&event.owner)) else {
+        let (Some(id), Some(owner)) = (Id::from_slice(&event.node), Principal::from_slice(&event.owner))
+        else {
             return;
         };
         let Ok(key) = event.public_key.as_ref().try_into() else { return };
