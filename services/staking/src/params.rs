@@ -55,7 +55,7 @@ macro_rules! governed {
 // E_next: what TRR, BR and the verifiers' pool schedule on day one (E-4.8, E-4.5). C: what the desk offers at TGE
 // (E-1.6), so that the bonded share counts from the first day on.
 governed! {
-    tge_at_s, "s", 0, 0, 1 << 40, 0;
+    tge_at_ms, "ms", 0, 0, 1 << 50, 0;
     epoch_s, "s", 86_400, 1, 86_400, 0;
     next_emission_units, "base units", 256_110_767_856_694, 0, ALL, ALL;
     circulating_units, "base units", 20_000_000 * HOL, 0, ALL, ALL;
@@ -138,20 +138,19 @@ pub struct Params {
 /// E-0.5: a day is an epoch of log time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Calendar {
-    tge_at_s: u64,
+    tge_at_ms: u64,
     epoch_s: u64,
 }
 
 impl Calendar {
     /// The day of a moment; what lies before TGE belongs to the first.
     pub fn day(&self, at: Time) -> u64 {
-        (at.micros() / 1_000_000).saturating_sub(self.tge_at_s) / self.epoch_s
+        at.millis().saturating_sub(self.tge_at_ms) / (self.epoch_s * 1_000)
     }
 
     /// When a day begins.
     pub fn start(&self, day: u64) -> Time {
-        let seconds = self.tge_at_s.saturating_add(day.saturating_mul(self.epoch_s));
-        Time::from_millis(seconds.saturating_mul(1_000))
+        self.after(Time::from_millis(self.tge_at_ms), day)
     }
 
     /// So many days later.
@@ -209,7 +208,7 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
     Ok(Params {
         asset: wire.asset,
         asset_name: wire.asset_name,
-        calendar: Calendar { tge_at_s: wire.tge_at_s, epoch_s: wire.epoch_s },
+        calendar: Calendar { tge_at_ms: wire.tge_at_ms, epoch_s: wire.epoch_s },
         inputs: Inputs {
             next_emission: Amount::new(wire.next_emission_units),
             circulating: Amount::new(wire.circulating_units),
@@ -272,7 +271,7 @@ mod tests {
     #[test]
     fn days_are_epochs_since_tge() {
         // E-0.5
-        let calendar = Calendar { tge_at_s: 100, epoch_s: 45 };
+        let calendar = Calendar { tge_at_ms: 100_000, epoch_s: 45 };
         let at = |s: u64| Time::from_millis(s * 1_000);
         assert_eq!([99, 100, 144, 145].map(|s| calendar.day(at(s))), [0, 0, 0, 1]);
         assert_eq!((calendar.start(2), calendar.after(at(1), 14)), (at(190), at(631)));
