@@ -51,13 +51,14 @@ impl Feed {
         self.log
     }
 
-    /// Whether a machine reads this log: for its events, for what is sent to it, or for the answers to its own sends.
-    pub fn concerns<M: Machine>(&self) -> bool {
+    /// Whether a machine with this log reads it: for its events, for what is sent to it, or for the answers to its own
+    /// sends.
+    pub fn concerns<M: Machine>(&self, own: LogId) -> bool {
         let (us, source) = (M::Event::SERVICE, self.log.svc);
-        us != source
-            && (M::LISTENS.contains(&source)
-                || self.sends_to.contains(&us)
-                || M::Event::SENDS_TO.contains(&source))
+        let concerned = M::LISTENS.contains(&source)
+            || self.sends_to.contains(&us)
+            || M::Event::SENDS_TO.contains(&source);
+        concerned && self.log != own
     }
 
     /// Waits until the log is durable behind a place; `false` when its owner has ended.

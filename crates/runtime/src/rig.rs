@@ -361,10 +361,10 @@ impl<M: Machine, J: Journal> Play for Seat<M, J> {
 
     fn hears(&self, source: &dyn Play) -> bool {
         let (us, from) = (M::Event::SERVICE, source.log().svc);
-        us != from
-            && (M::LISTENS.contains(&from)
-                || source.sends_to().contains(&us)
-                || M::Event::SENDS_TO.contains(&from))
+        let concerned = M::LISTENS.contains(&from)
+            || source.sends_to().contains(&us)
+            || M::Event::SENDS_TO.contains(&from);
+        concerned && source.log() != self.log()
     }
 
     fn frames(&self, after: u64) -> Vec<PublicFrame> {

@@ -15,6 +15,7 @@ use holmes_runtime::driver::{Running, Settings, start};
 use holmes_runtime::feed::follow;
 use holmes_runtime::recover::{Extent, recover};
 use holmes_runtime::{Clock, Feed, MachineHandle, Status};
+use holmes_staking::Staking;
 use holmes_store::Journal;
 use holmes_treasury::Treasury;
 use tokio::sync::watch;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Role> {
         machine::<Ledger, _>(holmes_ledger::params::encoded_defaults, holmes_ledger::api::server),
         machine::<Accounts, _>(holmes_accounts::params::encoded_defaults, holmes_accounts::api::server),
         machine::<Treasury, _>(holmes_treasury::params::encoded_defaults, holmes_treasury::api::server),
+        machine::<Staking, _>(holmes_staking::params::encoded_defaults, holmes_staking::api::server),
     ]
 }
 
@@ -224,7 +226,7 @@ impl<M: Machine, S: Grpc> Does for Of<M, S> {
                     routes.add_service(server(to_add));
                 }),
                 follow: Box::new(move |feed, clock| {
-                    if feed.concerns::<M>() {
+                    if feed.concerns::<M>(log) {
                         tokio::spawn(follow(to_follow.clone(), feed.clone(), clock.clone()));
                     }
                 }),

@@ -126,7 +126,7 @@ async fn an_owner_that_is_fenced_while_it_rebuilds_does_not_claim_the_log_back()
     journal.fail_next(fenced());
     let asked = shop.spawn(shop.id(), deposit(1, 1));
     journal.told.appends.arrived(1).await;
-    assert_eq!(reason(shop.ask(Command::Fail { how: Failure::Decide, n: 1 }).await), "POISONED");
+    assert_eq!(reason(shop.ask(Command::Fail { how: Failure::Evolve, n: 1 }).await), "POISONED");
     let claim = journal.claim(till::log(1)).await.unwrap();
     journal.told.appends.open();
     let status = shop.is(|status| matches!(status, Status::Fenced { .. } | Status::Serving)).await;
@@ -150,15 +150,16 @@ async fn a_log_that_cannot_be_replayed_to_its_end_is_not_served() {
 }
 
 #[tokio::test]
-async fn a_machine_whose_task_has_died_does_not_count_as_serving() {
+async fn a_machine_that_cannot_tell_what_is_due_halts() {
     let journal = Faulty::over(holmes_store::journal::memory::Journal::new().into());
     journal.provision(&ear::provision(START)).await.unwrap();
     let settings = Settings::new(ear::LOG, Clock::manual(START));
     let running = driver::start::<Ear, _>(journal, settings).await.unwrap();
     let call = holmes_kernel::Call::request(till::owner(1), holmes_kernel::Id::v7(START.millis(), [1; 10]));
-    // `due` is the one of a machine's functions that nothing guards.
     let _ = running.handle.submit(call, ear::Command::Sabotage).await;
-    assert!(patiently(running.task).await.is_err());
-    let status = running.handle.status().borrow().clone();
-    assert!(matches!(status, Status::Halted(_)), "{status:?}");
+    let mut status = running.handle.status();
+    let halted = patiently(status.wait_for(|status| matches!(status, Status::Halted(_)))).await;
+    assert!(halted.is_ok());
+    running.handle.stop().await;
+    patiently(running.task).await.unwrap();
 }

@@ -117,7 +117,7 @@ async fn a_payment_that_became_durable_while_its_till_was_rebuilt_is_heard_at_on
     let (till, id) = (source.handle.clone(), fresh_id());
     let paying = tokio::spawn(async move { till.submit(Call::request(till::owner(1), id), payment).await });
     journal.told.appends.arrived(1).await;
-    assert_eq!(reason(ask(&source.handle, Command::Fail { how: Failure::Decide, n: 0 }).await), "POISONED");
+    assert_eq!(reason(ask(&source.handle, Command::Fail { how: Failure::Evolve, n: 0 }).await), "POISONED");
     journal.told.appends.open();
     assert_eq!(reason(patiently(paying).await.unwrap()), "OUTCOME_UNKNOWN");
     let arrived = || reader.handle.read(At::Latest, |state| state.balance(till::account(1)));

@@ -141,7 +141,7 @@ fn what_a_rig_answers_is_what_the_driver_would_answer() {
     town.rig.restart().unwrap();
     assert_eq!(ask(&town, deposit(1, 5)).unwrap(), first);
     assert_eq!(reason(ask(&town, deposit(1, 6))), "REQUEST_ID_REUSED");
-    assert_eq!(town.ask(0, Command::Fail { how: Failure::Decide, n: 1 }), Err("POISONED".into()));
+    assert_eq!(town.ask(0, Command::Fail { how: Failure::Evolve, n: 1 }), Err("POISONED".into()));
     let poor = Command::Pay { from: till::account(9), to: till::account(1), units: 1 };
     let why = holmes_kernel::Refusal::of(&Refused::NoFunds { has: 0 });
     assert_eq!(town.ask(0, poor), Err(why.reason.into_owned()));

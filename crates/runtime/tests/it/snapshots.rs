@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use holmes_kernel::Machine as _;
+use holmes_kernel::Replica;
 use holmes_kernel::ports::Journal as _;
 use holmes_runtime::recover::{Extent, recover, write_snapshot};
 
@@ -17,7 +17,7 @@ async fn a_snapshot_is_written_beside_the_owner_and_shortens_the_next_start() {
     for _ in 0..150 {
         shop.ask(deposit(1, 1)).await.unwrap();
     }
-    let newest = || journal.inner.snapshot(till::log(1), Till::STATE, u64::MAX);
+    let newest = || journal.inner.snapshot(till::log(1), Replica::<Till>::VERSION, u64::MAX);
     until(|| async { newest().await.unwrap().is_some() }).await;
     for _ in 0..20 {
         shop.ask(deposit(1, 1)).await.unwrap();
@@ -46,7 +46,7 @@ async fn an_owner_that_is_often_restarted_gets_its_snapshot_too() {
         }
         shop.close().await;
     }
-    let newest = || journal.inner.snapshot(till::log(1), Till::STATE, u64::MAX);
+    let newest = || journal.inner.snapshot(till::log(1), Replica::<Till>::VERSION, u64::MAX);
     until(|| async { newest().await.unwrap().is_some() }).await;
 }
 

@@ -1,0 +1,84 @@
+//! What the ledger's log means here: holds of which staking is the coordinator, and the answers to its own sends.
+
+use holmes_kernel::{Amount, Entry, Event as _, Id, Sighted, Unknown};
+use holmes_proto::ledger::v1::event::Event as Kind;
+use holmes_proto::ledger::v1::{Event, TransferCode, TransferKind, TransfersRecorded};
+use holmes_proto::staking::v1::Event as Ours;
+use prost::Message;
+
+use crate::LEDGER;
+use crate::command::{Command, SeenHold};
+
+/// The command that an entry of another log causes, if any.
+///
+/// # Errors
+/// [`Unknown`] when the ledger's log holds an event that this build does not know: it may be an answer.
+pub fn command(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
+    if entry.log.svc != LEDGER {
+        return Ok(None);
+    }
+    let events = events(entry.entry)?;
+    if let Some(seq) = entry.answers(Ours::SERVICE) {
+        return Ok(Some(Command::Answered { seq, refused: refused(entry.entry, &events) }));
+    }
+    let holds: Vec<SeenHold> = events.iter().flat_map(holds).collect();
+    let opener = entry.entry.asked_by();
+    Ok((!holds.is_empty()).then_some(Command::NoteHolds { opener, holds }))
+}
+
+fn events(entry: &Entry) -> Result<Vec<Event>, Unknown> {
+    let unknown = |what: String| Unknown { service: LEDGER, what };
+    let read = |bytes: &prost::bytes::Bytes| {
+        let event = Event::decode(bytes.clone()).map_err(|why| unknown(why.to_string()))?;
+        if event.name().is_some() {
+            Ok(event)
+        } else {
+            Err(unknown("an event without a known variant".into()))
+        }
+    };
+    entry.events.iter().map(read).collect()
+}
+
+/// Why the ledger did not carry out a send: as a whole, or its one transfer. A transfer that exists was carried out.
+fn refused(entry: &Entry, events: &[Event]) -> Option<String> {
+    if let Some(refused) = &entry.refused {
+        return Some(refused.reason.clone());
+    }
+    let code = events.iter().find_map(|event| match &event.event {
+        Some(Kind::TransfersRecorded(recorded)) => Some(code_at(recorded, 0)),
+        _ => None,
+    })?;
+    let name = code.as_str_name().trim_start_matches("TRANSFER_CODE_");
+    (!matches!(code, TransferCode::Ok | TransferCode::Exists)).then(|| name.to_owned())
+}
+
+fn code_at(recorded: &TransfersRecorded, at: usize) -> TransferCode {
+    let code = recorded.codes.get(at).and_then(|code| TransferCode::try_from(i32::from(*code)).ok());
+    code.unwrap_or(TransferCode::Unspecified)
+}
+
+/// The holds that an event opened with staking as their coordinator.
+fn holds(event: &Event) -> Vec<SeenHold> {
+    let Some(Kind::TransfersRecorded(recorded)) = &event.event else { return Vec::new() };
+    if recorded.coordinators.is_empty() {
+        return Vec::new(); // nearly all batches: looked at no further
+    }
+    let is_hold = |at: &usize| recorded.kinds.get(*at) == Some(&(TransferKind::Hold as u8));
+    let opened = (0..recorded.kinds.len()).filter(is_hold).enumerate();
+    opened.filter_map(|(nth, at)| hold_at(recorded, at, nth)).collect()
+}
+
+/// The hold at a position of its batch, the `nth` hold of it.
+fn hold_at(recorded: &TransfersRecorded, at: usize, nth: usize) -> Option<SeenHold> {
+    let id = |column: &[u8]| Id::from_slice(column.get(at * 16..(at + 1) * 16)?);
+    let (service, coordination) = recorded.coordinators.get(nth * 18..(nth + 1) * 18)?.split_at(2);
+    let ours = service == Ours::SERVICE.0.to_be_bytes();
+    (ours && code_at(recorded, at) == TransferCode::Ok).then_some(())?;
+    Some(SeenHold {
+        hold: id(&recorded.ids)?,
+        debit: id(&recorded.debits)?,
+        credit: id(&recorded.credits)?,
+        amount: Amount::new(*recorded.amounts_units.get(at)?),
+        coordination: Id::from_slice(coordination)?,
+    })
+}

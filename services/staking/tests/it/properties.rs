@@ -1,0 +1,278 @@
+//! Whatever is asked, and whatever the ledger answers, the invariants hold and the log tells the same again.
+
+use holmes_kernel::shard::{Delivery, Poison, Request};
+use holmes_kernel::{
+    Amount, Event as _, Frame, Id, Input, LogId, Output, Position, Principal, Refusal, Replica, ServiceId,
+    Shard, Time, canon,
+};
+use holmes_ledger::{react, system_account};
+use holmes_proto::staking::v1::event::Event as Kind;
+use holmes_proto::staking::v1::{Event, NodeKind, Params};
+use holmes_staking::command::SeenHold;
+use holmes_staking::state::Awaited;
+use holmes_staking::{Command, LEDGER, Reply, Staking, State};
+use proptest::prelude::*;
+use prost::Message as _;
+
+use crate::harness::{HOL, STAFF, START, node_id, opened, owner, registration, with};
+
+const LOG: LogId = LogId::new(1, ServiceId(3));
+const EPOCH_MS: u64 = 45_000;
+
+/// Staking beside a ledger that answers when, and as, the test likes.
+struct Driver {
+    shard: Shard<Staking>,
+    frames: Vec<Frame>,
+    now: Time,
+    asked: u32,
+    heard: u64,
+    /// What lies in bonds/HOL, as the ledger would have it.
+    vault: u64,
+}
+
+impl Driver {
+    fn new(params: &Params) -> Driver {
+        let first = Replica::<Staking>::provision(LOG, START, opened(params)).expect("the log opens");
+        let shard =
+            Shard::new(Replica::open(LOG, &first).expect("its first frame is whole"), 1, Poison::new());
+        Driver { shard, frames: vec![first], now: START, asked: 0, heard: 0, vault: 0 }
+    }
+
+    fn state(&self) -> &State {
+        self.shard.replica().state()
+    }
+
+    fn ask(&mut self, principal: Principal, command: Command) -> Result<Reply, Refusal> {
+        self.asked += 1;
+        let request_id = Id::derive(self.now, b"driver", self.asked);
+        let (ticket, digest, traceparent) = (0, canon::digest(&command), String::new());
+        self.run(Input::Request(Request { ticket, principal, request_id, digest, traceparent, command }))
+            .expect("a request is answered")
+    }
+
+    fn hear(&mut self, command: Command) {
+        let from = self.heard;
+        self.heard += 1;
+        self.run(Input::Delivery(Delivery {
+            ticket: 0,
+            source: LogId::new(1, LEDGER),
+            from,
+            to: Position { term: 1, seq: self.heard, chain: [9; 32] },
+            ts: Time::from_millis(1),
+            principal: Principal::service(LEDGER),
+            traceparent: String::new(),
+            command: Some(command),
+        }));
+    }
+
+    fn wait(&mut self, ms: u64) {
+        self.now = self.now.after_millis(ms);
+        while self.shard.next_due().is_some_and(|at| at <= self.now) {
+            self.run(Input::Tick);
+        }
+    }
+
+    fn run(&mut self, input: Input<Command>) -> Option<Result<Reply, Refusal>> {
+        self.now = self.now.next();
+        let (mut out, mut answer) = (Vec::new(), None);
+        self.shard.step(self.now, input, &mut out);
+        self.shard.step(self.now, Input::Idle, &mut out);
+        while !out.is_empty() {
+            for output in std::mem::take(&mut out) {
+                match output {
+                    Output::Append(frame) => {
+                        self.frames.push(frame);
+                        self.shard.step(self.now, Input::Appended, &mut out);
+                        self.shard.step(self.now, Input::Idle, &mut out);
+                    }
+                    Output::Reply { answer: given, .. } => answer = Some(given),
+                    Output::Halt(why) | Output::Reclaim(why) => panic!("the shard stopped: {why}"),
+                    Output::Recall { .. } | Output::Release { .. } => {}
+                    Output::Delivered { .. } | Output::Early { .. } => {}
+                }
+            }
+        }
+        answer
+    }
+
+    /// Answers one of the sends that wait; a post or a payout that is carried out moves money.
+    fn answer(&mut self, which: usize, refused: Option<&str>) {
+        let waiting: Vec<(u64, Awaited)> = self.state().awaited.iter().map(|(seq, it)| (*seq, *it)).collect();
+        let Some((seq, awaited)) = waiting.get(which % waiting.len().max(1)) else { return };
+        match (awaited, refused) {
+            (Awaited::Bond { offer, .. }, None) => self.vault += offer.amount,
+            (Awaited::Payout { unbonding, .. }, None) => {
+                self.vault -= self.state().unbondings[unbonding].paying
+            }
+            _ => {}
+        }
+        self.hear(Command::Answered { seq: *seq, refused: refused.map(str::to_owned) });
+    }
+
+    fn agrees(&self) {
+        assert_eq!(self.shard.replica().check(), []);
+        assert_eq!(self.state().vault.units, self.vault);
+    }
+
+    fn replayed(&self) -> canon::Digest {
+        let mut replica = Replica::<Staking>::open(LOG, &self.frames[0]).expect("the first frame opens it");
+        self.frames[1..].iter().for_each(|frame| replica.apply(frame).expect("every frame applies"));
+        replica.digest()
+    }
+
+    fn events(&self) -> impl Iterator<Item = Event> + '_ {
+        let entries = self.frames.iter().flat_map(|frame| frame.entries().expect("frames are whole"));
+        let events = entries.flat_map(|(_, entry)| entry.events);
+        events.map(|bytes| Event::decode(bytes).expect("events can be read"))
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Register(u16, bool, u32),
+    Rate(u16, u32),
+    Offer { node: u16, by: u8, units: u64, elsewhere: bool },
+    Bond(u16, usize),
+    Answer(usize, Option<&'static str>),
+    Unbond(u16, Option<u64>),
+    Payout(u16),
+    Jail(u16),
+    Unjail(u16),
+    Tombstone(u16),
+    Wait(u64),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let node = || 1..6u16;
+    let units = || prop_oneof![1..5_000 * HOL, 1..400_000 * HOL];
+    let refused = prop_oneof![4 => Just(None), 1 => Just(Some("HOLD_ENDED")), 1 => Just(Some("INTERNAL"))];
+    prop_oneof![
+        3 => (node(), any::<bool>(), 400..3_000u32).prop_map(|(n, compute, r)| Op::Register(n, compute, r)),
+        4 => (node(), 400..3_000u32).prop_map(|(n, r)| Op::Rate(n, r)),
+        6 => (node(), 1..4u8, units(), prop::bool::weighted(0.1))
+            .prop_map(|(node, by, units, elsewhere)| Op::Offer { node, by, units, elsewhere }),
+        6 => (node(), 0..4usize).prop_map(|(n, which)| Op::Bond(n, which)),
+        12 => (any::<usize>(), refused).prop_map(|(which, refused)| Op::Answer(which, refused)),
+        4 => (node(), proptest::option::of(units())).prop_map(|(n, units)| Op::Unbond(n, units)),
+        1 => node().prop_map(Op::Payout),
+        2 => node().prop_map(Op::Jail),
+        2 => node().prop_map(Op::Unjail),
+        1 => node().prop_map(Op::Tombstone),
+        8 => (0..EPOCH_MS * 20).prop_map(Op::Wait),
+    ]
+}
+
+/// Two owners share the nodes.
+fn owner_of(node: u16) -> Principal {
+    owner(1 + (node % 2) as u8)
+}
+
+impl Driver {
+    fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::Register(n, compute, rating) => {
+                let (kind, claim) =
+                    if compute { (NodeKind::Compute, rating) } else { (NodeKind::Verifier, 0) };
+                drop(self.ask(owner_of(n), Command::RegisterNode(registration(n, owner_of(n), kind, claim))));
+            }
+            Op::Rate(n, rating_milli_cu) => {
+                drop(self.ask(STAFF, Command::SetRating { node: node_id(n), rating_milli_cu }));
+            }
+            Op::Offer { node, by, units, elsewhere } => {
+                self.asked += 1;
+                let hold = SeenHold {
+                    hold: Id::derive(self.now, b"hold", self.asked),
+                    debit: Id::from_bytes([by; 16]),
+                    credit: system_account(if elsewhere { "fees/HOL" } else { "bonds/HOL" }),
+                    amount: Amount::new(units),
+                    coordination: node_id(node),
+                };
+                self.hear(Command::NoteHolds { opener: owner(by), holds: vec![hold] });
+            }
+            Op::Bond(n, which) => {
+                let offered = self.state().nodes.get(&node_id(n)).and_then(|node| node.offers.get(which));
+                let hold = offered.map_or(Id::default(), |offer| offer.hold);
+                drop(self.ask(owner_of(n), Command::Bond { node: node_id(n), hold }));
+            }
+            Op::Answer(which, refused) => self.answer(which, refused),
+            Op::Unbond(n, units) => {
+                let amount = units.map(Amount::new);
+                drop(self.ask(owner_of(n), Command::Unbond { node: node_id(n), amount, account: None }));
+            }
+            Op::Payout(n) => {
+                let account = Id::from_bytes([n as u8; 16]);
+                drop(self.ask(owner_of(n), Command::SetPayoutAccount { node: node_id(n), account }));
+            }
+            Op::Jail(n) => {
+                drop(self.ask(STAFF, Command::Jail { node: node_id(n), cause: "why".into() }));
+            }
+            Op::Unjail(n) => drop(self.ask(STAFF, Command::Unjail { node: node_id(n) })),
+            Op::Tombstone(n) => {
+                drop(self.ask(STAFF, Command::Tombstone { node: node_id(n), cause: "why".into() }));
+            }
+            Op::Wait(ms) => self.wait(ms),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn whatever_is_asked_and_answered_the_invariants_hold_and_the_log_tells_it_again(
+        ops in proptest::collection::vec(op(), 1..120),
+    ) {
+        let mut driver = Driver::new(&with(|params| params.epoch_s = 45));
+        for op in &ops {
+            driver.apply(op);
+            driver.agrees();
+        }
+        prop_assert_eq!(driver.replayed(), driver.shard.replica().digest());
+        // What is sent, the ledger can read; and it is the last event of its entry (the shard sees to that).
+        for event in driver.events() {
+            if let Some(send) = event.send() {
+                let read = react::command(ServiceId(3), send.command).unwrap();
+                prop_assert!(!matches!(read, holmes_ledger::Command::Malformed { .. }), "{read:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_that_was_bonded_comes_back_when_all_is_unbonded(
+        bonds in proptest::collection::vec((1..6u16, 1..600_000 * HOL), 1..12),
+    ) {
+        let mut driver = Driver::new(&with(|params| params.epoch_s = 45));
+        for (n, units) in bonds {
+            driver.apply(&Op::Register(n, true, 1_000));
+            let by = 1 + (n % 2) as u8;
+            driver.apply(&Op::Offer { node: n, by, units, elsewhere: false });
+            driver.apply(&Op::Bond(n, 0));
+            driver.apply(&Op::Wait(1));
+            while !driver.state().awaited.is_empty() {
+                driver.answer(0, None);
+            }
+        }
+        (1..6).for_each(|n| driver.apply(&Op::Unbond(n, None)));
+        for day in 0..200 {
+            driver.wait(EPOCH_MS);
+            if day < 18 {
+                driver.answer(0, Some("INTERNAL"));
+            }
+            while !driver.state().awaited.is_empty() {
+                driver.answer(0, None);
+                driver.wait(0);
+            }
+            driver.agrees();
+        }
+        prop_assert_eq!(driver.vault, 0);
+        let paid: u64 = driver.events().map(|event| match event.event {
+            Some(Kind::PayoutMade(e)) => e.amount_units,
+            _ => 0,
+        }).sum();
+        let posted: u64 = driver.events().map(|event| match event.event {
+            Some(Kind::BondPosted(e)) => e.amount_units,
+            _ => 0,
+        }).sum();
+        prop_assert_eq!(paid, posted);
+    }
+}
