@@ -3,6 +3,11 @@
 
 use anyhow::{Context, Result, bail};
 use holmes_kernel::{Amount, Ratio, apportion};
+use holmes_proto::staking::v1::Params;
+use holmes_staking::collateral::{Inputs, base, required};
+use holmes_staking::params as staking;
+use holmes_treasury::vesting::Schedule;
+use prost_reflect::prost::Message as _;
 use serde_json::{Map, Value, json};
 
 /// What is computed.
@@ -28,7 +33,19 @@ struct Formula {
 
 const FORMULAS: &[Formula] = &[
     Formula { name: "apportion", rule: "0.4", takes: "total, weights [[id, weight]]", compute: shares },
+    Formula {
+        name: "time_vesting",
+        rule: "1.5",
+        takes: "grant, start_day, cliff_days, duration_days, day",
+        compute: time_vesting,
+    },
     Formula { name: "transfer_burn", rule: "2.4", takes: "amount, burn_ppb", compute: transfer_burn },
+    Formula {
+        name: "collateral",
+        rule: "6.2",
+        takes: "e_next, circulating, bonded, nodes, network_milli_cu, rating_milli_cu",
+        compute: collateral,
+    },
 ];
 
 /// Computes every case on stdin.
@@ -92,6 +109,38 @@ fn transfer_burn(asked: &Value) -> Result<Value> {
     Ok(json!(burned.units()))
 }
 
+/// E-1.5.
+fn time_vesting(asked: &Value) -> Result<Value> {
+    let schedule = Schedule {
+        start_day: small(asked, "start_day")?,
+        cliff_days: small(asked, "cliff_days")?,
+        vesting_days: small(asked, "duration_days")?,
+    };
+    Ok(json!(schedule.vested(amount(asked, "grant")?, small(asked, "day")?).units()))
+}
+
+/// E-6.2, with the parameters of profile H.
+fn collateral(asked: &Value) -> Result<Value> {
+    let wire = Params::decode(staking::encoded_defaults().as_slice())?;
+    let params = staking::read(&wire)?;
+    let inputs = Inputs {
+        next_emission: amount(asked, "e_next")?,
+        circulating: amount(asked, "circulating")?,
+        bonded: amount(asked, "bonded")?,
+        nodes: small(asked, "nodes")?,
+        network_milli_cu: small(asked, "network_milli_cu")?,
+        ..params.inputs
+    };
+    let base = base(&inputs);
+    let required = required(small(asked, "rating_milli_cu")?, base, params.least_per_cu, params.most_per_cu);
+    Ok(json!({ "base_per_cu": base.units(), "required": required.units() }))
+}
+
+/// A number that is not money.
+fn small<T: TryFrom<u128>>(asked: &Value, key: &str) -> Result<T> {
+    T::try_from(integer(asked, key)?).ok().with_context(|| format!("`{key}` is too large"))
+}
+
 fn amount(asked: &Value, key: &str) -> Result<Amount> {
     Amount::from_wide(integer(asked, key)?).with_context(|| format!("`{key}` is above 2^64 - 1"))
 }
@@ -128,6 +177,8 @@ mod tests {
     fn every_golden_file_comes_out_as_it_stands() {
         holds("apportion", include_str!("../../../crates/kernel/tests/golden/apportion.json"));
         holds("transfer_burn", include_str!("../../ledger/tests/golden/transfer_burn.json"));
+        holds("time_vesting", include_str!("../../treasury/tests/golden/time_vesting.json"));
+        holds("collateral", include_str!("../../staking/tests/golden/collateral.json"));
     }
 
     #[test]

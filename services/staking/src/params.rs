@@ -2,7 +2,7 @@
 //! then on they live in the state.
 
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::{Amount, Ratio, Time};
+use holmes_kernel::{Amount, Governed, Ratio, Time};
 use holmes_proto::staking::v1 as wire;
 use holmes_proto::staking::v1::NodeKind;
 use prost::Message;
@@ -20,35 +20,20 @@ pub const MOST_OFFERS_PER_NODE: usize = 16;
 /// The greatest rating of one node, milli-CU: 125 times the largest box of today.
 pub const MOST_RATING_MILLI_CU: u32 = 1_000_000;
 
-/// A governed number: what governance may set it to, and how fast.
-#[derive(Clone, Copy, Debug)]
-pub struct Governed {
-    /// Its field in `holmes.staking.v1.Params`.
-    pub name: &'static str,
-    /// Its unit.
-    pub unit: &'static str,
-    /// What a profile that does not name it gets.
-    pub default: u64,
-    /// The least value.
-    pub min: u64,
-    /// The greatest value.
-    pub max: u64,
-    /// The most by which one change may move it.
-    pub step: u64,
-    of: fn(&mut wire::Params) -> &mut u64,
-}
-
 const HOL: u64 = 1_000_000_000;
 const ALL: u64 = u64::MAX;
+
+/// The place of a governed number in the parameters as they are written.
+pub type Place = fn(&mut wire::Params) -> &mut u64;
 
 /// Writes the table below: each number with its field.
 macro_rules! governed {
     ($($field:ident, $unit:literal, $default:expr, $min:expr, $max:expr, $step:expr;)*) => {
         /// All of them, in the order of their fields; what each is stands at its field.
-        pub const GOVERNED: &[Governed] = &[$(Governed {
-            name: stringify!($field), unit: $unit, default: $default, min: $min, max: $max, step: $step,
-            of: |params| &mut params.$field,
-        }),*];
+        pub const GOVERNED: &[(Governed, Place)] = &[$((
+            Governed::new(stringify!($field), $unit, $default, ($min, $max), $step),
+            |params| &mut params.$field,
+        )),*];
     };
 }
 
@@ -80,16 +65,6 @@ governed! {
     most_unbondings_per_node, "unbondings", 32, 1, 1_024, 32;
     retry_first_ms, "ms", 60_000, 1_000, 3_600_000, 60_000;
     retry_longest_ms, "ms", 21_600_000, 1_000, 604_800_000, 3_600_000;
-}
-
-impl Governed {
-    fn check(&self, value: u64) -> Result<(), BadParams> {
-        let Governed { name, unit, min, max, .. } = self;
-        if (*min..=*max).contains(&value) {
-            return Ok(());
-        }
-        Err(BadParams(format!("{name} = {value} is not within {min} and {max} {unit}")))
-    }
 }
 
 /// The parameters as the machine uses them.
@@ -175,8 +150,8 @@ impl Params {
 /// The defaults: what a profile starts from.
 pub fn defaults() -> wire::Params {
     let mut params = wire::Params { asset: 1, asset_name: "HOL".into(), ..Default::default() };
-    for number in GOVERNED {
-        *(number.of)(&mut params) = number.default;
+    for (number, place) in GOVERNED {
+        *place(&mut params) = number.default;
     }
     params
 }
@@ -192,8 +167,8 @@ pub fn encoded_defaults() -> Vec<u8> {
 /// When a number is out of its bounds, the least per CU is above the most, or the asset has no name.
 pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
     let mut wire = wire.clone();
-    for number in GOVERNED {
-        number.check(*(number.of)(&mut wire))?;
+    for (number, place) in GOVERNED {
+        number.check(*place(&mut wire))?;
     }
     let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit();
     if wire.asset_name.is_empty() || wire.asset_name.len() > 12 || !wire.asset_name.bytes().all(plain) {
@@ -256,10 +231,10 @@ mod tests {
             wire::Params { asset_name: "hol/x".into(), ..good() },
             wire::Params { least_per_cu_units: 2, most_per_cu_units: 1, ..good() },
         ];
-        for number in GOVERNED {
+        for (number, place) in GOVERNED {
             for beyond in [number.min.checked_sub(1), number.max.checked_add(1)].into_iter().flatten() {
                 let mut params = good();
-                *(number.of)(&mut params) = beyond;
+                *place(&mut params) = beyond;
                 bad.push(params);
             }
         }
