@@ -402,7 +402,20 @@ fn a_post_burns_unless_a_service_opened_its_hold() {
     assert_eq!(given.transfers(ALICE, &[own]), [Ok]);
     assert_eq!(given.transfers(MARKET, &[services]), [Ok]);
     let (a, b) = (given.post(own.id, Some(100)), given.post(services.id, None));
-    assert_eq!(given.results(MARKET, Via::Call, &[a, b]), [(Ok, 100, 1), (Ok, 101, 0)]);
+    assert_eq!(given.results(ALICE, Via::Call, &[a]), [(Ok, 100, 1)]);
+    assert_eq!(given.results(MARKET, Via::Call, &[b]), [(Ok, 101, 0)]);
+}
+
+#[test]
+fn a_service_does_not_end_a_hold_that_names_it_not_whoever_gave_it_the_name() {
+    // E-2.2
+    let mut given = with_burn();
+    let own = given.hold(101, None);
+    assert_eq!(given.transfers(ALICE, &[own]), [Ok]);
+    let (post, void) = (given.post(own.id, None), given.void(own.id));
+    assert_eq!(given.transfers(MARKET, &[post, void]), [Forbidden, Forbidden]);
+    let again = given.post(own.id, None);
+    assert_eq!(given.transfers(ALICE, &[again]), [Ok]);
 }
 
 #[test]

@@ -219,21 +219,23 @@ fn accounts_are_listed_page_by_page() {
 fn a_bulk_submitter_sends_numbers_without_a_gap() {
     // E-2.3
     let desk = Desk::new();
-    let submit = |submission_number| {
-        let transfers = vec![single(alice(), bob(), 1)];
+    let submit = |submission_number, transfer: &wire::Transfer| {
+        let transfers = vec![transfer.clone()];
         desk.create(
             party(1),
             wire::CreateTransfersRequest { transfers, submission_number, ..Default::default() },
         )
     };
-    assert_eq!(reason_of(&submit(1).unwrap_err()), "NOT_A_SUBMITTER");
+    let (first, second) = (single(alice(), bob(), 1), single(alice(), bob(), 1));
+    assert_eq!(reason_of(&submit(1, &first).unwrap_err()), "NOT_A_SUBMITTER");
     let (request_id, submitter) = (fresh().to_string(), party(1).to_string());
     let register = wire::RegisterSubmitterRequest { request_id, submitter, registered: true };
     now(desk.api.register_submitter(request(STAFF, register))).unwrap();
-    assert_eq!(codes(&submit(1).unwrap()), [TransferCode::Ok]);
-    assert_eq!(codes(&submit(1).unwrap()), [TransferCode::Ok], "the number's own answer");
-    assert_eq!(reason_of(&submit(3).unwrap_err()), "SUBMITTER_GAP");
-    assert_eq!(codes(&submit(2).unwrap()), [TransferCode::Ok]);
+    assert_eq!(codes(&submit(1, &first).unwrap()), [TransferCode::Ok]);
+    assert_eq!(codes(&submit(1, &first).unwrap()), [TransferCode::Ok], "the number's own answer");
+    assert_eq!(reason_of(&submit(1, &second).unwrap_err()), "SUBMITTER_NUMBER_REUSED");
+    assert_eq!(reason_of(&submit(3, &second).unwrap_err()), "SUBMITTER_GAP");
+    assert_eq!(codes(&submit(2, &second).unwrap()), [TransferCode::Ok]);
     assert_eq!(desk.balance(bob()), 10_002);
 }
 

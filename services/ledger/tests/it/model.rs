@@ -104,7 +104,7 @@ impl Model {
             Ok(moved) => (Code::Ok, moved),
             Err(code) => (code, 0),
         };
-        if !matches!(code, Code::SameAccount | Code::AmountZero | Code::AssetMismatch) {
+        if !matches!(code, Code::SameAccount | Code::AmountZero | Code::AssetMismatch | Code::Forbidden) {
             self.results.insert(wish.number, (code, moved));
         }
         code
@@ -125,7 +125,7 @@ impl Model {
                 Ok(units)
             }
             What::Post { hold, units } => {
-                let held = self.open(hold)?;
+                let held = self.open(hold, by_service)?;
                 let units = if units == 0 { held.units } else { units.into() };
                 if units > held.units {
                     return Err(Code::ExceedsHold);
@@ -135,16 +135,18 @@ impl Model {
                 Ok(units)
             }
             What::Void { hold } => {
-                let held = self.open(hold)?;
+                let held = self.open(hold, by_service)?;
                 self.holds.remove(&hold);
                 Ok(held.units)
             }
         }
     }
 
-    fn open(&self, hold: u32) -> Result<Held, Code> {
+    /// A hold that may be ended: by the one who opened it. Parties do not try others'.
+    fn open(&self, hold: u32, by_service: bool) -> Result<Held, Code> {
         let why = if self.was_hold.contains_key(&hold) { Code::HoldEnded } else { Code::HoldNotFound };
-        self.holds.get(&hold).cloned().ok_or(why)
+        let held = self.holds.get(&hold).cloned().ok_or(why)?;
+        if by_service && !held.by_service { Err(Code::Forbidden) } else { Ok(held) }
     }
 
     fn allowed(&self, debit: u8, credit: u8, units: u64, balancing: bool) -> Result<i128, Code> {
