@@ -88,8 +88,7 @@ pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
     let replayed = role.replay(journal.clone(), config.cell.number, extent).await?;
     journal.close().await;
     eprintln!("{} at {}, digest {}", role.name, replayed.seq, output::hex(&replayed.digest));
-    println!("{}", serde_json::to_string_pretty(&replayed.state)?);
-    Ok(())
+    output::text(&serde_json::to_string_pretty(&replayed.state)?)
 }
 
 /// Gives every frame of a role's log to `each`.
