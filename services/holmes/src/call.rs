@@ -49,8 +49,8 @@ pub(crate) struct Args {
     /// API key.
     #[arg(long, env = "HOLMES_API_KEY", hide_env_values = true)]
     key: Option<String>,
-    /// Sign the request with this key file instead (`holmes keys new`).
-    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    /// Sign the request with this key file (`holmes keys new`); no API key is sent then.
+    #[arg(long, value_name = "FILE")]
     sign_with: Option<PathBuf>,
     /// As whom the key signs.
     #[arg(long = "as", value_enum, default_value_t, requires = "sign_with")]
@@ -103,7 +103,7 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     let message = request_message(&method, &args.json)?;
     let mut request = Request::new(message);
     request.set_timeout(timeout);
-    if let Some(key) = &args.key {
+    if let Some(key) = args.key.as_ref().filter(|_| args.sign_with.is_none()) {
         let bearer = format!("Bearer {key}").parse().context("--key: an API key is printable ASCII")?;
         request.metadata_mut().insert("authorization", bearer);
     }

@@ -42,6 +42,8 @@ pub(crate) fn all() -> Vec<Role> {
 
 type Doing<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
+type Follow = Box<dyn Fn(&Feed, &Clock) + Send + Sync>;
+
 /// A role: a machine whose type is known only here.
 #[derive(Clone)]
 pub(crate) struct Role {
@@ -72,7 +74,7 @@ pub(crate) struct Started {
     /// Its machine's door, for those who know its type.
     pub handle: Box<dyn std::any::Any + Send + Sync>,
     routes: Box<dyn FnOnce(&mut RoutesBuilder) + Send>,
-    follow: Box<dyn Fn(&Feed, &Clock) + Send + Sync>,
+    follow: Follow,
     stop: Box<dyn FnOnce() -> Doing<()> + Send>,
 }
 

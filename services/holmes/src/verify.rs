@@ -43,9 +43,10 @@ struct Verified {
 /// Verifies; `false` when something does not hold.
 pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Result<bool> {
     config.store.dir = args.dir.unwrap_or(config.store.dir);
+    let roles = data::roles(&args.role)?;
     let journal = data::open(&config, false).await?;
     let mut all = Vec::new();
-    for role in data::roles(&args.role)? {
+    for role in roles {
         eprintln!("verifying {}", role.name);
         all.extend(verified(&role, &journal, config.cell.number).await);
     }
