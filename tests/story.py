@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,9 @@ def live(network: Network) -> None:
     assert network.transfers([grant]) == ["OK"]
     burning = {"debit_account_id": hol_a, "credit_account_id": hol_b, "amount_units": "1000000001"}
     assert network.transfers([burning], alice_key) == ["OK"]
+    with ThreadPoolExecutor(16) as pool:  # several commands to a frame
+        many = [pool.submit(network.transfers, [pay | {"amount_units": "2"}] * 3, alice_key) for _ in range(32)]
+        assert all(each.result() == ["OK"] * 3 for each in many)
     holds = [new_id() for _ in range(4)]
     times = (0, 0, 60_000, 1_500)
     opened = [

@@ -103,6 +103,7 @@ async fn a_process_killed_under_load_has_every_transfer_that_it_acknowledged_and
     server.kill();
     let verified = place.run(&["verify", "-o", "json"]).json();
     assert!(verified.as_array().is_some_and(|rows| rows.iter().all(|row| row["ok"] == true)), "{verified}");
+    place.audit();
     let log = place.run(&["replay", "--role", "ledger"]).out;
     let mut ids: Vec<&str> =
         log.split("\"ids\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();

@@ -92,6 +92,17 @@ impl Place {
         Ran { code: done.status.code().unwrap_or(-1), out: text(done.stdout), err: text(done.stderr) }
     }
 
+    /// Lets the audit that shares nothing with us read the log. `cargo xtask test` says which Python has what it needs;
+    /// without one, it is left to `tests/test_audit.py`.
+    pub(crate) fn audit(&self) {
+        let Some(python) = std::env::var_os("HOLMES_PYTHON") else { return };
+        assert_eq!(self.run(&["replay", "--frames", "frames"]).code, 0);
+        let audit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/audit.py");
+        let done = Command::new(python).arg(audit).arg(self.path("frames")).output().expect("Python starts");
+        let out = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success(), "{out}{}", String::from_utf8_lossy(&done.stderr));
+    }
+
     /// Starts a server on free ports over `holmes-data`.
     pub(crate) fn serve(&self, more: &[&str]) -> Server<'_> {
         let words = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
