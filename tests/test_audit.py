@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -267,5 +268,9 @@ def test_verify_never_takes_a_damaged_journal_for_another_history(network: Netwo
                 refused += 1
                 told = [row["result"] for row in json.loads(done.stdout) if not row["ok"]] if done.stdout else []
                 assert any(told) or "error: " in done.stderr, where
+                in_a_log = "is damaged behind" in done.stderr
+                assert not in_a_log or re.search(
+                    r": (ledger|accounts), the frame that begins at \d+:", done.stderr
+                ), where
             shutil.rmtree(copy)
     assert refused > 0, "no flip did any harm: the test flips nothing that counts"

@@ -14,3 +14,5 @@ mod harness;
 mod misuse;
 #[path = "it/story.rs"]
 mod story;
+#[path = "it/tamper.rs"]
+mod tamper;

@@ -191,6 +191,11 @@ fn a_process_without_the_role_accounts_says_that_it_knows_no_keys() {
     let proof = ["--sign-with", "holmes-data/staff.key", "--as", "staff"];
     let ran = server.call(&[&["Ledger/GetSupply"], &proof[..]].concat());
     ran.fails(1, &["KEYS_ELSEWHERE", "accounts"]);
+    server.terminate();
+    let verified = place.run(&["verify", "-o", "json"]).json();
+    let names: Vec<_> =
+        verified.as_array().expect("rows").iter().map(|row| row["service"].as_str()).collect();
+    assert_eq!(names, [Some("ledger")], "a role that never ran here has no log to verify");
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(crate) struct Ran {
 impl Ran {
     /// Its data, which must be JSON, of a command that must have worked.
     pub(crate) fn json(&self) -> Value {
-        assert_eq!(self.code, 0, "{}", self.err);
+        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
         serde_json::from_str(&self.out).unwrap_or_else(|why| panic!("{why}: {}", self.out))
     }
 
