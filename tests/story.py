@@ -37,7 +37,7 @@ def binary() -> Path:
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     built = [path for path in (target / "debug/holmes", target / "release/holmes") if path.is_file()]
     if not built:
-        raise SystemExit(
+        raise FileNotFoundError(
             f"there is no holmes in {target}: build it with `cargo build -p holmes`, or name it: HOLMES_BIN"
         )
     return max(built, key=lambda path: path.stat().st_mtime)
