@@ -10,6 +10,8 @@ use holmes_treasury::vesting::Schedule;
 use prost_reflect::prost::Message as _;
 use serde_json::{Map, Value, json};
 
+use crate::output;
+
 /// What is computed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -52,13 +54,12 @@ const FORMULAS: &[Formula] = &[
 pub(crate) fn run(args: &Args) -> Result<()> {
     let Some(name) = &args.name else {
         for formula in FORMULAS {
-            println!("{:<16} E-{:<6} in: {}", formula.name, formula.rule, formula.takes);
+            output::text(&format!("{:<16} E-{:<6} in: {}", formula.name, formula.rule, formula.takes))?;
         }
         return Ok(());
     };
     let input = std::io::read_to_string(std::io::stdin()).context("stdin cannot be read")?;
-    println!("{:#}", answer(name, &input)?);
-    Ok(())
+    output::text(&format!("{:#}", answer(name, &input)?))
 }
 
 /// The file with every `out` computed.

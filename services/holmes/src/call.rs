@@ -31,11 +31,12 @@ const SIGNED_FOR_MS: u64 = 60_000;
 #[command(after_help = "Examples:
   holmes call                                            every method of the server
   holmes call holmes.ledger.v1.Ledger/GetSupply
-  holmes call Ledger/GetAccount '{\"account\": \"0192f3a0-7c1d-7b43-9b0e-3f1d2c4b5a69\"}'
+  holmes call Ledger/GetAccount '{\"account_id\": \"0192f3a0-7c1d-7b43-9b0e-3f1d2c4b5a69\"}'
   echo '{…}' | holmes call Ledger/CreateTransfers -     the request from stdin
 
 A request_id that the request has and the JSON leaves out is made and told on stderr; after a failure whose outcome
-is not known, send the same one again.")]
+is not known, send the same one again. Other ids that the caller chooses are made by `holmes keys id`. Bytes are
+base64, amounts decimal strings.")]
 pub(crate) struct Args {
     /// Service and method; the package may be left out where the name is unique. Nothing: list what there is.
     method: Option<String>,
@@ -48,12 +49,15 @@ pub(crate) struct Args {
     /// API key.
     #[arg(long, env = "HOLMES_API_KEY", hide_env_values = true)]
     key: Option<String>,
-    /// Sign the request with this key file instead (`holmes keys new`).
-    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    /// Sign the request with this key file (`holmes keys new`); no API key is sent then.
+    #[arg(long, value_name = "FILE")]
     sign_with: Option<PathBuf>,
     /// As whom the key signs.
     #[arg(long = "as", value_enum, default_value_t, requires = "sign_with")]
     signer: Signer,
+    /// Profile of the network, which a signature covers: a built-in name or a file.
+    #[arg(long)]
+    profile: Option<String>,
     /// Metadata to send, as name=value; may be repeated.
     #[arg(long = "metadata", short = 'm', value_name = "NAME=VALUE")]
     metadata: Vec<String>,
@@ -85,7 +89,8 @@ impl Signer {
 }
 
 /// Calls, and prints each answer as one JSON document.
-pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
+pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
+    config.cell.profile = args.profile.clone().unwrap_or(config.cell.profile);
     let endpoint =
         Endpoint::new(args.to.clone()).with_context(|| format!("--to {}: not an address", args.to))?;
     let timeout = std::time::Duration::from_secs(args.timeout);
@@ -98,7 +103,7 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let message = request_message(&method, &args.json)?;
     let mut request = Request::new(message);
     request.set_timeout(timeout);
-    if let Some(key) = &args.key {
+    if let Some(key) = args.key.as_ref().filter(|_| args.sign_with.is_none()) {
         let bearer = format!("Bearer {key}").parse().context("--key: an API key is printable ASCII")?;
         request.metadata_mut().insert("authorization", bearer);
     }
@@ -126,8 +131,8 @@ fn sign(
     let field = method.input().get_field_by_name("request_id");
     let request_id = field.map(|field| request.get_ref().get_field(&field).into_owned());
     let request_id: Id = match request_id.as_ref().and_then(Value::as_str) {
-        Some(text) => text.parse().context("request_id")?,
-        None => fresh_id(), // a read: nothing can run twice
+        Some(text) if !text.is_empty() => text.parse().context("request_id")?,
+        _ => fresh_id(), // a read, or a numbered submission: nothing can run twice
     };
     let principal = Principal::new(signer.kind(), Id::of_key(&key.verifying_key().to_bytes()));
     let expires_ms = Clock::System.now().after_millis(SIGNED_FOR_MS).millis();
@@ -161,10 +166,11 @@ async fn answer(channel: Channel, method: &MethodDescriptor, request: Request<Dy
     }
     let mut messages = streamed.into_inner();
     while let Some(message) = messages.message().await.map_err(told)? {
-        let mut json = serde_json::Serializer::pretty(std::io::stdout().lock());
+        let mut bytes = Vec::new();
+        let mut json = serde_json::Serializer::pretty(&mut bytes);
         let options = SerializeOptions::new().skip_default_fields(false);
         message.serialize_with_options(&mut json, &options)?;
-        println!();
+        output::text(&String::from_utf8(bytes)?)?;
     }
     Ok(())
 }
@@ -192,8 +198,10 @@ fn request_message(method: &MethodDescriptor, json: &str) -> Result<DynamicMessa
         format!("the JSON is not a {}; its fields: {}", input.full_name(), fields(&input))
     })?;
     parser.end().context("there is more behind the JSON object")?;
+    let named: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text)?;
+    let is_named = ["request_id", "requestId"].iter().any(|name| named.contains_key(*name));
     if let Some(field) = input.get_field_by_name("request_id")
-        && !message.has_field(&field)
+        && !is_named
     {
         let id = fresh_id().to_string();
         eprintln!("request_id: {id}");
@@ -212,7 +220,8 @@ async fn list(reflection: &mut Reflection) -> Result<()> {
         let pool = reflection.pool(&service).await?;
         let Some(service) = pool.get_service_by_name(&service) else { continue };
         for method in service.methods() {
-            println!("{}/{}  {}", service.full_name(), method.name(), fields(&method.input()));
+            let fields = fields(&method.input());
+            output::text(&format!("{}/{}  {fields}", service.full_name(), method.name()))?;
         }
     }
     Ok(())

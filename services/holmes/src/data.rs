@@ -1,6 +1,7 @@
 //! The data directory: the embedded journal in it, and the log of each role.
 
 use anyhow::{Context, Result, bail};
+use holmes_kernel::ports::JournalError;
 use holmes_runtime::config::Config;
 use holmes_store::Journal;
 use holmes_store::journal::embedded;
@@ -20,8 +21,18 @@ pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
     let path = dir.join("journal");
     let opening = move || embedded::Journal::open(&path, embedded::Options::default());
     let opened = tokio::task::spawn_blocking(opening).await?;
-    let journal = opened.with_context(|| format!("the journal in {} cannot be opened", dir.display()))?;
+    let journal = opened.map_err(|why| {
+        let place = place_of(&why);
+        anyhow::Error::from(why).context(format!("the journal in {} cannot be opened{place}", dir.display()))
+    })?;
     Ok(journal.into())
+}
+
+/// Of a damaged log its service, which the journal knows only as a number, and the frame.
+fn place_of(why: &JournalError) -> String {
+    let JournalError::Damaged { log, after, .. } = why else { return String::new() };
+    let service = holmes_proto::service_name(log.svc).unwrap_or("a service that this build does not know");
+    format!(": {service}, the frame that begins at {}", after.saturating_add(1))
 }
 
 /// The roles that are named, all when none is.

@@ -7,11 +7,15 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use ed25519_dalek::SigningKey;
-use holmes_kernel::Id;
+use ed25519_dalek::{Signer as _, SigningKey};
+use holmes_accounts::possession::{self, Network};
+use holmes_kernel::{Id, Principal, PrincipalKind};
+use holmes_runtime::config::Config;
+use holmes_runtime::fresh_id;
 use serde::Serialize;
 
 use crate::output::{self, Format};
+use crate::profile::Profile;
 
 /// First word of a key file, so that nothing else is taken for one.
 const MARK: &str = "holmes-ed25519-secret";
@@ -21,7 +25,13 @@ const MARK: &str = "holmes-ed25519-secret";
 #[command(after_help = "Examples:
   holmes keys new node.key          a key pair for a node, wallet or member of staff
   holmes keys show node.key         its public key and id
-  holmes keys api                   an API key: the secret for its owner, the hash for CreateApiKey")]
+  holmes keys api                   an API key: the secret for its owner, the hash for CreateApiKey
+  holmes keys id                    a fresh id for what a caller names: accounts, keys, transfers, requests
+  holmes keys offer wallet.key      the public key with its proof, for CreateAccount, AddPublicKey, RotateKey
+  holmes keys offer node.key --as node --owner ACCOUNT
+                                    the same for RegisterNodeKey
+
+Public keys, hashes and proofs are printed in base64, as requests and profiles take them.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -41,6 +51,37 @@ enum Action {
     },
     /// Make an API key; nothing is stored.
     Api,
+    /// Make an id: a UUIDv7 of now.
+    Id,
+    /// Print a public key as JSON with the proof that its secret is here, for one holder in one network.
+    Offer {
+        /// The key file.
+        file: PathBuf,
+        /// For whom the key will sign.
+        #[arg(long = "as", value_enum, default_value_t)]
+        holder: Holder,
+        /// The account that has the key or answers for it; by default the account whose id is the key's.
+        #[arg(long)]
+        owner: Option<Id>,
+        /// What its owner calls it.
+        #[arg(long, default_value = "")]
+        label: String,
+        /// Profile of the network: a built-in name or a file.
+        #[arg(long)]
+        profile: Option<String>,
+    },
+}
+
+/// For whom a key signs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Holder {
+    /// An account.
+    #[default]
+    Account,
+    /// A node, or a verifier.
+    Node,
+    /// A gateway.
+    Gateway,
 }
 
 #[derive(Serialize)]
@@ -56,23 +97,49 @@ struct ApiKey {
 }
 
 /// Makes or shows keys.
-pub(crate) fn run(args: &Args, format: Format) -> Result<()> {
-    match &args.action {
+pub(crate) fn run(args: Args, config: Config, format: Format) -> Result<()> {
+    match args.action {
         Action::New { file } => {
-            let key = make(file)?;
+            let key = make(&file)?;
             eprintln!("{} holds the secret: keep a copy where nobody else can read it", file.display());
             show(&key, format)
         }
-        Action::Show { file } => show(&read(file)?, format),
+        Action::Show { file } => show(&read(&file)?, format),
         Action::Api => {
             let api_key = format!("hk_{}", output::hex(&random::<32>()?));
-            let key_hash = blake3::hash(api_key.as_bytes()).to_hex().to_string();
+            let key_hash = output::base64(blake3::hash(api_key.as_bytes()).as_bytes());
             eprintln!("the key is shown once; the network gets its hash");
             output::rows(format, &["API KEY", "HASH"], &[ApiKey { api_key, key_hash }], |row| {
                 vec![row.api_key.clone(), row.key_hash.clone()]
             })
         }
+        Action::Id => output::text(&fresh_id().to_string()),
+        Action::Offer { file, holder, owner, label, profile } => {
+            let profile = Profile::load(&profile.unwrap_or(config.cell.profile))?;
+            let network = Network { genesis: profile.hash(), cell: config.cell.number };
+            offer(&read(&file)?, holder, owner, &label, &network)
+        }
     }
+}
+
+/// A public key as requests take it: `accounts.proto` says what its proof covers.
+fn offer(key: &SigningKey, holder: Holder, owner: Option<Id>, label: &str, network: &Network) -> Result<()> {
+    let public = key.verifying_key().to_bytes();
+    let own = Id::of_key(&public);
+    let owner = match (holder, owner) {
+        (_, Some(owner)) => owner,
+        (Holder::Account, None) => own,
+        _ => bail!("an account answers for a machine: name it with --owner"),
+    };
+    let holder = match holder {
+        Holder::Account => Principal::new(PrincipalKind::Account, owner),
+        Holder::Node => Principal::new(PrincipalKind::Node, own),
+        Holder::Gateway => Principal::new(PrincipalKind::Gateway, own),
+    };
+    let proof = key.sign(&possession::statement(network, holder, Some(owner), &public)).to_bytes();
+    let (public, proof) = (output::base64(&public), output::base64(&proof));
+    let offered = serde_json::json!({ "public_key": public, "label": label, "possession": proof });
+    output::text(&offered.to_string())
 }
 
 /// The staff key of a data directory, made when it is not there.
@@ -110,7 +177,7 @@ fn make(file: &Path) -> Result<SigningKey> {
 
 fn show(key: &SigningKey, format: Format) -> Result<()> {
     let public = key.verifying_key().to_bytes();
-    let row = Public { id: Id::of_key(&public).to_string(), public_key: output::hex(&public) };
+    let row = Public { id: Id::of_key(&public).to_string(), public_key: output::base64(&public) };
     output::rows(format, &["ID", "PUBLIC KEY"], &[row], |row| vec![row.id.clone(), row.public_key.clone()])
 }
 

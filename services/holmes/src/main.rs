@@ -63,6 +63,9 @@ enum Command {
     /// Check, print or explain the configuration.
     Config(settings::Args),
     /// Print the completion script of a shell.
+    #[command(after_help = "Examples:
+  holmes completion bash > ~/.local/share/bash-completion/completions/holmes
+  holmes completion zsh > ~/.zfunc/_holmes")]
     Completion {
         /// Which shell.
         shell: clap_complete::Shell,
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(code) => code,
+        Err(why) if output::is_unread(&why) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("error: {why:#}");
             ExitCode::FAILURE
@@ -85,9 +89,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Calc(args) => calc::run(&args)?,
         Command::Config(args) => settings::run(&args, file, format)?,
-        Command::Keys(args) => keys::run(&args, format)?,
+        Command::Keys(args) => keys::run(args, holmes_runtime::config::load(file)?, format)?,
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "holmes", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "holmes", &mut script);
+            output::text(String::from_utf8(script)?.trim_end())?;
         }
         Command::Serve(args) => wait(serve::run(args, holmes_runtime::config::load(file)?))?,
         Command::Call(args) => wait(call::run(args, holmes_runtime::config::load(file)?))?,

@@ -16,6 +16,7 @@ const BUILT_IN: &[(&str, &str)] = &[
 
 /// A profile.
 pub(crate) struct Profile {
+    name: String,
     hash: Digest,
     sections: toml::Table,
     pool: DescriptorPool,
@@ -37,10 +38,11 @@ impl Profile {
                 bail!("there is no profile {name}: name one of {} or a file", known.join(", "));
             }
         };
-        Profile::parse(&text).with_context(|| format!("profile {name}"))
+        Profile::parse(name, &text).with_context(|| format!("profile {name}"))
     }
 
-    fn parse(text: &str) -> Result<Profile> {
+    fn parse(name: &str, text: &str) -> Result<Profile> {
+        let named = name.to_owned();
         let sections: toml::Table = text.parse().context("not a TOML file")?;
         let pool = DescriptorPool::decode(holmes_proto::DESCRIPTORS).context("the build's descriptors")?;
         for name in sections.keys() {
@@ -49,7 +51,12 @@ impl Profile {
                 bail!("section [{name}] names no service; there are: {}", known.join(", "));
             }
         }
-        Ok(Profile { hash: canon::hash(text.as_bytes()), sections, pool, staff: None })
+        Ok(Profile { name: named, hash: canon::hash(text.as_bytes()), sections, pool, staff: None })
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// BLAKE3-128 of the profile's text: the same in every log of a cell.

@@ -63,12 +63,13 @@ pub(crate) struct StateArgs {
 /// Replays.
 pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     config.store.dir = args.dir.clone().unwrap_or(config.store.dir);
+    let roles = data::roles(&args.role)?;
     let journal = data::open(&config, false).await?;
     let pool = DescriptorPool::decode(holmes_proto::DESCRIPTORS)?;
     if let Some(dir) = &args.frames {
         std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     }
-    for role in data::roles(&args.role)? {
+    for role in roles {
         match &args.frames {
             Some(dir) => write_frames(&role, &journal, config.cell.number, args.after, dir).await?,
             None => print_entries(&role, &journal, config.cell.number, args.after, &pool).await?,
@@ -81,15 +82,14 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
 /// Prints a state.
 pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
     config.store.dir = args.dir.unwrap_or(config.store.dir);
-    let journal = data::open(&config, false).await?;
     let [role] =
         data::roles(std::slice::from_ref(&args.service))?.try_into().ok().context("name one service")?;
+    let journal = data::open(&config, false).await?;
     let extent = Extent { upto: args.at.unwrap_or(u64::MAX), snapshots: true };
     let replayed = role.replay(journal.clone(), config.cell.number, extent).await?;
     journal.close().await;
     eprintln!("{} at {}, digest {}", role.name, replayed.seq, output::hex(&replayed.digest));
-    println!("{}", serde_json::to_string_pretty(&replayed.state)?);
-    Ok(())
+    output::text(&serde_json::to_string_pretty(&replayed.state)?)
 }
 
 /// Gives every frame of a role's log to `each`.

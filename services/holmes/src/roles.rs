@@ -13,7 +13,7 @@ use holmes_kernel::{Event as _, Frame, LogId, Machine, Opened, Replica, ServiceI
 use holmes_ledger::Ledger;
 use holmes_runtime::driver::{Running, Settings, start};
 use holmes_runtime::feed::follow;
-use holmes_runtime::recover::{Extent, recover};
+use holmes_runtime::recover::{Extent, RecoverError, recover};
 use holmes_runtime::{Clock, Feed, MachineHandle, Status};
 use holmes_staking::Staking;
 use holmes_store::Journal;
@@ -36,6 +36,8 @@ pub(crate) fn all() -> Vec<Role> {
 }
 
 type Doing<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+type Follow = Box<dyn Fn(&Feed, &Clock) + Send + Sync>;
 
 /// A role: a machine whose type is known only here.
 #[derive(Clone)]
@@ -257,5 +259,10 @@ impl<M: Machine, S: Grpc> Does for Of<M, S> {
 
 /// Whether an error says that a log was never opened.
 pub(crate) fn is_missing(why: &anyhow::Error) -> bool {
-    why.chain().any(|cause| matches!(cause.downcast_ref(), Some(JournalError::Missing(_))))
+    // A transparent error does not show what it holds as its source.
+    let recovering = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(RecoverError::Journal(JournalError::Missing(_))))
+    };
+    why.chain()
+        .any(|cause| recovering(cause) || matches!(cause.downcast_ref(), Some(JournalError::Missing(_))))
 }

@@ -65,14 +65,15 @@ impl Args {
 pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let config = args.over(config);
     let roles = data::roles(&args.role)?;
+    let profile = Profile::load(&config.cell.profile)?;
     let telemetry = telemetry::init(&config.telemetry, "holmes")?;
-    // Ports first: an address that is taken should cost nothing.
+    // Profile and ports first: what is misspelt or taken should cost nothing.
     let grpc = bind(config.server.listen, "server.listen").await?;
     let admin = bind(config.server.admin, "server.admin").await?;
     let addresses = (grpc.local_addr()?, admin.local_addr()?); // port 0 means any that is free
     let journal = data::open(&config, true).await?;
     let clock = Clock::System;
-    provision(&config, &roles, &journal, &clock).await?;
+    provision(&config, &roles, &journal, &clock, profile).await?;
     let mut started = start(&config, &roles, &journal, &clock).await?;
     let (stop, stopped) = watch::channel(false);
     let health = Health::default();
@@ -103,12 +104,17 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
 }
 
 /// Opens the logs that are not there yet.
-async fn provision(config: &Config, roles: &[Role], journal: &Journal, clock: &Clock) -> Result<()> {
-    let mut profile = Profile::load(&config.cell.profile)?;
+async fn provision(
+    config: &Config,
+    roles: &[Role],
+    journal: &Journal,
+    clock: &Clock,
+    mut profile: Profile,
+) -> Result<()> {
     profile.staff_key(keys::staff(&config.store.dir)?.verifying_key().to_bytes());
     for role in roles {
         if role.provision(journal, config.cell.number, clock.now(), &profile).await? {
-            tracing::info!(role = role.name, profile = config.cell.profile, "log opened");
+            tracing::info!(role = role.name, profile = profile.name(), "log opened");
         }
     }
     Ok(())

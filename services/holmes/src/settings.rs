@@ -8,6 +8,11 @@ use crate::output::{self, Format};
 
 /// What to do with the configuration.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  holmes config dump > holmes.toml              the defaults as a file to begin with
+  holmes -c holmes.toml config check            is it right?
+  HOLMES__SERVER__LISTEN=0.0.0.0:7070 holmes config explain
+                                                every key, and where its value comes from")]
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -30,7 +35,7 @@ pub(crate) fn run(args: &Args, file: Option<&Path>, format: Format) -> anyhow::R
             config::load(file)?;
             eprintln!("the configuration is right");
         }
-        Action::Dump => print!("{}", config::load(file)?.to_toml()),
+        Action::Dump => output::text(config::load(file)?.to_toml().trim_end())?,
         Action::Explain => {
             let rows = config::explain(file)?;
             output::rows(format, &["KEY", "VALUE", "FROM", "MEANING"], &rows, |row| {

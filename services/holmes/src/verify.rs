@@ -43,9 +43,10 @@ struct Verified {
 /// Verifies; `false` when something does not hold.
 pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Result<bool> {
     config.store.dir = args.dir.unwrap_or(config.store.dir);
+    let roles = data::roles(&args.role)?;
     let journal = data::open(&config, false).await?;
     let mut all = Vec::new();
-    for role in data::roles(&args.role)? {
+    for role in roles {
         eprintln!("verifying {}", role.name);
         all.extend(verified(&role, &journal, config.cell.number).await);
     }
@@ -79,9 +80,26 @@ async fn verified(role: &Role, journal: &Journal, cell: u16) -> Option<Verified>
         Ok(quick) if quick.digest != whole.digest => {
             Err("the snapshot gives another state than the log".into())
         }
-        Ok(_) if !whole.broken.is_empty() => Err(whole.broken.join("; ")),
+        Ok(_) if !whole.broken.is_empty() => {
+            let at = first_broken(role, journal, cell, whole.seq).await;
+            Err(format!("from the frame that begins at {at} on: {}", whole.broken.join("; ")))
+        }
         Ok(_) => Ok(()),
     };
     let ok = result.is_ok();
     row(whole.frames, whole.seq, Some(whole.digest), result.err().unwrap_or_else(|| "holds".into()), ok)
+}
+
+/// Where the frame begins behind which an invariant does not hold any more, found by halving: `broken` is a place behind
+/// which it does not.
+async fn first_broken(role: &Role, journal: &Journal, cell: u16, mut broken: u64) -> u64 {
+    let mut holds = 0;
+    while holds + 1 < broken {
+        let upto = holds + (broken - holds) / 2;
+        match role.replay(journal.clone(), cell, Extent { upto, snapshots: false }).await {
+            Ok(there) if there.broken.is_empty() => holds = there.seq,
+            _ => broken = upto,
+        }
+    }
+    broken
 }

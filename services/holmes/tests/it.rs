@@ -1,0 +1,18 @@
+//! The binary as its users meet it: started, called, killed, misused. Nothing here sees the inside.
+
+#[path = "it/access.rs"]
+mod access;
+#[path = "it/commands.rs"]
+mod commands;
+#[path = "it/crash.rs"]
+mod crash;
+#[path = "it/docs.rs"]
+mod docs;
+#[path = "it/harness.rs"]
+mod harness;
+#[path = "it/misuse.rs"]
+mod misuse;
+#[path = "it/story.rs"]
+mod story;
+#[path = "it/tamper.rs"]
+mod tamper;

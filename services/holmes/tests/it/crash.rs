@@ -1,0 +1,158 @@
+//! SIGKILL in the middle of a write load, again and again: what was acknowledged is there, once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use holmes_proto::ledger::v1 as wire;
+use holmes_proto::ledger::v1::ledger_client::LedgerClient;
+use tonic::Request;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::harness::Place;
+
+const KILLS: usize = 4;
+const CALLERS: usize = 16;
+/// For how long calls run before the process dies.
+const LOAD: Duration = Duration::from_millis(500);
+
+/// Who pays whom.
+struct Payment {
+    key: String,
+    from: String,
+    to: String,
+}
+
+impl Payment {
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let bearer = format!("Bearer {}", self.key).parse().expect("printable");
+        request.metadata_mut().insert("authorization", bearer);
+        request
+    }
+
+    fn transfer(&self, id: &str) -> Request<wire::CreateTransfersRequest> {
+        let transfer = wire::Transfer {
+            transfer_id: id.to_owned(),
+            kind: wire::TransferKind::Single.into(),
+            debit_account_id: self.from.clone(),
+            credit_account_id: self.to.clone(),
+            amount_units: 1,
+            ..wire::Transfer::default()
+        };
+        let request_id = holmes_runtime::fresh_id().to_string();
+        self.request(wire::CreateTransfersRequest {
+            request_id,
+            transfers: vec![transfer],
+            ..wire::CreateTransfersRequest::default()
+        })
+    }
+}
+
+async fn connect(address: &str) -> LedgerClient<Channel> {
+    let endpoint = Endpoint::new(address.to_owned()).expect("an address");
+    LedgerClient::new(endpoint.connect().await.expect("the server answers"))
+}
+
+/// Calls until the server is gone; the ids of the transfers that it acknowledged.
+async fn pay(mut client: LedgerClient<Channel>, payment: Arc<Payment>, sent: Arc<AtomicU64>) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    loop {
+        let id = holmes_runtime::fresh_id().to_string();
+        sent.fetch_add(1, Ordering::Relaxed);
+        let Ok(answer) = client.create_transfers(payment.transfer(&id)).await else { return acknowledged };
+        assert_eq!(answer.get_ref().results[0].code(), wire::TransferCode::Ok);
+        acknowledged.push(id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_killed_under_load_has_every_transfer_that_it_acknowledged_and_each_once() {
+    let place = Place::new();
+    let mut server = place.serve(&[]);
+    let (_, key) = server.renter("alice");
+    let (from, to) = (server.dollars(&key, 10_000_000), server.dollars(&key, 0));
+    let payment = Arc::new(Payment { key: key.clone(), from, to: to.clone() });
+    let sent = Arc::new(AtomicU64::new(0));
+    let mut acknowledged: Vec<String> = Vec::new();
+    for _ in 0..KILLS {
+        let client = connect(&server.address).await;
+        let callers: Vec<_> =
+            (0..CALLERS).map(|_| tokio::spawn(pay(client.clone(), payment.clone(), sent.clone()))).collect();
+        tokio::time::sleep(LOAD).await;
+        server.kill();
+        for caller in callers {
+            acknowledged.extend(caller.await.expect("a caller ends"));
+        }
+        server = place.serve(&[]);
+    }
+    let sent = sent.load(Ordering::Relaxed);
+    assert!(acknowledged.len() > KILLS * CALLERS, "the load was no load: {} of {sent}", acknowledged.len());
+    let mut client = connect(&server.address).await;
+    for id in &acknowledged {
+        let request = wire::GetTransferRequest { transfer_id: id.clone() };
+        let found = client.get_transfer(payment.request(request)).await.expect("an acknowledged transfer");
+        assert_eq!((found.get_ref().code(), found.get_ref().amount_units), (wire::TransferCode::Ok, 1));
+    }
+    let arrived = server.balance(&key, &to);
+    assert!(
+        (acknowledged.len() as u64..=sent).contains(&arrived),
+        "{arrived} of {} to {sent}",
+        acknowledged.len()
+    );
+    server.kill();
+    let verified = place.run(&["verify", "-o", "json"]).json();
+    assert!(verified.as_array().is_some_and(|rows| rows.iter().all(|row| row["ok"] == true)), "{verified}");
+    place.audit();
+    let log = place.run(&["replay", "--role", "ledger"]).out;
+    let mut ids: Vec<&str> =
+        log.split("\"ids\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    ids.sort_unstable();
+    let before = ids.len();
+    ids.dedup();
+    assert_eq!((ids.len(), before as u64), (before, arrived), "each stands in the log once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_server_answers_what_it_has_begun_and_breaks_off_nothing() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let (_, key) = server.renter("alice");
+    let (from, to) = (server.dollars(&key, 10_000_000), server.dollars(&key, 0));
+    let payment = Arc::new(Payment { key, from, to });
+    let going = Arc::new(AtomicBool::new(true));
+    let client = connect(&server.address).await;
+    let caller = |going: Arc<AtomicBool>, payment: Arc<Payment>, mut client: LedgerClient<Channel>| async move {
+        let (mut answered, mut lost) = (0u64, Vec::new());
+        while going.load(Ordering::Relaxed) {
+            let id = holmes_runtime::fresh_id().to_string();
+            match client.create_transfers(payment.transfer(&id)).await {
+                Ok(_) => answered += 1,
+                // Refused before it began, because nobody listens any more: nothing of it is in the log.
+                Err(status) => lost.push((id, status.to_string())),
+            }
+            if lost.len() > 3 {
+                break;
+            }
+        }
+        (answered, lost)
+    };
+    let callers: Vec<_> =
+        (0..CALLERS).map(|_| tokio::spawn(caller(going.clone(), payment.clone(), client.clone()))).collect();
+    tokio::time::sleep(LOAD).await;
+    let (status, said) = tokio::task::block_in_place(|| server.terminate());
+    assert!(status.success(), "{said:#?}");
+    assert!(
+        said.last().is_some_and(|line| line.starts_with("stopped; everything acknowledged")),
+        "{said:#?}"
+    );
+    going.store(false, Ordering::Relaxed);
+    let (mut answered, mut lost) = (0, Vec::new());
+    for caller in callers {
+        let (more, without) = caller.await.expect("a caller ends");
+        answered += more;
+        lost.extend(without);
+    }
+    let log = place.run(&["replay", "--role", "ledger"]).out;
+    assert_eq!(log.matches("transfersRecorded").count() as u64, answered, "{:?}", lost.first());
+}

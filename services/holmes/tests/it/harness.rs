@@ -1,0 +1,231 @@
+//! A directory of one's own, the binary in it, and a server while there is one.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// How long anything may take before the test says that it hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An empty directory in which commands run.
+pub(crate) struct Place {
+    dir: tempfile::TempDir,
+}
+
+/// What a command did.
+pub(crate) struct Ran {
+    /// Its exit code.
+    pub code: i32,
+    /// Data.
+    pub out: String,
+    /// Talk.
+    pub err: String,
+}
+
+impl Ran {
+    /// Its data, which must be JSON, of a command that must have worked.
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
+        serde_json::from_str(&self.out).unwrap_or_else(|why| panic!("{why}: {}", self.out))
+    }
+
+    /// Of a command that must fail: with this code, nothing on stdout, and these words on stderr.
+    pub(crate) fn fails(&self, code: i32, words: &[&str]) {
+        assert_eq!((self.code, self.out.as_str()), (code, ""), "{}", self.err);
+        for word in words {
+            assert!(self.err.contains(word), "{word:?} is not in: {}", self.err);
+        }
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+    }
+}
+
+impl Place {
+    pub(crate) fn new() -> Place {
+        Place { dir: tempfile::tempdir().expect("a directory") }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The binary with arguments, here, with nothing of ours in its environment.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.clean(env!("CARGO_BIN_EXE_holmes"));
+        command.args(words);
+        command
+    }
+
+    /// A shell with a script, here.
+    pub(crate) fn shell(&self, script: &str) -> Command {
+        let mut command = self.clean("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    fn clean(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.dir.path());
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOLMES_"))
+        {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    pub(crate) fn run(&self, words: &[&str]) -> Ran {
+        self.run_with(words, "")
+    }
+
+    /// Runs with something on stdin.
+    pub(crate) fn run_with(&self, words: &[&str], input: &str) -> Ran {
+        let mut command = self.command(words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        // A command that does not read its input may be gone already.
+        let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+        let done = child.wait_with_output().expect("the binary ends");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Ran { code: done.status.code().unwrap_or(-1), out: text(done.stdout), err: text(done.stderr) }
+    }
+
+    /// Lets the audit that shares nothing with us read the log. `cargo xtask test` says which Python has what it needs;
+    /// without one, it is left to `tests/test_audit.py`.
+    pub(crate) fn audit(&self) {
+        let Some(python) = std::env::var_os("HOLMES_PYTHON") else { return };
+        assert_eq!(self.run(&["replay", "--frames", "frames"]).code, 0);
+        let audit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/audit.py");
+        let done = Command::new(python).arg(audit).arg(self.path("frames")).output().expect("Python starts");
+        let out = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success(), "{out}{}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// Starts a server on free ports over `holmes-data`.
+    pub(crate) fn serve(&self, more: &[&str]) -> Server<'_> {
+        let words = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let mut command = self.command(&words);
+        let mut child = command.args(more).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let (say, said) = channel();
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
+        let mut server = Server { place: self, child, said, address: String::new(), lines: Vec::new() };
+        while !server.lines.last().is_some_and(|line| line.contains("staff.key")) {
+            server.hear();
+        }
+        let address = |line: &String| Some(line.split_once("gRPC ")?.1.split_whitespace().next()?.to_owned());
+        server.address = server.lines.iter().find_map(address).expect("the server tells its address");
+        server
+    }
+}
+
+/// A running server; killed when it is dropped.
+pub(crate) struct Server<'a> {
+    place: &'a Place,
+    child: Child,
+    said: Receiver<String>,
+    /// Where it answers: `http://…`.
+    pub address: String,
+    /// What it has said on stderr.
+    pub lines: Vec<String>,
+}
+
+impl Server<'_> {
+    fn hear(&mut self) {
+        let line = self.said.recv_timeout(PATIENCE);
+        let line = line.unwrap_or_else(|why| panic!("{why}; the server said: {:#?}", self.lines));
+        self.lines.push(line);
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGTERM, and what came of it.
+    pub(crate) fn terminate(mut self) -> (ExitStatus, Vec<String>) {
+        let kill = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.pid())).status();
+        assert!(kill.expect("sh runs").success());
+        let end = Instant::now() + PATIENCE;
+        let status = loop {
+            match self.child.try_wait().expect("a child") {
+                Some(status) => break status,
+                None => assert!(Instant::now() < end, "it does not stop: {:#?}", self.lines),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        while let Ok(line) = self.said.recv_timeout(Duration::from_secs(1)) {
+            self.lines.push(line);
+        }
+        (status, std::mem::take(&mut self.lines))
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("gone");
+    }
+
+    /// `holmes call` with these arguments.
+    pub(crate) fn call(&self, words: &[&str]) -> Ran {
+        self.place.run(&[&["call", "--to", &self.address], words].concat())
+    }
+
+    /// A call as staff, which must work.
+    pub(crate) fn staff(&self, method: &str, request: &Value) -> Value {
+        let request = request.to_string();
+        let proof = ["--sign-with", "holmes-data/staff.key", "--as", "staff"];
+        self.call(&[&[method, &request], &proof[..]].concat()).json()
+    }
+
+    /// A call with an API key, which must work.
+    pub(crate) fn with_key(&self, key: &str, method: &str, request: &Value) -> Value {
+        self.call(&[method, &request.to_string(), "--key", key]).json()
+    }
+
+    /// A renter: account and API key.
+    pub(crate) fn renter(&self, name: &str) -> (String, String) {
+        let account = self.new_id();
+        let roles = ["ROLE_RENTER"];
+        self.staff("Accounts/CreateAccount", &json!({ "account_id": account, "name": name, "roles": roles }));
+        let made = self.place.run(&["keys", "api", "-o", "json"]).json();
+        let text = |name: &str| made[0][name].as_str().expect("a text").to_owned();
+        let (key, hash, id) = (text("api_key"), text("key_hash"), self.new_id());
+        let request = json!({ "account_id": account, "key_id": id, "hash": hash, "roles": roles });
+        self.staff("Accounts/CreateApiKey", &request);
+        (account, key)
+    }
+
+    /// An account in dollars of a renter, with something in it.
+    pub(crate) fn dollars(&self, key: &str, units: u64) -> String {
+        let account = self.new_id();
+        self.with_key(key, "Ledger/OpenAccount", &json!({ "account_id": account, "asset": 2 }));
+        if units > 0 {
+            let (units, reference) = (units.to_string(), format!("wire {account}"));
+            let request = json!({ "account_id": account, "amount_units": units, "reference": reference });
+            self.staff("Ledger/RecordDeposit", &request);
+        }
+        account
+    }
+
+    /// What is in an account, base units.
+    pub(crate) fn balance(&self, key: &str, account: &str) -> u64 {
+        let found = self.with_key(key, "Ledger/GetAccount", &json!({ "account_id": account }));
+        let units = found["account"]["balanceUnits"].as_str().and_then(|units| units.parse().ok());
+        units.expect("a number")
+    }
+
+    /// A fresh id.
+    pub(crate) fn new_id(&self) -> String {
+        self.place.run(&["keys", "id"]).out.trim().to_owned()
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

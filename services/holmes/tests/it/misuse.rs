@@ -1,0 +1,89 @@
+//! What goes wrong before anything runs: each message names the fix, each exit code its class.
+
+use std::net::TcpListener;
+
+use crate::harness::Place;
+
+const PORTS: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+
+fn serve_with(place: &Place, more: &[&str]) -> crate::harness::Ran {
+    place.run(&[&PORTS, more].concat())
+}
+
+#[test]
+fn a_second_process_on_one_directory_is_told_which_process_has_it_and_what_to_do() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let pid = format!("process {}", server.pid());
+    let fix = "stop that one, or choose another directory";
+    serve_with(&place, &[]).fails(1, &["in use by another process", &pid, fix]);
+    for command in [&["verify"][..], &["replay"], &["state", "ledger"]] {
+        place.run(command).fails(1, &["in use by another process", &pid, fix]);
+    }
+    server.terminate();
+    assert_eq!(place.run(&["verify"]).code, 0, "a server that has stopped lets go of its directory");
+}
+
+#[test]
+fn a_directory_is_not_taken_up_with_the_profile_of_another_network() {
+    let place = Place::new();
+    place.serve(&["--profile", "demo"]).terminate();
+    serve_with(&place, &["--profile", "hol"]).fails(1, &["another profile", "--profile", "--dir"]);
+    place.serve(&["--profile", "demo"]).terminate();
+}
+
+#[test]
+fn what_is_not_known_is_answered_with_what_there_is() {
+    let place = Place::new();
+    serve_with(&place, &["--role", "alchemy"]).fails(1, &["no role alchemy", "all, ledger, accounts"]);
+    serve_with(&place, &["--profile", "nowhere"]).fails(1, &["no profile nowhere", "demo, hol or a file"]);
+    place.run(&["state", "alchemy"]).fails(1, &["no role alchemy", "all, ledger, accounts"]);
+    place.run(&["state", "ledger"]).fails(1, &["holmes-data", "holmes serve"]);
+    place.run(&["verify"]).fails(1, &["holmes-data", "--dir", "holmes serve"]);
+    place.run(&["calc", "alchemy"]).fails(1, &["apportion"]);
+    place.run(&["-c", "none.toml", "config", "check"]).fails(1, &["none.toml", "holmes config dump"]);
+    place.run(&["keys", "show", "none.key"]).fails(1, &["none.key cannot be read"]);
+    std::fs::write(place.path("wrong.key"), "-----BEGIN").expect("written");
+    place.run(&["keys", "show", "wrong.key"]).fails(1, &["not a key file", "holmes keys new"]);
+    place.run(&["call", "--to", "http://127.0.0.1:1"]).fails(1, &["no answer", "holmes serve"]);
+    assert!(!place.path("holmes-data").exists(), "nothing of this makes a data directory");
+}
+
+#[test]
+fn a_wrong_command_line_is_another_exit_code_than_a_failure() {
+    let place = Place::new();
+    for words in
+        [&["flywheel"][..], &["serve", "--listen", "nowhere"], &["call", "--as", "staff"], &["keys"], &[]]
+    {
+        let ran = place.run(words);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{words:?}: {}", ran.err);
+    }
+    for words in [&["--help"][..], &["--version"], &["help", "call"]] {
+        let ran = place.run(words);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{words:?}: {}", ran.out);
+    }
+}
+
+#[test]
+fn a_key_that_the_configuration_does_not_know_is_named_with_those_that_it_knows() {
+    let place = Place::new();
+    std::fs::write(place.path("holmes.toml"), "[server]\nlissten = \"127.0.0.1:0\"\n").expect("written");
+    let known = ["lissten", "listen", "holmes config explain"];
+    place.run(&["-c", "holmes.toml", "config", "check"]).fails(1, &known);
+    place.run(&[&["-c", "holmes.toml"], &PORTS[..]].concat()).fails(1, &known);
+    let mut command = place.command(&["config", "check"]);
+    let ran = command.env("HOLMES__SERVER__MAX_CALLS", "0").output().expect("it runs");
+    assert_eq!(ran.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&ran.stderr).contains("server.max_calls = 0: 1 to 1000000"));
+}
+
+#[test]
+fn a_port_that_is_taken_costs_nothing_but_the_message() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    place.run(&["serve", "--listen", &address]).fails(1, &[&address, "server.listen", "another address"]);
+    let words = ["serve", "--listen", "127.0.0.1:0", "--admin", &address];
+    place.run(&words).fails(1, &[&address, "server.admin"]);
+    assert!(!place.path("holmes-data").exists());
+}

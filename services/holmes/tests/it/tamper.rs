@@ -1,0 +1,106 @@
+//! A forger who owns the whole log, and makes every checksum and chain anew: `verify` replays, so it sees what cannot be.
+
+use holmes_kernel::entry::Origin;
+use holmes_kernel::frame::Open;
+use holmes_kernel::ports::Journal as _;
+use holmes_kernel::{Entry, Frame};
+use holmes_proto::ledger::v1::Event;
+use holmes_proto::ledger::v1::event::Event as Kind;
+use holmes_store::journal::embedded;
+use prost_reflect::prost::Message as _;
+use prost_reflect::prost::bytes::Bytes;
+use serde_json::json;
+
+use crate::harness::Place;
+
+/// The frames of a file that `holmes replay --frames` has written.
+fn frames(place: &Place, service: &str) -> Vec<Frame> {
+    let data = std::fs::read(place.path(&format!("frames/{service}.frames"))).expect("frames");
+    let (mut rest, mut frames) = (Bytes::from(data), Vec::new());
+    while !rest.is_empty() {
+        let length = rest.split_to(4);
+        let length = u32::from_le_bytes(length.as_ref().try_into().expect("4 bytes")) as usize;
+        frames.push(Frame::decode(rest.split_to(length)).expect("a frame"));
+    }
+    frames
+}
+
+/// The same log with its events changed, every checksum and chain behind them made anew.
+fn forged(frames: &[Frame], change: impl Fn(&mut Event)) -> Vec<Frame> {
+    let mut out: Vec<Frame> = Vec::new();
+    for frame in frames {
+        let header = frame.header();
+        let tail = out.last().map(Frame::tail).unwrap_or_default();
+        let mut open = Open::new(header.log, header.term, header.ts, header.schema, &tail);
+        for (_, entry) in frame.entries().expect("entries") {
+            let opened = matches!(entry.origin, Some(Origin::Opened(_)));
+            let mut events: Vec<Event> =
+                entry.events.iter().map(|bytes| Event::decode(bytes.clone()).expect("an event")).collect();
+            events.iter_mut().filter(|_| !opened).for_each(&change);
+            open.push(&Entry { events: Vec::new(), ..entry }, &events);
+        }
+        out.push(open.freeze());
+    }
+    out
+}
+
+/// A data directory that holds these frames.
+async fn written(place: &Place, name: &str, frames: &[Frame]) {
+    let dir = place.path(name).join("journal");
+    std::fs::create_dir_all(&dir).expect("made");
+    let journal = embedded::Journal::open(&dir, embedded::Options::default()).expect("a journal");
+    let (first, rest) = frames.split_first().expect("frames");
+    journal.provision(first).await.expect("provisioned");
+    let claim = journal.claim(first.header().log).await.expect("claimed");
+    for frame in rest {
+        journal.append(&claim, frame).await.expect("appended");
+    }
+    journal.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_amount_is_named_with_its_service_and_place_though_every_chain_is_right() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let (_, key) = server.renter("alice");
+    let (from, to) = (server.dollars(&key, 100), server.dollars(&key, 0));
+    let transfer = json!({
+        "transfer_id": server.new_id(), "kind": "TRANSFER_KIND_SINGLE",
+        "debit_account_id": from, "credit_account_id": to, "amount_units": "60",
+    });
+    server.with_key(&key, "Ledger/CreateTransfers", &json!({ "transfers": [transfer] }));
+    server.staff("Ledger/SetFrozen", &json!({ "account_id": from, "frozen_out": true }));
+    server.terminate();
+    assert_eq!(place.run(&["replay", "--frames", "frames"]).code, 0);
+    let honest = frames(&place, "ledger");
+    let tells = |frame: &Frame| String::from_utf8_lossy(frame.bytes()).contains(&key);
+    assert!(!honest.iter().any(tells), "no secret stands in a log");
+    written(&place, "same", &forged(&honest, |_| ())).await;
+    let same = place.run(&["verify", "--dir", "same", "-o", "json"]).json();
+    assert_eq!(
+        same[0],
+        place.run(&["verify", "-o", "json"]).json()[0],
+        "a forger who changes nothing forges nothing"
+    );
+    let more = forged(&honest, |event| {
+        if let Some(Kind::TransfersRecorded(transfers)) = &mut event.event {
+            transfers.amounts_units[0] = 101;
+        }
+    });
+    let paid = honest.iter().position(|frame| {
+        let entries = frame.entries().expect("entries");
+        let kinds = entries.iter().flat_map(|(_, entry)| &entry.events);
+        kinds
+            .map(|bytes| Event::decode(bytes.clone()).expect("an event"))
+            .any(|event| matches!(event.event, Some(Kind::TransfersRecorded(_))))
+    });
+    let paid = honest[paid.expect("the payment")].header().first;
+    written(&place, "more", &more).await;
+    let told = place.run(&["verify", "--dir", "more", "-o", "json"]);
+    assert_eq!(told.code, 1, "{}", told.out);
+    let rows: serde_json::Value = serde_json::from_str(&told.out).expect("JSON");
+    let result = rows[0]["result"].as_str().expect("a text");
+    assert_eq!((&rows[0]["service"], &rows[0]["ok"]), (&json!("ledger"), &json!(false)));
+    let named = format!("from the frame that begins at {paid} on: ");
+    assert!(result.starts_with(&named) && result.contains(&from), "{result}");
+}
