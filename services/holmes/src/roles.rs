@@ -73,9 +73,6 @@ pub(crate) struct Started {
     stop: Box<dyn FnOnce() -> Doing<()> + Send>,
 }
 
-/// Listens to a feed, where the machine is concerned by it.
-type Follow = Box<dyn Fn(&Feed, &Clock) + Send + Sync>;
-
 /// What replaying a log gave.
 pub(crate) struct Replayed {
     /// The last sequence number.
