@@ -80,8 +80,10 @@ class Network:
         return done
 
     def start(self) -> None:
+        # What a log holds is what the story has put there: the treasury's genesis would be more.
+        roles = ["--role", "ledger,accounts"]
         ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-        words = [str(binary()), "serve", "--dir", str(self.data), "--profile", str(self.profile), *ports]
+        words = [str(binary()), "serve", "--dir", str(self.data), "--profile", str(self.profile), *roles, *ports]
         self.server = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=self.root)
         assert self.server.stderr is not None
         said = []

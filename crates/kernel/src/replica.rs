@@ -123,6 +123,20 @@ impl<M: Machine> Replica<M> {
 
     /// Applies the next frame. After an error the replica may stand in the middle of the frame: drop it.
     pub fn apply(&mut self, frame: &Frame) -> Result<(), ReplayError> {
+        self.take(frame, |_, _| Ok(()))
+    }
+
+    /// As [`Replica::apply`], and holds the machine's invariants to every entry: a log that somebody forged is found
+    /// at the entry that breaks them, though later ones mend it.
+    pub fn verify(&mut self, frame: &Frame) -> Result<(), ReplayError> {
+        self.take(frame, M::check_step)
+    }
+
+    fn take(
+        &mut self,
+        frame: &Frame,
+        check: impl Fn(&M::State, &[M::Event]) -> Result<(), Broken>,
+    ) -> Result<(), ReplayError> {
         let damage = |why| ReplayError::Damage { after: self.tail.seq, why };
         frame.follows(self.log, &self.tail).map_err(damage)?;
         known(frame, self.tail.seq)?;
@@ -132,6 +146,7 @@ impl<M: Machine> Replica<M> {
         for (first, entry) in &entries {
             let wrong = |seq, why: String| ReplayError::Entry { seq, why };
             let principal = written_by(entry).map_err(|why| wrong(*first, why.into()))?;
+            let mut events = Vec::with_capacity(entry.events.len());
             for (seq, bytes) in (*first..).zip(&entry.events) {
                 let event = <M::Event as prost::Message>::decode(bytes.clone())
                     .map_err(|why| wrong(seq, format!("an event cannot be read: {why}")))?;
@@ -143,7 +158,9 @@ impl<M: Machine> Replica<M> {
                     &event,
                     &Meta { ts: header.ts, principal, term: header.term, seq },
                 );
+                events.push(event);
             }
+            check(&self.state, &events).map_err(|why| wrong(*first, why.to_string()))?;
             self.ways.record(entry, *first).map_err(|why| wrong(*first, why.into()))?;
         }
         self.tail = frame.tail();

@@ -95,7 +95,7 @@ impl Venv {
         }
         if sh::output(Command::new("python3").arg("--version")).is_none() {
             bail!(
-                "python3 is missing; install Python 3.9 or newer (Debian: apt-get install python3 python3-venv)"
+                "python3 is missing; install Python 3.10 or newer (Debian: apt-get install python3 python3-venv)"
             );
         }
         sh::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv.dir)).context(

@@ -85,7 +85,7 @@ pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
     let [role] =
         data::roles(std::slice::from_ref(&args.service))?.try_into().ok().context("name one service")?;
     let journal = data::open(&config, false).await?;
-    let extent = Extent { upto: args.at.unwrap_or(u64::MAX), snapshots: true };
+    let extent = Extent { upto: args.at.unwrap_or(u64::MAX), snapshots: true, checked: false };
     let replayed = role.replay(journal.clone(), config.cell.number, extent).await?;
     journal.close().await;
     eprintln!("{} at {}, digest {}", role.name, replayed.seq, output::hex(&replayed.digest));

@@ -9,7 +9,7 @@ use holmes_accounts::Accounts;
 use holmes_kernel::canon::Digest;
 use holmes_kernel::entry::Origin;
 use holmes_kernel::ports::{Journal as _, JournalError};
-use holmes_kernel::{Event as _, Frame, LogId, Machine, Opened, Replica, ServiceId, Time};
+use holmes_kernel::{Chain, Event as _, Frame, LogId, Machine, Opened, Replica, ServiceId, Time};
 use holmes_ledger::Ledger;
 use holmes_runtime::driver::{Running, Settings, start};
 use holmes_runtime::feed::follow;
@@ -81,6 +81,8 @@ pub(crate) struct Replayed {
     pub frames: u64,
     /// Digest of state, memory and place.
     pub digest: Digest,
+    /// Chain of the last frame.
+    pub(crate) chain: Chain,
     /// Invariants that do not hold.
     pub broken: Vec<String>,
     /// The state, for people.
@@ -247,6 +249,7 @@ impl<M: Machine, S: Grpc> Does for Of<M, S> {
                 seq: replica.tail().seq,
                 frames,
                 digest: replica.digest(),
+                chain: replica.tail().chain,
                 broken: replica.check().iter().map(ToString::to_string).collect(),
                 state: serde_json::to_value(replica.state()).context("the state cannot be shown as JSON")?,
             })

@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use holmes_kernel::canon::Digest;
 use holmes_runtime::config::Config;
 use holmes_runtime::recover::Extent;
 use holmes_store::Journal;
@@ -12,7 +11,7 @@ use serde::Serialize;
 
 use crate::data;
 use crate::output::{self, Format};
-use crate::roles::{Role, is_missing};
+use crate::roles::{Replayed, Role, is_missing};
 
 /// What is verified.
 #[derive(Debug, clap::Args)]
@@ -36,6 +35,8 @@ struct Verified {
     frames: u64,
     events: u64,
     digest: String,
+    /// Chain of the last frame: what an audit of the same log prints too.
+    head: String,
     result: String,
     ok: bool,
 }
@@ -54,26 +55,30 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
     if all.is_empty() {
         anyhow::bail!("no log of cell {} lies in {}", config.cell.number, config.store.dir.display());
     }
+    // The head is long, and for programs that compare: JSON has it.
     output::rows(format, &["SERVICE", "FRAMES", "EVENTS", "DIGEST", "RESULT"], &all, |row| {
-        let numbers = [row.frames.to_string(), row.events.to_string()];
-        [row.service.to_owned()]
-            .into_iter()
-            .chain(numbers)
-            .chain([row.digest.clone(), row.result.clone()])
-            .collect()
+        let (frames, events) = (row.frames.to_string(), row.events.to_string());
+        vec![row.service.to_owned(), frames, events, row.digest.clone(), row.result.clone()]
     })?;
     Ok(all.iter().all(|row| row.ok))
 }
 
 async fn verified(role: &Role, journal: &Journal, cell: u16) -> Option<Verified> {
-    let row = |frames, events, digest: Option<Digest>, result: String, ok| {
-        let digest = digest.map(|digest| output::hex(&digest)).unwrap_or_default();
-        Some(Verified { service: role.name, frames, events, digest, result, ok })
+    let row = |of: Option<&Replayed>, result: Result<(), String>| {
+        Some(Verified {
+            service: role.name,
+            frames: of.map_or(0, |of| of.frames),
+            events: of.map_or(0, |of| of.seq),
+            digest: of.map(|of| output::hex(&of.digest)).unwrap_or_default(),
+            head: of.map(|of| output::hex(&of.chain)).unwrap_or_default(),
+            ok: result.is_ok(),
+            result: result.err().unwrap_or_else(|| "holds".into()),
+        })
     };
     let whole = match role.replay(journal.clone(), cell, Extent::FROM_FIRST).await {
         Ok(whole) => whole,
         Err(why) if is_missing(&why) => return None,
-        Err(why) => return row(0, 0, None, format!("{why:#}"), false),
+        Err(why) => return row(None, Err(format!("{why:#}"))),
     };
     let result = match role.replay(journal.clone(), cell, Extent::ALL).await {
         Err(why) => Err(format!("from its snapshot: {why:#}")),
@@ -86,8 +91,7 @@ async fn verified(role: &Role, journal: &Journal, cell: u16) -> Option<Verified>
         }
         Ok(_) => Ok(()),
     };
-    let ok = result.is_ok();
-    row(whole.frames, whole.seq, Some(whole.digest), result.err().unwrap_or_else(|| "holds".into()), ok)
+    row(Some(&whole), result)
 }
 
 /// Where the frame begins behind which an invariant does not hold any more, found by halving: `broken` is a place behind
@@ -96,7 +100,7 @@ async fn first_broken(role: &Role, journal: &Journal, cell: u16, mut broken: u64
     let mut holds = 0;
     while holds + 1 < broken {
         let upto = holds + (broken - holds) / 2;
-        match role.replay(journal.clone(), cell, Extent { upto, snapshots: false }).await {
+        match role.replay(journal.clone(), cell, Extent { upto, snapshots: false, checked: false }).await {
             Ok(there) if there.broken.is_empty() => holds = there.seq,
             _ => broken = upto,
         }

@@ -295,12 +295,12 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         &self,
         request: Request<wire::CreateTransfersRequest>,
     ) -> Result<Response<wire::CreateTransfersResponse>, Status> {
+        let (call, id) = way(&request)?;
         let wanted = request.get_ref();
         let numbered = wanted.submission_number > 0;
         let most = if numbered { MOST_TRANSFERS_PER_COMMAND } else { MOST_TRANSFERS_PER_REQUEST };
         let transfers = parse::transfers(&wanted.transfers).map_err(invalid)?;
         decide::well_formed(&transfers, most).map_err(|why| refused(&why))?;
-        let (call, id) = way(&request)?;
         let principal = call.principal;
         let answer = if wanted.validate_only {
             // Parts of a batch would build on each other, so a preview is one command.

@@ -103,11 +103,14 @@ impl Place {
         assert!(done.status.success(), "{out}{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// Starts a server on free ports over `holmes-data`.
+    /// Starts a server on free ports over `holmes-data`; of the ledger and the accounts unless other roles are named,
+    /// so that a log holds what a test has put there.
     pub(crate) fn serve(&self, more: &[&str]) -> Server<'_> {
         let words = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         let mut command = self.command(&words);
-        let mut child = command.args(more).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let roles: &[&str] = if more.contains(&"--role") { &[] } else { &["--role", "ledger,accounts"] };
+        let mut child =
+            command.args(roles).args(more).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (say, said) = channel();
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));

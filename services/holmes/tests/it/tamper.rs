@@ -101,6 +101,6 @@ async fn a_forged_amount_is_named_with_its_service_and_place_though_every_chain_
     let rows: serde_json::Value = serde_json::from_str(&told.out).expect("JSON");
     let result = rows[0]["result"].as_str().expect("a text");
     assert_eq!((&rows[0]["service"], &rows[0]["ok"]), (&json!("ledger"), &json!(false)));
-    let named = format!("from the frame that begins at {paid} on: ");
+    let named = format!("the log of ledger cannot be replayed at {paid}: ");
     assert!(result.starts_with(&named) && result.contains(&from), "{result}");
 }
