@@ -65,11 +65,16 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     config.store.dir = args.dir.clone().unwrap_or(config.store.dir);
     let roles = data::roles(&args.role)?;
     let journal = data::open(&config, false).await?;
+    let logs = journal.logs().await?;
     let pool = DescriptorPool::decode(holmes_proto::DESCRIPTORS)?;
     if let Some(dir) = &args.frames {
         std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     }
     for role in roles {
+        if !logs.contains(&role.log(config.cell.number)) {
+            eprintln!("{}: no log here", role.name);
+            continue;
+        }
         match &args.frames {
             Some(dir) => write_frames(&role, &journal, config.cell.number, args.after, dir).await?,
             None => print_entries(&role, &journal, config.cell.number, args.after, &pool).await?,
