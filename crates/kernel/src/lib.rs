@@ -36,7 +36,7 @@ pub use id::{Chain, Id, LogId, Position, Principal, PrincipalKind, ServiceId, Ti
 pub use machine::{
     BadParams, Broken, Code, Ctx, Event, Machine, Meta, Opened, Refusal, Rejection, Sighted, Unknown,
 };
-pub use public::{Parked, PublicEntry, PublicFrame, Reader};
+pub use public::{PublicEntry, PublicFrame};
 pub use ratio::{Decay, Ratio};
 pub use replica::{ReplayError, Replica};
 pub use shard::{Input, Output, Shard};

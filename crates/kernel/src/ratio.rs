@@ -29,11 +29,6 @@ impl Ratio {
         Ratio(percent as u64 * (PPB / 100))
     }
 
-    /// `floor(n / d)` in parts per billion; `None` when `d` is 0 or the ratio does not fit.
-    pub fn floor_of(n: u128, d: u128) -> Option<Ratio> {
-        mul_div_floor(n, u128::from(PPB), d).and_then(|ppb| u64::try_from(ppb).ok()).map(Ratio)
-    }
-
     /// Parts per billion.
     pub const fn ppb(self) -> u64 {
         self.0
@@ -67,11 +62,6 @@ impl Decay {
     /// From `value · 2^128`.
     pub const fn from_q128(bits: u128) -> Decay {
         Decay(bits)
-    }
-
-    /// `value · 2^128`.
-    pub const fn q128(self) -> u128 {
-        self.0
     }
 
     /// `floor(amount · factor)`; always below `amount` unless that is 0.

@@ -491,7 +491,7 @@ fn delivery_digest(source: LogId, to: &Position) -> Digest {
 }
 
 /// Runs the machine's code: a panic becomes its words.
-pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+pub fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| text_of(panic.as_ref()))
 }
 

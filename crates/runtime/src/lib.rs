@@ -7,6 +7,7 @@ pub mod config;
 pub mod driver;
 pub mod feed;
 pub mod ids;
+mod reader;
 pub mod recover;
 pub mod rig;
 pub mod server;

@@ -14,10 +14,11 @@ use holmes_kernel::ports::{Claim, Journal, JournalError};
 use holmes_kernel::shard::{Poison, Request, Submission, Ticket, recall};
 use holmes_kernel::{
     Answer, At, Broken, Call, Code, Event as _, Handle, Input, LogId, Machine, Opened, Output, PublicFrame,
-    Reader, Refusal, Replica, ServiceId, Shard, Time, Way,
+    Refusal, Replica, ServiceId, Shard, Time, Way,
 };
 
 use crate::clock::Clock;
+use crate::reader::Reader;
 use crate::recover::{Extent, RecoverError, recover};
 
 /// Several machines over one journal, whose futures must be ready at once, on a clock that stands until it is moved.

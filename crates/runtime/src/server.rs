@@ -2,6 +2,7 @@
 //! reflection (v1 and v1alpha) are there for everyone.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -58,10 +59,13 @@ pub async fn serve(
     settings: &Settings,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), ServerError> {
+    // What this process serves, not all that the build knows.
+    let served = health.served();
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(holmes_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        served.iter().fold(builder, |builder, name| builder.with_service_name(*name))
     };
     let routes = routes
         .add_service(health.service)
@@ -112,6 +116,8 @@ async fn wait_for_stop(stop: &mut watch::Receiver<bool>) {
 
 /// What every service tells about itself through gRPC health.
 pub struct Health {
+    /// The gRPC services that are followed.
+    followed: Mutex<Vec<&'static str>>,
     reporter: HealthReporter,
     service: tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService>,
 }
@@ -122,13 +128,23 @@ impl Default for Health {
         let service = tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
         );
-        Health { reporter, service }
+        Health { followed: Mutex::default(), reporter, service }
     }
 }
 
 impl Health {
+    /// What reflection lists: the followed services, health and itself; all that the build knows when none is followed.
+    fn served(&self) -> Vec<&'static str> {
+        let mut served = self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !served.is_empty() {
+            served.extend(["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]);
+        }
+        served
+    }
+
     /// Follows a machine: its gRPC service is healthy while it answers.
     pub fn follow(&self, service: &'static str, mut machine: watch::Receiver<Status>) {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner).push(service);
         let reporter = self.reporter.clone();
         tokio::spawn(async move {
             loop {
