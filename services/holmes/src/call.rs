@@ -180,6 +180,9 @@ fn told(status: Status) -> anyhow::Error {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     if let Some(info) = status.get_details_error_info() {
         text.push_str(&format!("\n  reason: {}", info.reason));
+        if matches!(info.reason.as_str(), "SIGNATURE_WRONG" | "POSSESSION_WRONG" | "POSSESSION_INVALID") {
+            text.push_str("\n  a signature counts in one network only: was this one opened with another profile? Name it (--profile)");
+        }
     }
     if let Some(wait) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
         text.push_str(&format!("\n  try again after: {} ms", wait.as_millis()));

@@ -12,6 +12,7 @@ use holmes_accounts::possession::{self, Network};
 use holmes_kernel::{Id, Principal, PrincipalKind};
 use holmes_runtime::config::Config;
 use holmes_runtime::fresh_id;
+use holmes_staking::possession as staking;
 use serde::Serialize;
 
 use crate::output::{self, Format};
@@ -28,7 +29,8 @@ const MARK: &str = "holmes-ed25519-secret";
   holmes keys api                   an API key: the secret for its owner, the hash for CreateApiKey
   holmes keys id                    a fresh id for what a caller names: accounts, keys, transfers, requests
   holmes keys offer wallet.key      the public key with its proof, for CreateAccount, AddPublicKey, RotateKey
-  holmes keys offer node.key --as node --owner ACCOUNT
+  holmes keys offer node.key --as node --owner ACCOUNT            for Accounts/RegisterNodeKey
+  holmes keys offer node.key --as staking-node --owner ACCOUNT    for Staking/RegisterNode
                                     the same for RegisterNodeKey
 
 Public keys, hashes and proofs are printed in base64, as requests and profiles take them.")]
@@ -82,6 +84,8 @@ enum Holder {
     Node,
     /// A gateway.
     Gateway,
+    /// A node that is to be bonded: `possession` of Staking/RegisterNode.
+    StakingNode,
 }
 
 #[derive(Serialize)]
@@ -131,12 +135,18 @@ fn offer(key: &SigningKey, holder: Holder, owner: Option<Id>, label: &str, netwo
         (Holder::Account, None) => own,
         _ => bail!("an account answers for a machine: name it with --owner"),
     };
-    let holder = match holder {
-        Holder::Account => Principal::new(PrincipalKind::Account, owner),
-        Holder::Node => Principal::new(PrincipalKind::Node, own),
-        Holder::Gateway => Principal::new(PrincipalKind::Gateway, own),
+    let account = Principal::new(PrincipalKind::Account, owner);
+    let of = |holder| possession::statement(network, holder, Some(owner), &public);
+    let statement = match holder {
+        Holder::Account => of(account),
+        Holder::Node => of(Principal::new(PrincipalKind::Node, own)),
+        Holder::Gateway => of(Principal::new(PrincipalKind::Gateway, own)),
+        Holder::StakingNode => {
+            let network = staking::Network { genesis: network.genesis, cell: network.cell };
+            staking::statement(&network, account, &public)
+        }
     };
-    let proof = key.sign(&possession::statement(network, holder, Some(owner), &public)).to_bytes();
+    let proof = key.sign(&statement).to_bytes();
     let (public, proof) = (output::base64(&public), output::base64(&proof));
     let offered = serde_json::json!({ "public_key": public, "label": label, "possession": proof });
     output::text(&offered.to_string())

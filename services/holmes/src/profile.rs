@@ -16,6 +16,7 @@ const BUILT_IN: &[(&str, &str)] = &[
 
 /// A profile.
 pub(crate) struct Profile {
+    text: String,
     name: String,
     hash: Digest,
     sections: toml::Table,
@@ -51,12 +52,24 @@ impl Profile {
                 bail!("section [{name}] names no service; there are: {}", known.join(", "));
             }
         }
-        Ok(Profile { name: named, hash: canon::hash(text.as_bytes()), sections, pool, staff: None })
+        Ok(Profile {
+            text: text.to_owned(),
+            name: named,
+            hash: canon::hash(text.as_bytes()),
+            sections,
+            pool,
+            staff: None,
+        })
     }
 
     /// What it is called.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The profile as it was written.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// BLAKE3-128 of the profile's text: the same in every log of a cell.

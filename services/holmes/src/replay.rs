@@ -52,8 +52,8 @@ pub(crate) struct Args {
 pub(crate) struct StateArgs {
     /// The service.
     service: String,
-    /// Up to the frame that holds this sequence number.
-    #[arg(long)]
+    /// Up to the frame that holds this sequence number, from 1 on.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
     /// Data directory.
     #[arg(long)]
@@ -91,8 +91,18 @@ pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
         data::roles(std::slice::from_ref(&args.service))?.try_into().ok().context("name one service")?;
     let journal = data::open(&config, false).await?;
     let extent = Extent { upto: args.at.unwrap_or(u64::MAX), snapshots: true, checked: false };
+    if !journal.logs().await?.contains(&role.log(config.cell.number)) {
+        bail!(
+            "{} holds no log of {}: `holmes verify` lists those that there are",
+            config.store.dir.display(),
+            role.name
+        );
+    }
     let replayed = role.replay(journal.clone(), config.cell.number, extent).await?;
     journal.close().await;
+    if let Some(at) = args.at.filter(|at| *at > replayed.seq) {
+        bail!("the log of {} ends at {}: there is no {at} yet", role.name, replayed.seq);
+    }
     eprintln!("{} at {}, digest {}", role.name, replayed.seq, output::hex(&replayed.digest));
     output::text(&serde_json::to_string_pretty(&replayed.state)?)
 }

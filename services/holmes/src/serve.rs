@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use holmes_accounts::Accounts;
+use holmes_kernel::ports::Journal as _;
 use holmes_runtime::auth::{Auth, Network};
 use holmes_runtime::config::Config;
 use holmes_runtime::driver::Settings;
@@ -57,9 +58,16 @@ impl Args {
         config.server.listen = self.listen.unwrap_or(config.server.listen);
         config.server.admin = self.admin.unwrap_or(config.server.admin);
         config.store.accept_clock |= self.accept_clock;
+        let kept = config.store.dir.join(KEPT_PROFILE);
+        if config.cell.profile.is_empty() && kept.is_file() {
+            config.cell.profile = kept.display().to_string(); // the one that the directory was opened with
+        }
         config
     }
 }
+
+/// The profile that opened a directory's logs, kept beside them.
+const KEPT_PROFILE: &str = "profile.toml";
 
 /// Serves until a signal.
 pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
@@ -111,7 +119,20 @@ async fn provision(
     clock: &Clock,
     mut profile: Profile,
 ) -> Result<()> {
+    if let Some(other) = journal.logs().await?.iter().find(|log| log.cell != config.cell.number) {
+        bail!(
+            "{} holds the logs of cell {}, not of cell {}: set cell.number right, or name another directory (--dir)",
+            config.store.dir.display(),
+            other.cell,
+            config.cell.number
+        );
+    }
     profile.staff_key(keys::staff(&config.store.dir)?.verifying_key().to_bytes());
+    let kept = config.store.dir.join(KEPT_PROFILE);
+    if !kept.exists() {
+        std::fs::write(&kept, profile.text())
+            .with_context(|| format!("{} cannot be written", kept.display()))?;
+    }
     for role in roles {
         if role.provision(journal, config.cell.number, clock.now(), &profile).await? {
             tracing::info!(role = role.name, profile = profile.name(), "log opened");

@@ -33,6 +33,26 @@ fn a_directory_is_not_taken_up_with_the_profile_of_another_network() {
 }
 
 #[test]
+fn a_directory_remembers_the_profile_that_opened_it_and_takes_no_other_cell() {
+    let place = Place::new();
+    place.serve(&["--profile", "hol"]).terminate();
+    place.serve(&[]).terminate(); // the profile need not be named again
+    let other = std::fs::write(place.path("other.toml"), "[cell]\nnumber = 2\n");
+    other.expect("written");
+    let second = serve_with(&place, &["-c", "other.toml"]);
+    second.fails(1, &["cell 1", "cell 2", "cell.number", "--dir"]);
+}
+
+#[test]
+fn a_state_is_asked_for_only_where_there_is_one() {
+    let place = Place::new();
+    place.serve(&[]).terminate();
+    place.run(&["state", "ledger", "--at", "0"]).fails(2, &["--at", "1.."]);
+    place.run(&["state", "ledger", "--at", "9"]).fails(1, &["the log of ledger ends at 1"]);
+    place.run(&["state", "treasury"]).fails(1, &["no log of treasury", "holmes verify"]);
+}
+
+#[test]
 fn what_is_not_known_is_answered_with_what_there_is() {
     let place = Place::new();
     serve_with(&place, &["--role", "alchemy"]).fails(1, &["no role alchemy", "all, ledger, accounts"]);
