@@ -96,3 +96,28 @@ fn a_wallet_registers_itself_and_a_node_with_keys_that_it_proves_to_have() {
     let used = server.call(&[&["Accounts/AddPublicKey", &again], &proof[..]].concat());
     used.fails(1, &["PUBLIC_KEY_USED"]);
 }
+
+#[test]
+fn an_operator_registers_a_node_to_be_bonded_with_what_keys_offer_prints() {
+    let place = Place::new();
+    let server = place.serve(&["--role", "all"]);
+    for file in ["wallet.key", "node.key"] {
+        assert_eq!(place.run(&["keys", "new", file]).code, 0);
+    }
+    let wallet = place.run(&["keys", "show", "wallet.key", "-o", "json"]).json();
+    let id = wallet[0]["id"].as_str().expect("a text");
+    let key = place.run(&["keys", "offer", "wallet.key"]).json();
+    let account = json!({ "account_id": id, "name": "dora", "roles": ["ROLE_OPERATOR"], "key": key });
+    assert_eq!(server.call(&["Accounts/CreateAccount", &account.to_string()]).code, 0);
+    let offer = |holder| place.run(&["keys", "offer", "node.key", "--as", holder, "--owner", id]).json();
+    let register = |offer: serde_json::Value| {
+        let node = json!({
+            "public_key": offer["public_key"], "possession": offer["possession"],
+            "kind": "NODE_KIND_COMPUTE", "rating_milli_cu": 1_000,
+        });
+        server.call(&["Staking/RegisterNode", &node.to_string(), "--sign-with", "wallet.key"])
+    };
+    register(offer("node")).fails(1, &["POSSESSION_INVALID"]);
+    let registered = register(offer("staking-node")).json();
+    assert_eq!(registered["nodeId"], place.run(&["keys", "show", "node.key", "-o", "json"]).json()[0]["id"]);
+}
