@@ -117,7 +117,7 @@ def tell(audit: Audit, fault: Fault | None) -> None:
         elif not fault and audit.logs[name].frames:
             for head, rows in machine.tables():
                 print(f"\n{name}\n{table(head, rows)}")
-    print(f"\nFAULT in {fault}" if fault else "\neverything holds")
+    print(f"\nFAULT in {fault}" if fault else "\neverything that was checked holds")
 
 
 def as_json(audit: Audit, fault: Fault | None) -> str:

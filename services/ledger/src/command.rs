@@ -267,7 +267,9 @@ pub enum Rejection {
     #[error("account {0} is already overdrawn by more than that: have it paid back first")]
     CreditLimitInUse(Id),
     /// Capped tokens neither come from outside nor leave.
-    #[error("asset {0} has a cap: it has no outside to come from or go to")]
+    #[error(
+        "asset {0} has a cap: it has no outside to come from or go to. It moves from accounts that have it; a profile's grants give it at genesis"
+    )]
     AssetHasNoOutside(u32),
     /// Only a token can be destroyed.
     #[error("asset {0} has no cap: nothing of it can be destroyed")]

@@ -213,7 +213,7 @@ pub enum Rejection {
     /// The ledger has not shown such a hold.
     #[error(
         "hold {hold} is not known as an offer for node {node}: its owner opens it in the ledger in favour of the bonds \
-         account with coordinator {{service 3, the node's id}}; send holmes-after: ledger@<seq of the hold>"
+         account with coordinator {{service 3, the node's id}}; send holmes-after: ledger@<seq of the hold>. A hold that was bonded, or ended, is no offer any more"
     )]
     HoldNotOffered {
         /// The hold.

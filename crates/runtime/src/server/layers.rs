@@ -185,9 +185,15 @@ where
 fn method_of(path: &str) -> &'static str {
     use std::sync::LazyLock;
     static METHODS: LazyLock<std::collections::HashSet<String>> = LazyLock::new(|| {
-        let pool = <prost_types::FileDescriptorSet as prost::Message>::decode(holmes_proto::DESCRIPTORS);
+        let known = [
+            holmes_proto::DESCRIPTORS,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ];
+        let decode = |bytes: &[u8]| <prost_types::FileDescriptorSet as prost::Message>::decode(bytes).ok();
         let mut methods = std::collections::HashSet::new();
-        for file in pool.unwrap_or_default().file {
+        for file in known.into_iter().filter_map(decode).flat_map(|set| set.file) {
             for service in &file.service {
                 for method in &service.method {
                     methods.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
@@ -215,5 +221,8 @@ mod tests {
     #[test]
     fn only_methods_of_ours_become_labels() {
         assert_eq!(method_of("/evil/Path"), "other");
+        for known in ["/grpc.health.v1.Health/Check", "/holmes.ledger.v1.Ledger/GetSupply"] {
+            assert_eq!(method_of(known), known);
+        }
     }
 }
