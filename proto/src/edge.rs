@@ -87,11 +87,45 @@ pub fn invalid(field: &str, expected: &str) -> Status {
     Status::with_error_details(tonic::Code::InvalidArgument, message, details)
 }
 
+/// A field of a message that is not what it must be, where there is no caller to tell: a send has none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is not valid: expected {expected}")]
+pub struct Malformed {
+    /// Which field.
+    pub field: String,
+    /// What it must be.
+    pub expected: &'static str,
+}
+
+/// A field's value, or what is wrong with it.
+pub type Parsed<T> = Result<T, Malformed>;
+
+/// A field that is not what it must be.
+pub fn malformed<T>(field: impl Into<String>, expected: &'static str) -> Parsed<T> {
+    Err(Malformed { field: field.into(), expected })
+}
+
+/// An id in a text field, for callers and sends alike.
+pub fn parsed_id(field: &str, text: &str) -> Parsed<Id> {
+    text.parse().or_else(|_| malformed(field, AN_ID))
+}
+
+const AN_ID: &str = "an id of 32 hexadecimal digits, as in 0192f3a0-7c1d-7b43-9b0e-3f1d2c4b5a69";
+
+/// What is signed, wherever something is signed: a row of fields, each behind its length (u32, little-endian), so that
+/// no two rows give the same bytes.
+pub fn signed_text(fields: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for field in fields {
+        bytes.extend((field.len() as u32).to_le_bytes());
+        bytes.extend(*field);
+    }
+    bytes
+}
+
 /// An id in a text field.
 pub fn id(field: &str, text: &str) -> Result<Id, Status> {
-    text.parse().map_err(|_| {
-        invalid(field, "an id of 32 hexadecimal digits, as in 0192f3a0-7c1d-7b43-9b0e-3f1d2c4b5a69")
-    })
+    text.parse().map_err(|_| invalid(field, AN_ID))
 }
 
 /// An amount that must not be nothing.
@@ -149,6 +183,12 @@ mod tests {
         request.extensions_mut().insert(SignedRequest(Id::from_bytes([1; 16])));
         assert_eq!(call(&request, text).unwrap_err().code(), tonic::Code::Unauthenticated);
         assert_eq!(call(&request, "").unwrap_err().code(), tonic::Code::InvalidArgument);
+    }
+
+    #[test]
+    fn rows_of_fields_that_differ_are_signed_as_different_texts() {
+        assert_eq!(signed_text(&[b"ab", b""]), [2, 0, 0, 0, b'a', b'b', 0, 0, 0, 0]);
+        assert_ne!(signed_text(&[b"ab", b"c"]), signed_text(&[b"a", b"bc"]));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use holmes_kernel::{Code, Id, Principal, Refusal, Time};
-use holmes_proto::edge::{SignedRequest, status};
+use holmes_proto::edge::{SignedRequest, signed_text, status};
 use http_body_util::{BodyExt as _, Limited};
 use prost::bytes::Bytes;
 use tonic::body::Body;
@@ -204,12 +204,7 @@ pub fn signing_input(
         &expires_ms.to_le_bytes(),
         &principal.to_bytes(),
     ];
-    let mut bytes = Vec::new();
-    for field in fields {
-        bytes.extend((field.len() as u32).to_le_bytes());
-        bytes.extend(field);
-    }
-    bytes
+    signed_text(&fields)
 }
 
 /// The message inside a unary gRPC body: behind one byte of flags and four of length. A body that is not exactly one

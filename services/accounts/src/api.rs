@@ -69,7 +69,7 @@ fn own<T>(request: &Request<T>) -> Result<Id, Status> {
 }
 
 fn invalid(why: Malformed) -> Status {
-    edge::invalid(why.field, why.expected)
+    edge::invalid(&why.field, why.expected)
 }
 
 fn refused(why: &Rejection) -> Status {

@@ -3,6 +3,7 @@
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use holmes_kernel::{Id, Principal};
+use holmes_proto::edge::signed_text;
 use serde::{Deserialize, Serialize};
 
 /// What sets a key's statement apart from every other signed text.
@@ -48,12 +49,7 @@ pub fn statement(network: &Network, holder: Principal, owner: Option<Id>, public
         owner.as_ref().map_or(&[], |id| id.as_slice()),
         public_key,
     ];
-    let mut bytes = Vec::new();
-    for field in fields {
-        bytes.extend((field.len() as u32).to_le_bytes());
-        bytes.extend(field);
-    }
-    bytes
+    signed_text(&fields)
 }
 
 /// Whether bytes are a key under which a signature proves something.

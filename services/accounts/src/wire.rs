@@ -2,33 +2,13 @@
 
 use holmes_kernel::{Id, ServiceId, Time};
 use holmes_proto::accounts::v1 as wire;
+pub use holmes_proto::edge::{Malformed, parsed_id as id};
+use holmes_proto::edge::{Parsed, malformed};
 
 use crate::command::{Change, Holder, NewAccount, NewApiKey};
 use crate::possession::OfferedKey;
 use crate::roles::Roles;
 use crate::state::{Account, ApiKey, PublicKey, State};
-
-/// A field that is not what it must be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is not valid: expected {expected}")]
-pub struct Malformed {
-    /// Which field.
-    pub field: &'static str,
-    /// What it must be.
-    pub expected: &'static str,
-}
-
-type Parsed<T> = Result<T, Malformed>;
-
-fn malformed<T>(field: &'static str, expected: &'static str) -> Parsed<T> {
-    Err(Malformed { field, expected })
-}
-
-/// An id in a text field.
-pub fn id(field: &'static str, text: &str) -> Parsed<Id> {
-    let expected = "an id of 32 hexadecimal digits, as in 0192f3a0-7c1d-7b43-9b0e-3f1d2c4b5a69";
-    text.parse().or_else(|_| malformed(field, expected))
-}
 
 /// An id in a text field, or where it is empty the caller's own.
 pub fn id_or(field: &'static str, text: &str, own: Id) -> Parsed<Id> {

@@ -1,6 +1,8 @@
 //! Between the wire's messages and the ledger's types: parsed once, for callers and for other services' sends alike.
 
 use holmes_kernel::{Amount, Id, Principal, ServiceId};
+pub use holmes_proto::edge::{Malformed, parsed_id as id};
+use holmes_proto::edge::{Parsed, malformed};
 use holmes_proto::ledger::v1 as wire;
 use holmes_proto::ledger::v1::TransferKind;
 
@@ -9,28 +11,6 @@ use crate::command::{
 };
 use crate::rate::{LONGEST_WINDOW_MS, RateLimit};
 use crate::state::{Account, Hold, Known, State, system_account};
-
-/// A field that is not what it must be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is not valid: expected {expected}")]
-pub struct Malformed {
-    /// Which field.
-    pub field: String,
-    /// What it must be.
-    pub expected: &'static str,
-}
-
-type Parsed<T> = Result<T, Malformed>;
-
-fn malformed<T>(field: impl Into<String>, expected: &'static str) -> Parsed<T> {
-    Err(Malformed { field: field.into(), expected })
-}
-
-/// An id in a text field.
-pub fn id(field: &str, text: &str) -> Parsed<Id> {
-    let expected = "an id of 32 hexadecimal digits, as in 0192f3a0-7c1d-7b43-9b0e-3f1d2c4b5a69";
-    text.parse().or_else(|_| malformed(field, expected))
-}
 
 /// A principal in a text field, as it prints.
 pub fn principal(field: &str, text: &str) -> Parsed<Principal> {

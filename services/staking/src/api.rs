@@ -84,7 +84,7 @@ fn preview(state: &State, command: &Command, principal: Principal, now: Time) ->
 }
 
 fn invalid(why: Malformed) -> Status {
-    edge::invalid(why.field, why.expected)
+    edge::invalid(&why.field, why.expected)
 }
 
 fn not_found(id: Id) -> Status {

@@ -3,6 +3,7 @@
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use holmes_kernel::Principal;
+use holmes_proto::edge::signed_text;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Rejection;
@@ -23,12 +24,7 @@ pub struct Network {
 pub fn statement(network: &Network, owner: Principal, public_key: &[u8; 32]) -> Vec<u8> {
     let fields: [&[u8]; 5] =
         [CONTEXT, &network.genesis, &network.cell.to_le_bytes(), &owner.to_bytes(), public_key];
-    let mut bytes = Vec::new();
-    for field in fields {
-        bytes.extend((field.len() as u32).to_le_bytes());
-        bytes.extend(field);
-    }
-    bytes
+    signed_text(&fields)
 }
 
 /// Checks the proof. Strict: of the signatures that a lenient check would take exactly one passes, so that two

@@ -1,34 +1,14 @@
 //! Between the wire's messages and the types of staking.
 
 use holmes_kernel::{Amount, Id, Principal, PrincipalKind, Time};
+pub use holmes_proto::edge::{Malformed, parsed_id as id};
+use holmes_proto::edge::{Parsed, malformed};
 use holmes_proto::staking::v1 as wire;
 use holmes_proto::staking::v1::{NodeKind, NodeState};
 
 use crate::collateral::{self, Inputs};
 use crate::command::{Command, RegisterNode};
 use crate::state::{Node, State};
-
-/// A field that is not what it must be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is not valid: expected {expected}")]
-pub struct Malformed {
-    /// Which field.
-    pub field: &'static str,
-    /// What it must be.
-    pub expected: &'static str,
-}
-
-type Parsed<T> = Result<T, Malformed>;
-
-fn malformed<T>(field: &'static str, expected: &'static str) -> Parsed<T> {
-    Err(Malformed { field, expected })
-}
-
-/// An id in a text field.
-pub fn id(field: &'static str, text: &str) -> Parsed<Id> {
-    let expected = "an id of 32 hexadecimal digits, as in 0192f3a0-7c1d-7b43-9b0e-3f1d2c4b5a69";
-    text.parse().or_else(|_| malformed(field, expected))
-}
 
 /// An owner of nodes in a text field, as it prints.
 pub fn owner(field: &'static str, text: &str) -> Parsed<Principal> {
