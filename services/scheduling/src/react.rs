@@ -1,0 +1,16 @@
+//! What other services' entries mean here: nothing yet. Scheduling listens to no log and knows no sends.
+
+use holmes_kernel::{Sighted, Unknown};
+
+use crate::command::Command;
+
+/// The command that another service's entry causes.
+///
+/// # Errors
+/// For a send, which a newer build must have meant: its source is parked, never skipped.
+pub fn react(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
+    match entry.send {
+        None => Ok(None),
+        Some(_) => Err(Unknown { service: entry.log.svc, what: format!("the send at {}", entry.seq) }),
+    }
+}
