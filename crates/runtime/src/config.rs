@@ -19,6 +19,8 @@ pub struct Config {
     pub store: Store,
     /// Where callers are answered.
     pub server: Server,
+    /// The models that this machine can serve.
+    pub models: Models,
     /// What is told about the process.
     pub telemetry: Telemetry,
 }
@@ -63,6 +65,14 @@ pub struct Server {
     pub deadline_ms: u64,
     /// How long calls in progress may take after a signal to stop, in milliseconds.
     pub drain_ms: u64,
+}
+
+/// The models that this machine can serve.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Models {
+    /// Directory with a directory for each; empty means `holmes/models` in the user's data directory.
+    pub dir: PathBuf,
 }
 
 /// What is told about the process.
@@ -266,6 +276,7 @@ const KEYS: &[(&str, &str)] = &[
     ("server.max_request_bytes", "bytes of one signed request, 1024 to 64 MiB; any other may have 4 MiB"),
     ("server.deadline_ms", "deadline in ms of a call whose caller has set none"),
     ("server.drain_ms", "how long calls in progress may take after SIGTERM, in ms"),
+    ("models.dir", "directory of the models; empty: holmes/models in the user's data directory"),
     ("telemetry.log", "what is logged: a level, or `target=level,…`"),
     ("telemetry.format", "how log lines look: text or json"),
     ("telemetry.otlp", "address of an OpenTelemetry collector (OTLP over gRPC); empty: no traces leave"),

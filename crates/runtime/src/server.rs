@@ -2,12 +2,12 @@
 //! reflection (v1 and v1alpha) are there for everyone.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
@@ -20,7 +20,7 @@ use crate::driver::Status;
 
 mod layers;
 
-use layers::{Observe, Shed, Within};
+use layers::{Admit, Observe, Within};
 
 /// Why a port could not be opened or served.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +74,7 @@ pub async fn serve(
     let deadline = Duration::from_millis(settings.deadline_ms);
     let layers = ServiceBuilder::new()
         .layer(Observe)
-        .layer(Shed)
-        .load_shed()
-        .concurrency_limit(settings.max_calls)
+        .layer(Admit(Arc::new(Semaphore::new(settings.max_calls))))
         .layer(Within(deadline))
         .layer(auth);
     let reporter = health.reporter.clone();

@@ -64,7 +64,28 @@ pub fn init(settings: &Telemetry, service: &str) -> Result<Guard, TelemetryError
         .set_buckets(&SECONDS)
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(|why| TelemetryError::Twice(why.to_string()))?;
+    describe();
     Ok(Guard { traces, metrics })
+}
+
+/// What each metric means, for those who only see its name.
+fn describe() {
+    metrics::describe_gauge!("holmes_build_info", "Always 1; the label says which build runs.");
+    metrics::gauge!("holmes_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    metrics::describe_gauge!(
+        "holmes_log_head",
+        "Sequence number of the last durable event of a service's log."
+    );
+    metrics::describe_histogram!("holmes_append_seconds", "How long a frame took until it was durable.");
+    metrics::describe_histogram!("holmes_call_seconds", "How long a call took, by method and status.");
+    metrics::describe_counter!(
+        "holmes_sources_parked_total",
+        "Logs that a service no longer follows until a person has looked."
+    );
+    metrics::describe_counter!(
+        "holmes_sources_ahead_total",
+        "Entries that came with a time ahead of the clock."
+    );
 }
 
 fn traces(settings: &Telemetry, service: &str) -> Result<SdkTracerProvider, TelemetryError> {

@@ -1,17 +1,23 @@
 //! What a driver wants of its journal beside single calls.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holmes_kernel::ports::{Claim, Journal, JournalError};
 use holmes_kernel::{Code, Entry, Frame, LogId, Refusal};
 
+/// Shows how far a service's log is.
+pub(super) fn show_head(service: &'static str, seq: u64) {
+    metrics::gauge!("holmes_log_head", "service" => service).set(seq as f64);
+}
+
 /// Sends the byte-identical frame until the answer is definite: never another frame in its place.
 pub(super) async fn append_until_known<J: Journal>(
+    service: &'static str,
     journal: J,
     claim: Claim,
     frame: Frame,
 ) -> Result<(), JournalError> {
-    let mut attempt = 0;
+    let (began, mut attempt) = (Instant::now(), 0);
     loop {
         match journal.append(&claim, &frame).await {
             Err(JournalError::Unknown(why)) => {
@@ -19,7 +25,13 @@ pub(super) async fn append_until_known<J: Journal>(
                 tokio::time::sleep(pause(attempt)).await;
                 attempt += 1;
             }
-            definite => return definite,
+            definite => {
+                metrics::histogram!("holmes_append_seconds", "service" => service).record(began.elapsed());
+                if definite.is_ok() {
+                    show_head(service, frame.header().last);
+                }
+                return definite;
+            }
         }
     }
 }

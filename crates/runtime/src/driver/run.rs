@@ -10,7 +10,7 @@ use holmes_kernel::{Input, Output, Way};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::disk::{append_until_known, entry_at};
+use super::disk::{append_until_known, entry_at, show_head};
 use super::*;
 
 /// How many messages are taken between two looks at the disk. Bounds the size of a step, not of a frame.
@@ -94,6 +94,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
         durable: watch::Sender<u64>,
     ) -> Self {
         let handed = shard.durable();
+        show_head(M::NAME, handed);
         Driver {
             journal,
             settings,
@@ -354,7 +355,8 @@ impl<M: Machine, J: Journal> Driver<M, J> {
 
     fn append(&mut self, frame: Frame) {
         self.handed = frame.header().last;
-        self.append = Some(Box::pin(append_until_known(self.journal.clone(), self.claim.clone(), frame)));
+        self.append =
+            Some(Box::pin(append_until_known(M::NAME, self.journal.clone(), self.claim.clone(), frame)));
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Result<M::Reply, Refusal>, seq: u64) {

@@ -1,9 +1,12 @@
 //! What every call passes before it reaches a service.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holmes_kernel::{Code, Refusal};
 use holmes_proto::edge::status;
+use http_body_util::BodyExt as _;
+use tokio::sync::Semaphore;
 use tonic::body::Body;
 
 /// [`Observed`] as a layer.
@@ -18,15 +21,15 @@ impl<S> tower::Layer<S> for Observe {
     }
 }
 
-/// [`Shedding`] as a layer.
-#[derive(Clone, Copy)]
-pub(super) struct Shed;
+/// [`Admitted`] as a layer: so many calls may be in progress.
+#[derive(Clone)]
+pub(super) struct Admit(pub(super) Arc<Semaphore>);
 
-impl<S> tower::Layer<S> for Shed {
-    type Service = Shedding<S>;
+impl<S> tower::Layer<S> for Admit {
+    type Service = Admitted<S>;
 
-    fn layer(&self, inner: S) -> Shedding<S> {
-        Shedding(inner)
+    fn layer(&self, inner: S) -> Admitted<S> {
+        Admitted { inner, places: self.0.clone() }
     }
 }
 
@@ -42,28 +45,53 @@ impl<S> tower::Layer<S> for Within {
     }
 }
 
-/// Tells a caller who finds the process full what to do: the layers below answer such a call with an error of theirs.
+/// Lets so many calls in at a time and refuses the others at once. A call is in progress until its answer's last byte:
+/// a stream keeps its place.
 #[derive(Clone)]
-pub(super) struct Shedding<S>(S);
+pub(super) struct Admitted<S> {
+    inner: S,
+    places: Arc<Semaphore>,
+}
 
-impl<S> tower::Service<http::Request<Body>> for Shedding<S>
+impl<S> tower::Service<http::Request<Body>> for Admitted<S>
 where
     S: tower::Service<http::Request<Body>, Response = http::Response<Body>>,
     S::Future: Send + 'static,
-    S::Error: Send + 'static,
 {
     type Response = http::Response<Body>;
     type Error = S::Error;
     type Future = Answering<S::Error>;
 
     fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let answer = self.0.call(request);
-        Box::pin(async move { Ok(answer.await.unwrap_or_else(|_| overloaded())) })
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            return Box::pin(async { Ok(overloaded()) });
+        };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let keeping = move |body: Body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _in_progress = &place;
+                    frame
+                }))
+            };
+            Ok(legible(answer.await?).map(keeping))
+        })
     }
+}
+
+/// tonic blames itself for a message that cannot be decoded; its sender should know better.
+fn legible(answer: http::Response<Body>) -> http::Response<Body> {
+    let undecodable = tonic::Status::from_header_map(answer.headers()).filter(|status| {
+        status.code() == tonic::Code::Internal
+            && status.message().starts_with("failed to decode Protobuf message")
+    });
+    let Some(why) = undecodable else { return answer };
+    let message = format!("the request is not a message of this method: {}", why.message());
+    status(Refusal::new(Code::Invalid, "MESSAGE_MALFORMED", message)).into_http()
 }
 
 /// What a call hears that finds the process full.
@@ -75,6 +103,9 @@ fn overloaded() -> http::Response<Body> {
 /// So much before the caller's deadline it is answered: the caller should still hear it, and tonic, which looks at the
 /// same header, would say `CANCELLED` without a reason.
 const MARGIN: Duration = Duration::from_millis(2);
+
+/// Nobody waits for longer, whatever deadline is asked for.
+const LONGEST: Duration = Duration::from_secs(3_600);
 
 /// Ends a call at its caller's deadline (`grpc-timeout`), or at ours when the caller has set none. What the call had
 /// begun may still be carried out: the same request id tells.
@@ -101,7 +132,7 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let asked = request.headers().get("grpc-timeout").and_then(|value| timeout_of(value.to_str().ok()?));
-        let within = asked.map_or(self.default, |asked| asked.saturating_sub(MARGIN));
+        let within = asked.map_or(self.default, |asked| asked.min(LONGEST).saturating_sub(MARGIN));
         if within.is_zero() {
             let message = "the deadline is too near for an answer to arrive in time: nothing was begun";
             return Box::pin(async move { Ok(too_late(message)) });
