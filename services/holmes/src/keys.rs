@@ -110,7 +110,7 @@ pub(crate) fn run(args: Args, config: Config, format: Format) -> Result<()> {
         }
         Action::Show { file } => show(&read(&file)?, format),
         Action::Api => {
-            let api_key = format!("hk_{}", output::hex(&random::<32>()?));
+            let api_key = fresh_api_key()?;
             let key_hash = output::base64(blake3::hash(api_key.as_bytes()).as_bytes());
             eprintln!("the key is shown once; the network gets its hash");
             output::rows(format, &["API KEY", "HASH"], &[ApiKey { api_key, key_hash }], |row| {
@@ -152,9 +152,9 @@ fn offer(key: &SigningKey, holder: Holder, owner: Option<Id>, label: &str, netwo
     output::text(&offered.to_string())
 }
 
-/// The staff key of a data directory, made when it is not there.
-pub(crate) fn staff(dir: &Path) -> Result<SigningKey> {
-    let file = dir.join("staff.key");
+/// A key of a data directory, made when it is not there.
+pub(crate) fn kept(dir: &Path, name: &str) -> Result<SigningKey> {
+    let file = dir.join(name);
     if file.exists() { read(&file) } else { make(&file) }
 }
 
@@ -174,7 +174,13 @@ pub(crate) fn read(file: &Path) -> Result<SigningKey> {
     Ok(SigningKey::from_bytes(&secret))
 }
 
-fn make(file: &Path) -> Result<SigningKey> {
+/// The text of a new API key.
+pub(crate) fn fresh_api_key() -> Result<String> {
+    Ok(format!("hk_{}", output::hex(&random::<32>()?)))
+}
+
+/// Makes a key file.
+pub(crate) fn make(file: &Path) -> Result<SigningKey> {
     let secret = random::<32>()?;
     let mut made =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).with_context(|| {

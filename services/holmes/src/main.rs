@@ -8,9 +8,13 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 mod calc;
 mod call;
+mod client;
 mod data;
+mod demo;
+mod doctor;
 mod keyring;
 mod keys;
+mod models;
 mod output;
 mod profile;
 mod replay;
@@ -25,6 +29,7 @@ mod verify;
     version,
     max_term_width = 110,
     after_help = "Examples:
+  holmes demo                          the whole story in two minutes
   holmes serve                         run every role over ./holmes-data
   holmes call Ledger/GetSupply         call any RPC by reflection, JSON in and out
   holmes verify                        rebuild every service from its log and compare
@@ -46,6 +51,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Play the whole story: real processes, a real model, a log to look into.
+    Demo(demo::Args),
     /// Run roles over the embedded journal until SIGTERM or Ctrl-C.
     Serve(serve::Args),
     /// Call any RPC of a running server: JSON in, JSON out.
@@ -58,6 +65,10 @@ enum Command {
     Replay(replay::Args),
     /// A service's state at a place of its log, as JSON.
     State(replay::StateArgs),
+    /// The models that this machine can serve.
+    Models(models::Args),
+    /// Say whether this machine can run a network, and what to mend where it cannot.
+    Doctor(doctor::Args),
     /// Compute a numbered formula of the economy.
     Calc(calc::Args),
     /// Check, print or explain the configuration.
@@ -90,12 +101,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Calc(args) => calc::run(&args)?,
         Command::Config(args) => settings::run(&args, file, format)?,
         Command::Keys(args) => keys::run(args, holmes_runtime::config::load(file)?, format)?,
+        Command::Models(args) => models::run(args, &holmes_runtime::config::load(file)?, format)?,
+        Command::Doctor(args) => {
+            let fine = doctor::run(&args, file, format)?;
+            return Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "holmes", &mut script);
             output::text(String::from_utf8(script)?.trim_end())?;
         }
         Command::Serve(args) => wait(serve::run(args, holmes_runtime::config::load(file)?))?,
+        Command::Demo(args) => wait(demo::run(args, holmes_runtime::config::load(file)?))?,
         Command::Call(args) => wait(call::run(args, holmes_runtime::config::load(file)?))?,
         Command::Replay(args) => wait(replay::run(args, holmes_runtime::config::load(file)?))?,
         Command::State(args) => wait(replay::state(args, holmes_runtime::config::load(file)?))?,

@@ -21,9 +21,12 @@ pub(crate) struct Profile {
     hash: Digest,
     sections: toml::Table,
     pool: DescriptorPool,
-    /// The staff key of a network whose profile names no staff.
-    staff: Option<[u8; 32]>,
+    /// What a network is given at its opening where its profile is silent: parameters by their name.
+    given: Vec<(&'static str, Value)>,
 }
+
+/// E-0.5: length of an epoch where a profile does not say another, seconds.
+const EPOCH_S: u64 = 86_400;
 
 impl Profile {
     /// A built-in profile by its name, the first of them when none is named, or a file.
@@ -58,7 +61,7 @@ impl Profile {
             hash: canon::hash(text.as_bytes()),
             sections,
             pool,
-            staff: None,
+            given: Vec::new(),
         })
     }
 
@@ -79,7 +82,40 @@ impl Profile {
 
     /// Gives a network whose profile names no staff its first: somebody must be able to administer it.
     pub(crate) fn staff_key(&mut self, public_key: [u8; 32]) {
-        self.staff = Some(public_key);
+        self.given.push(("staff_public_keys", Value::List(vec![Value::Bytes(public_key.to_vec().into())])));
+    }
+
+    /// Gives the network the key that its leases are signed with.
+    pub(crate) fn lease_key(&mut self, public_key: [u8; 32]) {
+        self.given.push(("public_key", Value::Bytes(public_key.to_vec().into())));
+    }
+
+    /// Gives the network the beginning of its first epoch, ms since the Unix epoch (E-0.5).
+    pub(crate) fn begin_at(&mut self, tge_at_ms: u64) {
+        self.given.push(("tge_at_ms", Value::U64(tge_at_ms)));
+    }
+
+    /// E-0.5: length of an epoch, seconds; every section that names it must say the same.
+    pub(crate) fn epoch_s(&self) -> Result<u64> {
+        let mut found: Option<(&str, i64)> = None;
+        for (name, section) in &self.sections {
+            let Some(epoch_s) = section.get("epoch_s").and_then(toml::Value::as_integer) else { continue };
+            match found {
+                Some((other, said)) if said != epoch_s => {
+                    bail!(
+                        "[{other}] says epoch_s = {said}, [{name}] says {epoch_s}: a network has one (E-0.5)"
+                    )
+                }
+                _ => found = Some((name, epoch_s)),
+            }
+        }
+        match found {
+            Some((name, epoch_s)) => u64::try_from(epoch_s)
+                .ok()
+                .filter(|epoch_s| *epoch_s > 0)
+                .with_context(|| format!("[{name}] epoch_s = {epoch_s}: at least 1")),
+            None => Ok(EPOCH_S),
+        }
     }
 
     /// A service's parameters: its defaults with what the profile names, encoded.
@@ -104,10 +140,12 @@ impl Profile {
                 }
             }
         }
-        if let (Some(key), Some(field)) = (self.staff, kind.get_field_by_name("staff_public_keys"))
-            && !params.has_field(&field)
-        {
-            params.set_field(&field, Value::List(vec![Value::Bytes(key.to_vec().into())]));
+        for (name, value) in &self.given {
+            if let Some(field) = kind.get_field_by_name(name)
+                && !params.has_field(&field)
+            {
+                params.set_field(&field, value.clone());
+            }
         }
         Ok(params.encode_to_vec())
     }

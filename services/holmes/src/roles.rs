@@ -5,12 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use ed25519_dalek::SigningKey;
 use holmes_accounts::Accounts;
 use holmes_kernel::canon::Digest;
 use holmes_kernel::entry::Origin;
 use holmes_kernel::ports::{Journal as _, JournalError};
 use holmes_kernel::{Chain, Event as _, Frame, LogId, Machine, Opened, Replica, ServiceId, Time};
 use holmes_ledger::Ledger;
+use holmes_runtime::auth::Network;
 use holmes_runtime::driver::{Running, Settings, start};
 use holmes_runtime::feed::follow;
 use holmes_runtime::recover::{Extent, RecoverError, recover};
@@ -35,6 +37,14 @@ pub(crate) fn all() -> Vec<Role> {
     ]
 }
 
+/// What a role's edge may need beside its machine.
+pub(crate) struct Deps {
+    /// What scheduling signs leases with.
+    pub lease_key: SigningKey,
+    /// Where signatures count.
+    pub network: Network,
+}
+
 type Doing<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 type Follow = Box<dyn Fn(&Feed, &Clock) + Send + Sync>;
@@ -52,7 +62,7 @@ pub(crate) struct Role {
 /// What can be done with a machine of any type.
 trait Does: Send + Sync {
     fn provision(&self, log: LogId, now: Time, profile: &Profile) -> Result<Frame>;
-    fn start(&self, journal: Journal, settings: Settings) -> Doing<Started>;
+    fn start(&self, journal: Journal, settings: Settings, deps: Arc<Deps>) -> Doing<Started>;
     fn replay(&self, journal: Journal, log: LogId, extent: Extent) -> Doing<Replayed>;
 }
 
@@ -68,7 +78,7 @@ pub(crate) struct Started {
     pub feed: Feed,
     /// Its machine's door, for those who know its type.
     pub handle: Box<dyn std::any::Any + Send + Sync>,
-    routes: Box<dyn FnOnce(&mut RoutesBuilder) + Send>,
+    routes: Box<dyn Fn(&mut RoutesBuilder) + Send + Sync>,
     follow: Follow,
     stop: Box<dyn FnOnce() -> Doing<()> + Send>,
 }
@@ -119,7 +129,16 @@ impl<S> Grpc for S where
 }
 
 fn machine<M: Machine, S: Grpc>(defaults: fn() -> Vec<u8>, server: fn(MachineHandle<M>) -> S) -> Role {
-    Role { name: M::NAME, service: M::Event::SERVICE, doing: Arc::new(Of { defaults, server }) }
+    with_deps(defaults, move |handle, _| server(handle))
+}
+
+/// A machine whose edge needs more than its door.
+fn with_deps<M: Machine, S: Grpc>(
+    defaults: fn() -> Vec<u8>,
+    server: impl Fn(MachineHandle<M>, &Deps) -> S + Send + Sync + 'static,
+) -> Role {
+    let of = Of { defaults, server: Arc::new(server) };
+    Role { name: M::NAME, service: M::Event::SERVICE, doing: Arc::new(of) }
 }
 
 impl Role {
@@ -163,8 +182,13 @@ impl Role {
     }
 
     /// Claims the role's log and runs its machine.
-    pub(crate) async fn start(&self, journal: Journal, settings: Settings) -> Result<Started> {
-        self.doing.start(journal, settings).await
+    pub(crate) async fn start(
+        &self,
+        journal: Journal,
+        settings: Settings,
+        deps: Arc<Deps>,
+    ) -> Result<Started> {
+        self.doing.start(journal, settings, deps).await
     }
 
     /// Replays the role's log.
@@ -175,9 +199,8 @@ impl Role {
 
 impl Started {
     /// Adds the role's gRPC service.
-    pub(crate) fn add_routes(&mut self, routes: &mut RoutesBuilder) {
-        let add = std::mem::replace(&mut self.routes, Box::new(|_| {}));
-        add(routes);
+    pub(crate) fn add_routes(&self, routes: &mut RoutesBuilder) {
+        (self.routes)(routes);
     }
 
     /// Listens to those of the others whose logs it reads.
@@ -195,8 +218,11 @@ impl Started {
 
 struct Of<M: Machine, S> {
     defaults: fn() -> Vec<u8>,
-    server: fn(MachineHandle<M>) -> S,
+    server: Arc<Edge<M, S>>,
 }
+
+/// What makes a machine's gRPC service.
+type Edge<M, S> = dyn Fn(MachineHandle<M>, &Deps) -> S + Send + Sync;
 
 impl<M: Machine, S: Grpc> Does for Of<M, S> {
     fn provision(&self, log: LogId, now: Time, profile: &Profile) -> Result<Frame> {
@@ -209,14 +235,15 @@ impl<M: Machine, S: Grpc> Does for Of<M, S> {
         Ok(Replica::<M>::provision(log, now, opened)?)
     }
 
-    fn start(&self, journal: Journal, settings: Settings) -> Doing<Started> {
-        let server = self.server;
+    fn start(&self, journal: Journal, settings: Settings, deps: Arc<Deps>) -> Doing<Started> {
+        let server = self.server.clone();
         Box::pin(async move {
             let log = settings.log;
             let Running { handle, feed, task } = start::<M, Journal>(journal, settings)
                 .await
                 .with_context(|| format!("{} cannot take up its log ({log})", M::NAME))?;
-            let (to_add, to_follow, to_stop) = (handle.clone(), handle.clone(), handle.clone());
+            let (to_follow, to_stop) = (handle.clone(), handle.clone());
+            let service = server(handle.clone(), &deps);
             Ok(Started {
                 name: M::NAME,
                 grpc: S::NAME,
@@ -224,7 +251,7 @@ impl<M: Machine, S: Grpc> Does for Of<M, S> {
                 feed,
                 handle: Box::new(handle),
                 routes: Box::new(move |routes| {
-                    routes.add_service(server(to_add));
+                    routes.add_service(service.clone());
                 }),
                 follow: Box::new(move |feed, clock| {
                     if feed.concerns::<M>(log) {

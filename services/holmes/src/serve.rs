@@ -1,10 +1,12 @@
 //! `holmes serve`: roles over the embedded journal, one process, until a signal ends it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use holmes_accounts::Accounts;
+use holmes_kernel::Time;
 use holmes_kernel::ports::Journal as _;
 use holmes_runtime::auth::{Auth, Network};
 use holmes_runtime::config::Config;
@@ -17,7 +19,7 @@ use tonic::service::Routes;
 
 use crate::keyring::Keyring;
 use crate::profile::Profile;
-use crate::roles::{Role, Started};
+use crate::roles::{Deps, Role, Started};
 use crate::{data, keys};
 
 /// What is served.
@@ -68,6 +70,12 @@ impl Args {
 
 /// The profile that opened a directory's logs, kept beside them.
 const KEPT_PROFILE: &str = "profile.toml";
+/// What signs for staff, kept beside the logs.
+const STAFF_KEY: &str = "staff.key";
+/// What signs leases, kept beside the logs.
+const LEASE_KEY: &str = "scheduling.key";
+/// When the first epoch began, kept beside the logs.
+const BEGINNING: &str = "tge_at_ms";
 
 /// Serves until a signal.
 pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
@@ -82,15 +90,16 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let journal = data::open(&config, true).await?;
     let clock = Clock::System;
     provision(&config, &roles, &journal, &clock, profile).await?;
-    let mut started = start(&config, &roles, &journal, &clock).await?;
+    let deps = Arc::new(deps(&config)?);
+    let started = start(&config, &roles, &journal, &clock, &deps).await?;
     let (stop, stopped) = watch::channel(false);
     let health = Health::default();
     let mut routes = Routes::builder();
-    for role in &mut started {
+    for role in &started {
         health.follow(role.grpc, role.status.clone());
         role.add_routes(&mut routes);
     }
-    let auth = auth(&config, &started, &clock)?;
+    let auth = auth(&config, &started, &clock, &deps);
     let statuses = started.iter().map(|role| (role.name, role.status.clone())).collect();
     let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), statuses, stopped.clone()));
     let settings = config.server.clone();
@@ -127,7 +136,10 @@ async fn provision(
             config.cell.number
         );
     }
-    profile.staff_key(keys::staff(&config.store.dir)?.verifying_key().to_bytes());
+    let dir = &config.store.dir;
+    profile.staff_key(keys::kept(dir, STAFF_KEY)?.verifying_key().to_bytes());
+    profile.lease_key(keys::kept(dir, LEASE_KEY)?.verifying_key().to_bytes());
+    profile.begin_at(began_at(dir, clock.now(), profile.epoch_s()?)?);
     let kept = config.store.dir.join(KEPT_PROFILE);
     if !kept.exists() {
         std::fs::write(&kept, profile.text())
@@ -141,14 +153,37 @@ async fn provision(
     Ok(())
 }
 
+/// E-0.5: when the network's first epoch began, ms since the Unix epoch. It is fixed when the first log is opened and kept
+/// beside the logs, so that one that is opened later begins its epochs with the others.
+fn began_at(dir: &Path, now: Time, epoch_s: u64) -> Result<u64> {
+    let file = dir.join(BEGINNING);
+    if !file.exists() {
+        let epoch_ms = epoch_s.saturating_mul(1_000);
+        let first = now.millis() / epoch_ms * epoch_ms;
+        std::fs::write(&file, format!("{first}\n"))
+            .with_context(|| format!("{} cannot be written", file.display()))?;
+    }
+    let text =
+        std::fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+    text.trim().parse().with_context(|| {
+        format!("{} does not hold the beginning of the first epoch: ms since the Unix epoch", file.display())
+    })
+}
+
 /// Starts every role, then lets each listen to the others.
-async fn start(config: &Config, roles: &[Role], journal: &Journal, clock: &Clock) -> Result<Vec<Started>> {
+async fn start(
+    config: &Config,
+    roles: &[Role],
+    journal: &Journal,
+    clock: &Clock,
+    deps: &Arc<Deps>,
+) -> Result<Vec<Started>> {
     let mut started = Vec::new();
     for role in roles {
         let mut settings = Settings::new(role.log(config.cell.number), clock.clone());
         settings.snapshot_every = config.store.snapshot_every;
         settings.accept_clock = config.store.accept_clock;
-        started.push(role.start(journal.clone(), settings).await?);
+        started.push(role.start(journal.clone(), settings, deps.clone()).await?);
     }
     let feeds: Vec<Feed> = started.iter().map(|role| role.feed.clone()).collect();
     for role in &started {
@@ -157,11 +192,15 @@ async fn start(config: &Config, roles: &[Role], journal: &Journal, clock: &Clock
     Ok(started)
 }
 
-fn auth(config: &Config, started: &[Started], clock: &Clock) -> Result<Auth> {
+fn deps(config: &Config) -> Result<Deps> {
+    let network = Network { genesis: Profile::load(&config.cell.profile)?.hash(), cell: config.cell.number };
+    Ok(Deps { lease_key: keys::kept(&config.store.dir, LEASE_KEY)?, network })
+}
+
+fn auth(config: &Config, started: &[Started], clock: &Clock, deps: &Deps) -> Auth {
     let accounts = started.iter().find_map(|role| role.handle.downcast_ref::<MachineHandle<Accounts>>());
     let keyring = Keyring::new(accounts.cloned(), clock.clone());
-    let network = Network { genesis: Profile::load(&config.cell.profile)?.hash(), cell: config.cell.number };
-    Ok(Auth::new(std::sync::Arc::new(keyring), network, clock.clone(), config.server.max_request_bytes))
+    Auth::new(Arc::new(keyring), deps.network.clone(), clock.clone(), config.server.max_request_bytes)
 }
 
 fn greet(config: &Config, roles: &[Role], (listen, admin): (SocketAddr, SocketAddr)) {

@@ -2,6 +2,8 @@
 
 #[path = "it/access.rs"]
 mod access;
+#[path = "it/catalogue.rs"]
+mod catalogue;
 #[path = "it/commands.rs"]
 mod commands;
 #[path = "it/crash.rs"]

@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in tests, but does not see that helpers are tests too
 
 mod minilm;
+mod own;
 mod smollm2;
 mod support;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::harness::Place;
 
-fn compare(page: &str, text: &str) {
+pub(crate) fn compare(page: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference").join(page);
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(&path, text).expect("written");

@@ -1,0 +1,137 @@
+//! Typed calls to a running server, with a proof of who asks: what the demo and other commands use where `holmes call`
+//! goes by reflection.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use ed25519_dalek::{Signer as _, SigningKey};
+use holmes_kernel::{Id, Principal, PrincipalKind};
+use holmes_runtime::Clock;
+use holmes_runtime::auth::{Network, signing_input};
+use prost_reflect::prost::Message;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_types::StatusExt as _;
+
+use crate::output;
+
+/// How long a signature is good for.
+const SIGNED_FOR_MS: u64 = 60_000;
+/// How long a call may take that says nothing else.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What proves who asks.
+#[derive(Clone)]
+pub(crate) enum Proof {
+    /// Nothing: for what anybody may ask.
+    Nobody,
+    /// An API key.
+    ApiKey(String),
+    /// A key that signs each request, as a party of this kind.
+    Key(SigningKey, PrincipalKind),
+}
+
+impl Proof {
+    /// Adds what proves a request to its metadata. `request_id` is the one that the message carries.
+    pub(crate) fn add_to(
+        &self,
+        metadata: &mut MetadataMap,
+        network: &Network,
+        path: &str,
+        message: &[u8],
+        request_id: Id,
+    ) -> Result<()> {
+        match self {
+            Proof::Nobody => {}
+            Proof::ApiKey(key) => {
+                let bearer = format!("Bearer {key}").parse().context("an API key is printable ASCII")?;
+                metadata.insert("authorization", bearer);
+            }
+            Proof::Key(key, kind) => {
+                let principal = Principal::new(*kind, Id::of_key(&key.verifying_key().to_bytes()));
+                let expires_ms = Clock::System.now().after_millis(SIGNED_FOR_MS).millis();
+                let input = signing_input(network, path, message, request_id, expires_ms, principal);
+                let fields = [
+                    ("holmes-principal", output::hex(&principal.to_bytes())),
+                    ("holmes-request-id", request_id.to_string()),
+                    ("holmes-expires", expires_ms.to_string()),
+                    ("holmes-signature", output::hex(&key.sign(&input).to_bytes())),
+                ];
+                for (name, value) in fields {
+                    metadata.insert(name, value.parse()?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A server, as one caller sees it.
+#[derive(Clone)]
+pub(crate) struct Client {
+    channel: Channel,
+    network: Network,
+    proof: Proof,
+}
+
+impl Client {
+    /// A client of a server that answers at `url`; the connection is made when it is needed.
+    pub(crate) fn new(url: &str, network: Network, proof: Proof) -> Result<Client> {
+        let endpoint = Endpoint::new(url.to_owned()).with_context(|| format!("{url} is not an address"))?;
+        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect_lazy();
+        Ok(Client { channel, network, proof })
+    }
+
+    /// One request, one answer. `method` is `holmes.<service>.v1.<Service>/<Method>`.
+    pub(crate) async fn ask<Q, A>(&self, method: &str, request_id: Id, question: Q) -> Result<A>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let request = self.request(method, request_id, question)?;
+        let path = format!("/{method}").parse().context("a method's name")?;
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone());
+        grpc.ready().await.with_context(|| format!("{method}: the server does not answer"))?;
+        let codec = tonic_prost::ProstCodec::<Q, A>::default();
+        let answer: Result<Response<A>, Status> = grpc.unary(request, path, codec).await;
+        Ok(answer.map_err(|status| told(method, &status))?.into_inner())
+    }
+
+    /// One request, a stream of answers.
+    pub(crate) async fn stream<Q, A>(&self, method: &str, request_id: Id, question: Q) -> Result<Streaming<A>>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let mut request = self.request(method, request_id, question)?;
+        request.set_timeout(Duration::from_secs(300));
+        let path = format!("/{method}").parse().context("a method's name")?;
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone());
+        grpc.ready().await.with_context(|| format!("{method}: the server does not answer"))?;
+        let codec = tonic_prost::ProstCodec::<Q, A>::default();
+        let answer = grpc.server_streaming(request, path, codec).await;
+        Ok(answer.map_err(|status| told(method, &status))?.into_inner())
+    }
+
+    fn request<Q: Message>(&self, method: &str, request_id: Id, question: Q) -> Result<Request<Q>> {
+        let bytes = question.encode_to_vec();
+        let mut request = Request::new(question);
+        request.set_timeout(PATIENCE);
+        let path = format!("/{method}");
+        self.proof.add_to(request.metadata_mut(), &self.network, &path, &bytes, request_id)?;
+        Ok(request)
+    }
+}
+
+/// A status in words: message and stable reason.
+pub(crate) fn told(method: &str, status: &Status) -> anyhow::Error {
+    let reason =
+        status.get_details_error_info().map(|info| format!(" ({})", info.reason)).unwrap_or_default();
+    anyhow::anyhow!("{method}: {:?}: {}{reason}", status.code(), status.message())
+}
+
+/// Whether a call was refused for this stable reason.
+pub(crate) fn is_reason(why: &anyhow::Error, reason: &str) -> bool {
+    why.to_string().contains(&format!("({reason})"))
+}

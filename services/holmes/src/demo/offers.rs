@@ -1,0 +1,78 @@
+//! What a visitor can do now, each with the words to type.
+
+use anyhow::Result;
+
+use super::tell::Teller;
+use super::world::{OWN, World};
+use crate::output;
+
+/// Prints the offers; some need the processes, which `--keep` leaves up.
+pub(super) fn tell(tell: &Teller, world: &World, up: bool) -> Result<()> {
+    let (dir, holmes) = (world.dir.display(), std::env::current_exe()?.display().to_string());
+    tell.title("What you can do now")?;
+    output::text(&format!("The log, the keys and what each process said lie in {dir}"))?;
+    output::text(&format!(
+        "  export PATH=\"{}:$PATH\"",
+        holmes.rsplit_once('/').map_or(".", |(path, _)| path)
+    ))?;
+    if up {
+        live(world)?;
+    } else {
+        output::text(
+            "\nTo ask questions, kill processes and watch them, keep everything up: holmes demo --keep",
+        )?;
+    }
+    let stop = if up { "   (stop the demo with Ctrl-C first)" } else { "" };
+    output::text(&format!(
+        "
+tamper   flip one byte of a copy of the log: verify names the service and the frame{stop}
+  cp -r {dir}/data {dir}/copy
+  holmes replay --dir {dir}/copy --frames {dir}/frames
+  holmes verify --dir {dir}/data
+
+query    the log as JSON lines{stop}
+  holmes replay --dir {dir}/data --role scheduling -o json > {dir}/scheduling.jsonl
+  holmes state --dir {dir}/data ledger --at 100"
+    ))?;
+    if up { output::text("\nEverything stays up until Ctrl-C.") } else { Ok(()) }
+}
+
+fn live(world: &World) -> Result<()> {
+    let renter = &world.renters[0];
+    let model = &world.models.speaker.name;
+    let question =
+        if *model == OWN { "Sort these numbers: 42 7 19" } else { "What is the capital of Norway?" };
+    let pids: Vec<String> = world
+        .operators
+        .iter()
+        .map(|of| {
+            let pid = world.processes.pid(&of.process()).unwrap_or_default();
+            format!("{} ({})", pid, world.node_name(&of.node_id().to_string()))
+        })
+        .collect();
+    output::text(&format!(
+        "
+ask      your own question, as an OpenAI client would
+  curl -s {http}/chat/completions -H 'authorization: Bearer {key}' -H 'content-type: application/json' \\
+    -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{question}\"}}]}}'
+  the answer carries its receipt, its price and its node under \"holmes\"
+
+kill     any process: streams finish elsewhere, the server comes back from its log
+  kill -9 PID     executors: {pids}; server: {server}
+
+why      did a lease go where it went, and what did a node get?
+  holmes call --to {url} --key {key} Inference/GetReceipt '{{\"name\": \"receipts/…\"}}'
+  holmes call --to {url} Scheduling/Explain '{{\"lease_id\": \"…\"}}' --sign-with {dir}/data/staff.key --as staff --profile {dir}/demo.toml
+
+operate  figures, and a drain under load
+  curl -s {admin}/metrics | grep holmes_
+  kill -TERM {server}     calls in progress end first",
+        http = world.http,
+        key = renter.api_key,
+        pids = pids.join(", "),
+        server = world.processes.pid("server").unwrap_or_default(),
+        url = world.url,
+        dir = world.dir.display(),
+        admin = world.admin,
+    ))
+}

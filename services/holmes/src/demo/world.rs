@@ -1,0 +1,379 @@
+//! What the demo plays with: its directory, its processes, its people and their clients.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use ed25519_dalek::SigningKey;
+use holmes_kernel::{Id, Principal, PrincipalKind};
+use holmes_proto::ledger::v1 as ledger;
+use holmes_runtime::auth::Network;
+use holmes_runtime::config::Config;
+use holmes_runtime::fresh_id;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::processes::Processes;
+use super::tell::Teller;
+use crate::client::{Client, Proof};
+use crate::keys;
+pub(super) use crate::models::OWN_MODEL as OWN;
+use crate::models::{self, Store};
+use crate::profile::Profile;
+
+/// The larger model, where it can be had.
+const SPEAKER: &str = "smollm2-135m-instruct";
+/// The model for embeddings, where it can be had.
+const EMBEDDER: &str = "all-minilm-l6-v2";
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(100);
+/// Tokens of the grants: base units of HOL.
+const HOL: u64 = 1_000_000_000;
+
+/// A model and where it lies.
+#[derive(Clone)]
+pub(super) struct Model {
+    pub name: String,
+    pub path: PathBuf,
+}
+
+/// The models of the demo.
+#[derive(Clone)]
+pub(super) struct Models {
+    pub speaker: Model,
+    pub embedder: Option<Model>,
+}
+
+/// Who runs a node, and the node.
+pub(super) struct Operator {
+    pub name: &'static str,
+    pub wallet: SigningKey,
+    pub node: SigningKey,
+    pub node_file: PathBuf,
+    pub hardware: &'static str,
+    pub rating_milli_cu: u32,
+    pub slots: u32,
+    /// The account in the ledger that the grant was paid to.
+    pub hol_account: Id,
+    pub client: Client,
+}
+
+impl Operator {
+    /// The account that owns the node.
+    pub(super) fn id(&self) -> Id {
+        Id::of_key(&self.wallet.verifying_key().to_bytes())
+    }
+
+    /// The node's id.
+    pub(super) fn node_id(&self) -> Id {
+        Id::of_key(&self.node.verifying_key().to_bytes())
+    }
+
+    /// The name of its process.
+    pub(super) fn process(&self) -> String {
+        format!("executor-{}", self.name)
+    }
+}
+
+/// Who asks and pays.
+pub(super) struct Renter {
+    pub name: &'static str,
+    pub id: Id,
+    pub api_key: String,
+    /// What it pays with, and from which account.
+    pub asset: &'static str,
+    pub account: Id,
+    pub client: Client,
+}
+
+/// Everything.
+pub(super) struct World {
+    pub dir: PathBuf,
+    pub models: Models,
+    pub processes: Processes,
+    pub url: String,
+    pub http: String,
+    pub admin: String,
+    pub network: Network,
+    pub staff: Client,
+    pub operators: Vec<Operator>,
+    pub renters: Vec<Renter>,
+}
+
+/// The models, fetched where that is possible.
+pub(super) fn models(tell: &Teller, config: &Config, named: Option<&str>) -> Result<Models> {
+    let store = Store::of(config)?;
+    let of = |name: &str| -> Result<Model> { Ok(Model { name: name.to_owned(), path: store.path(name)? }) };
+    let fetched = |name: &str| match models::need(&store, name) {
+        Some(Ok(path)) => Some(Model { name: name.to_owned(), path }),
+        Some(Err(why)) => {
+            eprintln!("{name} cannot be had: {why:#}");
+            None
+        }
+        None => None,
+    };
+    let speaker = match named {
+        Some(name) => fetched(name).map_or_else(|| of(name), Ok)?,
+        None => fetched(SPEAKER).map_or_else(|| of(OWN), Ok)?,
+    };
+    let embedder = if named == Some(OWN) { of(EMBEDDER).ok() } else { fetched(EMBEDDER) };
+    tell.line(&format!("the model that speaks: {} ({})", speaker.name, speaker.path.display()))?;
+    match &embedder {
+        Some(model) => tell.line(&format!("the model that embeds: {}", model.name))?,
+        None => {
+            tell.line("no model for embeddings is here: `holmes models pull all-minilm-l6-v2` brings one")?
+        }
+    }
+    Ok(Models { speaker, embedder })
+}
+
+impl World {
+    /// Makes keys and the network's profile, and starts the server.
+    pub(super) async fn open(tell: &Teller, dir: PathBuf, models: Models) -> Result<World> {
+        let hardware = [("ada", "4090", 1_000, 4), ("ben", "3090", 850, 3), ("cleo", "5090", 1_700, 6)];
+        let mut wallets = Vec::new();
+        for (name, hardware, rating_milli_cu, slots) in hardware {
+            let wallet = keys::make(&dir.join(format!("{name}-wallet.key")))?;
+            let node_file = dir.join(format!("{name}-node.key"));
+            let node = keys::make(&node_file)?;
+            wallets.push((name, wallet, node, node_file, hardware, rating_milli_cu, slots));
+        }
+        let (dora, emil) = (fresh_id(), fresh_id());
+        let profile = dir.join("demo.toml");
+        let grants = wallets
+            .iter()
+            .map(|(name, wallet, ..)| (*name, Id::of_key(&wallet.verifying_key().to_bytes()), 50_000))
+            .chain([("emil", emil, 1_000)]);
+        std::fs::write(&profile, profile_text(grants)?)?;
+        let network = Network { genesis: Profile::load(&profile.display().to_string())?.hash(), cell: 1 };
+        let (grpc, http, admin) = (free_port()?, free_port()?, free_port()?);
+        let mut processes = Processes::new(&dir);
+        let url = format!("http://127.0.0.1:{grpc}");
+        let pid = processes.start("server", &server_args(&dir, &profile, [grpc, http, admin]))?;
+        tell.line(&format!(
+            "the server runs as process {pid}: gRPC {url}, OpenAI http://127.0.0.1:{http}/v1"
+        ))?;
+        let client = |proof| Client::new(&url, network.clone(), proof);
+        wait_for(&mut processes, "server", || dir.join("data/staff.key").exists()).await?;
+        let staff = client(Proof::Key(keys::read(&dir.join("data/staff.key"))?, PrincipalKind::Staff))?;
+        let mut operators = Vec::new();
+        for (name, wallet, node, node_file, hardware, rating_milli_cu, slots) in wallets {
+            let client = client(Proof::Key(wallet.clone(), PrincipalKind::Account))?;
+            let hol_account = Id::default();
+            operators.push(Operator {
+                name,
+                wallet,
+                node,
+                node_file,
+                hardware,
+                rating_milli_cu,
+                slots,
+                hol_account,
+                client,
+            });
+        }
+        let mut renters = Vec::new();
+        for (name, id, asset) in [("dora", dora, "USD"), ("emil", emil, "HOL")] {
+            let api_key = keys::fresh_api_key()?;
+            let client = client(Proof::ApiKey(api_key.clone()))?;
+            renters.push(Renter { name, id, api_key, asset, account: Id::default(), client });
+        }
+        let (http, admin) = (format!("http://127.0.0.1:{http}/v1"), format!("http://127.0.0.1:{admin}"));
+        Ok(World { dir, models, processes, url, http, admin, network, staff, operators, renters })
+    }
+
+    /// Writes down, for programs, where everything can be reached.
+    pub(super) fn write_places(&self) -> Result<()> {
+        let process = |name: &str| self.processes.pid(name);
+        let nodes: Vec<_> =
+            self.operators.iter().map(|of| (of.node_id().to_string(), process(&of.process()))).collect();
+        let places = serde_json::json!({
+            "grpc": self.url, "http": self.http, "admin": self.admin,
+            "api_key": self.renters[0].api_key, "model": self.models.speaker.name,
+            "data": self.dir.join("data"), "profile": self.dir.join("demo.toml"),
+            "server_pid": process("server"), "node_pids": nodes,
+        });
+        // Whole or not at all: who waits for the file reads it at once.
+        let (fresh, file) = (self.dir.join(".demo.json"), self.dir.join("demo.json"));
+        std::fs::write(&fresh, format!("{places:#}\n"))?;
+        std::fs::rename(&fresh, &file).with_context(|| format!("{} cannot be written", file.display()))
+    }
+
+    /// The operator of a node.
+    pub(super) fn operator_of(&self, node: &str) -> Option<&Operator> {
+        self.operators.iter().find(|operator| operator.node_id().to_string() == node)
+    }
+
+    /// A node's name for people.
+    pub(super) fn node_name(&self, node: &str) -> String {
+        self.operator_of(node).map_or_else(|| node.to_owned(), |of| format!("{}'s {}", of.name, of.hardware))
+    }
+
+    /// Starts an operator's executor.
+    pub(super) fn attach(&mut self, at: usize) -> Result<u32> {
+        let operator = &self.operators[at];
+        let mut args = vec!["executor".into(), "--join".into(), self.url.clone()];
+        args.extend(["--key".into(), operator.node_file.display().to_string()]);
+        for model in std::iter::once(&self.models.speaker).chain(&self.models.embedder) {
+            args.extend(["--model".into(), format!("{}={}", model.name, model.path.display())]);
+        }
+        args.extend([
+            "--slots".into(),
+            operator.slots.to_string(),
+            "--hardware".into(),
+            operator.hardware.into(),
+        ]);
+        let state = self.dir.join(format!("{}-state", operator.name));
+        args.extend(["--state".into(), state.display().to_string()]);
+        self.processes.start(&operator.process(), &args)
+    }
+
+    /// The supply of every asset.
+    pub(super) async fn supply(&self) -> Result<Vec<ledger::Supply>> {
+        let method = "holmes.ledger.v1.Ledger/GetSupply";
+        let answer: ledger::GetSupplyResponse =
+            self.staff.ask(method, fresh_id(), ledger::GetSupplyRequest {}).await?;
+        Ok(answer.supplies)
+    }
+
+    /// Kills the server and starts it again.
+    pub(super) async fn restart(&mut self, tell: &Teller) -> Result<()> {
+        let heads = self.heads().await?;
+        self.processes.kill("server").await?;
+        tell.line("killed with SIGKILL")?;
+        let began = std::time::Instant::now();
+        let port = |url: &str| -> Result<u16> {
+            let digits: String =
+                url.rsplit(':').next().unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
+            digits.parse().context("a port")
+        };
+        let ports = [port(&self.url)?, port(&self.http)?, port(&self.admin)?];
+        self.processes.start("server", &server_args(&self.dir, &self.dir.join("demo.toml"), ports))?;
+        while self.heads().await.is_err() {
+            self.processes.check("server")?;
+            pause().await;
+        }
+        let again = self.heads().await?;
+        let took = began.elapsed().as_millis();
+        tell.line(&format!("answers again after {took} ms, everything acknowledged is there"))?;
+        let row = |(name, seq): &(String, u64)| {
+            let now = again.iter().find(|(other, _)| other == name).map_or(0, |(_, seq)| *seq);
+            vec![name.clone(), seq.to_string(), now.to_string()]
+        };
+        tell.table(&["SERVICE", "EVENTS BEFORE", "EVENTS NOW"], &heads.iter().map(row).collect::<Vec<_>>())?;
+        if let Some((name, _)) =
+            heads.iter().find(|(name, seq)| again.iter().any(|(other, now)| other == name && now < seq))
+        {
+            bail!("{name} has lost events");
+        }
+        Ok(())
+    }
+
+    /// How far each service's log is, by the metrics.
+    async fn heads(&self) -> Result<Vec<(String, u64)>> {
+        let page = get(&self.admin, "/metrics").await?;
+        let head = |line: &str| {
+            let (name, seq) = line.strip_prefix("holmes_log_head{service=\"")?.split_once("\"} ")?;
+            Some((name.to_owned(), seq.parse().ok()?))
+        };
+        let mut heads: Vec<(String, u64)> = page.lines().filter_map(head).collect();
+        heads.sort();
+        if heads.is_empty() { bail!("the server shows no logs") } else { Ok(heads) }
+    }
+
+    /// Rebuilds every service from its log, in a process of its own.
+    pub(super) async fn verify(&self, tell: &Teller) -> Result<()> {
+        let mut holmes = tokio::process::Command::new(std::env::current_exe()?);
+        holmes.args(["verify", "--dir"]).arg(self.dir.join("data"));
+        let done = holmes.output().await?;
+        for line in String::from_utf8_lossy(&done.stdout).lines() {
+            crate::output::text(&format!("          {line}"))?;
+        }
+        if !done.status.success() {
+            bail!("verify failed: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        tell.line("every digest, chain and invariant holds")
+    }
+}
+
+/// The demo network's profile with grants to these people.
+fn profile_text(grants: impl Iterator<Item = (&'static str, Id, u64)>) -> Result<String> {
+    let mut text = Profile::load("demo")?.text().to_owned();
+    for (name, id, whole) in grants {
+        let owner = Principal::new(PrincipalKind::Account, id);
+        let units = whole * HOL;
+        text.push_str(&format!(
+            "\n[[treasury.grants]]\nname = \"{name}\"\nowner = \"{owner}\"\namount_units = \"{units}\"\n"
+        ));
+    }
+    Ok(text)
+}
+
+fn server_args(dir: &Path, profile: &Path, [grpc, http, admin]: [u16; 3]) -> Vec<String> {
+    let args = [
+        "serve".to_owned(),
+        "--dir".into(),
+        dir.join("data").display().to_string(),
+        "--profile".into(),
+        profile.display().to_string(),
+        "--listen".into(),
+        format!("127.0.0.1:{grpc}"),
+        "--http".into(),
+        format!("127.0.0.1:{http}"),
+        "--admin".into(),
+        format!("127.0.0.1:{admin}"),
+    ];
+    args.to_vec()
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("no port is free on this machine")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// A page of a server, as text.
+async fn get(server: &str, page: &str) -> Result<String> {
+    let host = server.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(host).await?;
+    stream.write_all(format!("GET {page} HTTP/1.0\r\nhost: {host}\r\n\r\n").as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+/// Waits until something is so, as long as a process lives.
+async fn wait_for(processes: &mut Processes, name: &str, is_so: impl Fn() -> bool) -> Result<()> {
+    while !is_so() {
+        processes.check(name)?;
+        pause().await;
+    }
+    Ok(())
+}
+
+/// Asks again and again until there is an answer; gives up when a process that it concerns has died, or after a while.
+pub(super) async fn until<T>(
+    world: &mut World,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let began = std::time::Instant::now();
+    loop {
+        match ask().await {
+            Ok(Some(found)) => return Ok(found),
+            Err(why) if began.elapsed() > PATIENCE => return Err(why),
+            Ok(None) if began.elapsed() > PATIENCE => {
+                bail!("waited {} s for {what}, in vain", PATIENCE.as_secs())
+            }
+            Ok(None) | Err(_) => {}
+        }
+        world.processes.check_all()?;
+        pause().await;
+    }
+}
+
+/// A moment.
+pub(super) async fn pause() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}

@@ -1,0 +1,132 @@
+"""The demo as a visitor runs it, and the `openai` package, which we did not write, against what it leaves up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from story import ROOT, binary
+
+PATIENCE = 240
+TASK = "Sort these numbers: 41, 7, 93, 18"
+SORTED = "7 18 41 93"
+
+
+class Demo:
+    """`holmes demo --keep` with the model of the binary, and where it can be reached."""
+
+    def __init__(self, root: Path) -> None:
+        self.dir = root / "demo"
+        self.said = root / "said.txt"
+        env = os.environ | {"HOLMES__MODELS__DIR": str(ROOT / ".tools/models")}
+        command = [binary(), "demo", "--keep", "--model", "holmes-tiny", "--dir", str(self.dir)]
+        with self.said.open("w") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
+        places = self.dir / "demo.json"
+        deadline = time.monotonic() + PATIENCE
+        while not places.exists():
+            assert self.process.poll() is None, f"the demo ended:\n{self.words()}"
+            assert time.monotonic() < deadline, f"the demo hangs:\n{self.words()}"
+            time.sleep(0.2)
+        self.places: dict[str, Any] = json.loads(places.read_text())
+
+    def words(self) -> str:
+        return self.said.read_text()
+
+    def client(self, key: str | None = None) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.places["http"], api_key=key or self.places["api_key"], max_retries=0)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    demo = Demo(tmp_path_factory.mktemp("demo"))
+    try:
+        yield demo
+    finally:
+        if demo.process.poll() is None:
+            demo.process.kill()
+            demo.process.wait()
+
+
+def chat(client: openai.OpenAI, content: str = TASK, **more: Any) -> Any:
+    message = {"role": "user", "content": content}
+    return client.chat.completions.create(model="holmes-tiny", messages=[message], **more)
+
+
+def test_the_demo_tells_its_story(demo: Demo) -> None:
+    said = demo.words()
+    for part in ("is killed while it answers", "goes on at", "hung up after", "receipts/", "Supply", "answers again after"):
+        assert part in said, f"{part!r} is not in:\n{said}"
+
+
+def test_a_question_is_answered_with_its_usage_and_receipt(demo: Demo) -> None:
+    answer = chat(demo.client())
+    assert answer.choices[0].message.content == SORTED
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer.holmes["receipts"][0].startswith("receipts/")
+
+
+def test_a_stream_says_the_same_in_parts_and_ends_with_its_usage(demo: Demo) -> None:
+    parts = list(chat(demo.client(), stream=True, stream_options={"include_usage": True}))
+    text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+    assert text == SORTED
+    assert parts[-1].usage.completion_tokens > 0
+    assert [part.choices[0].finish_reason for part in parts if part.choices][-1] == "stop"
+
+
+def test_models_and_completions(demo: Demo) -> None:
+    client = demo.client()
+    assert "holmes-tiny" in [model.id for model in client.models.list()]
+    answer = client.completions.create(model="holmes-tiny", prompt="1 2 3", max_tokens=3)
+    assert answer.usage.completion_tokens <= 3 and answer.choices[0].finish_reason in ("length", "stop")
+
+
+def test_embeddings_are_vectors_where_the_model_is(demo: Demo) -> None:
+    client = demo.client()
+    if "all-minilm-l6-v2" not in [model.id for model in client.models.list()]:
+        pytest.skip("all-minilm-l6-v2 is not here: cargo xtask models")
+    texts = ["a node serves a model", "a node that serves a model", "the sea is blue"]
+    near, same, far = (line.embedding for line in client.embeddings.create(model="all-minilm-l6-v2", input=texts).data)
+
+    def alike(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b, strict=True))
+
+    assert alike(near, same) > 0.8 > 0.5 > alike(near, far)
+
+
+def test_what_is_wrong_is_said_as_openai_says_it(demo: Demo) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        chat(demo.client("hk_wrong"))
+    with pytest.raises(openai.NotFoundError):
+        demo.client().chat.completions.create(model="no-such-model", messages=[{"role": "user", "content": "x"}])
+    for more in ({"n": 2}, {"temperature": 1_000}, {"max_tokens": 0}, {"tools": [{"type": "function", "function": {"name": "f"}}]}):
+        with pytest.raises(openai.BadRequestError):
+            chat(demo.client(), **more)
+
+
+def test_the_log_of_it_all_is_verified_and_audited(demo: Demo, tmp_path: Path) -> None:
+    demo.stop()
+    data = demo.dir / "data"
+    verified = subprocess.run([binary(), "verify", "--dir", data, "-o", "json"], capture_output=True, text=True, timeout=120)
+    assert verified.returncode == 0, verified.stderr
+    names = {row["service"] for row in json.loads(verified.stdout) if row["ok"]}
+    assert {"ledger", "accounts", "treasury", "staking", "scheduling", "market", "emission"} <= names
+    frames = tmp_path / "frames"
+    subprocess.run([binary(), "replay", "--dir", data, "--frames", frames], check=True, timeout=120)
+    audited = subprocess.run([sys.executable, ROOT / "tests/audit.py", frames], capture_output=True, text=True, timeout=300)
+    assert audited.returncode == 0, audited.stdout + audited.stderr
