@@ -21,6 +21,9 @@ use crate::receipts::Receipts;
 const MOST_SLOTS: u32 = 1_024;
 /// Most models that a node offers (`Capabilities.models`).
 const MOST_MODELS: usize = 16;
+/// Bytes that may wait on the stream. The receiver of HTTP/2 ends a connection on which too many small frames wait: more
+/// than would fill half of the connection's window with 256 bytes each. So that is made larger.
+const STREAM_WINDOW: u32 = 1 << 16;
 /// An attachment that has lasted so long was well: the next pause is short again.
 const WELL_AFTER: Duration = Duration::from_secs(5);
 
@@ -141,6 +144,8 @@ fn check(options: &Options) -> Result<Endpoint> {
     Ok(endpoint
         .connect_timeout(Duration::from_secs(10))
         .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(16 * STREAM_WINDOW)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true))

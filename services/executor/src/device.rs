@@ -25,6 +25,8 @@ use crate::refusal::Refusal;
 const MOST_WAITING: usize = 64;
 /// Lines of the worker's talk that an error tells.
 const LAST_LINES: usize = 12;
+/// How long a worker that fails may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A worker that has lived so long was well: the next pause is short again.
 const WELL_AFTER: Duration = Duration::from_secs(60);
 
@@ -249,8 +251,11 @@ async fn start(
                 Ok(Ok(Some(_))) => "the worker did not say first that it is ready".into(),
                 Ok(Ok(None)) => "the worker ended before it was ready".into(),
             };
-            let _ = child.kill().await; // it may have ended by itself
-            let _ = tokio::time::timeout(Duration::from_secs(1), talk).await; // its last words
+            // one that ends by itself says why first
+            if tokio::time::timeout(LAST_WORDS, child.wait()).await.is_err() {
+                let _ = child.kill().await; // it may have ended meanwhile
+            }
+            let _ = tokio::time::timeout(LAST_WORDS, talk).await; // what it said is on its way
             bail!("{why}; its last words:\n  {}", shared.last_lines());
         }
     };

@@ -66,7 +66,12 @@ async fn a_node_that_stops_says_so_ends_its_calls_and_takes_no_more() {
     drop(peer);
     node.ended().await.unwrap();
     assert_eq!(node.receipts(), 0);
-    assert_eq!(node.worker_pid(), None, "the worker is gone with it");
+    let gone = async {
+        while node.worker_pid().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the worker is gone with it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,20 +17,20 @@ async fn a_call_streams_numbered_tokens_with_checkpoints_and_ends_with_a_receipt
     node.start();
     let mut peer = server.welcome(7).await;
     let lease = peer.lease(1, 1);
-    peer.start(1, &lease, tiny(generate("abc", 40))).await;
+    peer.start(1, &lease, tiny(generate("abc", 400))).await;
     let answer = peer.answer(1).await;
     let line = answer.receipt(Finish::Length);
-    assert_eq!((line.input_tokens, line.output_tokens), (2, 40), "\"ab\" is one token");
+    assert_eq!((line.input_tokens, line.output_tokens), (2, 400), "\"ab\" is one token");
     assert_eq!(line.prompt_commitment.as_ref(), blake3::keyed_hash(&COMMITMENT_KEY, b"abc").as_bytes());
     let finished = answer.finished.as_ref().unwrap();
     assert_eq!(finished.reason(), FinishReason::Length);
-    assert_eq!(finished.usage.unwrap().output_tokens, 40);
-    assert_eq!((answer.first, answer.text.len()), (Some(0), 40));
-    assert!(answer.checkpoints.len() >= 2, "one for every 16 tokens");
+    assert_eq!(finished.usage.unwrap().output_tokens, 400);
+    assert_eq!((answer.first, answer.text.len()), (Some(0), 400));
+    assert!(answer.checkpoints.len() >= 5, "one for every 16 tokens, or for each message of at most 64");
     assert_eq!(node.receipts(), 1, "it is kept until it is accepted");
     peer.accept(1, "").await;
     // accepted in order: when the next call answers, the first is forgotten
-    peer.start(2, &lease, tiny(generate("abc", 40))).await;
+    peer.start(2, &lease, tiny(generate("abc", 400))).await;
     let again = peer.answer(2).await;
     assert_eq!((again.text.clone(), again.ids.clone()), (answer.text, answer.ids), "the same question, the same answer");
     assert_eq!(node.receipts(), 1);
@@ -60,7 +60,7 @@ async fn a_stop_text_ends_the_answer_and_is_not_part_of_it() {
     let mut peer = server.welcome(7).await;
     let lease = peer.lease(1, 1);
     let work = GenerateWork {
-        sampling: Some(Sampling { temperature: 1.0, seed: 3, ..Sampling::default() }),
+        sampling: Some(Sampling { temperature: 1.0, top_k: 4, seed: 3, ..Sampling::default() }),
         ..generate("abc", 30)
     };
     peer.start(1, &lease, tiny(work.clone())).await;
@@ -80,10 +80,11 @@ async fn an_answer_is_continued_where_it_was_left_when_it_can_be_repeated() {
     node.start();
     let mut peer = server.welcome(7).await;
     let lease = peer.lease(1, 1);
-    let sampling = Some(Sampling { temperature: 1.0, seed: 3, ..Sampling::default() });
+    let sampling = Some(Sampling { temperature: 1.0, top_k: 4, seed: 3, ..Sampling::default() });
     let work = GenerateWork { sampling, ..generate("abc", 30) };
     peer.start(1, &lease, tiny(work.clone())).await;
     let whole = peer.answer(1).await;
+    assert_eq!(whole.text.len(), 30, "a letter a token: {}", whole.text);
     peer.start(2, &lease, tiny(GenerateWork { resume_from: 12, ..work.clone() })).await;
     let rest = peer.answer(2).await;
     assert_eq!(rest.first, Some(12));
@@ -205,18 +206,21 @@ async fn no_token_is_sent_beyond_what_the_lease_allows_over_all_its_calls() {
     node.start();
     let mut peer = server.welcome(7).await;
     // 2 tokens to read at 1, each token to write at 10
-    let lease = Lease { allowance_pico_usd: 2 + 50 + 2 + 30, ..peer.lease(1, 1) };
+    let lease = Lease { allowance_pico_usd: 2 + 50 + 2 + 300, ..peer.lease(1, 1) };
     peer.start(1, &lease, tiny(generate("abc", 5))).await;
     peer.answer(1).await.receipt(Finish::Length);
-    peer.start(2, &lease, tiny(generate("abc", 20))).await;
+    peer.start(2, &lease, tiny(generate("abc", 1_000))).await;
     let cut = peer.answer(2).await;
     assert_eq!(cut.finished.as_ref().unwrap().reason(), FinishReason::Length, "it ends as one that does not fit");
-    assert_eq!(cut.receipt(Finish::Length).output_tokens, 3);
-    peer.start(3, &lease, tiny(generate("abc", 5))).await;
-    assert_eq!(peer.answer(3).await.failed(), "ALLOWANCE_EXCEEDED");
-    let renewed = Lease { allowance_pico_usd: 84 + 52, ..lease };
-    peer.start(4, &renewed, tiny(generate("abc", 5))).await;
-    assert_eq!(peer.answer(4).await.receipt(Finish::Length).output_tokens, 5);
+    let sent = cut.receipt(Finish::Length).output_tokens;
+    assert!(sent <= 30, "{sent}");
+    let renewed = Lease { allowance_pico_usd: 52 + 2 + 10 * sent + 52, ..lease };
+    peer.start(3, &renewed, tiny(generate("abc", 5))).await;
+    let more = peer.answer(3).await;
+    assert_eq!(more.receipt(Finish::Length).output_tokens, 5, "a renewal raises it");
+    let nothing = Lease { allowance_pico_usd: 1, ..peer.lease(1, 2) };
+    peer.start(4, &nothing, tiny(generate("abc", 5))).await;
+    assert_eq!(peer.answer(4).await.failed(), "ALLOWANCE_EXCEEDED", "not even what is to be read");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,7 +60,11 @@ impl Server {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (attached, peers) = mpsc::channel(16);
         let service = GatewayServer::new(Script(attached));
+        // HTTP/2 ends a connection on which too many small frames wait. It takes as many as fill half of the connection's
+        // window with 256 bytes each: more than fit into this window of the stream, so that a reader may be slow.
         let serving = tonic::transport::Server::builder()
+            .initial_stream_window_size(1 << 16)
+            .initial_connection_window_size(1 << 20)
             .add_service(service)
             .serve_with_incoming(TcpListenerStream::new(listener));
         let task = tokio::spawn(async move { serving.await.unwrap() });
@@ -214,7 +218,8 @@ impl Peer {
     pub(crate) async fn next(&mut self) -> Option<from_node::Message> {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.hears.message()).await.expect("the node speaks");
-            match message.ok()??.message.unwrap() {
+            let message = message.inspect_err(|status| eprintln!("the stream broke: {status}")).ok()??;
+            match message.message.unwrap() {
                 from_node::Message::Beat(_) => self.beats += 1,
                 message => return Some(message),
             }
