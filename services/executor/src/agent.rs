@@ -102,7 +102,12 @@ pub async fn run(options: Options, mut stop: watch::Receiver<bool>) -> Result<()
             Detached::Refused(why) if !node.attached_before => return Err(why),
             Detached::Again => tracing::info!(?pause, "attaching again"),
             Detached::Refused(why) | Detached::Lost(why) => {
-                tracing::warn!(gateway = node.options.join, why = format!("{why:#}"), ?pause, "not attached; trying again");
+                tracing::warn!(
+                    gateway = node.options.join,
+                    why = format!("{why:#}"),
+                    ?pause,
+                    "not attached; trying again"
+                );
             }
         }
         tokio::select! {
@@ -121,9 +126,13 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 fn check(options: &Options) -> Result<Endpoint> {
     let url = &options.join;
     let what = "write the gateway's URL, as in http://gateway.example:7070";
-    let endpoint = Endpoint::from_shared(url.clone()).with_context(|| format!("{url:?} is no URL: {what}"))?;
+    let endpoint =
+        Endpoint::from_shared(url.clone()).with_context(|| format!("{url:?} is no URL: {what}"))?;
     match endpoint.uri().scheme_str() {
-        Some("http" | "https") if endpoint.uri().host().is_some() => {}
+        Some("http") if endpoint.uri().host().is_some() => {}
+        Some("https") => bail!(
+            "{url:?}: this build speaks no TLS; let something on this machine do that (a proxy, a tunnel), and join it by http"
+        ),
         _ => bail!("{url:?} is not the URL of a gateway: {what}"),
     }
     if !(1..=MOST_SLOTS).contains(&options.slots) {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow};
-use holmes_proto::gateway::v1::{Beat, FromNode, Leaving, ReceiptAccepted, StartCall, ToNode, from_node, to_node};
+use holmes_proto::gateway::v1::{
+    Beat, FromNode, Leaving, ReceiptAccepted, StartCall, ToNode, from_node, to_node,
+};
 use holmes_proto::inference::v1::{Work, WorkerModel, work};
 use holmes_proto::statements::LEASE_BYTES;
 use tokio::sync::watch;
@@ -266,8 +268,9 @@ impl Attachment<'_> {
         self.check(&lease, &work)?;
         let (halt, halted) = watch::channel(None);
         let running = Running { lease: lease.id, halt };
-        let call = Call::new(id, lease, &key, &work, self.desk.clone(), halted)
-            .ok_or_else(|| Refusal::everywhere("PROMPT_MISSING", "the call asks for nothing: send a prompt"))?;
+        let call = Call::new(id, lease, &key, &work, self.desk.clone(), halted).ok_or_else(|| {
+            Refusal::everywhere("PROMPT_MISSING", "the call asks for nothing: send a prompt")
+        })?;
         self.running.insert(id, running);
         self.calls.spawn(async move {
             call.run(work).await;

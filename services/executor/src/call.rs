@@ -136,7 +136,8 @@ impl Call {
         match said {
             Said::Read(tokens) => {
                 if !self.lease.allowance.spend(tokens, 0) {
-                    let message = format!("the price of {tokens} tokens to read goes beyond what the lease allows");
+                    let message =
+                        format!("the price of {tokens} tokens to read goes beyond what the lease allows");
                     return Some(End::Failed(Refusal::here("ALLOWANCE_EXCEEDED", message)));
                 }
                 self.tally.input = tokens;
@@ -184,7 +185,10 @@ impl Call {
 
     fn vectors(&mut self, vectors: Vectors) -> End {
         self.tally.sent(0, &vectors.values);
-        End::Answer(Finish::Embedded, output::Output::Vectors(Vectors { usage: Some(self.usage()), ..vectors }))
+        End::Answer(
+            Finish::Embedded,
+            output::Output::Vectors(Vectors { usage: Some(self.usage()), ..vectors }),
+        )
     }
 
     /// The answer ends here. Texts that were not embedded were not read for anybody.
@@ -205,7 +209,11 @@ impl Call {
 
     fn usage(&self) -> Usage {
         let count = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
-        Usage { input_tokens: count(self.tally.input), output_tokens: count(self.tally.output), cached_tokens: 0 }
+        Usage {
+            input_tokens: count(self.tally.input),
+            output_tokens: count(self.tally.output),
+            cached_tokens: 0,
+        }
     }
 
     /// Signs what was sent until now.

@@ -152,7 +152,10 @@ impl Shared {
 
 /// What a call ends with when its device is lost.
 pub(crate) fn lost() -> Refusal {
-    Refusal::here("DEVICE_LOST", "the node's device was lost; it is started again: try another node meanwhile")
+    Refusal::here(
+        "DEVICE_LOST",
+        "the node's device was lost; it is started again: try another node meanwhile",
+    )
 }
 
 /// A call that the worker computes. Dropping it cancels it.
@@ -287,7 +290,9 @@ async fn listen(shared: &Shared, mut output: BufReader<ChildStdout>) -> anyhow::
     loop {
         let (call, said) = match pipe::read_async::<FromWorker>(&mut output).await {
             Err(why) => return anyhow::Error::new(why).context("the worker's output broke"),
-            Ok(None) => return anyhow::anyhow!("the worker ended; its last words:\n  {}", shared.last_lines()),
+            Ok(None) => {
+                return anyhow::anyhow!("the worker ended; its last words:\n  {}", shared.last_lines());
+            }
             Ok(Some(FromWorker { message: Some(from_worker::Message::Read(read)) })) => {
                 (read.call, Said::Read(read.input_tokens))
             }

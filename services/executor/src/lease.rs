@@ -97,13 +97,7 @@ struct Open {
 
 impl Leases {
     pub(crate) fn new(terms: Terms, term: u64) -> Leases {
-        Leases {
-            terms,
-            term,
-            open: BTreeMap::new(),
-            ended: BTreeSet::new(),
-            queue: VecDeque::new(),
-        }
+        Leases { terms, term, open: BTreeMap::new(), ended: BTreeSet::new(), queue: VecDeque::new() }
     }
 
     /// The highest term that was seen.
@@ -130,7 +124,8 @@ impl Leases {
         }
         if lease.generation != terms.generation {
             let (of, now) = (lease.generation, terms.generation);
-            let message = format!("the lease is of attachment {of}, the node's is {now}: ask for another lease");
+            let message =
+                format!("the lease is of attachment {of}, the node's is {now}: ask for another lease");
             return refuse("GENERATION_STALE", message);
         }
         if lease.expires_at_us.saturating_add(CLOCK_TOLERANCE_US) <= now_us {
@@ -165,10 +160,17 @@ impl Leases {
     fn genuine(&self, token: &LeaseToken) -> Result<(LeaseId, Lease), Refusal> {
         let network = &self.terms.network;
         let statement = statements::lease(&network.genesis, network.cell, &token.lease);
-        let forged = || Refusal::here("LEASE_FORGED", "the lease is not signed by the scheduling that this node knows");
+        let forged = || {
+            Refusal::here("LEASE_FORGED", "the lease is not signed by the scheduling that this node knows")
+        };
         let signature = Signature::from_slice(&token.signature).map_err(|_| forged())?;
         self.terms.key.verify_strict(&statement, &signature).map_err(|_| forged())?;
-        let invalid = || Refusal::here("LEASE_INVALID", "the lease's bytes are not those of a Lease with an id of 20 bytes");
+        let invalid = || {
+            Refusal::here(
+                "LEASE_INVALID",
+                "the lease's bytes are not those of a Lease with an id of 20 bytes",
+            )
+        };
         let lease = Lease::decode(token.lease.clone()).map_err(|_| invalid())?;
         let id = lease.lease.as_ref().try_into().map_err(|_| invalid())?;
         Ok((id, lease))
@@ -189,7 +191,8 @@ impl Leases {
         while let Some((at, id)) = self.queue.front().copied().filter(|(at, _)| *at < now_us) {
             self.queue.pop_front();
             let open = self.open.get(&id);
-            let renewed = open.map(|open| open.expires_at_us.saturating_add(REMEMBERED_US)).filter(|end| *end > at);
+            let renewed =
+                open.map(|open| open.expires_at_us.saturating_add(REMEMBERED_US)).filter(|end| *end > at);
             let busy = open.is_some_and(|open| Arc::strong_count(&open.allowance) > 1);
             match renewed.or(busy.then(|| now_us.saturating_add(REMEMBERED_US))) {
                 Some(later) => self.queue.push_back((later, id)),

@@ -105,7 +105,10 @@ mod tests {
         let chat = generate(generate_work::Prompt::Chat(chat));
         assert_eq!(prompt_commitment(&KEY, &chat), hash(b"\x0a\x0a\x0a\x04user\x12\x02hi"));
         assert_eq!(prompt_commitment(&KEY, &embed(&["a", "bc"])), hash(b"\x01\0\0\0a\x02\0\0\0bc"));
-        assert_ne!(prompt_commitment(&KEY, &embed(&["ab", "c"])), prompt_commitment(&KEY, &embed(&["a", "bc"])));
+        assert_ne!(
+            prompt_commitment(&KEY, &embed(&["ab", "c"])),
+            prompt_commitment(&KEY, &embed(&["a", "bc"]))
+        );
         assert_ne!(prompt_commitment(&[8; 32], &text), prompt_commitment(&KEY, &text));
         assert_eq!(prompt_commitment(&KEY, &Work::default()), None);
     }

@@ -97,9 +97,7 @@ mod tests {
         vec![
             ToWorker { message: Some(to_worker::Message::Cancel(CancelWork { call: 7 })) },
             ToWorker::default(), // no bytes at all behind its length
-            ToWorker {
-                message: Some(to_worker::Message::Start(StartWork { call: 8, work: Some(work) })),
-            },
+            ToWorker { message: Some(to_worker::Message::Start(StartWork { call: 8, work: Some(work) })) },
         ]
     }
 

@@ -27,7 +27,11 @@ impl Refusal {
 
     /// As the last output of its call.
     pub(crate) fn output(self) -> Output {
-        Output::Failed(Failed { reason: self.reason.into_owned(), message: self.message, caller: self.caller })
+        Output::Failed(Failed {
+            reason: self.reason.into_owned(),
+            message: self.message,
+            caller: self.caller,
+        })
     }
 }
 

@@ -91,9 +91,10 @@ fn load(models: &[(String, PathBuf)], options: WorkerOptions) -> Result<Vec<Load
         if loaded.iter().any(|other| other.name == *name) {
             bail!("the model {name} is given twice");
         }
-        loaded.push(load_one(name, path, engine).with_context(|| {
-            format!("the model {name} cannot be loaded from {}", path.display())
-        })?);
+        loaded.push(
+            load_one(name, path, engine)
+                .with_context(|| format!("the model {name} cannot be loaded from {}", path.display()))?,
+        );
     }
     Ok(loaded)
 }

@@ -14,5 +14,7 @@ mod gateway;
 mod model;
 #[path = "it/node.rs"]
 mod node;
+#[path = "it/pipe.rs"]
+mod pipe;
 #[path = "it/real.rs"]
 mod real;

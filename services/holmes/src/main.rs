@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 mod calc;
 mod call;
 mod data;
+mod executor;
 mod keyring;
 mod keys;
 mod output;
@@ -48,6 +49,11 @@ struct Cli {
 enum Command {
     /// Run roles over the embedded journal until SIGTERM or Ctrl-C.
     Serve(serve::Args),
+    /// Serve models to the network: attach to a gateway and compute what it sends, until SIGTERM or Ctrl-C.
+    Executor(executor::Args),
+    /// The child of an executor that owns the device: messages on stdin and stdout.
+    #[command(hide = true)]
+    Worker(executor::WorkerArgs),
     /// Call any RPC of a running server: JSON in, JSON out.
     Call(call::Args),
     /// Make keys: Ed25519 key files and API keys.
@@ -96,6 +102,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             output::text(String::from_utf8(script)?.trim_end())?;
         }
         Command::Serve(args) => wait(serve::run(args, holmes_runtime::config::load(file)?))?,
+        Command::Executor(args) => wait(executor::run(args, holmes_runtime::config::load(file)?))?,
+        Command::Worker(args) => executor::worker(args)?,
         Command::Call(args) => wait(call::run(args, holmes_runtime::config::load(file)?))?,
         Command::Replay(args) => wait(replay::run(args, holmes_runtime::config::load(file)?))?,
         Command::State(args) => wait(replay::state(args, holmes_runtime::config::load(file)?))?,

@@ -50,7 +50,9 @@ pub(super) async fn join(node: &mut Node) -> Result<Attachment<'_>, Detached> {
     let url = node.options.join.clone();
     let channel = node.endpoint.connect().await;
     let channel = channel
-        .with_context(|| format!("nobody answers at {url}: is it the gateway's URL, and does the gateway run?"))
+        .with_context(|| {
+            format!("nobody answers at {url}: is it the gateway's URL, and does the gateway run?")
+        })
         .map_err(Detached::Lost)?;
     let (out, messages) = mpsc::channel(MOST_OUT);
     let mut client = GatewayClient::new(channel).max_decoding_message_size(MOST_BYTES);
@@ -67,7 +69,11 @@ pub(super) async fn join(node: &mut Node) -> Result<Attachment<'_>, Detached> {
     }
     let welcome = match next(node, &mut inbound).await? {
         to_node::Message::Welcome(welcome) => welcome,
-        _ => return Err(Detached::Lost(anyhow!("{url} speaks, but not as a gateway does: it does not welcome the node"))),
+        _ => {
+            return Err(Detached::Lost(anyhow!(
+                "{url} speaks, but not as a gateway does: it does not welcome the node"
+            )));
+        }
     };
     let key = trusted(node, &welcome).map_err(Detached::Refused)?;
 
@@ -115,7 +121,9 @@ async fn within<T>(step: impl Future<Output = T>) -> Result<T> {
 async fn next(node: &Node, inbound: &mut Streaming<ToNode>) -> Result<to_node::Message, Detached> {
     match within(inbound.message()).await.map_err(Detached::Lost)? {
         Ok(Some(ToNode { message: Some(message) })) => Ok(message),
-        Ok(Some(ToNode { message: None })) => Err(Detached::Lost(anyhow!("the gateway is of another version"))),
+        Ok(Some(ToNode { message: None })) => {
+            Err(Detached::Lost(anyhow!("the gateway is of another version")))
+        }
         Ok(None) => Err(Detached::Lost(anyhow!("the gateway ended the stream before the node was welcome"))),
         Err(status) => Err(refused(node, &status)),
     }
@@ -125,9 +133,9 @@ async fn next(node: &Node, inbound: &mut Streaming<ToNode>) -> Result<to_node::M
 fn refused(node: &Node, status: &Status) -> Detached {
     let (url, id, message) = (&node.options.join, node.id, status.message());
     match status.code() {
-        Code::Unimplemented => {
-            Detached::Refused(anyhow!("{url} is no gateway: nodes join at a server with the role gateway ({message})"))
-        }
+        Code::Unimplemented => Detached::Refused(anyhow!(
+            "{url} is no gateway: nodes join at a server with the role gateway ({message})"
+        )),
         Code::Unauthenticated
         | Code::PermissionDenied
         | Code::NotFound
@@ -170,8 +178,7 @@ fn hello(node: &Node, question: &Question, models: &Arc<Vec<WorkerModel>>) -> He
     };
     let capabilities = capabilities.encode_to_vec();
     let Network { genesis, cell } = question.network;
-    let statement =
-        statements::attach(&genesis, cell, &question.gateway, &question.nonce, &capabilities);
+    let statement = statements::attach(&genesis, cell, &question.gateway, &question.nonce, &capabilities);
     Hello {
         public_key: options.key.verifying_key().to_bytes().to_vec().into(),
         capabilities: capabilities.into(),
@@ -181,8 +188,12 @@ fn hello(node: &Node, question: &Question, models: &Arc<Vec<WorkerModel>>) -> He
 
 /// The key that leases are signed with, when it is the one that this node trusts.
 fn trusted(node: &mut Node, welcome: &Welcome) -> Result<VerifyingKey> {
-    let told: [u8; 32] =
-        welcome.scheduling_key.as_ref().try_into().ok().context("the gateway's scheduling key is not 32 bytes long")?;
+    let told: [u8; 32] = welcome
+        .scheduling_key
+        .as_ref()
+        .try_into()
+        .ok()
+        .context("the gateway's scheduling key is not 32 bytes long")?;
     let key = VerifyingKey::from_bytes(&told).ok().filter(|key| !key.is_weak());
     let key = key.context("the gateway's scheduling key is no Ed25519 key")?;
     node.pinned.check(told, node.options.pin)?;

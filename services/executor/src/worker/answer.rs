@@ -128,10 +128,8 @@ impl Answer {
 /// Why a call has no answer, as an output.
 pub(super) fn failed(why: &Refused) -> Output {
     // what the node is short of, or what is broken in it; everything else is in the question
-    let ours = matches!(
-        why,
-        Refused::QueueFull { .. } | Refused::Closed | Refused::NotFinite | Refused::Device(_)
-    );
+    let ours =
+        matches!(why, Refused::QueueFull { .. } | Refused::Closed | Refused::NotFinite | Refused::Device(_));
     failure(why.reason(), &why.to_string(), !ours)
 }
 

@@ -63,7 +63,10 @@ impl Calls {
         let calls = self.clone();
         let spawned = thread::Builder::new().name("call".into()).spawn(move || calls.compute(call, work));
         if let Err(why) = spawned {
-            self.end(call, failure("WORKER_BUSY", &format!("the system starts no more threads: {why}"), false));
+            self.end(
+                call,
+                failure("WORKER_BUSY", &format!("the system starts no more threads: {why}"), false),
+            );
         }
     }
 
@@ -113,7 +116,8 @@ impl Calls {
             Ok(request) => request,
             Err(why) => return self.end(call, why),
         };
-        let mut answer = Answer::new(call, self.0.outbox.clone(), loaded.text.clone(), resume_from, has_stops);
+        let mut answer =
+            Answer::new(call, self.0.outbox.clone(), loaded.text.clone(), resume_from, has_stops);
         let calls = self.clone();
         let sink = Box::new(move |event| {
             let (goes_on, last) = answer.take(event);
@@ -144,7 +148,8 @@ impl Calls {
         if texts.len() > MAX_EMBED_TEXTS {
             return failed(&Refused::TooManyTexts(texts.len()));
         }
-        let count = |text: &String| loaded.engine.tokenize(&Prompt::Text(text.clone())).map(|t| t.len() as u64);
+        let count =
+            |text: &String| loaded.engine.tokenize(&Prompt::Text(text.clone())).map(|t| t.len() as u64);
         match texts.iter().map(count).sum() {
             Ok(tokens) => self.0.outbox.read(call, tokens),
             Err(why) => return failed(&why),
@@ -192,7 +197,8 @@ fn request(work: GenerateWork) -> Result<Request, Output> {
     let prompt = match work.prompt {
         Some(generate_work::Prompt::Text(text)) => Prompt::Text(text),
         Some(generate_work::Prompt::Chat(chat)) => {
-            let message = |m: holmes_proto::inference::v1::ChatMessage| Message { role: m.role, content: m.content };
+            let message =
+                |m: holmes_proto::inference::v1::ChatMessage| Message { role: m.role, content: m.content };
             Prompt::Chat(chat.messages.into_iter().map(message).collect())
         }
         None => return Err(failure("PROMPT_MISSING", "there is no prompt: send text or chat", true)),

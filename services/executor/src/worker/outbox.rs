@@ -158,7 +158,10 @@ mod tests {
     /// Call, first token and count of tokens; 0 tokens for another message.
     fn next(outbox: &Outbox) -> (u64, u32, usize) {
         match outbox.next().unwrap() {
-            Said::Output(WorkOutput { call, output: Some(Output { output: Some(output::Output::Tokens(t)) }) }) => {
+            Said::Output(WorkOutput {
+                call,
+                output: Some(Output { output: Some(output::Output::Tokens(t)) }),
+            }) => {
                 assert_eq!(t.text.len(), t.ids.len());
                 (call, t.first, t.ids.len())
             }

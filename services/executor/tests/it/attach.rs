@@ -157,6 +157,8 @@ async fn what_cannot_work_is_said_before_anything_is_loaded() {
         let why = refused(&|node| node.options.join = url.into()).await;
         assert!(why.contains("http://gateway.example:7070"), "{url}: {why}");
     }
+    let why = refused(&|node| node.options.join = "https://gateway:1".into()).await;
+    assert!(why.contains("no TLS"), "{why}");
     let why = refused(&|node| node.options.models[0].1 = "nowhere".into()).await;
     assert!(why.contains("the model tiny is not at nowhere"), "{why}");
     let why = refused(&|node| node.options.slots = 0).await;

@@ -1,13 +1,14 @@
 //! Calls: what comes back, what is signed of it, and what ends it.
 
-use holmes_proto::gateway::v1::{LeaseOver, to_node};
+use holmes_proto::gateway::v1::{LeaseOver, from_node, to_node};
 use holmes_proto::inference::v1::{
-    ChatMessage, Conversation, EmbedWork, FinishReason, GenerateWork, Sampling, Work, generate_work, work,
+    ChatMessage, Conversation, EmbedWork, FinishReason, GenerateWork, Sampling, Work, generate_work, output,
+    work,
 };
 use holmes_proto::scheduling::v1::{Finish, Lease};
 use prost::Message as _;
 
-use crate::gateway::{COMMITMENT_KEY, Server, generate, now_us, scheduling, sign, tiny};
+use crate::gateway::{COMMITMENT_KEY, Peer, Server, generate, now_us, scheduling, sign, tiny};
 use crate::node::Node;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,7 +33,11 @@ async fn a_call_streams_numbered_tokens_with_checkpoints_and_ends_with_a_receipt
     // accepted in order: when the next call answers, the first is forgotten
     peer.start(2, &lease, tiny(generate("abc", 400))).await;
     let again = peer.answer(2).await;
-    assert_eq!((again.text.clone(), again.ids.clone()), (answer.text, answer.ids), "the same question, the same answer");
+    assert_eq!(
+        (again.text.clone(), again.ids.clone()),
+        (answer.text, answer.ids),
+        "the same question, the same answer"
+    );
     assert_eq!(node.receipts(), 1);
 }
 
@@ -80,8 +85,8 @@ async fn an_answer_is_continued_where_it_was_left_when_it_can_be_repeated() {
     node.start();
     let mut peer = server.welcome(7).await;
     let lease = peer.lease(1, 1);
-    let sampling = Some(Sampling { temperature: 1.0, top_k: 4, seed: 3, ..Sampling::default() });
-    let work = GenerateWork { sampling, ..generate("abc", 30) };
+    let sampling = Sampling { temperature: 1.0, top_k: 4, seed: 3, ..Sampling::default() };
+    let work = GenerateWork { sampling: Some(sampling), ..generate("abc", 30) };
     peer.start(1, &lease, tiny(work.clone())).await;
     let whole = peer.answer(1).await;
     assert_eq!(whole.text.len(), 30, "a letter a token: {}", whole.text);
@@ -89,8 +94,12 @@ async fn an_answer_is_continued_where_it_was_left_when_it_can_be_repeated() {
     let rest = peer.answer(2).await;
     assert_eq!(rest.first, Some(12));
     assert_eq!((rest.ids.as_slice(), rest.text.as_str()), (&whole.ids[12..], &whole.text[12..]));
-    assert_eq!(rest.receipt(Finish::Length).output_tokens, 18, "what the renter had already is not sold twice");
-    let unseeded = Some(Sampling { seed: 0, ..sampling.unwrap() });
+    assert_eq!(
+        rest.receipt(Finish::Length).output_tokens,
+        18,
+        "what the renter had already is not sold twice"
+    );
+    let unseeded = Some(Sampling { seed: 0, ..sampling });
     peer.start(3, &lease, tiny(GenerateWork { resume_from: 1, sampling: unseeded, ..work })).await;
     let refused = peer.answer(3).await;
     assert_eq!(refused.failed(), "RESUME_NOT_REPRODUCIBLE");
@@ -211,7 +220,11 @@ async fn no_token_is_sent_beyond_what_the_lease_allows_over_all_its_calls() {
     peer.answer(1).await.receipt(Finish::Length);
     peer.start(2, &lease, tiny(generate("abc", 1_000))).await;
     let cut = peer.answer(2).await;
-    assert_eq!(cut.finished.as_ref().unwrap().reason(), FinishReason::Length, "it ends as one that does not fit");
+    assert_eq!(
+        cut.finished.as_ref().unwrap().reason(),
+        FinishReason::Length,
+        "it ends as one that does not fit"
+    );
     let sent = cut.receipt(Finish::Length).output_tokens;
     assert!(sent <= 30, "{sent}");
     let renewed = Lease { allowance_pico_usd: 52 + 2 + 10 * sent + 52, ..lease };
@@ -236,35 +249,33 @@ async fn a_node_takes_as_many_calls_as_it_has_slots() {
         peer.tokens(call).await;
     }
     peer.start(3, &lease, tiny(generate("abc", 3))).await;
-    loop {
-        if let Some(holmes_proto::gateway::v1::from_node::Message::Output(out)) = peer.next().await
-            && out.call == vec![3; 16]
-        {
-            let failed = format!("{:?}", out.output);
-            assert!(failed.contains("NO_FREE_SLOT"), "{failed}");
-            break;
-        }
-    }
+    assert!(outcome(&mut peer, 3).await.contains("NO_FREE_SLOT"));
     peer.cancel(1).await;
     assert_eq!(peer.receipt().await.0, 1);
     // the slot is free once the call is closed, which is a moment after its receipt
     for call in 4..100 {
         peer.start(call, &lease, tiny(generate("abc", 3))).await;
-        loop {
-            match peer.next().await.unwrap() {
-                holmes_proto::gateway::v1::from_node::Message::Output(out) if out.call == vec![call; 16] => {
-                    if format!("{:?}", out.output).contains("NO_FREE_SLOT") {
-                        break;
-                    }
-                }
-                holmes_proto::gateway::v1::from_node::Message::Receipt(receipt)
-                    if receipt.line.as_ref().unwrap().call == vec![call; 16] =>
-                {
-                    return;
-                }
-                _ => {}
-            }
+        match outcome(&mut peer, call).await.as_str() {
+            "receipt" => return,
+            failed => assert!(failed.contains("NO_FREE_SLOT"), "{failed}"),
         }
     }
     panic!("the slot was never free");
+}
+
+/// How a call ends while others run.
+async fn outcome(peer: &mut Peer, call: u8) -> String {
+    loop {
+        match peer.next().await.unwrap() {
+            from_node::Message::Output(out) if out.call == vec![call; 16] => {
+                if let Some(output::Output::Failed(failed)) = out.output.unwrap().output {
+                    return failed.reason;
+                }
+            }
+            from_node::Message::Receipt(receipt) if receipt.line.as_ref().unwrap().call == vec![call; 16] => {
+                return "receipt".into();
+            }
+            _ => {}
+        }
+    }
 }

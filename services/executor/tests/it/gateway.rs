@@ -217,7 +217,8 @@ impl Peer {
     /// The next message that is no beat; `None` when the stream is over.
     pub(crate) async fn next(&mut self) -> Option<from_node::Message> {
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.hears.message()).await.expect("the node speaks");
+            let message =
+                tokio::time::timeout(PATIENCE, self.hears.message()).await.expect("the node speaks");
             let message = message.inspect_err(|status| eprintln!("the stream broke: {status}")).ok()??;
             match message.message.unwrap() {
                 from_node::Message::Beat(_) => self.beats += 1,
@@ -263,11 +264,18 @@ impl Peer {
         match self.next().await.expect("the stream lasts") {
             from_node::Message::Output(out) => {
                 assert_eq!((out.call.as_ref(), out.generation), ([call; 16].as_slice(), self.generation));
-                assert!(answer.finished.is_none() && answer.vectors.is_none(), "nothing comes behind the end");
+                assert!(
+                    answer.finished.is_none() && answer.vectors.is_none(),
+                    "nothing comes behind the end"
+                );
                 match out.output.unwrap().output.unwrap() {
                     output::Output::Tokens(tokens) => {
                         let first = *answer.first.get_or_insert(tokens.first);
-                        assert_eq!(tokens.first as usize, first as usize + answer.ids.len(), "no token is left out");
+                        assert_eq!(
+                            tokens.first as usize,
+                            first as usize + answer.ids.len(),
+                            "no token is left out"
+                        );
                         assert!(!tokens.ids.is_empty());
                         answer.ids.extend(tokens.ids);
                         answer.text += &tokens.text;

@@ -96,7 +96,9 @@ impl Node {
     pub(crate) fn receipts(&self) -> usize {
         let files = std::fs::read_dir(self.options.state_dir.join("receipts"));
         files.map_or(0, |files| {
-            files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "receipt")).count()
+            files
+                .filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "receipt"))
+                .count()
         })
     }
 }

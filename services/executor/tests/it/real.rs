@@ -68,7 +68,12 @@ async fn two_real_models_are_served_side_by_side() {
     let lease = Lease { model: "minilm".into(), ..peer.lease(1, 2) };
     let texts = ["a cat sat on the mat", "a kitten rested on the rug", "interest rates rose"];
     let texts = texts.map(str::to_owned).to_vec();
-    peer.start(3, &lease, Work { model: "minilm".into(), work: Some(work::Work::Embed(EmbedWork { texts })) }).await;
+    peer.start(
+        3,
+        &lease,
+        Work { model: "minilm".into(), work: Some(work::Work::Embed(EmbedWork { texts })) },
+    )
+    .await;
     let mut answer = Default::default();
     peer.part(3, &mut answer).await;
     peer.part(3, &mut answer).await;
@@ -77,7 +82,8 @@ async fn two_real_models_are_served_side_by_side() {
     assert_eq!(line.input_tokens, u64::from(vectors.usage.unwrap().input_tokens));
     let commitment = blake3::keyed_hash(&COMMITMENT_KEY, &vectors.values);
     assert_eq!(line.output_commitment.as_ref(), commitment.as_bytes());
-    let floats: Vec<f32> = vectors.values.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let floats: Vec<f32> =
+        vectors.values.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let rows: Vec<&[f32]> = floats.chunks_exact(vectors.width as usize).collect();
     let near = |a: usize, b: usize| rows[a].iter().zip(rows[b]).map(|(x, y)| x * y).sum::<f32>();
     assert_eq!(rows.len(), 3);
