@@ -12,6 +12,7 @@ mod client;
 mod data;
 mod demo;
 mod doctor;
+mod executor;
 mod keyring;
 mod keys;
 mod models;
@@ -55,6 +56,11 @@ enum Command {
     Demo(demo::Args),
     /// Run roles over the embedded journal until SIGTERM or Ctrl-C.
     Serve(serve::Args),
+    /// Serve models to the network: attach to a gateway and compute what it sends, until SIGTERM or Ctrl-C.
+    Executor(executor::Args),
+    /// The child of an executor that owns the device: messages on stdin and stdout.
+    #[command(hide = true)]
+    Worker(executor::WorkerArgs),
     /// Call any RPC of a running server: JSON in, JSON out.
     Call(call::Args),
     /// Make keys: Ed25519 key files and API keys.
@@ -113,6 +119,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Serve(args) => wait(serve::run(args, holmes_runtime::config::load(file)?))?,
         Command::Demo(args) => wait(demo::run(args, holmes_runtime::config::load(file)?))?,
+        Command::Executor(args) => wait(executor::run(args, holmes_runtime::config::load(file)?))?,
+        Command::Worker(args) => executor::worker(args)?,
         Command::Call(args) => wait(call::run(args, holmes_runtime::config::load(file)?))?,
         Command::Replay(args) => wait(replay::run(args, holmes_runtime::config::load(file)?))?,
         Command::State(args) => wait(replay::state(args, holmes_runtime::config::load(file)?))?,

@@ -213,7 +213,7 @@ fn greet(config: &Config, roles: &[Role], (listen, admin): (SocketAddr, SocketAd
 }
 
 /// Waits for SIGTERM or Ctrl-C.
-async fn signal() -> Result<()> {
+pub(crate) async fn signal() -> Result<()> {
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         done = tokio::signal::ctrl_c() => done?,

@@ -64,6 +64,9 @@ const ROOMS: [(&str, Room); 14] = [
 const EDGE: Room =
     Room { ships: &["crates/kernel", "proto", "crates/runtime", "crates/engine"], tests: &["crates/store"] };
 
+/// The one service that opens a connection.
+const DIALS: &str = "services/executor";
+
 /// Crates that only development uses: nothing that ships may name them.
 const DEV_ONLY: [&str; 3] = ["crates/sim", "crates/xtask", "load-tests"];
 
@@ -177,13 +180,15 @@ fn outside(member: &Member, key: &str, dep: &Dep) -> Problem {
     None
 }
 
-/// Services name the generated traits, and nothing that opens a socket.
+/// Services name the generated traits, and nothing that opens a socket. Only the executor dials: it knows its gateway by
+/// a URL, which no role can give it.
 fn tonic(member: &Member, key: &str, dep: &Dep) -> Problem {
     let bound = key == "proto" || (key.starts_with("services/") && key != "services/holmes");
     if dep.name != "tonic" || !bound || dep.kind == DependencyKind::Development {
         return None;
     }
-    if !dep.default_features && dep.features.iter().all(|feature| feature == "codegen") {
+    let known = |feature: &String| feature == "codegen" || (key == DIALS && feature == "channel");
+    if !dep.default_features && dep.features.iter().all(known) {
         return None;
     }
     let what = format!("{} takes more of tonic than its generated code needs", member.name);
@@ -291,6 +296,9 @@ mod tests {
         assert_eq!(findings("services/ledger", tonic(false, &["codegen"])), []);
         assert_eq!(findings("services/ledger", tonic(true, &["codegen"])).len(), 1);
         assert_eq!(findings("services/gateway", tonic(false, &["codegen", "transport"])).len(), 1);
+        assert_eq!(findings("services/gateway", tonic(false, &["codegen", "channel"])).len(), 1);
+        assert_eq!(findings("services/executor", tonic(false, &["codegen", "channel"])), []);
+        assert_eq!(findings("services/executor", tonic(false, &["codegen", "transport"])).len(), 1);
         assert_eq!(findings("crates/runtime", tonic(true, &["transport"])), []);
     }
 }

@@ -1,0 +1,226 @@
+//! Calls that are computed: each is checked and queued in a thread of its own, so that a long prompt holds nobody up.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use holmes_engine::run::{self, MAX_EMBED_TEXTS, Prompt, Refused, Request};
+use holmes_engine::sample::Sampling;
+use holmes_engine::text::Message;
+use holmes_proto::inference::v1::output::Output;
+use holmes_proto::inference::v1::{
+    EmbedWork, FinishReason, Finished, GenerateWork, Usage, Vectors, Work, generate_work, work,
+};
+
+use super::Loaded;
+use super::answer::{Answer, failed, failure};
+use super::outbox::Outbox;
+
+/// Most calls at a time, all models together; the agent has its own, lower limit.
+const MOST_CALLS: usize = 1_024;
+/// Texts that are embedded before a cancellation is looked for.
+const TEXTS_AT_A_TIME: usize = 16;
+
+/// The calls of a worker.
+#[derive(Clone)]
+pub(super) struct Calls(Arc<Shared>);
+
+struct Shared {
+    models: Vec<Loaded>,
+    outbox: Arc<Outbox>,
+    running: Mutex<BTreeMap<u64, Running>>,
+    ended: Condvar,
+}
+
+/// A call that has not ended.
+#[derive(Default)]
+struct Running {
+    cancelled: bool,
+    /// What the engine knows it by, once it does.
+    engine: Option<run::Call>,
+}
+
+impl Calls {
+    pub(super) fn new(models: Vec<Loaded>, outbox: Arc<Outbox>) -> Calls {
+        Calls(Arc::new(Shared { models, outbox, running: Mutex::default(), ended: Condvar::new() }))
+    }
+
+    /// Begins a call; what comes of it goes to the outbox, its end always.
+    pub(super) fn start(&self, call: u64, work: Work) {
+        let mut running = self.lock();
+        let count = running.len();
+        if count >= MOST_CALLS {
+            drop(running);
+            let why = Refused::QueueFull { open: count, most: MOST_CALLS };
+            return self.0.outbox.end(call, failed(&why));
+        }
+        if running.contains_key(&call) {
+            eprintln!("call {call} runs already; the second start was ignored");
+            return;
+        }
+        running.insert(call, Running::default());
+        drop(running);
+        let calls = self.clone();
+        let spawned = thread::Builder::new().name("call".into()).spawn(move || calls.compute(call, work));
+        if let Err(why) = spawned {
+            self.end(
+                call,
+                failure("WORKER_BUSY", &format!("the system starts no more threads: {why}"), false),
+            );
+        }
+    }
+
+    /// Ends a call within a step; one that has ended is none.
+    pub(super) fn cancel(&self, call: u64) {
+        if let Some(running) = self.lock().get_mut(&call) {
+            running.cancelled = true;
+            if let Some(engine) = &running.engine {
+                engine.cancel();
+            }
+        }
+    }
+
+    /// Waits until every call has ended.
+    pub(super) fn finish(&self) {
+        let mut running = self.lock();
+        while !running.is_empty() {
+            running = self.0.ended.wait(running).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn compute(&self, call: u64, work: Work) {
+        let Some(at) = self.0.models.iter().position(|loaded| loaded.name == work.model) else {
+            let message = format!("this node does not serve {:?}", work.model);
+            return self.end(call, failure("MODEL_NOT_SERVED", &message, false));
+        };
+        match work.work {
+            Some(work::Work::Generate(work)) => self.generate(call, at, work),
+            Some(work::Work::Embed(work)) => {
+                let output = self.embed(call, &self.0.models[at], &work);
+                self.end(call, output);
+            }
+            None => self.end(call, failure("WORK_MISSING", "the call asks for nothing", true)),
+        }
+    }
+
+    fn generate(&self, call: u64, at: usize, work: GenerateWork) {
+        let loaded = &self.0.models[at];
+        let (resume_from, has_stops) = (work.resume_from, !work.stop.is_empty());
+        let prepared = request(work).and_then(|mut request| {
+            let tokens = loaded.engine.tokenize(&request.prompt).map_err(|why| failed(&why))?;
+            self.0.outbox.read(call, tokens.len() as u64);
+            request.prompt = Prompt::Tokens(tokens);
+            Ok(request)
+        });
+        let request = match prepared {
+            Ok(request) => request,
+            Err(why) => return self.end(call, why),
+        };
+        let mut answer =
+            Answer::new(call, self.0.outbox.clone(), loaded.text.clone(), resume_from, has_stops);
+        let calls = self.clone();
+        let sink = Box::new(move |event| {
+            let (goes_on, last) = answer.take(event);
+            if last {
+                calls.ended(call);
+            }
+            goes_on
+        });
+        match loaded.engine.generate_into(request, sink) {
+            Err(why) => self.end(call, failed(&why)),
+            Ok(engine) => {
+                // it may have ended already, or been cancelled while its prompt was read
+                if let Some(running) = self.lock().get_mut(&call) {
+                    if running.cancelled {
+                        engine.cancel();
+                    }
+                    running.engine = Some(engine);
+                }
+            }
+        }
+    }
+
+    fn embed(&self, call: u64, loaded: &Loaded, work: &EmbedWork) -> Output {
+        let texts = &work.texts;
+        if texts.is_empty() {
+            return failure("TEXTS_EMPTY", "there is no text; send 1 to 2,048", true);
+        }
+        if texts.len() > MAX_EMBED_TEXTS {
+            return failed(&Refused::TooManyTexts(texts.len()));
+        }
+        let count =
+            |text: &String| loaded.engine.tokenize(&Prompt::Text(text.clone())).map(|t| t.len() as u64);
+        match texts.iter().map(count).sum() {
+            Ok(tokens) => self.0.outbox.read(call, tokens),
+            Err(why) => return failed(&why),
+        }
+        let mut vectors = Vectors::default();
+        let (mut values, mut tokens) = (Vec::new(), 0);
+        for texts in texts.chunks(TEXTS_AT_A_TIME) {
+            if self.lock().get(&call).is_none_or(|running| running.cancelled) {
+                let reason = FinishReason::Cancelled.into();
+                return Output::Finished(Finished { reason, usage: Some(Usage::default()) });
+            }
+            match loaded.engine.embed(texts) {
+                Err(why) => return failed(&why),
+                Ok(made) => {
+                    tokens += made.tokens;
+                    vectors.width = made.vectors.first().map_or(0, |vector| vector.len() as u32);
+                    values.extend(made.vectors.iter().flatten().flat_map(|value| value.to_le_bytes()));
+                }
+            }
+        }
+        vectors.values = values.into();
+        let input_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        vectors.usage = Some(Usage { input_tokens, ..Usage::default() });
+        Output::Vectors(vectors)
+    }
+
+    /// Says the last of a call, and forgets it.
+    fn end(&self, call: u64, output: Output) {
+        self.0.outbox.end(call, output);
+        self.ended(call);
+    }
+
+    fn ended(&self, call: u64) {
+        self.lock().remove(&call);
+        self.0.ended.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Running>> {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the engine is asked.
+fn request(work: GenerateWork) -> Result<Request, Output> {
+    let prompt = match work.prompt {
+        Some(generate_work::Prompt::Text(text)) => Prompt::Text(text),
+        Some(generate_work::Prompt::Chat(chat)) => {
+            let message =
+                |m: holmes_proto::inference::v1::ChatMessage| Message { role: m.role, content: m.content };
+            Prompt::Chat(chat.messages.into_iter().map(message).collect())
+        }
+        None => return Err(failure("PROMPT_MISSING", "there is no prompt: send text or chat", true)),
+    };
+    let asked = work.sampling.unwrap_or_default();
+    if work.resume_from > 0 && asked.temperature > 0.0 && asked.seed == 0 {
+        let message = "only an answer that can be repeated can be continued: temperature 0, or a seed";
+        return Err(failure("RESUME_NOT_REPRODUCIBLE", message, true));
+    }
+    let sampling = Sampling {
+        temperature: asked.temperature,
+        top_k: asked.top_k,
+        top_p: if asked.top_p == 0.0 { 1.0 } else { asked.top_p },
+        seed: asked.seed,
+        position: 0,
+        logprobs: asked.logprobs.map(|most| u8::try_from(most).unwrap_or(u8::MAX)),
+    };
+    Ok(Request {
+        max_tokens: (work.max_tokens > 0).then_some(work.max_tokens as usize),
+        sampling,
+        stop: work.stop,
+        tenant: work.tenant.to_vec(),
+        ..Request::new(prompt)
+    })
+}

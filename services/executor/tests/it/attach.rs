@@ -1,0 +1,193 @@
+//! Attaching: what is offered and signed, whom a node trusts, and what it tells its operator.
+
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use holmes_proto::gateway::v1::{Drain, from_node, to_node};
+use holmes_proto::scheduling::v1::Finish;
+use tonic::Status;
+
+use crate::gateway::{Server, generate, tiny};
+use crate::model::CONTEXT;
+use crate::node::Node;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_offers_its_models_signed_and_beats() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server.url);
+    node.start();
+    let mut peer = server.next().await;
+    peer.challenge().await;
+    let offer = peer.hello().await;
+    let weights = std::fs::read(&node.options.models[0].1).unwrap();
+    let [model] = offer.models.as_slice() else { panic!("{offer:?}") };
+    assert_eq!((model.name.as_str(), model.context as usize), ("tiny", CONTEXT));
+    assert_eq!(model.digest.as_ref(), blake3::hash(&weights).as_bytes());
+    assert_eq!((offer.slots, offer.hardware.as_str(), offer.region.as_str()), (4, "cpu", "test"));
+    assert!(offer.software.starts_with("holmes/"));
+    peer.welcome(1).await;
+    tokio::time::sleep(Duration::from_millis(350)).await;
+    node.ask_to_stop();
+    assert!(matches!(peer.next().await, Some(from_node::Message::Leaving(_))));
+    assert!((2..=6).contains(&peer.beats), "{} beats of 100 ms in 350 ms", peer.beats);
+    node.ended().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_says_so_ends_its_calls_and_takes_no_more() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server.url);
+    node.start();
+    let mut peer = server.welcome(1).await;
+    let lease = peer.lease(1, 1);
+    peer.start(1, &lease, tiny(generate("abc", 2_000))).await;
+    peer.tokens(1).await;
+    node.ask_to_stop();
+    peer.start(2, &lease, tiny(generate("abc", 3))).await;
+    let (mut left, mut refused) = (false, false);
+    loop {
+        match peer.next().await.expect("the receipt comes before the end") {
+            from_node::Message::Leaving(_) => left = true,
+            from_node::Message::Output(out) if out.call == vec![2; 16] => {
+                let failed = format!("{:?}", out.output);
+                refused = failed.contains("NODE_LEAVING");
+                assert!(refused, "{failed}");
+            }
+            from_node::Message::Receipt(receipt) => {
+                assert_eq!(receipt.line.unwrap().finish(), Finish::Length);
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert!(left && refused);
+    peer.accept(1, "").await;
+    assert!(peer.next().await.is_none(), "then it ends the stream");
+    drop(peer);
+    node.ended().await.unwrap();
+    assert_eq!(node.receipts(), 0);
+    let gone = async {
+        while node.worker_pid().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the worker is gone with it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_gives_up_calls_that_take_too_long_and_keeps_what_was_sent() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server.url);
+    node.options.drain = Duration::from_millis(200);
+    node.start();
+    let mut peer = server.welcome(1).await;
+    peer.start(1, &peer.lease(1, 1), tiny(generate("abc", 60_000))).await;
+    peer.tokens(1).await;
+    node.ask_to_stop();
+    while peer.next().await.is_some() {}
+    drop(peer);
+    node.ended().await.unwrap();
+    assert_eq!(node.receipts(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_drains_is_attached_to_again_when_the_calls_have_ended() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server.url);
+    node.start();
+    let mut peer = server.welcome(1).await;
+    peer.start(1, &peer.lease(1, 1), tiny(generate("abc", 500))).await;
+    peer.tokens(1).await;
+    peer.say(to_node::Message::Drain(Drain {})).await;
+    assert_eq!(peer.receipt().await.1.finish(), Finish::Length);
+    while peer.next().await.is_some() {}
+    drop(peer);
+    let mut peer = server.welcome(2).await;
+    assert_eq!(peer.receipt().await.0, 1, "the receipt was not accepted there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_scheduling_key_than_the_first_is_refused_with_what_to_do() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server.url);
+    node.start();
+    drop(server.welcome(1).await);
+    let mut peer = server.next().await;
+    node.crash().await; // as after a restart of the machine
+    drop(peer);
+    node.start();
+    peer = server.next().await;
+    peer.challenge().await;
+    peer.hello().await;
+    let other = SigningKey::from_bytes(&[6; 32]).verifying_key().to_bytes();
+    peer.welcome_with(2, &other).await;
+    let why = format!("{:#}", node.ended().await.unwrap_err());
+    assert!(why.contains("when this node joined first") && why.contains("remove"), "{why}");
+    node.options.pin = Some(other);
+    node.start();
+    let mut peer = server.next().await;
+    peer.challenge().await;
+    peer.hello().await;
+    peer.welcome_with(3, &other).await;
+    assert!(tokio::time::timeout(Duration::from_millis(500), peer.next()).await.is_err(), "it stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_not_registered_is_told_how_to_be() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server.url);
+    node.start();
+    let mut peer = server.next().await;
+    peer.challenge().await;
+    peer.hello().await;
+    peer.refuse(Status::permission_denied("the node is not known")).await;
+    let why = format!("{:#}", node.ended().await.unwrap_err());
+    assert!(why.contains("the node is not known") && why.contains("register the node and bond it"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_work_is_said_before_anything_is_loaded() {
+    let refused = async |change: &dyn Fn(&mut Node)| {
+        let mut node = Node::new("http://127.0.0.1:1");
+        change(&mut node);
+        node.start();
+        format!("{:#}", node.ended().await.unwrap_err())
+    };
+    for url in ["", "gateway", "ftp://gateway:1", "http://"] {
+        let why = refused(&|node| node.options.join = url.into()).await;
+        assert!(why.contains("http://gateway.example:7070"), "{url}: {why}");
+    }
+    let why = refused(&|node| node.options.join = "https://gateway:1".into()).await;
+    assert!(why.contains("no TLS"), "{why}");
+    let why = refused(&|node| node.options.models[0].1 = "nowhere".into()).await;
+    assert!(why.contains("the model tiny is not at nowhere"), "{why}");
+    let why = refused(&|node| node.options.slots = 0).await;
+    assert!(why.contains("0 slots"), "{why}");
+    let why = refused(&|node| node.options.models.clear()).await;
+    assert!(why.contains("0 models"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_executors_do_not_share_their_state() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server.url);
+    node.start();
+    let _peer = server.welcome(1).await;
+    let mut second = Node::new(&server.url);
+    second.options.state_dir = node.options.state_dir.clone();
+    second.start();
+    let why = format!("{:#}", second.ended().await.unwrap_err());
+    assert!(why.contains("another executor uses"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_not_there_yet_is_waited_for() {
+    let server = Server::start().await;
+    let url = server.url.clone();
+    drop(server); // the port is known, and nobody listens
+    let mut node = Node::new(&url);
+    node.start();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    node.ask_to_stop();
+    node.ended().await.unwrap();
+}
