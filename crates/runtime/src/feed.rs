@@ -30,16 +30,16 @@ pub struct Feed {
     log: LogId,
     sends_to: &'static [ServiceId],
     durable: watch::Receiver<u64>,
-    read: Arc<dyn Fn(u64) -> Reading + Send + Sync>,
+    read: Arc<dyn Fn(u64, usize) -> Reading + Send + Sync>,
 }
 
 impl Feed {
     /// The feed of a machine's log, which is durable up to what `durable` shows.
     pub(crate) fn new<M: Machine, J: Journal>(journal: J, log: LogId, durable: watch::Receiver<u64>) -> Feed {
-        let read = move |after| -> Reading {
+        let read = move |after, bytes| -> Reading {
             let journal = journal.clone();
             Box::pin(async move {
-                let frames = journal.read(log, after, PAGE_BYTES).await?;
+                let frames = journal.read(log, after, bytes).await?;
                 let public = frames.iter().map(PublicFrame::of::<M::Event>);
                 public.collect::<Result<_, _>>().map_err(|why| JournalError::Damaged { log, after, why })
             })
@@ -60,6 +60,16 @@ impl Feed {
             || self.sends_to.contains(&us)
             || M::Event::SENDS_TO.contains(&source);
         concerned && self.log != own
+    }
+
+    /// The durable frames behind a place, at least one where there is one, in all about `bytes` long: for those who
+    /// look something up. Who follows a log does it by [`follow`].
+    pub async fn frames(&self, after: u64, bytes: usize) -> Result<Vec<PublicFrame>, JournalError> {
+        let durable = *self.durable.borrow();
+        let mut frames =
+            if durable > after { (self.read)(after, bytes.min(PAGE_BYTES)).await? } else { Vec::new() };
+        frames.retain(|frame| frame.last <= durable);
+        Ok(frames)
     }
 
     /// Waits until the log is durable behind a place; `false` when its owner has ended.
@@ -101,7 +111,7 @@ async fn following<M: Machine>(machine: &MachineHandle<M>, mut feed: Feed, clock
             if !goes_on {
                 return Ended::Gone;
             }
-            let frames = match (feed.read)(reader.seen()).await {
+            let frames = match (feed.read)(reader.seen(), PAGE_BYTES).await {
                 Ok(frames) => frames,
                 Err(damaged @ JournalError::Damaged { .. }) => return Ended::Parked(damaged.to_string()),
                 Err(why) => {

@@ -1,0 +1,198 @@
+//! The gRPC service of inference: parses, begins the call, passes its parts on.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use holmes_kernel::{Code, Refusal};
+use holmes_proto::edge::{self, status};
+use holmes_proto::inference::v1::generate_response::Part as WirePart;
+use holmes_proto::inference::v1::inference_server::Inference as Service;
+use holmes_proto::inference::v1::{self as wire, quote_request, work};
+use holmes_proto::market::v1::ModelKind;
+use tonic::{Request, Response, Status};
+
+use crate::Edge;
+use crate::ask::{Ask, call_id, wrong};
+use crate::calls::{Part, Parts, begin};
+use crate::price::{self, Bound, PICO_PER_MICRO};
+use crate::receipts;
+
+/// The gRPC service that renters call.
+#[derive(Clone)]
+pub struct Api(pub(crate) Arc<Edge>);
+
+/// An answer on its way to a renter. Dropped, the call is cancelled.
+#[derive(Debug)]
+pub struct Answer {
+    first: Option<Part>,
+    parts: Parts,
+}
+
+impl tokio_stream::Stream for Answer {
+    type Item = Result<wire::GenerateResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(on_wire(first))));
+        }
+        let part = std::task::ready!(self.parts.poll_recv(cx));
+        Poll::Ready(part.map(|part| part.map(on_wire).map_err(status)))
+    }
+}
+
+fn on_wire(part: Part) -> wire::GenerateResponse {
+    let part = match part {
+        Part::Started(started) => Some(WirePart::Started(started)),
+        Part::Tokens(tokens) => Some(WirePart::Tokens(tokens)),
+        Part::Moved(moved) => Some(WirePart::Moved(moved)),
+        Part::Ended(ended) => Some(WirePart::Ended(ended)),
+        Part::Vectors(_) => None, // a generation has none: its calls take no vectors from a node
+    };
+    wire::GenerateResponse { part }
+}
+
+impl Edge {
+    /// Parses what an authenticated caller asks.
+    fn ask<T>(
+        &self,
+        request: &Request<T>,
+        request_id: &str,
+        model: &str,
+        work: work::Work,
+        terms: Option<&wire::Terms>,
+    ) -> Result<Ask, Status> {
+        let renter = edge::principal(request)?;
+        let parsed = || {
+            let call = call_id(request_id, self.clock.now())?;
+            let terms = terms.cloned().unwrap_or_default();
+            Ask::new(renter, call, model, work, &terms, &self.settings)
+        };
+        parsed().map_err(status)
+    }
+
+    /// The models that can be had here.
+    pub(crate) async fn offers(&self) -> Result<Vec<wire::ModelOffer>, Refusal> {
+        let models = self.models.all().await?;
+        // Pico-dollars of a token are micro-dollars of a million of them.
+        const { assert!(PICO_PER_MICRO == 1_000_000) };
+        let offer = |model: holmes_proto::market::v1::Model| wire::ModelOffer {
+            generates: model.kind() == ModelKind::Generate,
+            input_micro_usd_per_million: model.input_pico_usd,
+            output_micro_usd_per_million: model.output_pico_usd,
+            nodes: self.nodes.serving(&model.name).0,
+            name: model.name,
+        };
+        Ok(models.into_values().map(offer).collect())
+    }
+}
+
+/// Sets what is the gateway's to say: where randomness starts.
+pub(crate) fn seeded(mut work: wire::GenerateWork) -> wire::GenerateWork {
+    let sampling = work.sampling.get_or_insert_default();
+    while sampling.seed == 0 {
+        sampling.seed = u64::from_le_bytes(crate::random());
+    }
+    work
+}
+
+#[tonic::async_trait]
+impl Service for Api {
+    type GenerateStream = Answer;
+
+    async fn generate(&self, request: Request<wire::GenerateRequest>) -> Result<Response<Answer>, Status> {
+        let wanted = request.get_ref();
+        let generate = wanted.work.clone().ok_or_else(|| status(wrong("work", "what shall be written")))?;
+        let work = work::Work::Generate(seeded(generate));
+        let ask = self.0.ask(&request, &wanted.request_id, &wanted.model, work, wanted.terms.as_ref())?;
+        let mut parts = begin(&self.0, ask).map_err(status)?;
+        // A call that does not begin is an error of the RPC, not of its stream.
+        let first = parts.recv().await.ok_or_else(broken)?.map_err(status)?;
+        Ok(Response::new(Answer { first: Some(first), parts }))
+    }
+
+    async fn embed(
+        &self,
+        request: Request<wire::EmbedRequest>,
+    ) -> Result<Response<wire::EmbedResponse>, Status> {
+        let wanted = request.get_ref();
+        let work = work::Work::Embed(wire::EmbedWork { texts: wanted.texts.clone() });
+        let ask = self.0.ask(&request, &wanted.request_id, &wanted.model, work, wanted.terms.as_ref())?;
+        let mut parts = begin(&self.0, ask).map_err(status)?;
+        let mut answer = wire::EmbedResponse::default();
+        while let Some(part) = parts.recv().await {
+            match part.map_err(status)? {
+                Part::Started(started) => answer.started = Some(started),
+                Part::Vectors(vectors) => answer.vectors = Some(vectors),
+                Part::Moved(moved) => {
+                    if let Some(started) = &mut answer.started {
+                        (started.lease_id, started.node_id) = (moved.lease_id, moved.node_id);
+                    }
+                }
+                Part::Ended(ended) => answer.ended = Some(ended),
+                Part::Tokens(_) => {}
+            }
+        }
+        if answer.vectors.is_none() || answer.ended.is_none() {
+            return Err(broken());
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn quote(
+        &self,
+        request: Request<wire::QuoteRequest>,
+    ) -> Result<Response<wire::QuoteResponse>, Status> {
+        let wanted = request.get_ref();
+        let work = match wanted.work.clone() {
+            Some(quote_request::Work::Generate(work)) => work::Work::Generate(work),
+            Some(quote_request::Work::Embed(work)) => work::Work::Embed(work),
+            None => return Err(status(wrong("work", "what shall be written, or turned into vectors"))),
+        };
+        let ask = self.0.ask(&request, "", &wanted.model, work, wanted.terms.as_ref())?;
+        let context = self.0.nodes.serving(&ask.model).1;
+        let bound = Bound::of(&ask.work, context, &self.0.settings);
+        let quoted = price::quote(&self.0.upstream, &ask, bound).await.map_err(status)?;
+        Ok(Response::new(wire::QuoteResponse {
+            input_tokens: bound.input,
+            output_tokens: bound.output,
+            price_micro_usd: quoted.price_micro_usd,
+            buyer_fee_micro_usd: quoted.buyer_fee_micro_usd,
+            surcharge_micro_usd: quoted.surcharge_micro_usd,
+            total_micro_usd: quoted.total_micro_usd,
+            total_units: quoted.total_units,
+        }))
+    }
+
+    async fn get_receipt(
+        &self,
+        request: Request<wire::GetReceiptRequest>,
+    ) -> Result<Response<wire::GetReceiptResponse>, Status> {
+        let who = edge::principal(&request)?;
+        let name = &request.get_ref().name;
+        let found = receipts::get(self.0.receipts.as_ref(), &self.0.network, who, name).await;
+        Ok(Response::new(found.map_err(status)?))
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<wire::ListModelsRequest>,
+    ) -> Result<Response<wire::ListModelsResponse>, Status> {
+        edge::principal(&request)?;
+        let models = self.0.offers().await.map_err(status)?;
+        Ok(Response::new(wire::ListModelsResponse { models }))
+    }
+}
+
+fn broken() -> Status {
+    status(cut_off())
+}
+
+/// A call whose task has ended without a word: a defect.
+pub(crate) fn cut_off() -> Refusal {
+    Refusal::new(
+        Code::Internal,
+        "CALL_CUT_OFF",
+        "the call has ended without an answer: tell who runs the network",
+    )
+}

@@ -1,0 +1,151 @@
+//! What a gateway does by itself: it says that it is there, reports which nodes are, and tidies up.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use holmes_proto::scheduling::v1::{DetachReason, ReportPresenceRequest, StartGatewayRequest};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::presence::{Calendar, halves};
+use crate::settings::ms;
+use crate::upstream::{may_change, request_id};
+use crate::{Edge, Started, guarded};
+
+/// How often the gateway looks around.
+const TICK: Duration = Duration::from_millis(250);
+/// The longest pause before scheduling is told again that the gateway starts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Runs until `stop` says so and what is in progress has ended.
+pub(crate) async fn run(edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
+    tokio::select! {
+        () = attend(&edge) => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    drain(&edge).await;
+}
+
+async fn attend(edge: &Arc<Edge>) {
+    loop {
+        let started = begin(edge).await;
+        let mut reporter = Reporter::new(edge, &started);
+        edge.started.send_replace(Some(started));
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            edge.leases.end_idle();
+            if !reporter.look(edge).await {
+                break; // scheduling has given us up: everything attached to us is not any more
+            }
+        }
+        edge.started.send_replace(None);
+        edge.nodes.all().iter().for_each(|node| node.end(DetachReason::GatewayRestarted));
+    }
+}
+
+/// Tells scheduling that the gateway starts, until it has heard.
+async fn begin(edge: &Edge) -> Started {
+    let mut pause = TICK;
+    loop {
+        let request = StartGatewayRequest {
+            request_id: request_id(),
+            public_key: edge.key.verifying_key().to_bytes().to_vec().into(),
+        };
+        let mut scheduling = edge.upstream.scheduling();
+        match edge.upstream.once(scheduling.start_gateway(request)).await {
+            Ok(answer) => {
+                tracing::info!(gateway = %edge.id, "scheduling knows the gateway");
+                return Started { calendar: Calendar::of(&answer), answer };
+            }
+            Err(why) => tracing::warn!(gateway = %edge.id, %why, "scheduling does not know the gateway yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// When presence is reported.
+struct Reporter {
+    calendar: Calendar,
+    every: Duration,
+    last: Instant,
+    epoch: Option<u64>,
+}
+
+impl Reporter {
+    fn new(edge: &Edge, started: &Started) -> Reporter {
+        let beats = started.calendar.beat_ms().saturating_mul(edge.settings.report_beats);
+        // Scheduling must hear of us: three times before it gives us up.
+        let most = (started.answer.gateway_timeout_ms / 3).max(1);
+        Reporter { calendar: started.calendar, every: ms(beats.min(most)), last: Instant::now(), epoch: None }
+    }
+
+    /// Reports what is due; `false` when scheduling does not know us any more.
+    async fn look(&mut self, edge: &Arc<Edge>) -> bool {
+        let now = self.calendar.beat(edge.clock.now());
+        let epoch = now.map(|(epoch, _)| epoch);
+        let turned = self.epoch.is_some() && epoch != self.epoch;
+        self.epoch = epoch;
+        if !turned && self.last.elapsed() < self.every {
+            return true;
+        }
+        self.last = Instant::now();
+        let requests = guarded(&edge.marks).take();
+        if !requests.is_empty() && edge.report_presence(requests).await {
+            return true;
+        }
+        let (epoch, first_beat) = now.unwrap_or_default();
+        let there = ReportPresenceRequest {
+            request_id: request_id(),
+            epoch,
+            first_beat,
+            beats: 0,
+            nodes: Vec::new(),
+        };
+        let mut scheduling = edge.upstream.scheduling();
+        match edge.upstream.once(scheduling.report_presence(there)).await {
+            Ok(_) => true,
+            Err(why) if may_change(&why) => true, // it will be asked again
+            Err(why) => {
+                tracing::warn!(gateway = %edge.id, %why, "scheduling does not know the gateway any more; starting anew");
+                false
+            }
+        }
+    }
+}
+
+impl Edge {
+    /// Reports which nodes were there; whether something was recorded. A report that is refused because of one of its
+    /// nodes is halved until only that one is left out.
+    pub(crate) async fn report_presence(&self, mut requests: Vec<ReportPresenceRequest>) -> bool {
+        let mut recorded = false;
+        while let Some(request) = requests.pop() {
+            let mut scheduling = self.upstream.scheduling();
+            match self.upstream.once(scheduling.report_presence(request.clone())).await {
+                Ok(_) => recorded = true,
+                Err(why) if may_change(&why) => guarded(&self.marks).put_back(&request),
+                Err(why) => match halves(&request) {
+                    Some(halves) => requests.extend(halves),
+                    None => tracing::warn!(epoch = request.epoch, %why, "a node's presence was not recorded"),
+                },
+            }
+        }
+        recorded
+    }
+}
+
+/// Lets calls in progress end, then gives back what is held.
+async fn drain(edge: &Arc<Edge>) {
+    edge.draining.store(true, Ordering::Relaxed);
+    edge.nodes.all().iter().for_each(|node| node.drain());
+    let until = Instant::now() + ms(edge.settings.drain_ms);
+    while (edge.limits.running() > 0 || !edge.reports.is_idle()) && Instant::now() < until {
+        tokio::time::sleep(ms(20)).await;
+    }
+    let last = guarded(&edge.marks).take();
+    edge.report_presence(last).await;
+    edge.leases.end_all().await;
+    edge.nodes.all().iter().for_each(|node| node.end(DetachReason::StreamLost));
+}

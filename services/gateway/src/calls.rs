@@ -1,0 +1,302 @@
+//! A call from its renter to a node and back: the loop of design §4.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use holmes_kernel::{Code, Id, Refusal};
+use holmes_proto::gateway::v1::StartCall;
+use holmes_proto::inference::v1::{Ended, FinishReason, Moved, Started, Tokens, Usage, Vectors, Work, work};
+use holmes_proto::market::v1::ModelKind;
+use holmes_proto::scheduling::v1::{CallLine, LeaseEnd};
+use holmes_proto::statements::lease_text;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Edge;
+use crate::ask::Ask;
+use crate::leases::Lease;
+use crate::limits::Admitted;
+use crate::nodes::Node;
+use crate::price::{self, Bound};
+use crate::reports::Receipt;
+use crate::settings::ms;
+use crate::signed::countersigned;
+
+mod run;
+
+use run::{End, Run};
+
+/// A part of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Part {
+    Started(Started),
+    Tokens(Tokens),
+    Moved(Moved),
+    Vectors(Vectors),
+    Ended(Ended),
+}
+
+/// An answer, part by part; dropped, the call is cancelled.
+pub(crate) type Parts = mpsc::Receiver<Result<Part, Refusal>>;
+
+/// Starts a call; its parts come as they are made, an error as the last.
+pub(crate) fn begin(edge: &Arc<Edge>, ask: Ask) -> Result<Parts, Refusal> {
+    edge.started()?;
+    if edge.draining.load(Ordering::Relaxed) {
+        let message = "the gateway stops: call another one, or again in a moment";
+        return Err(Refusal::new(Code::Unavailable, "DRAINING", message).retry_after(1_000));
+    }
+    let admitted = edge.limits.admit(ask.renter, ask.call)?;
+    let (to, parts) = mpsc::channel(edge.settings.renter_buffer);
+    let edge = edge.clone();
+    tokio::spawn(async move {
+        let mut out = Out { to, sent: 0, stall: ms(edge.settings.renter_stall_ms), at: None };
+        let ended = serve(&edge, &ask, admitted, &mut out).await;
+        let outcome =
+            ended.as_ref().map_or_else(|refused| refused.reason.to_string(), |_| "ENDED".to_owned());
+        metrics::counter!("holmes_gateway_calls_total", "outcome" => outcome).increment(1);
+        out.give(ended.map(Part::Ended)).await;
+    });
+    Ok(parts)
+}
+
+/// Serves a call, at another node when one is lost.
+async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Out) -> Result<Ended, Refusal> {
+    let offer = offer(edge, ask).await?;
+    let secret: [u8; 32] = crate::random();
+    let (mut bill, mut lost) = (Bill::default(), Vec::new());
+    loop {
+        let (lease, node) = lease(edge, ask, &offer, &lost, out).await?;
+        let Some(call) = node.start(ask.call, start(ask, &lease, out.sent, secret)) else {
+            edge.leases.end(lease, LeaseEnd::NodeLost);
+            another(edge, &mut lost, &node)?;
+            continue;
+        };
+        admitted.ran();
+        out.runs_at(ask, &lease, offer.most_micro_usd).await;
+        let (end, lease) = Run::new(edge, ask, offer.bound, call, lease).deliver(out).await;
+        match end {
+            End::Whole(whole) => {
+                bill.add(edge, ask, &lease, whole.line.as_ref());
+                edge.leases.give_back(lease, whole.line.as_ref());
+                if let Some(vectors) = whole.vectors {
+                    out.give(Ok(Part::Vectors(vectors))).await;
+                }
+                bill.usage.cached_tokens = whole.cached;
+                return bill.ended(edge, ask, whole.reason, secret).await;
+            }
+            End::Lost(line) => {
+                bill.add(edge, ask, &lease, line.as_ref());
+                edge.leases.end(lease, LeaseEnd::NodeLost);
+                another(edge, &mut lost, &node)?;
+            }
+            End::Refused(refused) => {
+                edge.leases.give_back(lease, None);
+                return Err(refused);
+            }
+        }
+    }
+}
+
+/// What a call can use and cost at most.
+struct Offer {
+    bound: Bound,
+    /// Without fees, pico-dollars.
+    most_pico: u64,
+    /// With fees, micro-dollars.
+    most_micro_usd: u64,
+}
+
+async fn offer(edge: &Edge, ask: &Ask) -> Result<Offer, Refusal> {
+    let kind = match &ask.work {
+        work::Work::Generate(_) => ModelKind::Generate,
+        work::Work::Embed(_) => ModelKind::Embed,
+    };
+    let model = edge.models.get(&ask.model, kind).await?;
+    let (serving, context) = edge.nodes.serving(&ask.model);
+    if serving == 0 {
+        let message =
+            format!("no node serves {:?} here now: try again later, or choose another model", ask.model);
+        return Err(Refusal::new(Code::Unavailable, "NO_NODE", message).retry_after(5_000));
+    }
+    let bound = Bound::of(&ask.work, context, &edge.settings);
+    let quoted = price::quote(&edge.upstream, ask, bound).await?;
+    let most_pico = bound.pico(model.input_pico_usd, model.output_pico_usd);
+    Ok(Offer { bound, most_pico, most_micro_usd: quoted.total_micro_usd })
+}
+
+/// Reasons for which a session takes no more calls, and another one may.
+const SESSION_OVER: [&str; 5] =
+    ["SESSION_NOT_FOUND", "SESSION_CLOSED", "SESSION_CLOSING", "SESSION_EXPIRED", "SESSION_NOT_FUNDED"];
+
+/// A session that pays and a node that works.
+async fn lease(
+    edge: &Arc<Edge>,
+    ask: &Ask,
+    offer: &Offer,
+    lost: &[Id],
+    out: &Out,
+) -> Result<(Lease, Arc<Node>), Refusal> {
+    let needs = (offer.most_pico, offer.bound.context);
+    let mut reopened = false;
+    loop {
+        let session = edge.sessions.get_or_open(ask.renter, ask.asset).await?;
+        out.still_there()?;
+        match edge.leases.take(&session, ask, needs, lost).await {
+            Err(refused) if SESSION_OVER.contains(&refused.reason.as_ref()) && !reopened => {
+                edge.sessions.forget(ask.renter, ask.asset, session.id).await;
+                reopened = true;
+            }
+            Err(refused) => return Err(refused),
+            Ok((lease, node)) => {
+                if let Err(gone) = out.still_there() {
+                    edge.leases.give_back(lease, None);
+                    return Err(gone);
+                }
+                return Ok((lease, node));
+            }
+        }
+    }
+}
+
+/// What the node is told. The seed is the call's, so that another node would go on with the same text.
+fn start(ask: &Ask, lease: &Lease, sent: u32, secret: [u8; 32]) -> StartCall {
+    let work = match &ask.work {
+        work::Work::Generate(generate) => {
+            let mut generate = generate.clone();
+            generate.resume_from = sent;
+            generate.tenant = ask.renter.to_bytes().to_vec().into();
+            work::Work::Generate(generate)
+        }
+        embed => embed.clone(),
+    };
+    StartCall {
+        call: ask.call.to_bytes().to_vec().into(),
+        lease: Some(lease.token.clone()),
+        work: Some(Work { model: ask.model.clone(), work: Some(work) }),
+        commitment_key: secret.to_vec().into(),
+    }
+}
+
+/// Leaves out a node that was lost; refuses when there were too many.
+fn another(edge: &Edge, lost: &mut Vec<Id>, node: &Node) -> Result<(), Refusal> {
+    metrics::counter!("holmes_gateway_calls_moved_total").increment(1);
+    lost.push(node.id);
+    if lost.len() > edge.settings.most_moves as usize {
+        let message =
+            "the call was lost on several nodes: what was delivered counts; try again with a new request id";
+        return Err(Refusal::new(Code::Unavailable, "NODES_LOST", message).retry_after(1_000));
+    }
+    Ok(())
+}
+
+/// What a call's nodes have signed for.
+#[derive(Default)]
+struct Bill {
+    usage: Usage,
+    lines: Vec<(CallLine, oneshot::Receiver<Receipt>)>,
+}
+
+impl Bill {
+    /// Countersigns a line and reports it.
+    fn add(&mut self, edge: &Arc<Edge>, ask: &Ask, lease: &Lease, line: Option<&CallLine>) {
+        let Some(line) = line else { return };
+        let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        self.usage.input_tokens = self.usage.input_tokens.saturating_add(narrow(line.input_tokens));
+        self.usage.output_tokens = self.usage.output_tokens.saturating_add(narrow(line.output_tokens));
+        let line = countersigned(line.clone(), &edge.network, &lease.id, &edge.key);
+        let receipt = edge.reports.report(lease.id, lease.node, ask.call, line.clone());
+        self.lines.push((line, receipt));
+    }
+
+    /// Waits until every line is durable, and says what they cost together.
+    async fn ended(
+        self,
+        edge: &Edge,
+        ask: &Ask,
+        reason: FinishReason,
+        secret: [u8; 32],
+    ) -> Result<Ended, Refusal> {
+        let (mut receipts, mut input, mut output) = (Vec::new(), 0, 0);
+        for (line, receipt) in self.lines {
+            if let Ok(Ok(name)) = receipt.await {
+                receipts.push(name);
+                input += line.input_tokens;
+                output += line.output_tokens;
+            }
+        }
+        let price = if receipts.is_empty() {
+            0 // what is not in the log is not paid
+        } else {
+            price::of_tokens(&edge.upstream, &ask.model, ask.asset, input, output).await?.total_micro_usd
+        };
+        Ok(Ended {
+            reason: reason.into(),
+            usage: Some(self.usage),
+            price_micro_usd: price,
+            receipts,
+            commitment_key: secret.to_vec().into(),
+        })
+    }
+}
+
+/// The way to the renter.
+#[derive(Debug)]
+pub(crate) struct Out {
+    to: mpsc::Sender<Result<Part, Refusal>>,
+    /// Tokens that the renter has.
+    sent: u32,
+    /// A renter who takes nothing for so long has gone.
+    stall: Duration,
+    /// Where the call runs.
+    at: Option<Id>,
+}
+
+impl Out {
+    /// Gives the renter a part; `false` when he has gone.
+    async fn give(&self, part: Result<Part, Refusal>) -> bool {
+        matches!(tokio::time::timeout(self.stall, self.to.send(part)).await, Ok(Ok(())))
+    }
+
+    /// Gives the renter tokens; `false` when he has gone.
+    async fn tokens(&mut self, tokens: Tokens) -> bool {
+        let count = u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX);
+        let given = self.give(Ok(Part::Tokens(tokens))).await;
+        if given {
+            self.sent = self.sent.saturating_add(count);
+        }
+        given
+    }
+
+    /// Says where the call runs now. A renter who has gone is noticed when tokens come.
+    async fn runs_at(&mut self, ask: &Ask, lease: &Lease, most_micro_usd: u64) {
+        let (lease_id, node_id) = (lease_text(&lease.id), lease.node.to_string());
+        let part = match self.at.replace(lease.node) {
+            None => Part::Started(Started {
+                call_id: ask.call.to_string(),
+                session_id: lease.session.to_string(),
+                lease_id,
+                node_id,
+                most_micro_usd,
+            }),
+            Some(lost) => Part::Moved(Moved { lost_node_id: lost.to_string(), lease_id, node_id }),
+        };
+        self.give(Ok(part)).await;
+    }
+
+    /// Waits until the renter has gone.
+    async fn gone(&self) {
+        self.to.closed().await;
+    }
+
+    fn still_there(&self) -> Result<(), Refusal> {
+        if self.to.is_closed() {
+            return Err(Refusal::new(
+                Code::Unavailable,
+                "RENTER_GONE",
+                "the renter has gone before the call began",
+            ));
+        }
+        Ok(())
+    }
+}

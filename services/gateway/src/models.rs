@@ -1,0 +1,62 @@
+//! The models that the market offers, asked for again every few seconds.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use holmes_kernel::{Code, Refusal};
+use holmes_proto::market::v1 as market;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::settings::{Settings, ms};
+use crate::upstream::{Upstream, now};
+
+/// What is offered, as it was a moment ago.
+pub(crate) struct Models {
+    upstream: Upstream,
+    fresh_for: Duration,
+    known: Mutex<Option<(Instant, BTreeMap<String, market::Model>)>>,
+}
+
+impl Models {
+    pub(crate) fn new(upstream: Upstream, settings: &Settings) -> Models {
+        Models { upstream, fresh_for: ms(settings.catalogue_ms), known: Mutex::default() }
+    }
+
+    /// All of them, by name.
+    pub(crate) async fn all(&self) -> Result<BTreeMap<String, market::Model>, Refusal> {
+        let mut known = self.known.lock().await;
+        if let Some((since, models)) = &*known
+            && since.elapsed() < self.fresh_for
+        {
+            return Ok(models.clone());
+        }
+        let mut market = self.upstream.market();
+        let asked = market.list_models(now(market::ListModelsRequest { withdrawn: false }));
+        match (self.upstream.once(asked).await, &*known) {
+            (Ok(answer), _) => {
+                let models: BTreeMap<_, _> =
+                    answer.models.into_iter().map(|model| (model.name.clone(), model)).collect();
+                *known = Some((Instant::now(), models.clone()));
+                Ok(models)
+            }
+            // Prices of a moment ago are better than none: what is billed is the lease's.
+            (Err(_), Some((_, models))) => Ok(models.clone()),
+            (Err(refused), None) => Err(refused),
+        }
+    }
+
+    /// One model that does what is asked.
+    pub(crate) async fn get(&self, name: &str, kind: market::ModelKind) -> Result<market::Model, Refusal> {
+        let Some(model) = self.all().await?.remove(name) else {
+            let message = format!("the network offers no model {name:?}: ListModels says which there are");
+            return Err(Refusal::new(Code::NotFound, "MODEL_NOT_FOUND", message));
+        };
+        if model.kind() != kind {
+            let does = if kind == market::ModelKind::Generate { "computes vectors" } else { "writes text" };
+            let message = format!("the model {name:?} {does}: choose another one");
+            return Err(Refusal::new(Code::Invalid, "MODEL_UNSUITED", message));
+        }
+        Ok(model)
+    }
+}

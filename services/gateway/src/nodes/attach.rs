@@ -1,0 +1,260 @@
+//! A node's stream: Challenge, Hello, Welcome, then calls and beats until either side ends.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ed25519_dalek::VerifyingKey;
+use holmes_kernel::{Code, Id, Refusal};
+use holmes_proto::edge::status;
+use holmes_proto::gateway::v1::gateway_server::Gateway as Service;
+use holmes_proto::gateway::v1::{Challenge, FromNode, Hello, ToNode, Welcome, from_node, to_node};
+use holmes_proto::scheduling::v1::{AttachRequest, Capabilities, DetachReason, DetachRequest};
+use prost::Message as _;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{FromCall, Node, Words};
+use crate::reports::Settled;
+use crate::settings::ms;
+use crate::upstream::request_id;
+use crate::{Edge, Started, guarded};
+
+/// The gRPC service that nodes call.
+#[derive(Clone)]
+pub struct Attach(pub(crate) Arc<Edge>);
+
+type Out = mpsc::Sender<Result<ToNode, Status>>;
+
+#[tonic::async_trait]
+impl Service for Attach {
+    type AttachStream = ReceiverStream<Result<ToNode, Status>>;
+
+    async fn attach(
+        &self,
+        request: Request<tonic::Streaming<FromNode>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let started = self.0.started().map_err(status)?;
+        if self.0.nodes.count() >= self.0.settings.most_nodes {
+            let message = "the gateway has as many nodes as it takes: attach to another one, or again later";
+            return Err(status(Refusal::new(Code::Exhausted, "TOO_MANY_NODES", message).retry_after(10_000)));
+        }
+        let (out, answers) = mpsc::channel(self.0.settings.most_in_flight);
+        tokio::spawn(attend(self.0.clone(), started, request.into_inner(), out));
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+}
+
+/// Attends to a node until its stream ends.
+async fn attend(edge: Arc<Edge>, started: Started, mut words: Words, out: Out) {
+    let node = match admit(&edge, &started, &mut words, &out).await {
+        Ok(node) => node,
+        Err(refused) => {
+            let _ = out.send(Err(status(refused))).await; // the node may have gone
+            return;
+        }
+    };
+    metrics::gauge!("holmes_gateway_nodes").increment(1.0);
+    tracing::info!(node = %node.id, generation = node.generation, "a node has attached");
+    let reason = listen(&edge, &started, &node, &mut words).await;
+    node.end(reason);
+    edge.nodes.remove(&node);
+    metrics::gauge!("holmes_gateway_nodes").decrement(1.0);
+    tracing::info!(node = %node.id, generation = node.generation, ?reason, "a node is gone");
+    edge.leases.forget_node(node.id, node.generation);
+    if reason != DetachReason::Superseded {
+        detach(&edge, &node, reason).await;
+    }
+    if reason == DetachReason::Silent {
+        let message = "nothing was heard of the node for too long: attach again";
+        let _ = out.try_send(Err(status(Refusal::new(Code::Deadline, "NODE_SILENT", message))));
+    }
+}
+
+/// Asks who is there, and makes the node known.
+async fn admit(
+    edge: &Arc<Edge>,
+    started: &Started,
+    words: &mut Words,
+    out: &Out,
+) -> Result<Arc<Node>, Refusal> {
+    let nonce: [u8; 16] = crate::random();
+    let challenge = Challenge {
+        gateway: edge.id.to_bytes().to_vec().into(),
+        genesis: edge.network.genesis.to_vec().into(),
+        cell: edge.network.cell.into(),
+        nonce: nonce.to_vec().into(),
+    };
+    say(out, to_node::Message::Challenge(challenge)).await?;
+    let hello = match timeout(ms(edge.settings.hello_ms), words.message()).await {
+        Ok(Ok(Some(FromNode { message: Some(from_node::Message::Hello(hello)) }))) => hello,
+        Ok(Ok(_)) => return Err(malformed("the first message of a node is its Hello")),
+        Ok(Err(_)) | Err(_) => {
+            let message = "the node said no Hello in time: attach again";
+            return Err(Refusal::new(Code::Deadline, "HELLO_LATE", message));
+        }
+    };
+    let (key, capabilities) = parse(&hello)?;
+    let id = Id::of_key(&key.to_bytes());
+    let request = AttachRequest {
+        request_id: request_id(),
+        node_id: id.to_string(),
+        capabilities: hello.capabilities,
+        nonce: nonce.to_vec().into(),
+        signature: hello.signature,
+    };
+    let attached = edge
+        .upstream
+        .definite(ms(edge.settings.hello_ms), || {
+            let (mut scheduling, request) = (edge.upstream.scheduling(), request.clone());
+            async move { scheduling.attach(request).await }
+        })
+        .await?;
+    let node = Arc::new(Node {
+        id,
+        key,
+        generation: attached.generation,
+        capabilities,
+        out: out.clone(),
+        most_buffered: edge.settings.most_buffered,
+        calls: Mutex::new(Some(Default::default())),
+        heard: Mutex::new(Instant::now()),
+        leaving: AtomicBool::new(false),
+        gone: watch::Sender::new(None),
+    });
+    if !edge.nodes.put(&node) {
+        let message = "the node has attached again meanwhile: this stream is the older one";
+        return Err(Refusal::new(Code::Precondition, "SUPERSEDED", message));
+    }
+    let welcome = Welcome {
+        generation: attached.generation,
+        scheduling_key: started.answer.public_key.clone(),
+        beat_ms: u32::try_from(beat_ms(edge, started)).unwrap_or(u32::MAX),
+        checkpoint_tokens: edge.settings.checkpoint_tokens,
+        checkpoint_ms: edge.settings.checkpoint_ms,
+    };
+    say(out, to_node::Message::Welcome(welcome)).await?;
+    edge.mark(&node);
+    Ok(node)
+}
+
+fn parse(hello: &Hello) -> Result<(VerifyingKey, Capabilities), Refusal> {
+    let key: Option<[u8; 32]> = hello.public_key.as_ref().try_into().ok();
+    let key = key.and_then(|key| VerifyingKey::from_bytes(&key).ok());
+    let key = key.ok_or_else(|| malformed("public_key is an Ed25519 key of 32 bytes"))?;
+    if hello.signature.len() != 64 {
+        return Err(malformed("signature is an Ed25519 signature of 64 bytes"));
+    }
+    let capabilities = Capabilities::decode(hello.capabilities.clone())
+        .map_err(|_| malformed("capabilities are the bytes of holmes.scheduling.v1.Capabilities"))?;
+    Ok((key, capabilities))
+}
+
+fn malformed(expected: &str) -> Refusal {
+    Refusal::new(Code::Invalid, "HELLO_MALFORMED", format!("the node cannot be understood: {expected}"))
+}
+
+async fn say(out: &Out, message: to_node::Message) -> Result<(), Refusal> {
+    out.send(Ok(ToNode { message: Some(message) })).await.map_err(|_| {
+        Refusal::new(Code::Unavailable, "NODE_GONE", "the node's stream has ended: attach again")
+    })
+}
+
+/// How often a node says that it is there: often enough that no beat of the network passes without.
+fn beat_ms(edge: &Edge, started: &Started) -> u64 {
+    edge.settings.beat_ms.min(started.calendar.beat_ms() / 2).max(1)
+}
+
+/// Hears a node until it is gone, and says why it is.
+async fn listen(edge: &Arc<Edge>, started: &Started, node: &Arc<Node>, words: &mut Words) -> DetachReason {
+    let beat = beat_ms(edge, started);
+    let silence = ms((beat * edge.settings.silent_beats).max(edge.settings.silent_ms));
+    let mut gone = node.gone.subscribe();
+    let mut tick = tokio::time::interval(ms(beat));
+    loop {
+        let word = tokio::select! {
+            biased;
+            reason = gone.wait_for(Option::is_some) => {
+                return reason.ok().and_then(|reason| *reason).unwrap_or(DetachReason::StreamLost);
+            }
+            word = words.message() => word,
+            _ = tick.tick() => {
+                if node.leaving.load(Ordering::Relaxed) && !node.has_calls() {
+                    return DetachReason::Left;
+                }
+                let heard = *guarded(&node.heard);
+                if heard.elapsed() >= silence {
+                    return DetachReason::Silent;
+                }
+                continue;
+            }
+        };
+        let Ok(Some(FromNode { message: Some(word) })) = word else {
+            let left = node.leaving.load(Ordering::Relaxed);
+            return if left { DetachReason::Left } else { DetachReason::StreamLost };
+        };
+        *guarded(&node.heard) = Instant::now();
+        hear(edge, node, word);
+    }
+}
+
+/// Takes in what a node says.
+fn hear(edge: &Arc<Edge>, node: &Arc<Node>, word: from_node::Message) {
+    match word {
+        from_node::Message::Beat(_) => edge.mark(node),
+        from_node::Message::Leaving(_) => node.leaving.store(true, Ordering::Relaxed),
+        from_node::Message::Output(output) => {
+            let (Some(call), Some(what)) = (Id::from_slice(&output.call), output.output) else { return };
+            if output.generation == node.generation {
+                node.hand(call, FromCall::Output(what));
+            }
+        }
+        from_node::Message::Checkpoint(checkpoint) => {
+            let Some(line) = checkpoint.line else { return };
+            if let Some(call) = Id::from_slice(&line.call) {
+                node.hand(call, FromCall::Checkpoint(line));
+            }
+        }
+        from_node::Message::Receipt(receipt) => {
+            let Some(line) = receipt.line else { return };
+            let Some(call) = Id::from_slice(&line.call) else { return };
+            if node.hand(call, FromCall::Receipt(line)).is_some() {
+                late(edge, node, call, &receipt.lease);
+            }
+        }
+        from_node::Message::Hello(_) => node.end(DetachReason::StreamLost), // one Hello per stream
+    }
+}
+
+/// Answers a receipt of a call that is not in progress here: a node sends it until it is told what became of it.
+fn late(edge: &Arc<Edge>, node: &Node, call: Id, lease: &[u8]) {
+    match edge.reports.settled(call, lease) {
+        Some(Settled::Pending) => {} // it is told when the report is durable
+        Some(Settled::Durable) => node.accepted(call, ""),
+        Some(Settled::Refused(reason)) => node.accepted(call, &reason),
+        // Nobody can say what was delivered of it.
+        None => node.accepted(call, "NOT_DELIVERED_HERE"),
+    }
+}
+
+/// Reports a node's last beats and that it is gone.
+async fn detach(edge: &Arc<Edge>, node: &Node, reason: DetachReason) {
+    let last = guarded(&edge.marks).take_node(node.id);
+    edge.report_presence(last).await;
+    let request = DetachRequest {
+        request_id: request_id(),
+        node_id: node.id.to_string(),
+        generation: node.generation,
+        reason: reason.into(),
+    };
+    let within = Duration::from_millis(edge.settings.report_for_ms);
+    let told = edge.upstream.definite(within, || {
+        let (mut scheduling, request) = (edge.upstream.scheduling(), request.clone());
+        async move { scheduling.detach(request).await }
+    });
+    if let Err(why) = told.await {
+        tracing::warn!(node = %node.id, %why, "scheduling was not told that a node is gone");
+    }
+}

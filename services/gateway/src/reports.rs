@@ -1,0 +1,182 @@
+//! Calls that are finished, on their way into scheduling's log: one report of a lease is under way at a time, and what
+//! is finished meanwhile goes into the next (E-9.2).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use holmes_kernel::{Code, Id, Refusal};
+use holmes_proto::scheduling::v1::{CallLine, ReportCallsRequest, ReportCallsResponse};
+use holmes_proto::statements::{LEASE_BYTES, lease_text};
+use tokio::sync::oneshot;
+
+use crate::guarded;
+use crate::nodes::Nodes;
+use crate::settings::{Settings, ms};
+use crate::upstream::{Upstream, request_id};
+
+/// Lines of one report.
+const MOST_LINES: usize = 256;
+
+/// What became of a call's line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// It is on its way.
+    Pending,
+    /// It is in the log.
+    Durable,
+    /// It never will be.
+    Refused(String),
+}
+
+/// The name of a line's receipt once it is durable.
+pub(crate) type Receipt = Result<String, Refusal>;
+
+type LeaseId = [u8; LEASE_BYTES];
+
+/// What is reported, and what became of it.
+pub(crate) struct Reports {
+    upstream: Upstream,
+    settings: Settings,
+    nodes: Arc<Nodes>,
+    /// Of each lease with a report under way, what waits for the next.
+    waiting: Mutex<BTreeMap<LeaseId, Vec<Waiting>>>,
+    known: Mutex<Known>,
+}
+
+struct Waiting {
+    node: Id,
+    call: Id,
+    line: CallLine,
+    told: oneshot::Sender<Receipt>,
+}
+
+/// The last calls, the oldest first.
+#[derive(Default)]
+struct Known {
+    lines: BTreeMap<(Id, LeaseId), Settled>,
+    order: VecDeque<(Id, LeaseId)>,
+}
+
+impl Reports {
+    pub(crate) fn new(upstream: Upstream, settings: Settings, nodes: Arc<Nodes>) -> Reports {
+        Reports { upstream, settings, nodes, waiting: Mutex::default(), known: Mutex::default() }
+    }
+
+    /// Reports a countersigned line. The receiver hears its receipt's name once it is durable.
+    pub(crate) fn report(
+        self: &Arc<Self>,
+        lease: LeaseId,
+        node: Id,
+        call: Id,
+        line: CallLine,
+    ) -> oneshot::Receiver<Receipt> {
+        let (told, receipt) = oneshot::channel();
+        self.settle(call, lease, Settled::Pending);
+        let waiting = Waiting { node, call, line, told };
+        let first = {
+            let mut all = guarded(&self.waiting);
+            let first = !all.contains_key(&lease);
+            all.entry(lease).or_default().push(waiting);
+            first
+        };
+        if first {
+            let reports = self.clone();
+            tokio::spawn(async move { reports.drain(lease).await });
+        }
+        receipt
+    }
+
+    /// What became of a call's line under a lease, as far as it is remembered.
+    pub(crate) fn settled(&self, call: Id, lease: &[u8]) -> Option<Settled> {
+        let lease: LeaseId = lease.try_into().ok()?;
+        guarded(&self.known).lines.get(&(call, lease)).cloned()
+    }
+
+    /// Whether nothing is on its way.
+    pub(crate) fn is_idle(&self) -> bool {
+        guarded(&self.waiting).is_empty()
+    }
+
+    /// Reports what waits under a lease until nothing does.
+    async fn drain(&self, lease: LeaseId) {
+        loop {
+            let next = {
+                let mut all = guarded(&self.waiting);
+                let Some(waiting) = all.get_mut(&lease) else { return };
+                let count = waiting.len().min(MOST_LINES);
+                let next: Vec<_> = waiting.drain(..count).collect();
+                if next.is_empty() {
+                    all.remove(&lease);
+                    return;
+                }
+                next
+            };
+            self.send(lease, next).await;
+        }
+    }
+
+    async fn send(&self, lease: LeaseId, batch: Vec<Waiting>) {
+        match self.ask(lease, batch.iter().map(|waiting| waiting.line.clone()).collect()).await {
+            Ok(answer) if answer.receipts.len() == batch.len() => {
+                for (waiting, name) in batch.into_iter().zip(answer.receipts) {
+                    self.end(lease, waiting, Ok(name));
+                }
+            }
+            Ok(_) => {
+                let message = "scheduling has answered for other lines than were reported: tell who runs it";
+                let refused = Refusal::new(Code::Internal, "UPSTREAM_MALFORMED", message);
+                batch.into_iter().for_each(|waiting| self.end(lease, waiting, Err(refused.clone())));
+            }
+            // One line that is refused must not take the others with it.
+            Err(refused) if batch.len() > 1 && !crate::upstream::may_change(&refused) => {
+                for waiting in batch {
+                    let answer = self.ask(lease, vec![waiting.line.clone()]).await;
+                    let name = answer.map(|answer| answer.receipts.into_iter().next().unwrap_or_default());
+                    self.end(lease, waiting, name);
+                }
+            }
+            Err(refused) => {
+                batch.into_iter().for_each(|waiting| self.end(lease, waiting, Err(refused.clone())));
+            }
+        }
+    }
+
+    async fn ask(&self, lease: LeaseId, lines: Vec<CallLine>) -> Result<ReportCallsResponse, Refusal> {
+        let request = ReportCallsRequest { request_id: request_id(), lease_id: lease_text(&lease), lines };
+        self.upstream
+            .definite(ms(self.settings.report_for_ms), || {
+                let (mut scheduling, request) = (self.upstream.scheduling(), request.clone());
+                async move { scheduling.report_calls(request).await }
+            })
+            .await
+    }
+
+    /// Tells the node and the call what became of a line.
+    fn end(&self, lease: LeaseId, waiting: Waiting, receipt: Receipt) {
+        let settled = match &receipt {
+            Ok(_) => Settled::Durable,
+            Err(refused) => Settled::Refused(refused.reason.to_string()),
+        };
+        let reason = if let Settled::Refused(reason) = &settled { reason.as_str() } else { "" };
+        if let Err(refused) = &receipt {
+            metrics::counter!("holmes_gateway_reports_refused_total").increment(1);
+            tracing::warn!(call = %waiting.call, %refused, "a call was not recorded: nobody pays for it");
+        }
+        self.nodes.accepted(waiting.node, waiting.call, reason);
+        self.settle(waiting.call, lease, settled);
+        let _ = waiting.told.send(receipt); // the call may have ended without it
+    }
+
+    fn settle(&self, call: Id, lease: LeaseId, settled: Settled) {
+        let mut known = guarded(&self.known);
+        if known.lines.insert((call, lease), settled).is_some() {
+            return;
+        }
+        known.order.push_back((call, lease));
+        if known.order.len() > self.settings.most_remembered
+            && let Some(oldest) = known.order.pop_front()
+        {
+            known.lines.remove(&oldest);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What of a gateway can be set. Not governed: a gateway holds no truth, and another one may choose otherwise.
+
+use std::time::Duration;
+
+/// Limits and waits. Times are milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Name of the token, as renters say which asset pays; empty where only dollars pay.
+    pub token_name: String,
+    /// Number of the token in the ledger.
+    pub token_asset: u32,
+    /// Spellings of control tokens that no text of a renter may contain: a model's template would take them for its own
+    /// marks.
+    pub control_texts: Vec<String>,
+    /// Longest prompt of a call, or all texts of it together, bytes.
+    pub most_prompt_bytes: usize,
+    /// Longest body of an HTTP request, bytes.
+    pub most_body_bytes: usize,
+    /// Messages of a conversation.
+    pub most_messages: usize,
+    /// Tokens that a template may add to a prompt, beside those of each message.
+    pub template_tokens: u64,
+    /// Tokens that a template may add for each message or text.
+    pub message_tokens: u64,
+    /// Calls in progress.
+    pub most_calls: usize,
+    /// The same of one renter.
+    pub most_calls_per_renter: usize,
+    /// Ids of calls that are remembered.
+    pub most_remembered: usize,
+    /// Renters' sessions that are remembered.
+    pub most_sessions: usize,
+    /// Nodes that are attached.
+    pub most_nodes: usize,
+    /// Messages to a node that it has not yet taken.
+    pub most_in_flight: usize,
+    /// Longest message of a node, bytes.
+    pub most_message_bytes: usize,
+    /// Outputs of a call that its renter has not yet taken: more, and the call is cancelled.
+    pub most_buffered: usize,
+    /// Parts of an answer between a call and its renter's connection.
+    pub renter_buffer: usize,
+    /// A renter who takes nothing for so long has gone.
+    pub renter_stall_ms: u64,
+    /// A node that attaches has so long to say hello.
+    pub hello_ms: u64,
+    /// A node says that it is there every so many ms (at least twice a beat of the network).
+    pub beat_ms: u64,
+    /// A node is lost when it is silent for so many of its beats …
+    pub silent_beats: u64,
+    /// … and for at least so long.
+    pub silent_ms: u64,
+    /// Presence is reported every so many beats of the network.
+    pub report_beats: u64,
+    /// A node signs a checkpoint every so many tokens …
+    pub checkpoint_tokens: u32,
+    /// … or after so many ms with a token.
+    pub checkpoint_ms: u32,
+    /// Price that a lease is asked to allow where the call needs less, micro-dollars: what more calls can use.
+    pub allowance_micro_usd: u64,
+    /// A lease is used for another call while it has at least so long.
+    pub lease_left_ms: u64,
+    /// A lease without a call is ended after so long.
+    pub lease_idle_ms: u64,
+    /// How long a call waits for a node that has a free slot.
+    pub place_wait_ms: u64,
+    /// How long a call waits for the hold of its session.
+    pub session_wait_ms: u64,
+    /// A session that ends within so long takes no more calls.
+    pub session_left_ms: u64,
+    /// How often a call goes on at another node.
+    pub most_moves: u32,
+    /// A node that says nothing of a call for so long has failed.
+    pub call_silent_ms: u64,
+    /// How long a call waits for its receipt after its last output, or after it was cancelled.
+    pub receipt_wait_ms: u64,
+    /// How long one call to another service may take.
+    pub upstream_ms: u64,
+    /// How long a report is tried again where scheduling does not answer.
+    pub report_for_ms: u64,
+    /// Prices are asked for again after so long.
+    pub catalogue_ms: u64,
+    /// Longest HTTP request.
+    pub http_ms: u64,
+    /// A comment keeps a silent stream of an HTTP answer open every so many ms.
+    pub keep_alive_ms: u64,
+    /// How long calls in progress may go on after the gateway was told to stop.
+    pub drain_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            token_name: String::new(),
+            token_asset: 0,
+            control_texts: ["<|", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]"]
+                .map(str::to_owned)
+                .to_vec(),
+            most_prompt_bytes: 1 << 20,
+            most_body_bytes: 1 << 20,
+            most_messages: 1_024,
+            template_tokens: 64,
+            message_tokens: 16,
+            most_calls: 4_096,
+            most_calls_per_renter: 256,
+            most_remembered: 1 << 20,
+            most_sessions: 100_000,
+            most_nodes: 10_000,
+            most_in_flight: 1_024,
+            most_message_bytes: 16 << 20,
+            most_buffered: 4_096,
+            renter_buffer: 32,
+            renter_stall_ms: 30_000,
+            hello_ms: 10_000,
+            beat_ms: 1_000,
+            silent_beats: 4,
+            silent_ms: 3_000,
+            report_beats: 4,
+            checkpoint_tokens: 64,
+            checkpoint_ms: 1_000,
+            allowance_micro_usd: 10_000,
+            lease_left_ms: 10_000,
+            lease_idle_ms: 2_000,
+            place_wait_ms: 3_000,
+            session_wait_ms: 10_000,
+            session_left_ms: 120_000,
+            most_moves: 3,
+            call_silent_ms: 60_000,
+            receipt_wait_ms: 5_000,
+            upstream_ms: 5_000,
+            report_for_ms: 60_000,
+            catalogue_ms: 2_000,
+            http_ms: 600_000,
+            keep_alive_ms: 10_000,
+            drain_ms: 20_000,
+        }
+    }
+}
+
+/// So many milliseconds.
+pub(crate) fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
