@@ -15,6 +15,7 @@ mod generated {
 }
 
 pub mod edge;
+pub mod statements;
 
 pub use generated::holmes::*;
 
