@@ -1,28 +1,58 @@
-//! Scheduling: say in a sentence what it is for.
+//! Scheduling: which nodes can be reached, which session may use which of them and why, and what calls they have
+//! finished.
 //!
-//! **Commands** ([`Command`]): `Begin`.
+//! **Commands** ([`Command`]): of gateways `StartGateway`, `Attach`, `Detach`, `ReportPresence`, `Place`, `RenewLease`,
+//! `EndLease`, `ReportCalls`; from staking `NoteNodes`, from the market `NoteMarket`; time's own `DropNodes`,
+//! `EndLeases`, `Expire`, `LoseGateway`, `Seal`.
 //!
-//! **Events**: `Begun`, public.
+//! **Events**, public: `LeaseGranted`, `LeaseEnded`, `CallsMetered`, `NodeAttached`, `NodeDetached`, `PresenceRecorded`,
+//! `EpochAttendance`, `EpochSealed`. Its own: `GatewayStarted`, `GatewayHeard`, `GatewayLost`, `LeaseRenewed`,
+//! `LinesAnswered`, `BeatsWeighed`, `NodesNoted`, `ModelNoted`, `SessionNoted`, `SessionEnded`.
 //!
-//! **Listens to** no log.
+//! **Listens to** staking, for what it says of compute nodes, and to the market, for prices and funded sessions. It
+//! sends nothing.
 //!
 //! **Invariants**, each checked by [`state::check`]:
-//! - It never begins more often than [`params`] allow.
+//! - E-9.1: what is metered on a session and what its open leases may still meter is never more than its cap; what is
+//!   metered under a lease is never more than its allowance.
+//! - A node has an open lease for every slot in use, and never more than slots may be; a session knows its open leases.
+//! - E-10.4: the index that placements are made of is what the nodes say, rank by rank.
+//! - What is attached to a gateway says so, and the other way round.
+//! - E-0.6: who was Active in the last sealed epoch adds up; no beats are kept of an epoch that is sealed.
+//! - Every open lease ends by itself; every lease that has ended is forgotten.
 //!
-//! In reading order: [`command`], [`state`], [`decide`], [`params`], then the edges [`react`], [`api`].
+//! **What is taken from outside until its owner exists**: a node's score is a parameter (reputation will publish it,
+//! E-8.1). Value at risk (E-6.3) needs verification's audit rates and is not enforced: the greatest allowance of a lease
+//! bounds what one lease puts at risk.
+//!
+//! In reading order: [`command`], [`state`], [`decide`], the formulas [`matching`] and [`attendance`], what nodes say
+//! ([`offer`], [`signatures`]), [`explain`], [`params`], then the edges [`react`], [`wire`], [`api`].
 
 pub mod api;
+pub mod attendance;
 pub mod command;
 pub mod decide;
+pub mod explain;
+pub mod matching;
+pub mod offer;
 pub mod params;
 pub mod react;
+pub mod signatures;
 pub mod state;
+pub mod wire;
 
-use holmes_kernel::{BadParams, Broken, Ctx, Machine, Meta, Opened, Sighted, Unknown};
+use holmes_kernel::{BadParams, Broken, Ctx, Machine, Meta, Opened, ServiceId, Sighted, Time, Unknown};
 use holmes_proto::scheduling::v1::Event;
 
-pub use command::{Command, Done, Rejection};
+pub use command::{Command, Rejection, Reply};
 pub use state::State;
+
+/// Ourselves.
+pub const US: ServiceId = ServiceId(4);
+/// Staking, which is listened to.
+pub const STAKING: ServiceId = ServiceId(3);
+/// The market, which is listened to.
+pub const MARKET: ServiceId = ServiceId(5);
 
 /// The machine.
 #[derive(Debug)]
@@ -31,11 +61,12 @@ pub struct Scheduling;
 impl Machine for Scheduling {
     const NAME: &'static str = "scheduling";
     const STATE: u32 = 1;
+    const LISTENS: &'static [ServiceId] = &[STAKING, MARKET];
 
     type State = State;
     type Command = Command;
     type Event = Event;
-    type Reply = Done;
+    type Reply = Reply;
     type Rejection = Rejection;
 
     fn init(opened: &Opened) -> Result<State, BadParams> {
@@ -50,8 +81,8 @@ impl Machine for Scheduling {
         state::evolve(state, event, meta);
     }
 
-    fn reply(_: &Command, _: &[Event]) -> Done {
-        Done
+    fn reply(command: &Command, events: &[Event]) -> Reply {
+        command::reply(command, events)
     }
 
     fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
@@ -62,7 +93,11 @@ impl Machine for Scheduling {
         state::check(state)
     }
 
+    fn due(state: &State) -> Option<(Time, Command)> {
+        state::due(state)
+    }
+
     fn react(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
-        react::react(entry)
+        react::command(entry)
     }
 }

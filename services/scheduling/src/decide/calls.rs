@@ -1,0 +1,105 @@
+//! Calls that are finished: what of a report is metered, what was before, what cannot be.
+
+use holmes_kernel::Ctx;
+use holmes_proto::scheduling::v1::event::Event as Kind;
+use holmes_proto::scheduling::v1::{CallsMetered, LinesAnswered};
+
+use super::{Decided, bytes, found, held, live, owned, refuse_if};
+use crate::command::{Line, Rejection};
+use crate::params::MOST_CALLS_PER_LEASE;
+use crate::state::{Lease, LeaseId, Session, State};
+
+/// The price would pass what the lease allows.
+const ALLOWANCE_EXCEEDED: &str = "ALLOWANCE_EXCEEDED";
+/// The lease has ended, its reservation with it, and the session has too little left.
+const SESSION_BUDGET_EXCEEDED: &str = "SESSION_BUDGET_EXCEEDED";
+/// The lease has as many calls as one may have.
+const LEASE_FULL: &str = "LEASE_FULL";
+
+/// Every line is decided for itself, in the report's order, so that one that is too dear does not cost the others
+/// theirs. The refusal of a line stands in the log beside the lines that are metered: it will be refused again.
+pub(super) fn report(state: &State, id: LeaseId, lines: &[Line], ctx: &Ctx) -> Decided {
+    live(state, ctx)?;
+    let lease = found(state, id, ctx)?;
+    held(lease, ctx)?;
+    let session = state.sessions.get(&lease.session).filter(|session| !session.closed);
+    let session = session.ok_or(Rejection::SessionClosed(lease.session))?;
+    refuse_if(session.expires_at <= ctx.now, || Rejection::SessionExpired(lease.session))?;
+    let mut tally = Tally::new(lease, session);
+    let mut answered = LinesAnswered { lease: id.to_bytes().to_vec().into(), ..LinesAnswered::default() };
+    let mut metered = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let (seq, number, reason) = match (lease.calls.get(&line.call), tally.take(line)) {
+            (Some((seq, number)), _) => (*seq, *number, ""),
+            (None, Err(reason)) => (0, 0, reason),
+            (None, Ok(())) => {
+                metered.push(line.message());
+                continue;
+            }
+        };
+        answered.positions.push(at as u32);
+        answered.receipt_seqs.push(seq);
+        answered.receipt_lines.push(number);
+        answered.reasons.push(reason.to_owned());
+    }
+    let metered = (!metered.is_empty()).then(|| calls_metered(id, lease, metered, ctx));
+    let answered = (!answered.positions.is_empty()).then_some(Kind::LinesAnswered(answered));
+    Ok(metered.into_iter().chain(answered).collect())
+}
+
+/// What is left while the lines of a report are taken, pico-dollars.
+struct Tally<'a> {
+    lease: &'a Lease,
+    calls: usize,
+    of_lease: u64,
+    /// Of the session, where the lease has ended: an open lease has reserved its own.
+    of_session: Option<u128>,
+}
+
+impl<'a> Tally<'a> {
+    fn new(lease: &'a Lease, session: &Session) -> Tally<'a> {
+        let of_session = lease.has_ended().then(|| session.free());
+        Tally { lease, calls: lease.calls.len(), of_lease: lease.left(), of_session }
+    }
+
+    fn take(&mut self, line: &Line) -> Result<(), &'static str> {
+        if self.lease.calls.contains_key(&line.call) {
+            return Ok(()); // it counts once
+        }
+        if self.calls >= MOST_CALLS_PER_LEASE {
+            return Err(LEASE_FULL);
+        }
+        let price = self.lease.prices.of(line.input_tokens, line.output_tokens);
+        let price = price.filter(|price| *price <= self.of_lease).ok_or(ALLOWANCE_EXCEEDED)?;
+        if let Some(free) = self.of_session {
+            let left = free.checked_sub(price.into()).ok_or(SESSION_BUDGET_EXCEEDED)?;
+            self.of_session = Some(left);
+        }
+        self.of_lease -= price;
+        self.calls += 1;
+        Ok(())
+    }
+}
+
+fn calls_metered(
+    id: LeaseId,
+    lease: &Lease,
+    lines: Vec<holmes_proto::scheduling::v1::CallLine>,
+    ctx: &Ctx,
+) -> Kind {
+    Kind::CallsMetered(CallsMetered {
+        lease: id.to_bytes().to_vec().into(),
+        session: bytes(lease.session),
+        renter: owned(lease.renter),
+        node: bytes(lease.node),
+        owner: owned(lease.owner),
+        model: lease.model.clone(),
+        input_pico_usd: lease.prices.input_pico,
+        output_pico_usd: lease.prices.output_pico,
+        input_micro_units: lease.prices.input_micro_units,
+        output_micro_units: lease.prices.output_micro_units,
+        credit: lease.credit,
+        lines,
+        gateway: bytes(ctx.principal.id),
+    })
+}
