@@ -117,6 +117,7 @@ fn batch(dice: &mut Dice, size: usize, mut pair: impl FnMut(&mut Dice) -> (Id, I
             credit,
             amount: Amount::new(1 + dice.roll() % 1_000),
             balancing: false,
+            debit_owner: None,
         });
         Transfer { id: dice.id(START_MS), linked: false, tag: 0, kind }
     });

@@ -158,6 +158,8 @@ pub struct Move {
     pub amount: Amount,
     /// As much of the amount as is allowed.
     pub balancing: bool,
+    /// Whose the debit account must be; `None` for no such condition.
+    pub debit_owner: Option<Principal>,
 }
 
 /// Who alone ends a hold, and for what.

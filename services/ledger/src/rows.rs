@@ -74,9 +74,10 @@ impl Row {
     }
 }
 
-/// E-2.3: 8 bytes of BLAKE3 over everything that makes two transfers with one id the same. A single fits one block.
+/// E-2.3: 8 bytes of BLAKE3 over everything that makes two transfers with one id the same. All but a hold with a debit
+/// owner fit one block.
 pub fn digest(transfer: &Transfer) -> u64 {
-    let mut bytes = [0u8; 64];
+    let mut bytes = [0u8; 72];
     let mut len = 0;
     let mut put = |field: &[u8]| {
         bytes[len..len + field.len()].copy_from_slice(field);
@@ -108,10 +109,13 @@ pub fn digest(transfer: &Transfer) -> u64 {
 }
 
 fn put_move(put: &mut impl FnMut(&[u8]), kind: u8, of: &Move) {
-    put(&[kind | u8::from(of.balancing) << 7]);
+    put(&[kind | u8::from(of.balancing) << 7 | u8::from(of.debit_owner.is_some()) << 6]);
     put(&of.debit.to_bytes());
     put(&of.credit.to_bytes());
     put(&of.amount.units().to_le_bytes());
+    if let Some(owner) = of.debit_owner {
+        put(&canon::hash(&owner.to_bytes())[..8]);
+    }
 }
 
 fn canon_bytes(by: &Coordinator) -> [u8; COORDINATOR] {
@@ -307,7 +311,7 @@ fn coordinator_at(column: &[u8], at: usize) -> Option<Coordinator> {
 #[cfg(test)]
 mod tests {
     use holmes_kernel::frame::ENTRY_BYTES;
-    use holmes_kernel::{Amount, Entry, Origin};
+    use holmes_kernel::{Amount, Entry, Origin, Principal};
     use holmes_proto::ledger::v1::{Event, event};
     use proptest::prelude::*;
 
@@ -410,7 +414,7 @@ mod tests {
     #[test]
     fn every_part_of_a_transfer_changes_its_digest() {
         let (a, b) = (Id::from_bytes([1; 16]), Id::from_bytes([2; 16]));
-        let of = Move { debit: a, credit: b, amount: Amount::new(7), balancing: false };
+        let of = Move { debit: a, credit: b, amount: Amount::new(7), balancing: false, debit_owner: None };
         let by = Coordinator { service: ServiceId(2), id: a };
         let hold = |timeout_ms, coordinator| Kind::Hold { of, timeout_ms, coordinator };
         let kinds = [
@@ -419,6 +423,13 @@ mod tests {
             Kind::Single(Move { credit: a, ..of }),
             Kind::Single(Move { amount: Amount::new(8), ..of }),
             Kind::Single(Move { balancing: true, ..of }),
+            Kind::Single(Move { debit_owner: Some(Principal::SYSTEM), ..of }),
+            Kind::Single(Move { debit_owner: Some(Principal::service(ServiceId(2))), ..of }),
+            Kind::Hold {
+                of: Move { debit_owner: Some(Principal::SYSTEM), ..of },
+                timeout_ms: Some(1),
+                coordinator: Some(by),
+            },
             hold(None, None),
             hold(Some(1), None),
             hold(None, Some(by)),

@@ -83,13 +83,20 @@ pub fn transfers(wire: &[wire::Transfer]) -> Parsed<Vec<Transfer>> {
 pub fn transfer(wire: &wire::Transfer) -> Parsed<Transfer> {
     let kind = match wire.kind() {
         TransferKind::Single => {
-            only(wire, &[Field::Accounts, Field::Amount, Field::Balancing])?;
+            only(wire, &[Field::Accounts, Field::Amount, Field::Balancing, Field::DebitOwner])?;
             Kind::Single(one_move(wire)?)
         }
         TransferKind::Hold => {
             only(
                 wire,
-                &[Field::Accounts, Field::Amount, Field::Balancing, Field::Timeout, Field::Coordinator],
+                &[
+                    Field::Accounts,
+                    Field::Amount,
+                    Field::Balancing,
+                    Field::DebitOwner,
+                    Field::Timeout,
+                    Field::Coordinator,
+                ],
             )?;
             let timeout_ms = (wire.timeout_ms > 0).then_some(wire.timeout_ms);
             let coordinator = wire.coordinator.as_ref().map(coordinator).transpose()?;
@@ -115,6 +122,10 @@ fn one_move(wire: &wire::Transfer) -> Parsed<Move> {
         credit: id("credit_account_id", &wire.credit_account_id)?,
         amount: Amount::new(wire.amount_units),
         balancing: wire.balancing,
+        debit_owner: match wire.debit_owner.as_str() {
+            "" => None,
+            text => Some(principal("debit_owner", text)?),
+        },
     })
 }
 
@@ -134,6 +145,7 @@ enum Field {
     Accounts,
     Amount,
     Balancing,
+    DebitOwner,
     Hold,
     Timeout,
     Coordinator,
@@ -145,6 +157,7 @@ fn only(wire: &wire::Transfer, allowed: &[Field]) -> Parsed<()> {
         (Field::Accounts, "debit_account_id", accounts),
         (Field::Amount, "amount_units", wire.amount_units > 0),
         (Field::Balancing, "balancing", wire.balancing),
+        (Field::DebitOwner, "debit_owner", !wire.debit_owner.is_empty()),
         (Field::Hold, "hold_id", !wire.hold_id.is_empty()),
         (Field::Timeout, "timeout_ms", wire.timeout_ms > 0),
         (Field::Coordinator, "coordinator", wire.coordinator.is_some()),

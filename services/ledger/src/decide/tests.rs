@@ -127,7 +127,7 @@ impl Given {
 }
 
 fn a_move(debit: Id, credit: Id, units: u64) -> Move {
-    Move { debit, credit, amount: Amount::new(units), balancing: false }
+    Move { debit, credit, amount: Amount::new(units), balancing: false, debit_owner: None }
 }
 
 fn linked(transfer: Transfer) -> Transfer {
@@ -376,6 +376,27 @@ fn a_balancing_transfer_moves_as_much_as_is_allowed() {
     let results = given.results(ALICE, Via::Call, &[hold, first, second]);
     assert_eq!(results, [(Ok, 300, 0), (Ok, 700, 0), (InsufficientFunds, 0, 0)]);
     assert_eq!(given.results(ALICE, Via::Call, &[first]), [(Exists, 700, 0)]);
+}
+
+#[test]
+fn a_service_debits_in_the_name_of_an_owner_only_what_is_that_owners() {
+    let mut given = Given::new();
+    let of = |owner| Move { debit_owner: Some(owner), ..a_move(account(ALICE, HOL), account(BOB, HOL), 100) };
+    let hold = |owner| Kind::Hold { of: of(owner), timeout_ms: None, coordinator: None };
+    for kind in [Kind::Single(of(BOB)), hold(BOB)] {
+        let transfer = given.kind(kind);
+        assert_eq!(given.transfers(MARKET, &[transfer]), [Forbidden]);
+    }
+    assert_eq!(given.balance(account(ALICE, HOL)), (1_000, 0, 0));
+    let (held, moved) = (given.kind(hold(ALICE)), given.kind(Kind::Single(of(ALICE))));
+    assert_eq!(given.transfers(MARKET, &[held, moved]), [Ok, Ok]);
+    assert_eq!(given.balance(account(ALICE, HOL)), (900, 100, 0));
+    // E-2.3: it is a part of the content.
+    let without = Transfer { kind: Kind::Single(Move { debit_owner: None, ..of(ALICE) }), ..moved };
+    assert_eq!(given.transfers(MARKET, &[moved, without]), [Exists, ExistsDifferent]);
+    // It is a condition, no right: who may not debit may not.
+    let foreign = given.kind(Kind::Single(of(ALICE)));
+    assert_eq!(given.transfers(BOB, &[foreign]), [Forbidden]);
 }
 
 #[test]

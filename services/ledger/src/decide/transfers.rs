@@ -252,6 +252,9 @@ impl<'a> Batch<'a> {
         if !may_debit(&self.ctx.principal, debit.1) {
             return Err(Code::Forbidden);
         }
+        if of.debit_owner.is_some_and(|owner| owner != debit.1.owner) {
+            return Err(Code::Forbidden);
+        }
         if debit.1.asset != credit.1.asset {
             return Err(Code::AssetMismatch);
         }

@@ -64,6 +64,8 @@ fn transfer_cases() -> Vec<(&'static str, Vec<wire::Transfer>, &'static str)> {
             "FORBIDDEN",
         ),
         ("a timeout of a single", transfer(|t| t.timeout_ms = 5), "FIELD_INVALID"),
+        ("a debit owner that is none", transfer(|t| t.debit_owner = "renter/7".into()), "FIELD_INVALID"),
+        ("a debit owner of another", transfer(|t| t.debit_owner = party(2).to_string()), "FORBIDDEN"),
         ("a hold of a single", transfer(|t| t.hold_id = nobody.clone()), "FIELD_INVALID"),
         ("an open chain", transfer(|t| t.linked = true), "CHAIN_OPEN"),
         ("an unknown hold", post(&nobody, 0), "HOLD_NOT_FOUND"),

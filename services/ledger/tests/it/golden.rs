@@ -16,8 +16,13 @@ use prost::Message;
 use crate::harness::{STAFF, account, party};
 
 fn transfers() -> TransfersRecorded {
-    let of =
-        Move { debit: account(1, 1), credit: account(2, 1), amount: Amount::new(1_001), balancing: false };
+    let of = Move {
+        debit: account(1, 1),
+        credit: account(2, 1),
+        amount: Amount::new(1_001),
+        balancing: false,
+        debit_owner: None,
+    };
     let coordinator = Some(Coordinator { service: ServiceId(9), id: Id::from_bytes([4; 16]) });
     let hold = Id::v7(1, [2; 10]);
     let kinds = [

@@ -199,6 +199,7 @@ impl Run {
             credit: account_at(credit).0,
             amount: Amount::new(units),
             balancing,
+            debit_owner: None,
         };
         let hold_id = |hold: u32| {
             let known = self.asked.get(hold as usize).map(|transfer| transfer.id);
@@ -278,7 +279,13 @@ pub(crate) fn open(driver: &mut Driver, account: Id, owner: Principal, asset: u3
 pub(crate) fn grant(driver: &mut Driver, to: Id, token: bool, units: u64) {
     let amount = Amount::new(units);
     let command = if token {
-        let of = Move { debit: system_account("genesis/HOL"), credit: to, amount, balancing: false };
+        let of = Move {
+            debit: system_account("genesis/HOL"),
+            credit: to,
+            amount,
+            balancing: false,
+            debit_owner: None,
+        };
         let transfer = Transfer { id: driver.fresh(), linked: false, tag: 0, kind: Kind::Single(of) };
         Command::CreateTransfers { via: Via::Call, transfers: vec![transfer] }
     } else {
@@ -328,7 +335,7 @@ proptest! {
     fn a_batch_is_split_only_between_chains_and_nothing_is_lost(
         chains in proptest::collection::vec(1usize..=256, 1..60),
     ) {
-        let of = Move { debit: account(0, HOL), credit: account(2, HOL), amount: Amount::new(1), balancing: false };
+        let of = Move { debit: account(0, HOL), credit: account(2, HOL), amount: Amount::new(1), balancing: false, debit_owner: None };
         let transfer = Transfer { id: Id::default(), linked: true, tag: 0, kind: Kind::Single(of) };
         let mut transfers = Vec::new();
         for len in chains {

@@ -134,13 +134,14 @@ impl World {
 
     pub(crate) fn transfer(&mut self, who: Principal, debit: Id, credit: Id, units: u64) -> TransferCode {
         let amount = Amount::new(units);
-        self.transfers(who, Kind::Single(Move { debit, credit, amount, balancing: false })).1
+        self.transfers(who, Kind::Single(Move { debit, credit, amount, balancing: false, debit_owner: None }))
+            .1
     }
 
     /// A hold of the n-th owner in favour of the bonds account, for a node.
     pub(crate) fn hold(&mut self, n: u8, node: Id, units: u64) -> Id {
         let (debit, credit, amount) = (self.account(n), system_account("bonds/HOL"), Amount::new(units));
-        let of = Move { debit, credit, amount, balancing: false };
+        let of = Move { debit, credit, amount, balancing: false, debit_owner: None };
         let coordinator = Some(Coordinator { service: ServiceId(3), id: node });
         let (id, code) =
             self.transfers(owner(n), Kind::Hold { of, timeout_ms: Some(3_600_000), coordinator });

@@ -212,6 +212,7 @@ fn the_grants_lie_in_their_owners_accounts_from_which_they_can_pay() {
             credit: account(2),
             amount: Amount::new(1_500),
             balancing: false,
+            debit_owner: None,
         }),
     );
     let command = Ask::CreateTransfers {

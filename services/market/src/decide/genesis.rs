@@ -1,0 +1,67 @@
+//! What time does by itself: the log's beginning, the market's own accounts, the ends of epochs.
+
+use holmes_kernel::Ctx;
+use holmes_proto::market::v1::event::Event as Kind;
+use holmes_proto::market::v1::{
+    EpochSealed, MarketOpened, PriceSealed, SystemAccountOpened, SystemAccountRefused, SystemAccountRequested,
+};
+
+use super::{Decided, only_time};
+use crate::command::Refused;
+use crate::sends;
+use crate::state::State;
+
+/// E-0.5: TGE is what the profile names, or else the beginning of the epoch in which the log begins: with epochs of a day
+/// that is 00:00 UTC, with the short ones of a demo the network is not born days old.
+pub(super) fn begin(state: &State, ctx: &Ctx) -> Decided {
+    only_time(ctx)?;
+    if state.epochs.is_some() {
+        return Ok(Vec::new());
+    }
+    let epoch_us = state.params.epoch_ms.saturating_mul(1_000).max(1);
+    let tge_at_us = match state.params.tge_at_ms {
+        0 => ctx.now.micros() / epoch_us * epoch_us,
+        named => named.saturating_mul(1_000),
+    };
+    let models = state.params.models.iter().map(|(name, model)| Kind::ModelPriced(model.priced(name)));
+    Ok(models.chain([Kind::MarketOpened(MarketOpened { tge_at_us })]).collect())
+}
+
+pub(super) fn open_accounts(state: &State, ctx: &Ctx) -> Decided {
+    only_time(ctx)?;
+    let is_due = |at: Option<holmes_kernel::Time>| at.is_some_and(|at| at <= ctx.now);
+    let next = state.purses.iter().find(|purse| is_due(purse.ask_at));
+    let asked = next.map(|purse| {
+        let send = sends::open_account(purse, ctx);
+        Kind::SystemAccountRequested(SystemAccountRequested { name: purse.name.clone(), send })
+    });
+    Ok(asked.into_iter().collect())
+}
+
+pub(super) fn account_answered(state: &State, name: &str, refused: Option<&Refused>, ctx: &Ctx) -> Vec<Kind> {
+    let name = name.to_owned();
+    let refusals = state.purses.iter().find(|purse| purse.name == name).map_or(0, |purse| purse.refusals);
+    vec![match refused {
+        None => Kind::SystemAccountOpened(SystemAccountOpened { name }),
+        Some(why) => Kind::SystemAccountRefused(SystemAccountRefused {
+            name,
+            reason: why.reason.clone(),
+            retry_at_us: state.params.retry_at(ctx.now, refusals).micros(),
+        }),
+    }]
+}
+
+/// E-0.5: epochs that passed while nothing ran are sealed one by one.
+pub(super) fn seal(state: &State, ctx: &Ctx) -> Decided {
+    only_time(ctx)?;
+    let Some(epochs) = state.epochs else { return Ok(Vec::new()) };
+    let epoch = state.next_seal;
+    if ctx.now < epochs.end(epoch).after_millis(state.params.seal_after_ms) {
+        return Ok(Vec::new());
+    }
+    let token_price_micro_usd = state.params.token_price;
+    Ok(vec![
+        Kind::PriceSealed(PriceSealed { epoch, token_price_micro_usd }),
+        Kind::EpochSealed(EpochSealed { epoch }),
+    ])
+}

@@ -1,0 +1,480 @@
+//! What each event does to the state. Total: what it names and cannot find is left alone; `check_step` sees it.
+
+use holmes_kernel::{Id, Meta, Principal, Time};
+use holmes_proto::market::v1::event::Event as Kind;
+use holmes_proto::market::v1::{
+    AccountSet, CallsNoted, Event, ModelPriced, OwedPaid, OwedRefused, OwedSent, SessionClosed,
+    SessionClosing, SessionFunded, SessionOpened, SettlementRefused, SettlementSent, SystemAccountRefused,
+    WindowEnded,
+};
+
+use super::{Awaited, Ended, EndedRow, Hold, Line, Row, RowKey, Sent, Session, Stage, State, SystemAccount};
+use crate::epochs::Epochs;
+use crate::model::Model;
+use crate::params::{MOST_CLOSED_PER_RENTER, MOST_LINES};
+
+/// Millionths in a unit of work.
+pub(crate) const MICRO: u128 = 1_000_000;
+
+/// Lets an event have happened.
+pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
+    state.at = meta.ts;
+    match &event.event {
+        Some(Kind::MarketOpened(e)) => {
+            let (tge_at, length_ms) = (Time::from_micros(e.tge_at_us), state.params.epoch_ms);
+            state.epochs = Some(Epochs { tge_at, length_ms });
+        }
+        Some(Kind::ModelPriced(e)) => state.model_priced(e),
+        Some(Kind::SystemAccountRequested(e)) => {
+            state.awaited.insert(meta.seq, Awaited::Account(e.name.clone()));
+            state.purse_mut(&e.name, |purse| (purse.ask_at, purse.asked) = (None, Some(meta.seq)));
+        }
+        Some(Kind::SystemAccountOpened(e)) => {
+            state.forget_request(&e.name);
+            state.purse_mut(&e.name, |purse| purse.open = true);
+        }
+        Some(Kind::SystemAccountRefused(e)) => state.system_account_refused(e),
+        Some(Kind::AccountSet(e)) => state.account_set(e, meta.ts),
+        Some(Kind::SessionOpened(e)) => state.session_opened(e, meta),
+        Some(Kind::HoldMade(e)) => {
+            state.answered(&e.session);
+            state.change(&e.session, |session, _| session.covers = session.budget.into());
+        }
+        Some(Kind::SessionFunded(e)) => state.session_funded(e, meta),
+        Some(Kind::SessionLimited(e)) => {
+            state.change(&e.session, |session, _| session.limited.clone_from(&e.reason));
+        }
+        Some(Kind::SessionClosing(e)) => state.session_closing(e),
+        Some(Kind::SessionClosed(e)) => state.session_closed(e, meta.ts),
+        Some(Kind::SessionForgotten(e)) => {
+            if let Some(id) = Id::from_slice(&e.session) {
+                state.forget(id);
+            }
+        }
+        Some(Kind::CallsNoted(e)) => state.calls_noted(e, meta.ts),
+        Some(Kind::CallsUnbilled(e)) => {
+            state.unbilled.calls = state.unbilled.calls.saturating_add(e.calls);
+            state.unbilled.pico = state.unbilled.pico.saturating_add(wide(&e.unbilled_pico_usd));
+        }
+        Some(Kind::WindowEnded(e)) => state.window_ended(e, meta.ts),
+        Some(Kind::SettlementSent(e)) => state.settlement_sent(e, meta),
+        Some(Kind::SettlementRefused(e)) => state.settlement_refused(e),
+        Some(Kind::Settled(e)) => state.settled(&e.session, meta.ts),
+        Some(Kind::HoldLost(e)) => state.hold_lost(&e.session),
+        Some(Kind::OwedSent(e)) => state.owed_sent(e, meta.seq),
+        Some(Kind::OwedPaid(e)) => state.owed_paid(e, meta.ts),
+        Some(Kind::OwedRefused(e)) => state.owed_refused(e),
+        Some(Kind::PriceSealed(_)) | None => {}
+        Some(Kind::EpochSealed(e)) => state.next_seal = e.epoch.saturating_add(1),
+    }
+}
+
+/// The principals of a column: 17 bytes each.
+pub(crate) fn principals(column: &[u8]) -> impl Iterator<Item = Principal> + '_ {
+    column.chunks_exact(17).filter_map(Principal::from_slice)
+}
+
+/// The ids of a column: 16 bytes each.
+pub(crate) fn ids(column: &[u8]) -> impl Iterator<Item = Id> + '_ {
+    column.chunks_exact(16).filter_map(Id::from_slice)
+}
+
+/// A u128 of 16 bytes, big-endian; 0 where it is none.
+pub(crate) fn wide(bytes: &[u8]) -> u128 {
+    bytes.try_into().map_or(0, u128::from_be_bytes)
+}
+
+impl State {
+    /// Changes a session, and when time alone does something with it.
+    fn change<T>(&mut self, session: &[u8], change: impl FnOnce(&mut Session, Id) -> T) -> Option<T> {
+        let id = Id::from_slice(session)?;
+        let session = self.sessions.get_mut(&id)?;
+        let told = change(session, id);
+        let timer = session.next(&self.params, self.epochs).map(|(at, _)| at);
+        if timer != session.timer {
+            if let Some(at) = session.timer {
+                self.timers.remove(&(at, id));
+            }
+            self.timers.extend(timer.map(|at| (at, id)));
+            session.timer = timer;
+        }
+        Some(told)
+    }
+
+    /// Nothing is awaited for a session any more.
+    fn answered(&mut self, session: &[u8]) {
+        let Some(id) = Id::from_slice(session) else { return };
+        let asked = self.sessions.get_mut(&id).and_then(|session| session.asked.take());
+        if let Some(seq) = asked {
+            self.awaited.remove(&seq);
+        }
+    }
+
+    fn purse_mut(&mut self, name: &str, change: impl FnOnce(&mut SystemAccount)) {
+        if let Some(purse) = self.purses.iter_mut().find(|purse| purse.name == name) {
+            change(purse);
+        }
+    }
+
+    fn forget_request(&mut self, name: &str) {
+        let asked =
+            self.purses.iter_mut().find(|purse| purse.name == name).and_then(|purse| purse.asked.take());
+        if let Some(seq) = asked {
+            self.awaited.remove(&seq);
+        }
+    }
+
+    fn system_account_refused(&mut self, event: &SystemAccountRefused) {
+        self.forget_request(&event.name);
+        self.purse_mut(&event.name, |purse| {
+            purse.refusals = purse.refusals.saturating_add(1);
+            purse.ask_at = Some(Time::from_micros(event.retry_at_us));
+        });
+    }
+
+    fn model_priced(&mut self, event: &ModelPriced) {
+        self.models.insert(event.model.clone(), Model::of(event));
+    }
+
+    fn account_set(&mut self, event: &AccountSet, now: Time) {
+        let (Some(who), Some(account)) =
+            (Principal::from_slice(&event.principal), Id::from_slice(&event.account))
+        else {
+            return;
+        };
+        self.accounts.insert((who, event.asset), account);
+        self.queue_owed(who, event.asset, now);
+    }
+
+    fn session_opened(&mut self, event: &SessionOpened, meta: &Meta) {
+        let ids =
+            (Id::from_slice(&event.session), Id::from_slice(&event.account), Id::from_slice(&event.hold));
+        let ((Some(id), Some(account), Some(hold)), Some(renter)) =
+            (ids, Principal::from_slice(&event.renter))
+        else {
+            return;
+        };
+        self.sessions.insert(id, Session::opened(event, [account, hold], renter, meta.ts, meta.seq));
+        self.by_time.insert((meta.ts, id));
+        self.open_sessions = self.open_sessions.saturating_add(1);
+        let of = self.renters.get_or_insert_with(renter, Default::default);
+        of.open = of.open.saturating_add(1);
+        of.sessions.insert((meta.ts, id));
+        self.awaited.insert(meta.seq, Awaited::Hold(id));
+    }
+
+    fn session_funded(&mut self, event: &SessionFunded, meta: &Meta) {
+        self.change(&event.session, |session, _| {
+            if session.stage == Stage::Opening {
+                session.stage = Stage::Open;
+                session.last_call_at = meta.ts;
+            }
+            session.cap = wide(&event.cap_pico_usd);
+            session.funded_seq = meta.seq;
+            session.capped = false;
+            session.limited.clear();
+        });
+    }
+
+    fn session_closing(&mut self, event: &SessionClosing) {
+        self.change(&event.session, |session, _| {
+            session.stage = Stage::Closing;
+            session.reason.clone_from(&event.reason);
+            session.drains_until = Time::from_micros(event.drains_until_us);
+        });
+    }
+
+    fn session_closed(&mut self, event: &SessionClosed, now: Time) {
+        self.answered(&event.session);
+        let closed = self.change(&event.session, |session, _| {
+            session.stage = Stage::Closed;
+            session.reason.clone_from(&event.reason);
+            session.closed_at = now;
+            session.totals.rounding += session.totals.left_over();
+            session.hold = None;
+            session.sent = None;
+            session.work_rest.clear();
+            session.renter
+        });
+        let Some(renter) = closed else { return };
+        self.open_sessions = self.open_sessions.saturating_sub(1);
+        let Some(of) = self.renters.get_mut(&renter) else { return };
+        of.open = of.open.saturating_sub(1);
+        let remembered = of.sessions.len() as u64;
+        if remembered.saturating_sub(of.open) > MOST_CLOSED_PER_RENTER as u64 {
+            let is_closed = |id: &Id| self.sessions.get(id).is_some_and(|of| of.stage == Stage::Closed);
+            let oldest = of.sessions.iter().map(|(_, id)| *id).find(is_closed);
+            if let Some(id) = oldest {
+                self.forget(id);
+            }
+        }
+    }
+
+    fn forget(&mut self, id: Id) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        self.by_time.remove(&(session.opened_at, id));
+        if let Some(at) = session.timer {
+            self.timers.remove(&(at, id));
+        }
+        let Some(of) = self.renters.get_mut(&session.renter) else { return };
+        of.sessions.remove(&(session.opened_at, id));
+        if of.sessions.is_empty() {
+            self.renters.remove(&session.renter);
+        }
+    }
+
+    fn calls_noted(&mut self, event: &CallsNoted, now: Time) {
+        let (Some(node), Some(owner)) = (Id::from_slice(&event.node), Principal::from_slice(&event.owner))
+        else {
+            return;
+        };
+        let unbilled = wide(&event.unbilled_pico_usd);
+        self.unbilled.pico = self.unbilled.pico.saturating_add(unbilled);
+        self.change(&event.session, |session, _| {
+            if session.rows.is_empty() {
+                session.window_at = now;
+            }
+            let billed = Row {
+                calls: event.calls,
+                input_tokens: event.input_tokens,
+                output_tokens: event.output_tokens,
+                pico: wide(&event.billed_pico_usd),
+                micro_units: wide(&event.billed_micro_units),
+            };
+            session.rows.entry((node, owner, event.credit as u8)).or_default().add(&billed);
+            session.metered = session.metered.saturating_add(billed.pico);
+            session.unbilled = session.unbilled.saturating_add(unbilled);
+            session.capped |= unbilled > 0;
+            session.calls = session.calls.saturating_add(event.calls);
+            session.window_calls = session.window_calls.saturating_add(event.calls);
+            session.last_call_at = now;
+        });
+    }
+
+    fn window_ended(&mut self, event: &WindowEnded, now: Time) {
+        self.change(&event.session, |session, _| {
+            let keys = ids(&event.nodes).zip(principals(&event.owners)).zip(&event.credits);
+            let mut rows = Vec::with_capacity(event.credits.len());
+            for (at, ((node, owner), credit)) in keys.enumerate() {
+                let key = (node, owner, *credit as u8);
+                let row = session.rows.remove(&key).unwrap_or_default();
+                let of = |column: &[u64]| column.get(at).copied().unwrap_or(0);
+                let units = of(&event.units);
+                session.carry_work(key, &row, units);
+                session.taken = session.taken.saturating_add(row.pico);
+                rows.push(EndedRow {
+                    key,
+                    row,
+                    units,
+                    price: of(&event.price_micro_usd),
+                    buyer_fee: of(&event.buyer_fee_micro_usd),
+                    seller_fee: of(&event.seller_fee_micro_usd),
+                    paid: of(&event.paid_units),
+                });
+            }
+            session.window = event.window;
+            session.window_at = now;
+            session.window_calls = session.rows.values().map(|row| row.calls).sum();
+            session.ended = Some(Ended {
+                rows,
+                surcharge: event.surcharge_micro_usd,
+                charged: event.charged_units,
+                fee_units: event.fee_units,
+                surcharge_units: event.surcharge_units,
+            });
+        });
+    }
+
+    fn settlement_sent(&mut self, event: &SettlementSent, meta: &Meta) {
+        let id = self.change(&event.session, |session, id| {
+            let hold = Id::from_slice(&event.hold).map(|id| Hold { id, units: event.hold_units });
+            session.sent = Some(Sent {
+                payees: principals(&event.payees).zip(ids(&event.accounts)).collect(),
+                hold,
+                covers: wide(&event.covers_micro_usd),
+                transfers: event.transfers,
+            });
+            session.asked = Some(meta.seq);
+            session.sends = session.sends.saturating_add(1);
+            session.finishing = event.last;
+            id
+        });
+        self.awaited.extend(id.map(|id| (meta.seq, Awaited::Settlement(id))));
+    }
+
+    fn settlement_refused(&mut self, event: &SettlementRefused) {
+        self.answered(&event.session);
+        let owner = Principal::from_slice(&event.owner);
+        let astray = self.change(&event.session, |session, _| {
+            session.refusals = session.refusals.saturating_add(1);
+            session.retry_at = Time::from_micros(event.retry_at_us);
+            let sent = session.sent.as_ref()?;
+            let payee = sent.payees.iter().find(|(payee, _)| Some(*payee) == owner).copied();
+            if event.hold_refused && session.shrink {
+                session.reopen_window();
+            }
+            session.shrink |= event.hold_refused;
+            payee.map(|(payee, account)| (payee, session.asset, account))
+        });
+        // An account that was named meanwhile stays.
+        if let Some((payee, asset, account)) = astray.flatten()
+            && self.accounts.get(&(payee, asset)) == Some(&account)
+        {
+            self.accounts.remove(&(payee, asset));
+        }
+    }
+
+    fn settled(&mut self, session: &[u8], now: Time) {
+        self.answered(session);
+        let unpaid = self.change(session, |session, _| {
+            let Some(ended) = session.ended.take() else { return Vec::new() };
+            let sent = session.sent.take();
+            let payees = sent.as_ref().map(|sent| sent.payees.as_slice()).unwrap_or_default();
+            let paid = |owner: &Principal| payees.iter().any(|(payee, _)| payee == owner);
+            let unpaid = ended.rows.iter().filter(|row| row.paid > 0 && !paid(&row.key.1));
+            let unpaid = unpaid.map(|row| (row.key.1, session.asset, row.paid)).collect();
+            session.add_up(&ended, now);
+            if let Some(sent) = sent {
+                session.hold = sent.hold;
+                session.covers = sent.covers;
+            }
+            session.refusals = 0;
+            session.shrink = false;
+            unpaid
+        });
+        for (owner, asset, units) in unpaid.unwrap_or_default() {
+            let owed = self.owed.entry((owner, asset)).or_default();
+            owed.units = owed.units.saturating_add(units);
+            // One who has named an account meanwhile is paid at once.
+            if self.accounts.contains(&(owner, asset)) {
+                self.queue_owed(owner, asset, now);
+            }
+        }
+    }
+
+    fn hold_lost(&mut self, session: &[u8]) {
+        self.answered(session);
+        let lost = self.change(session, |session, _| {
+            session.reopen_window();
+            let lost: u128 = session.rows.values().map(|row| row.pico).sum();
+            session.rows.clear();
+            session.metered = session.metered.saturating_sub(lost);
+            session.unbilled = session.unbilled.saturating_add(lost);
+            session.hold = None;
+            session.finishing = true;
+            lost
+        });
+        self.unbilled.pico = self.unbilled.pico.saturating_add(lost.unwrap_or(0));
+    }
+
+    fn queue_owed(&mut self, owner: Principal, asset: u32, at: Time) {
+        let Some(owed) = self.owed.get_mut(&(owner, asset)) else { return };
+        if owed.sending > 0 {
+            return; // its answer queues what is left
+        }
+        if let Some(was) = owed.queued_at {
+            self.owed_queue.remove(&(was, owner, asset));
+        }
+        owed.queued_at = Some(at);
+        self.owed_queue.insert((at, owner, asset));
+    }
+
+    fn owed_sent(&mut self, event: &OwedSent, seq: u64) {
+        let Some(owner) = Principal::from_slice(&event.owner) else { return };
+        let Some(owed) = self.owed.get_mut(&(owner, event.asset)) else { return };
+        (owed.sending, owed.asked) = (event.units, Some(seq));
+        if let Some(at) = owed.queued_at.take() {
+            self.owed_queue.remove(&(at, owner, event.asset));
+        }
+        self.awaited.insert(seq, Awaited::Owed(owner, event.asset));
+    }
+
+    fn owed_answered(&mut self, owner: &[u8], asset: u32) -> Option<Principal> {
+        let owner = Principal::from_slice(owner)?;
+        let asked = self.owed.get_mut(&(owner, asset)).and_then(|owed| owed.asked.take());
+        if let Some(seq) = asked {
+            self.awaited.remove(&seq);
+        }
+        Some(owner)
+    }
+
+    fn owed_paid(&mut self, event: &OwedPaid, now: Time) {
+        let Some(owner) = self.owed_answered(&event.owner, event.asset) else { return };
+        let key = (owner, event.asset);
+        let Some(owed) = self.owed.get_mut(&key) else { return };
+        owed.units = owed.units.saturating_sub(owed.sending);
+        owed.sending = 0;
+        owed.refusals = 0;
+        if owed.units == 0 {
+            self.owed.remove(&key);
+        } else {
+            self.queue_owed(owner, event.asset, now);
+        }
+    }
+
+    fn owed_refused(&mut self, event: &OwedRefused) {
+        let Some(owner) = self.owed_answered(&event.owner, event.asset) else { return };
+        if let Some(owed) = self.owed.get_mut(&(owner, event.asset)) {
+            owed.sending = 0;
+            owed.refusals = owed.refusals.saturating_add(1);
+        }
+        self.queue_owed(owner, event.asset, Time::from_micros(event.retry_at_us));
+    }
+}
+
+impl Row {
+    fn add(&mut self, more: &Row) {
+        self.calls = self.calls.saturating_add(more.calls);
+        self.input_tokens = self.input_tokens.saturating_add(more.input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(more.output_tokens);
+        self.pico = self.pico.saturating_add(more.pico);
+        self.micro_units = self.micro_units.saturating_add(more.micro_units);
+    }
+}
+
+impl Session {
+    /// Work of a row, with what was carried to it, millionths.
+    pub(crate) fn work(&self, key: &RowKey, row: &Row) -> u128 {
+        row.micro_units.saturating_add(self.work_rest.get(key).copied().unwrap_or(0).into())
+    }
+
+    fn carry_work(&mut self, key: RowKey, row: &Row, units: u64) {
+        let rest = self.work(&key, row).saturating_sub(u128::from(units).saturating_mul(MICRO));
+        let rest = u64::try_from(rest).unwrap_or(0); // below one unit, or what would not fit a lifetime of work
+        if rest == 0 {
+            self.work_rest.remove(&key);
+        } else {
+            self.work_rest.insert(key, rest);
+        }
+    }
+
+    /// The window that has ended goes on: it is settled together with what follows it.
+    fn reopen_window(&mut self) {
+        self.sent = None;
+        let Some(ended) = self.ended.take() else { return };
+        for EndedRow { key, row, units, .. } in ended.rows {
+            // Its whole units come back as millionths; what was carried stays carried.
+            let rest = self.work_rest.remove(&key).unwrap_or(0);
+            let work = u128::from(units).saturating_mul(MICRO).saturating_add(rest.into());
+            self.rows.entry(key).or_default().add(&Row { micro_units: work, ..row });
+            self.taken = self.taken.saturating_sub(row.pico);
+            self.window_calls = self.window_calls.saturating_add(row.calls);
+        }
+        self.window = self.window.saturating_sub(1);
+    }
+
+    /// Adds a settled window to what the session comes to.
+    fn add_up(&mut self, ended: &Ended, now: Time) {
+        for row in &ended.rows {
+            self.totals.price += u128::from(row.price);
+            self.totals.paid += u128::from(row.paid);
+            if self.lines.len() >= MOST_LINES {
+                self.lines.pop_front();
+            }
+            self.lines.push_back(Line { window: self.window, at: now, row: *row });
+        }
+        self.totals.charged += u128::from(ended.charged);
+        self.totals.fees += u128::from(ended.fee_units);
+        self.totals.surcharges += u128::from(ended.surcharge_units);
+    }
+}
