@@ -7,8 +7,8 @@ use holmes_proto::ledger::v1::event::Event as Kind;
 use holmes_proto::ledger::v1::{Event, TransferCode, TransferKind, TransfersRecorded};
 use holmes_proto::staking::v1::Event as Ours;
 
-use crate::{EMISSION, LEDGER};
 use crate::command::{Command, SeenHold};
+use crate::{EMISSION, LEDGER};
 
 /// The command that an entry of another log causes, if any.
 ///

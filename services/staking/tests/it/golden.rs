@@ -7,10 +7,9 @@ use holmes_kernel::{Event as _, Id, ServiceId};
 use holmes_proto::staking::v1::event::Event as Kinds;
 use holmes_proto::staking::v1::{
     BondCause, BondChanged, BondPosted, BondRefused, BondRequested, CollateralInputs, EmissionNoted,
-    EpochSealed, Event, HoldsOffered,
-    NodeKind, NodeRegistered, NodeState, OwnerTombstoned, PayoutAccountSet, PayoutMade, PayoutRefused,
-    PayoutSent, RecomputeStarted, RequiredRecomputed, UnbondingStarted, VaultOpened, VaultRefused,
-    VaultRequested,
+    EpochSealed, Event, HoldsOffered, NodeKind, NodeRegistered, NodeState, OwnerTombstoned, PayoutAccountSet,
+    PayoutMade, PayoutRefused, PayoutSent, RecomputeStarted, RequiredRecomputed, UnbondingStarted,
+    VaultOpened, VaultRefused, VaultRequested,
 };
 use prost::Message;
 use prost::bytes::Bytes;
