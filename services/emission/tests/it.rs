@@ -3,5 +3,13 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
 
+#[path = "it/api.rs"]
+mod api;
 #[path = "it/golden.rs"]
 mod golden;
+#[path = "it/harness.rs"]
+mod harness;
+#[path = "it/network.rs"]
+mod network;
+#[path = "it/properties.rs"]
+mod properties;
