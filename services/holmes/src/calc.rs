@@ -2,7 +2,11 @@
 //! file holds `{"rule": "0.4", "cases": [{"in": …}]}`; the answer is the same file with every `out` computed.
 
 use anyhow::{Context, Result, bail};
-use holmes_kernel::{Amount, Ratio, apportion};
+use holmes_emission::decay::{self, Throttle};
+use holmes_emission::vesting::Clocks;
+use holmes_emission::{params as emission, trr, verifier};
+use holmes_kernel::{Amount, Decay, Ratio, apportion};
+use holmes_proto::emission::v1 as emission_wire;
 use holmes_proto::staking::v1::Params;
 use holmes_staking::collateral::{Inputs, base, required};
 use holmes_staking::params as staking;
@@ -42,6 +46,16 @@ const FORMULAS: &[Formula] = &[
         compute: time_vesting,
     },
     Formula { name: "transfer_burn", rule: "2.4", takes: "amount, burn_ppb", compute: transfer_burn },
+    Formula { name: "emission", rule: "4.1", takes: "remaining, lambda_q128, m [[n, d]]", compute: pool },
+    Formula { name: "emission_trr_10y", rule: "4.2", takes: "epoch", compute: trr_pool },
+    Formula {
+        name: "verifier_pay",
+        rule: "4.5",
+        takes: "pool, verifiers [[id, checks, score]]",
+        compute: checks,
+    },
+    Formula { name: "trr_pay", rule: "4.6", takes: "pool, nodes [[id, units, score]]", compute: work },
+    Formula { name: "work_vesting", rule: "5.1", takes: "grant, n, N, days", compute: work_vesting },
     Formula {
         name: "collateral",
         rule: "6.2",
@@ -137,6 +151,96 @@ fn collateral(asked: &Value) -> Result<Value> {
     Ok(json!({ "base_per_cu": base.units(), "required": required.units() }))
 }
 
+/// E-4.1: epoch after epoch.
+fn pool(asked: &Value) -> Result<Value> {
+    let mut remaining = amount(asked, "remaining")?;
+    let decay = Decay::from_q128(integer(asked, "lambda_q128")?);
+    let mut out = Vec::new();
+    for m in asked.get("m").and_then(Value::as_array).context("`m` is not an array")? {
+        let part = |at: usize| -> Result<u64> {
+            Ok(u64::try_from(whole(m.get(at).context("an m is [numerator, denominator]")?)?)?)
+        };
+        let throttle = Throttle { numerator: part(0)?, denominator: part(1)? };
+        if throttle.numerator > throttle.denominator || throttle.denominator == 0 {
+            bail!("an m is a fraction of at most 1");
+        }
+        let target = decay::target(remaining, decay);
+        let actual = decay::actual(target, throttle);
+        remaining = remaining.saturating_sub(actual); // at most what is there
+        out.push(json!({
+            "target": target.units(), "actual": actual.units(), "remaining": remaining.units(),
+        }));
+    }
+    Ok(out.into())
+}
+
+/// E-4.2, with the pool of profile H, every epoch paid in full.
+fn trr_pool(asked: &Value) -> Result<Value> {
+    const MOST_EPOCHS: u64 = 100_000; // the pool is empty by then
+    let (params, epochs) = (emission_params()?, small::<u64>(asked, "epoch")?);
+    if !(1..=MOST_EPOCHS).contains(&epochs) {
+        bail!("`epoch` lies within 1 and {MOST_EPOCHS}");
+    }
+    let [pool, ..] = params.pools;
+    let (mut remaining, mut actual) = (pool.initial, Amount::ZERO);
+    for _ in 0..epochs {
+        actual = decay::actual(decay::target(remaining, pool.decay), Throttle::FULL);
+        remaining = remaining.saturating_sub(actual);
+    }
+    Ok(json!({ "actual": actual.units(), "remaining": remaining.units() }))
+}
+
+fn emission_params() -> Result<emission::Params> {
+    let wire = emission_wire::Params::decode(emission::encoded_defaults().as_slice())?;
+    Ok(emission::read(&wire)?)
+}
+
+/// E-4.5.
+fn checks(asked: &Value) -> Result<Value> {
+    paid(asked, "verifiers", |checks, score| Ok(verifier::weight(u64::try_from(checks)?, score)))
+}
+
+/// E-4.6.
+fn work(asked: &Value) -> Result<Value> {
+    paid(asked, "nodes", |units, score| Ok(trr::weight(units, score)))
+}
+
+/// What each of a pool's rows [id, number, score] gets, by a weight.
+fn paid(asked: &Value, rows: &str, weight: fn(u128, u64) -> Result<u128>) -> Result<Value> {
+    let rows =
+        asked.get(rows).and_then(Value::as_array).with_context(|| format!("`{rows}` is not an array"))?;
+    let weights = rows.iter().map(|row| {
+        let at = |at: usize| row.get(at).context("a row is [id, number, score]");
+        let score = u64::try_from(whole(at(2)?)?).context("a score is too large")?;
+        Ok(json!([at(0)?, weight(whole(at(1)?)?, score)?.to_string()]))
+    });
+    let weights = weights.collect::<Result<Vec<Value>>>()?;
+    let pool = asked.get("pool").context("`pool` is missing")?;
+    shares(&json!({ "total": pool, "weights": weights }))
+}
+
+/// E-5.1 and E-5.2, with the terms of profile H.
+fn work_vesting(asked: &Value) -> Result<Value> {
+    let (terms, grant) = (emission_params()?.terms, amount(asked, "grant")?);
+    let clocks = Clocks {
+        work: integer(asked, "n")?,
+        full_work: integer(asked, "N")?.max(1),
+        days: small(asked, "days")?,
+    };
+    let liquid = terms.liquid(grant);
+    let first = grant.saturating_sub(liquid);
+    let unlocked = terms.unlocked(first, clocks);
+    let locked = first.saturating_sub(unlocked);
+    let burn = terms.exit_burn(locked, clocks);
+    Ok(json!({
+        "liquid": liquid.units(),
+        "unlocked": unlocked.units(),
+        "locked": locked.units(),
+        "burn": burn.units(),
+        "paid": locked.saturating_sub(burn).units(),
+    }))
+}
+
 /// A number that is not money.
 fn small<T: TryFrom<u128>>(asked: &Value, key: &str) -> Result<T> {
     T::try_from(integer(asked, key)?).ok().with_context(|| format!("`{key}` is too large"))
@@ -180,6 +284,11 @@ mod tests {
         holds("transfer_burn", include_str!("../../ledger/tests/golden/transfer_burn.json"));
         holds("time_vesting", include_str!("../../treasury/tests/golden/time_vesting.json"));
         holds("collateral", include_str!("../../staking/tests/golden/collateral.json"));
+        holds("emission", include_str!("../../emission/tests/golden/emission.json"));
+        holds("emission_trr_10y", include_str!("../../emission/tests/golden/emission_trr_10y.json"));
+        holds("verifier_pay", include_str!("../../emission/tests/golden/verifier_pay.json"));
+        holds("trr_pay", include_str!("../../emission/tests/golden/trr_pay.json"));
+        holds("work_vesting", include_str!("../../emission/tests/golden/work_vesting.json"));
     }
 
     #[test]

@@ -74,6 +74,15 @@ pub enum Command {
         /// `None` when it was carried out; otherwise the ledger's stable reason.
         refused: Option<String>,
     },
+    /// Emission has closed an epoch (E-6.2).
+    NoteEmission {
+        /// E_next.
+        next_emission: Amount,
+        /// C; `None` when emission does not say.
+        circulating: Option<Amount>,
+    },
+    /// Seals an epoch that is over; only time itself asks for it.
+    Seal,
     /// Asks the ledger for `bonds/<asset>`; only time itself asks for it.
     OpenVault,
     /// Computes the base anew (E-6.2); only time itself asks for it.

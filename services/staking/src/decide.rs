@@ -11,10 +11,10 @@ use holmes_kernel::{Ctx, Id, Principal, PrincipalKind};
 use holmes_proto::staking::v1::event::Event as Kind;
 use holmes_proto::staking::v1::{BondCause, Event, NodeState};
 
-use crate::LEDGER;
 use crate::command::{Command, Rejection, state_name};
 use crate::params::MOST_CAUSE_BYTES;
 use crate::state::{Node, State};
+use crate::{EMISSION, LEDGER};
 
 /// What would happen; no event means that it is so already.
 ///
@@ -39,6 +39,10 @@ pub fn decide(state: &State, command: &Command, ctx: &Ctx, out: &mut Vec<Event>)
         Command::Recompute => standing::recompute(state, ctx),
         Command::Continue => standing::go_on(state, ctx),
         Command::Lapse => standing::lapse(state, ctx),
+        Command::NoteEmission { next_emission, circulating } => {
+            standing::note_emission(state, *next_emission, *circulating, ctx)
+        }
+        Command::Seal => standing::seal(state, ctx),
     }?;
     out.extend(kinds.into_iter().map(|kind| Event { event: Some(kind) }));
     Ok(())
@@ -61,6 +65,11 @@ fn only_time(ctx: &Ctx) -> Result<(), Rejection> {
 fn only_ledger(ctx: &Ctx) -> Result<(), Rejection> {
     let ledger = Principal::service(LEDGER);
     refuse_if(ctx.principal != ledger, || forbidden(ctx, "only the ledger's log says so"))
+}
+
+fn only_emission(ctx: &Ctx) -> Result<(), Rejection> {
+    let emission = Principal::service(EMISSION);
+    refuse_if(ctx.principal != emission, || forbidden(ctx, "only emission's log says so"))
 }
 
 fn only_platform(ctx: &Ctx) -> Result<(), Rejection> {

@@ -1,16 +1,17 @@
 //! Staking: what nodes have bonded, where they stand, and what is required of them.
 //!
 //! **Commands** ([`Command`]): `RegisterNode`, `SetRating`, `Bond`, `Unbond`, `SetPayoutAccount`, `Jail`, `Unjail`,
-//! `Tombstone`; from the ledger `NoteHolds` and `Answered`; time's own `OpenVault`, `Recompute`, `Continue`, `Lapse`,
-//! `Pay`.
+//! `Tombstone`; from the ledger `NoteHolds` and `Answered`; from emission `NoteEmission`; time's own `OpenVault`,
+//! `Recompute`, `Continue`, `Lapse`, `Pay`, `Seal`.
 //!
 //! **Events**: `NodeRegistered`, `BondChanged` (a node as it stands from now on), `HoldsOffered`, `BondRequested`,
 //! `BondPosted`, `BondRefused`, `UnbondingStarted`, `PayoutAccountSet`, `PayoutSent`, `PayoutMade`, `PayoutRefused`,
-//! `OwnerTombstoned`, `RecomputeStarted`, `RequiredRecomputed`, `VaultRequested`, `VaultOpened`, `VaultRefused`.
+//! `OwnerTombstoned`, `RecomputeStarted`, `RequiredRecomputed`, `VaultRequested`, `VaultOpened`, `VaultRefused`,
+//! `EpochSealed`, `EmissionNoted`.
 //!
 //! **Listens to** the ledger: for holds that name staking as their coordinator, and for the answers to its own sends.
 //! A bond is a hold that the node's owner opened and staking posts: the ledger has seen the owner's consent, so staking
-//! needs to know nothing of accounts.
+//! needs to know nothing of accounts. To emission: for what the pools pay next and what circulates (E-6.2).
 //!
 //! **Invariants**, each checked by [`state::check`]:
 //! - E-6.1: a node is where its events have led it; of a tombstoned owner every node is tombstoned.
@@ -19,8 +20,8 @@
 //! - E-6.5: all bonds and all that unbonds is what the ledger has posted to `bonds/<asset>` less what it has paid out.
 //!   In a day no more leaves a class than may, and what waits longest leaves first.
 //!
-//! **What is taken from outside until its owner exists**: E_next and the circulating supply are parameters (emission
-//! will publish them); a hardware pass is a rating that staff or a service attest (verification will measure it); being
+//! **What is taken from outside until its owner exists**: E_next and the circulating supply are parameters until
+//! emission closes its first epoch; a hardware pass is a rating that staff or a service attest (verification will measure it); being
 //! online is scheduling's to judge, so `qualified` here is E-0.6's *Active* without presence. No node holds a lease, so
 //! nothing keeps an unbonding from being accepted (E-6.5) but the bond itself.
 //!
@@ -49,6 +50,8 @@ pub use state::State;
 
 /// The ledger, which is sent to and listened to.
 pub const LEDGER: ServiceId = ServiceId(1);
+/// Emission, which is listened to.
+pub const EMISSION: ServiceId = ServiceId(6);
 
 /// The machine.
 #[derive(Debug)]
@@ -56,8 +59,8 @@ pub struct Staking;
 
 impl Machine for Staking {
     const NAME: &'static str = "staking";
-    const STATE: u32 = 1;
-    const LISTENS: &'static [ServiceId] = &[LEDGER];
+    const STATE: u32 = 2;
+    const LISTENS: &'static [ServiceId] = &[LEDGER, EMISSION];
 
     type State = State;
     type Command = Command;

@@ -65,6 +65,7 @@ governed! {
     most_unbondings_per_node, "unbondings", 32, 1, 1_024, 32;
     retry_first_ms, "ms", 60_000, 1_000, 3_600_000, 60_000;
     retry_longest_ms, "ms", 21_600_000, 1_000, 604_800_000, 3_600_000;
+    seal_after_ms, "ms", 5_000, 0, 3_600_000, 5_000;
 }
 
 /// The parameters as the machine uses them.
@@ -108,6 +109,8 @@ pub struct Params {
     pub retry_first_ms: u64,
     /// Longest wait, ms.
     pub retry_longest_ms: u64,
+    /// After an epoch's end, until it is sealed, ms.
+    pub seal_after_ms: u64,
 }
 
 /// E-0.5: a day is an epoch of log time.
@@ -211,6 +214,7 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
         most_unbondings_per_node: wire.most_unbondings_per_node,
         retry_first_ms: wire.retry_first_ms,
         retry_longest_ms: wire.retry_longest_ms,
+        seal_after_ms: wire.seal_after_ms,
     })
 }
 

@@ -1,23 +1,44 @@
-//! What the ledger's log means here: holds of which staking is the coordinator, and the answers to its own sends.
+//! What others' logs mean here: the ledger's holds of which staking is the coordinator, and its answers to staking's own
+//! sends; what emission says of the pools and of the supply.
 
 use holmes_kernel::{Amount, Entry, Event as _, Id, Sighted, Unknown};
+use holmes_proto::emission::v1 as emission;
 use holmes_proto::ledger::v1::event::Event as Kind;
 use holmes_proto::ledger::v1::{Event, TransferCode, TransferKind, TransfersRecorded};
 use holmes_proto::staking::v1::Event as Ours;
-use prost::Message;
 
-use crate::LEDGER;
 use crate::command::{Command, SeenHold};
+use crate::{EMISSION, LEDGER};
 
 /// The command that an entry of another log causes, if any.
 ///
 /// # Errors
-/// [`Unknown`] when the ledger's log holds an event that this build does not know: it may be an answer.
+/// [`Unknown`] when the log holds an event that this build does not know: it may be an answer.
 pub fn command(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
-    if entry.log.svc != LEDGER {
-        return Ok(None);
+    match entry.log.svc {
+        LEDGER => of_ledger(entry),
+        EMISSION => of_emission(entry.entry),
+        _ => Ok(None),
     }
-    let events = events(entry.entry)?;
+}
+
+/// The last epoch of an entry counts.
+fn of_emission(entry: &Entry) -> Result<Option<Command>, Unknown> {
+    let mut command = None;
+    for event in events::<emission::Event>(entry)? {
+        if let Some(emission::event::Event::EpochClosed(closed)) = event.event {
+            let circulating = Amount::new(closed.circulating_units);
+            command = Some(Command::NoteEmission {
+                next_emission: Amount::new(closed.next_scheduled_units),
+                circulating: (!circulating.is_zero()).then_some(circulating),
+            });
+        }
+    }
+    Ok(command)
+}
+
+fn of_ledger(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
+    let events = events::<Event>(entry.entry)?;
     if let Some(seq) = entry.answers(Ours::SERVICE) {
         return Ok(Some(Command::Answered { seq, refused: refused(entry.entry, &events) }));
     }
@@ -26,10 +47,10 @@ pub fn command(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
     Ok((!holds.is_empty()).then_some(Command::NoteHolds { opener, holds }))
 }
 
-fn events(entry: &Entry) -> Result<Vec<Event>, Unknown> {
-    let unknown = |what: String| Unknown { service: LEDGER, what };
+fn events<E: holmes_kernel::Event>(entry: &Entry) -> Result<Vec<E>, Unknown> {
+    let unknown = |what: String| Unknown { service: E::SERVICE, what };
     let read = |bytes: &prost::bytes::Bytes| {
-        let event = Event::decode(bytes.clone()).map_err(|why| unknown(why.to_string()))?;
+        let event = E::decode(bytes.clone()).map_err(|why| unknown(why.to_string()))?;
         if event.name().is_some() {
             Ok(event)
         } else {

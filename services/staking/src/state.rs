@@ -48,6 +48,10 @@ pub struct State {
     pub lapses: BTreeSet<(Time, Id)>,
     /// Collateral per CU (E-6.2).
     pub base: Base,
+    /// What emission has published last; `None` before the first time.
+    pub emission: Option<Published>,
+    /// The epoch that is sealed next; 0 before the log's first event.
+    pub seals_next: u64,
     /// Log time of the last event.
     pub at: Time,
 }
@@ -150,6 +154,15 @@ pub struct Base {
     pub job: Option<Job>,
 }
 
+/// What emission publishes with every epoch that it closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// E_next.
+    pub next_emission: Amount,
+    /// C.
+    pub circulating: Amount,
+}
+
 /// A computation of the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Computed {
@@ -206,6 +219,8 @@ pub fn init(opened: &Opened) -> Result<State, BadParams> {
         last_unbonding: 0,
         awaited: BTreeMap::new(),
         lapses: BTreeSet::new(),
+        emission: None,
+        seals_next: 0,
         at: Time::default(),
     })
 }
@@ -229,7 +244,12 @@ impl State {
     /// E-6.2: what the base follows from now.
     pub fn inputs(&self) -> Inputs {
         let compute = &self.classes[class_of(NodeKind::Compute)];
+        let of_params = &self.params.inputs;
+        let told = Published { next_emission: of_params.next_emission, circulating: of_params.circulating };
+        let Published { next_emission, circulating } = self.emission.unwrap_or(told);
         Inputs {
+            next_emission,
+            circulating,
             bonded: Amount::new(compute.bonds),
             nodes: compute.active,
             network_milli_cu: compute.active_milli_cu,
@@ -274,6 +294,12 @@ impl State {
         payouts.min_by_key(|(at, _)| *at)
     }
 
+    /// When the next epoch is sealed; missed ones come one by one. Epochs before the log's first event have no facts.
+    pub(crate) fn seals_at(&self) -> Option<Time> {
+        let end = self.params.calendar.start(self.seals_next);
+        (self.seals_next > 0).then(|| end.after_millis(self.params.seal_after_ms))
+    }
+
     /// When the base is to be computed next: at once the first time, then when a period begins. Periods that passed
     /// while nothing ran are not made up for.
     fn recomputes_at(&self) -> Time {
@@ -301,6 +327,7 @@ pub fn due(state: &State) -> Option<(Time, Command)> {
         Some((state.recomputes_at(), Command::Recompute)),
         state.lapses.first().map(|(at, _)| (*at, Command::Lapse)),
         state.next_payout().map(|(at, _)| (at, Command::Pay)),
+        state.seals_at().map(|at| (at, Command::Seal)),
     ];
     dues.into_iter().flatten().min_by_key(|(at, _)| *at)
 }

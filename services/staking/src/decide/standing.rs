@@ -1,10 +1,12 @@
 //! E-6.2: the base computed anew, the nodes that follow it step by step, and what time alone takes from a node.
 
-use holmes_kernel::{Ctx, Id, Time};
+use holmes_kernel::{Amount, Ctx, Id, Time};
 use holmes_proto::staking::v1::event::Event as Kind;
-use holmes_proto::staking::v1::{BondCause, RecomputeStarted, RequiredRecomputed};
+use holmes_proto::staking::v1::{
+    BondCause, EmissionNoted, EpochSealed, RecomputeStarted, RequiredRecomputed,
+};
 
-use super::{Decided, changed, column, only_time};
+use super::{Decided, changed, column, only_emission, only_time};
 use crate::collateral;
 use crate::params::MOST_NODES_PER_STEP;
 use crate::state::{Node, State};
@@ -58,4 +60,25 @@ pub(super) fn lapse(state: &State, ctx: &Ctx) -> Decided {
         Some(changed(state, *id, node, BondCause::Lapsed, ctx))
     };
     Ok(past.filter_map(lapsed).collect())
+}
+
+/// What the base follows from when it is computed next (E-6.2).
+pub(super) fn note_emission(
+    state: &State,
+    next_emission: Amount,
+    circulating: Option<Amount>,
+    ctx: &Ctx,
+) -> Decided {
+    only_emission(ctx)?;
+    let circulating = circulating.unwrap_or(state.inputs().circulating);
+    Ok(vec![Kind::EmissionNoted(EmissionNoted {
+        next_emission_units: next_emission.units(),
+        circulating_units: circulating.units(),
+    })])
+}
+
+/// E-0.5: every later fact has a later time, so it belongs to a later epoch.
+pub(super) fn seal(state: &State, ctx: &Ctx) -> Decided {
+    only_time(ctx)?;
+    Ok(vec![Kind::EpochSealed(EpochSealed { epoch: state.seals_next })])
 }

@@ -198,13 +198,22 @@ fn a_higher_rating_asks_for_its_collateral_at_once() {
 #[test]
 fn nobody_speaks_for_time_or_for_the_ledger() {
     let mut given = Given::new();
-    let of_time = [Command::OpenVault, Command::Recompute, Command::Continue, Command::Lapse, Command::Pay];
+    let of_time = [
+        Command::OpenVault,
+        Command::Recompute,
+        Command::Continue,
+        Command::Lapse,
+        Command::Pay,
+        Command::Seal,
+    ];
     let seen = given.seen(NODE, HOL);
     let of_ledger = [
         Command::NoteHolds { opener: ALICE, holds: vec![seen] },
         Command::Answered { seq: 1, refused: None },
     ];
-    for command in of_time.into_iter().chain(of_ledger) {
+    let of_emission =
+        [Command::NoteEmission { next_emission: Amount::new(1), circulating: Some(Amount::new(2)) }];
+    for command in of_time.into_iter().chain(of_ledger).chain(of_emission) {
         for who in [ALICE, STAFF, Principal::service(ServiceId(9))] {
             assert_eq!(given.when(who, command.clone()), Err("FORBIDDEN"), "{command:?}");
         }
@@ -282,4 +291,38 @@ fn a_node_asks_so_often_and_no_more_but_is_never_kept_in() {
     assert_eq!(given.when(ALICE, part()), Err("TOO_MANY_UNBONDINGS"));
     given.done(ALICE, all());
     assert_eq!(given.stands(), NodeState::Unbonding);
+}
+
+#[test]
+fn the_base_follows_what_emission_publishes_and_parameters_only_before() {
+    // E-6.2
+    let mut given = Given::new();
+    let emission = Principal::service(crate::EMISSION);
+    let before = given.state.inputs();
+    assert_eq!(before.next_emission, given.state.params.inputs.next_emission);
+    let note = |circulating| Command::NoteEmission { next_emission: Amount::new(7), circulating };
+    given.done(emission, note(None));
+    let told = given.state.inputs();
+    assert_eq!((told.next_emission, told.circulating), (Amount::new(7), before.circulating));
+    given.done(emission, note(Some(Amount::new(9))));
+    assert_eq!(given.state.inputs().circulating, Amount::new(9));
+    given.done(emission, note(None));
+    assert_eq!(given.state.inputs().circulating, Amount::new(9), "what was said last still holds");
+}
+
+#[test]
+fn every_epoch_is_sealed_in_its_turn_and_only_when_it_is_over() {
+    // E-0.5
+    let mut given = Given::new();
+    let epoch = given.now.millis() / DAY_MS + 1;
+    assert_eq!(given.state.seals_next, epoch);
+    let sealed_at = Time::from_millis(epoch * DAY_MS + 5_000);
+    let seal = |state: &State| state.seals_at();
+    assert_eq!(seal(&given.state), Some(sealed_at));
+    given.now = sealed_at.after_millis(2 * DAY_MS);
+    for missed in [epoch, epoch + 1, epoch + 2] {
+        let kinds = given.when(Principal::SYSTEM, Command::Seal).unwrap();
+        assert!(matches!(kinds.as_slice(), [Kind::EpochSealed(e)] if e.epoch == missed), "{kinds:?}");
+    }
+    assert!(seal(&given.state).unwrap() > given.now);
 }

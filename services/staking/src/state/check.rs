@@ -33,6 +33,7 @@ pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
             }
             Some(Kind::HoldsOffered(_) | Kind::PayoutSent(_) | Kind::RecomputeStarted(_)) => {}
             Some(Kind::VaultRequested(_) | Kind::VaultOpened(_) | Kind::VaultRefused(_)) | None => {}
+            Some(Kind::EpochSealed(_) | Kind::EmissionNoted(_)) => check_sealed(state)?,
         }
     }
     Ok(())
@@ -54,6 +55,15 @@ fn check_vault(state: &State) -> Result<(), Broken> {
         return Ok(());
     }
     Err(Broken(format!("E-6.5: bonds and unbondings are {stake}, and {units} lie in the bonds account")))
+}
+
+/// E-0.5: what is sealed is over.
+fn check_sealed(state: &State) -> Result<(), Broken> {
+    let sealed = state.seals_next.saturating_sub(1);
+    if sealed <= state.params.calendar.day(state.at) {
+        return Ok(());
+    }
+    Err(Broken(format!("E-0.5: epoch {sealed} is sealed and not over")))
 }
 
 /// E-6.5: no more has left than may in a day.
@@ -102,6 +112,7 @@ fn check_node(state: &State, id: &Id, node: &Node) -> Result<(), Broken> {
 pub fn check(state: &State) -> Vec<Broken> {
     let mut broken = Vec::new();
     broken.extend(check_vault(state).err());
+    broken.extend(check_sealed(state).err());
     broken.extend(state.classes.iter().filter_map(|class| check_day(state, class).err()));
     broken.extend(state.nodes.iter().filter_map(|(id, node)| check_node(state, id, node).err()));
     check_sums(state, &mut broken);

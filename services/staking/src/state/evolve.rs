@@ -8,13 +8,16 @@ use holmes_proto::staking::v1::{
     RequiredRecomputed, UnbondingStarted,
 };
 
-use super::{Awaited, Class, Computed, Job, Node, Offer, State, Unbonding, class_of};
+use super::{Awaited, Class, Computed, Job, Node, Offer, Published, State, Unbonding, class_of};
 use crate::collateral::Inputs;
 use crate::params::{MOST_OFFERS_PER_NODE, Params};
 
 /// Lets an event have happened.
 pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
     state.begin_day(meta.ts);
+    if state.seals_next == 0 {
+        state.seals_next = state.params.calendar.day(meta.ts).saturating_add(1); // epochs count from 1 (E-0.5)
+    }
     state.at = meta.ts;
     match &event.event {
         Some(Kind::VaultRequested(_)) => {
@@ -46,6 +49,13 @@ pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
         Some(Kind::OwnerTombstoned(e)) => state.owner_tombstoned(e, meta.ts),
         Some(Kind::RecomputeStarted(e)) => state.recompute_started(e, meta.ts),
         Some(Kind::RequiredRecomputed(e)) => state.required_recomputed(e, meta.ts),
+        Some(Kind::EpochSealed(e)) => state.seals_next = e.epoch.saturating_add(1),
+        Some(Kind::EmissionNoted(e)) => {
+            state.emission = Some(Published {
+                next_emission: Amount::new(e.next_emission_units),
+                circulating: Amount::new(e.circulating_units),
+            });
+        }
         None => {}
     }
 }

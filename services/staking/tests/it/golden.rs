@@ -6,10 +6,10 @@ use std::path::Path;
 use holmes_kernel::{Event as _, Id, ServiceId};
 use holmes_proto::staking::v1::event::Event as Kinds;
 use holmes_proto::staking::v1::{
-    BondCause, BondChanged, BondPosted, BondRefused, BondRequested, CollateralInputs, Event, HoldsOffered,
-    NodeKind, NodeRegistered, NodeState, OwnerTombstoned, PayoutAccountSet, PayoutMade, PayoutRefused,
-    PayoutSent, RecomputeStarted, RequiredRecomputed, UnbondingStarted, VaultOpened, VaultRefused,
-    VaultRequested,
+    BondCause, BondChanged, BondPosted, BondRefused, BondRequested, CollateralInputs, EmissionNoted,
+    EpochSealed, Event, HoldsOffered, NodeKind, NodeRegistered, NodeState, OwnerTombstoned, PayoutAccountSet,
+    PayoutMade, PayoutRefused, PayoutSent, RecomputeStarted, RequiredRecomputed, UnbondingStarted,
+    VaultOpened, VaultRefused, VaultRequested,
 };
 use prost::Message;
 use prost::bytes::Bytes;
@@ -128,6 +128,8 @@ fn of_exits_and_requirements() -> Vec<Kinds> {
             period: 13,
         }),
         Kinds::RequiredRecomputed(RequiredRecomputed { nodes: node, required_units: vec![UNITS] }),
+        Kinds::EpochSealed(EpochSealed { epoch: 14 }),
+        Kinds::EmissionNoted(EmissionNoted { next_emission_units: UNITS, circulating_units: 15 }),
     ]
 }
 
@@ -164,7 +166,9 @@ fn only_what_others_need_leaves_staking() {
     let public: Vec<&str> =
         every_event().iter().filter(|event| event.is_public()).filter_map(|event| event.name()).collect();
     let expected = [
+        "BondPosted",
         "BondRefused",
+        "PayoutAccountSet",
         "NodeRegistered",
         "BondChanged",
         "OwnerTombstoned",
@@ -173,6 +177,7 @@ fn only_what_others_need_leaves_staking() {
         "PayoutRefused",
         "RecomputeStarted",
         "RequiredRecomputed",
+        "EpochSealed",
     ];
     assert_eq!(public, expected);
 }

@@ -259,6 +259,16 @@ fn a_job_takes_more_nodes_than_fit_one_frame() {
 }
 
 #[test]
+fn epochs_are_sealed_while_time_passes() {
+    // E-0.5
+    let mut world = defaults();
+    let first = world.look(|s| s.seals_next);
+    world.wait(3 * DAY + 6 * SECOND);
+    assert_eq!(world.look(|s| s.seals_next), first + 3);
+    world.agrees();
+}
+
+#[test]
 fn a_tombstone_is_the_owners_and_its_stake_can_still_be_unbonded() {
     // E-6.1, E-14.3
     let mut world = defaults();
