@@ -235,6 +235,7 @@ async fn start(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
+        .process_group(0) // Ctrl-C at a terminal is for the agent, whose calls shall end in good order
         .spawn()
         .with_context(|| format!("the worker {} cannot be started", command.program.display()))?;
     let (Some(input), Some(output), Some(talk)) =

@@ -143,6 +143,11 @@ fn write_all(outbox: &Outbox, mut out: File) -> io::Result<()> {
             return Err(why);
         }
     }
+    if outbox.is_broken() {
+        // the reader waits for input that may never come: the end of the process is what the agent waits for
+        eprintln!("the device has failed: the worker ends");
+        std::process::exit(1);
+    }
     Ok(())
 }
 

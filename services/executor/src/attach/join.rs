@@ -133,9 +133,9 @@ async fn next(node: &Node, inbound: &mut Streaming<ToNode>) -> Result<to_node::M
 fn refused(node: &Node, status: &Status) -> Detached {
     let (url, id, message) = (&node.options.join, node.id, status.message());
     match status.code() {
-        Code::Unimplemented => Detached::Refused(anyhow!(
-            "{url} is no gateway: nodes join at a server with the role gateway ({message})"
-        )),
+        Code::Unimplemented => {
+            Detached::Refused(anyhow!("{url} is no gateway: nodes join at a server with the role gateway"))
+        }
         Code::Unauthenticated
         | Code::PermissionDenied
         | Code::NotFound

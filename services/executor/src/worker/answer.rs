@@ -61,10 +61,18 @@ impl Answer {
                 (false, true)
             }
             Event::Failed(why) => {
-                self.flush();
-                self.outbox.end(self.call, failed(&why));
+                self.fail(&why);
                 (false, true)
             }
+        }
+    }
+
+    /// It has no end of its own. An engine that has ended takes the worker with it: another one is started.
+    fn fail(&mut self, why: &Refused) {
+        self.flush();
+        self.outbox.end(self.call, failed(why));
+        if is_over(why) {
+            self.outbox.breaks();
         }
     }
 
@@ -125,11 +133,15 @@ impl Answer {
     }
 }
 
+/// Whether the engine computes no more.
+pub(super) fn is_over(why: &Refused) -> bool {
+    matches!(why, Refused::Closed | Refused::Device(_))
+}
+
 /// Why a call has no answer, as an output.
 pub(super) fn failed(why: &Refused) -> Output {
     // what the node is short of, or what is broken in it; everything else is in the question
-    let ours =
-        matches!(why, Refused::QueueFull { .. } | Refused::Closed | Refused::NotFinite | Refused::Device(_));
+    let ours = is_over(why) || matches!(why, Refused::QueueFull { .. } | Refused::NotFinite);
     failure(why.reason(), &why.to_string(), !ours)
 }
 

@@ -1,10 +1,12 @@
 //! Calls that are computed: each is checked and queued in a thread of its own, so that a long prompt holds nobody up.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use holmes_engine::run::{self, MAX_EMBED_TEXTS, Prompt, Refused, Request};
+use holmes_engine::run::{self, Event, MAX_EMBED_TEXTS, Prompt, Refused, Request};
 use holmes_engine::sample::Sampling;
 use holmes_engine::text::Message;
 use holmes_proto::inference::v1::output::Output;
@@ -13,7 +15,7 @@ use holmes_proto::inference::v1::{
 };
 
 use super::Loaded;
-use super::answer::{Answer, failed, failure};
+use super::answer::{Answer, failed, failure, is_over};
 use super::outbox::Outbox;
 
 /// Most calls at a time, all models together; the agent has its own, lower limit.
@@ -61,7 +63,12 @@ impl Calls {
         running.insert(call, Running::default());
         drop(running);
         let calls = self.clone();
-        let spawned = thread::Builder::new().name("call".into()).spawn(move || calls.compute(call, work));
+        let compute = move || {
+            if catch_unwind(AssertUnwindSafe(|| calls.compute(call, work))).is_err() {
+                calls.end(call, failure("WORKER_PANICKED", "the worker could not read the call", false));
+            }
+        };
+        let spawned = thread::Builder::new().name("call".into()).spawn(compute);
         if let Err(why) = spawned {
             self.end(
                 call,
@@ -95,10 +102,10 @@ impl Calls {
         };
         match work.work {
             Some(work::Work::Generate(work)) => self.generate(call, at, work),
-            Some(work::Work::Embed(work)) => {
-                let output = self.embed(call, &self.0.models[at], &work);
-                self.end(call, output);
-            }
+            Some(work::Work::Embed(work)) => match self.embed(call, &self.0.models[at], &work) {
+                Ok(output) => self.end(call, output),
+                Err(why) => self.refuse(call, &why),
+            },
             None => self.end(call, failure("WORK_MISSING", "the call asks for nothing", true)),
         }
     }
@@ -116,18 +123,13 @@ impl Calls {
             Ok(request) => request,
             Err(why) => return self.end(call, why),
         };
-        let mut answer =
-            Answer::new(call, self.0.outbox.clone(), loaded.text.clone(), resume_from, has_stops);
-        let calls = self.clone();
-        let sink = Box::new(move |event| {
-            let (goes_on, last) = answer.take(event);
-            if last {
-                calls.ended(call);
-            }
-            goes_on
-        });
+        let answer = Answer::new(call, self.0.outbox.clone(), loaded.text.clone(), resume_from, has_stops);
+        let dropped = Arc::new(AtomicBool::new(false));
+        let mut listener =
+            Listener { call, answer, calls: self.clone(), over: false, dropped: dropped.clone() };
+        let sink = Box::new(move |event| listener.take(event));
         match loaded.engine.generate_into(request, sink) {
-            Err(why) => self.end(call, failed(&why)),
+            Err(why) => self.refuse(call, &why),
             Ok(engine) => {
                 // it may have ended already, or been cancelled while its prompt was read
                 if let Some(running) = self.lock().get_mut(&call) {
@@ -136,52 +138,60 @@ impl Calls {
                     }
                     running.engine = Some(engine);
                 }
+                if dropped.load(Ordering::SeqCst) {
+                    self.refuse(call, &Refused::Closed);
+                }
             }
         }
     }
 
-    fn embed(&self, call: u64, loaded: &Loaded, work: &EmbedWork) -> Output {
+    fn embed(&self, call: u64, loaded: &Loaded, work: &EmbedWork) -> Result<Output, Refused> {
         let texts = &work.texts;
         if texts.is_empty() {
-            return failure("TEXTS_EMPTY", "there is no text; send 1 to 2,048", true);
+            return Ok(failure("TEXTS_EMPTY", "there is no text; send 1 to 2,048", true));
         }
         if texts.len() > MAX_EMBED_TEXTS {
-            return failed(&Refused::TooManyTexts(texts.len()));
+            return Err(Refused::TooManyTexts(texts.len()));
         }
         let count =
             |text: &String| loaded.engine.tokenize(&Prompt::Text(text.clone())).map(|t| t.len() as u64);
-        match texts.iter().map(count).sum() {
-            Ok(tokens) => self.0.outbox.read(call, tokens),
-            Err(why) => return failed(&why),
-        }
+        self.0.outbox.read(call, texts.iter().map(count).sum::<Result<u64, Refused>>()?);
         let mut vectors = Vectors::default();
         let (mut values, mut tokens) = (Vec::new(), 0);
         for texts in texts.chunks(TEXTS_AT_A_TIME) {
             if self.lock().get(&call).is_none_or(|running| running.cancelled) {
                 let reason = FinishReason::Cancelled.into();
-                return Output::Finished(Finished { reason, usage: Some(Usage::default()) });
+                return Ok(Output::Finished(Finished { reason, usage: Some(Usage::default()) }));
             }
-            match loaded.engine.embed(texts) {
-                Err(why) => return failed(&why),
-                Ok(made) => {
-                    tokens += made.tokens;
-                    vectors.width = made.vectors.first().map_or(0, |vector| vector.len() as u32);
-                    values.extend(made.vectors.iter().flatten().flat_map(|value| value.to_le_bytes()));
-                }
-            }
+            let made = loaded.engine.embed(texts)?;
+            tokens += made.tokens;
+            vectors.width = made.vectors.first().map_or(0, |vector| vector.len() as u32);
+            values.extend(made.vectors.iter().flatten().flat_map(|value| value.to_le_bytes()));
         }
         vectors.values = values.into();
         let input_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         vectors.usage = Some(Usage { input_tokens, ..Usage::default() });
-        Output::Vectors(vectors)
+        Ok(Output::Vectors(vectors))
     }
 
-    /// Says the last of a call, and forgets it.
+    /// Ends a call that the engine does not take; an engine that has ended takes the worker with it.
+    fn refuse(&self, call: u64, why: &Refused) {
+        self.end(call, failed(why));
+        if is_over(why) {
+            self.0.outbox.breaks();
+        }
+    }
+
+    /// Says the last of a call, unless it was said, and forgets it.
     fn end(&self, call: u64, output: Output) {
-        self.0.outbox.end(call, output);
-        self.ended(call);
+        let mut running = self.lock();
+        if running.remove(&call).is_some() {
+            self.0.outbox.end(call, output); // before anybody sees that all have ended, and closes the outbox
+        }
+        self.0.ended.notify_all();
     }
 
+    /// Forgets a call whose last was said.
     fn ended(&self, call: u64) {
         self.lock().remove(&call);
         self.0.ended.notify_all();
@@ -189,6 +199,39 @@ impl Calls {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Running>> {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The engine's end of a call. An engine that dies drops it: then the call ends all the same.
+struct Listener {
+    call: u64,
+    answer: Answer,
+    calls: Calls,
+    over: bool,
+    dropped: Arc<AtomicBool>,
+}
+
+impl Listener {
+    fn take(&mut self, event: Event) -> bool {
+        let (goes_on, last) = self.answer.take(event);
+        if last {
+            self.over = true;
+            self.calls.ended(self.call);
+        }
+        goes_on
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        self.dropped.store(true, Ordering::SeqCst);
+        // a call that the engine never took is dropped too: whoever asked it says why
+        if self.calls.lock().get(&self.call).is_some_and(|running| running.engine.is_some()) {
+            self.calls.refuse(self.call, &Refused::Closed);
+        }
     }
 }
 

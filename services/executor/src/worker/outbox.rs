@@ -28,6 +28,8 @@ struct Queue {
     turns: VecDeque<u64>,
     calls: BTreeMap<u64, Waiting>,
     closed: bool,
+    /// The device has failed for good: the worker ends when this is written.
+    broken: bool,
 }
 
 /// What waits of one call.
@@ -74,7 +76,7 @@ impl Outbox {
             if let Some(message) = queue.pop() {
                 return Some(message);
             }
-            if queue.closed {
+            if queue.closed || queue.broken {
                 return None;
             }
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -85,6 +87,17 @@ impl Outbox {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
+    }
+
+    /// The device has failed for good: what waits is written, and no more.
+    pub(super) fn breaks(&self) {
+        self.lock().broken = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether it has.
+    pub(super) fn is_broken(&self) -> bool {
+        self.lock().broken
     }
 
     fn push(&self, call: u64, message: Said) {
@@ -193,6 +206,16 @@ mod tests {
         outbox.end(1, output::Output::Finished(Finished::default()));
         assert_eq!(next(&outbox), (1, 0, 64));
         assert!(outbox.tokens(1, tokens(4_096, 1)), "what was read makes room");
+    }
+
+    #[test]
+    fn what_a_broken_device_has_said_is_still_written() {
+        let outbox = Outbox::default();
+        outbox.end(1, output::Output::Finished(Finished::default()));
+        outbox.breaks();
+        assert_eq!(next(&outbox), (1, 0, 0));
+        assert_eq!(outbox.next(), None);
+        assert!(outbox.is_broken());
     }
 
     #[test]

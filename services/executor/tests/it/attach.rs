@@ -26,10 +26,12 @@ async fn a_node_offers_its_models_signed_and_beats() {
     assert_eq!((offer.slots, offer.hardware.as_str(), offer.region.as_str()), (4, "cpu", "test"));
     assert!(offer.software.starts_with("holmes/"));
     peer.welcome(1).await;
+    let welcomed = std::time::Instant::now();
     tokio::time::sleep(Duration::from_millis(350)).await;
+    let most = welcomed.elapsed().as_millis() as usize / 100 + 2;
     node.ask_to_stop();
     assert!(matches!(peer.next().await, Some(from_node::Message::Leaving(_))));
-    assert!((2..=6).contains(&peer.beats), "{} beats of 100 ms in 350 ms", peer.beats);
+    assert!((2..=most).contains(&peer.beats), "{} beats of 100 ms", peer.beats);
     node.ended().await.unwrap();
 }
 
