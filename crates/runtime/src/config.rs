@@ -19,6 +19,8 @@ pub struct Config {
     pub store: Store,
     /// Where callers are answered.
     pub server: Server,
+    /// The edge for renters and nodes.
+    pub gateway: Gateway,
     /// The models that this machine can serve.
     pub models: Models,
     /// What is told about the process.
@@ -65,6 +67,14 @@ pub struct Server {
     pub deadline_ms: u64,
     /// How long calls in progress may take after a signal to stop, in milliseconds.
     pub drain_ms: u64,
+}
+
+/// The edge for renters and nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gateway {
+    /// Address of the HTTP port where renters call as they would call OpenAI.
+    pub http: SocketAddr,
 }
 
 /// The models that this machine can serve.
@@ -122,6 +132,12 @@ impl Default for Server {
             deadline_ms: 10_000,
             drain_ms: 10_000,
         }
+    }
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Gateway { http: SocketAddr::from(([127, 0, 0, 1], 7072)) }
     }
 }
 
@@ -276,6 +292,7 @@ const KEYS: &[(&str, &str)] = &[
     ("server.max_request_bytes", "bytes of one signed request, 1024 to 64 MiB; any other may have 4 MiB"),
     ("server.deadline_ms", "deadline in ms of a call whose caller has set none"),
     ("server.drain_ms", "how long calls in progress may take after SIGTERM, in ms"),
+    ("gateway.http", "address of the HTTP port, where OpenAI clients are answered under /v1"),
     ("models.dir", "directory of the models; empty: holmes/models in the user's data directory"),
     ("telemetry.log", "what is logged: a level, or `target=level,…`"),
     ("telemetry.format", "how log lines look: text or json"),

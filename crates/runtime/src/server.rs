@@ -85,6 +85,9 @@ pub async fn serve(
         tonic::transport::Server::builder()
             .concurrency_limit_per_connection(settings.max_calls_per_connection)
             .max_concurrent_streams(u32::try_from(settings.max_calls_per_connection).unwrap_or(u32::MAX))
+            // A node sends many small messages: with smaller windows a moment of not reading ends its connection.
+            .initial_stream_window_size(64 * 1024)
+            .initial_connection_window_size(1024 * 1024)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .layer(layers)

@@ -88,7 +88,7 @@ async fn play(tell: &Teller, world: &mut World) -> Result<()> {
     tell.title("Invoices: to the micro-dollar")?;
     close::invoices(tell, world).await?;
     tell.title("The epoch's close: what the network pays for the work (E-4)")?;
-    // close::epoch(tell, world).await?;
+    close::epoch(tell, world).await?;
     tell.title("Supply")?;
     let after = world.supply().await?;
     close::supply(tell, &before, &after)?;

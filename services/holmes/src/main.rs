@@ -12,6 +12,7 @@ mod client;
 mod data;
 mod demo;
 mod doctor;
+mod edge;
 mod executor;
 mod keyring;
 mod keys;

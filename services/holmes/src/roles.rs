@@ -7,16 +7,19 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use ed25519_dalek::SigningKey;
 use holmes_accounts::Accounts;
+use holmes_emission::Emission;
 use holmes_kernel::canon::Digest;
 use holmes_kernel::entry::Origin;
 use holmes_kernel::ports::{Journal as _, JournalError};
 use holmes_kernel::{Chain, Event as _, Frame, LogId, Machine, Opened, Replica, ServiceId, Time};
 use holmes_ledger::Ledger;
+use holmes_market::Market;
 use holmes_runtime::auth::Network;
 use holmes_runtime::driver::{Running, Settings, start};
 use holmes_runtime::feed::follow;
 use holmes_runtime::recover::{Extent, RecoverError, recover};
 use holmes_runtime::{Clock, Feed, MachineHandle, Status};
+use holmes_scheduling::Scheduling;
 use holmes_staking::Staking;
 use holmes_store::Journal;
 use holmes_treasury::Treasury;
@@ -27,13 +30,22 @@ use tonic::service::RoutesBuilder;
 
 use crate::profile::Profile;
 
-/// Every role, in the order in which they are started and listed.
+/// The role that keeps no log: the edge for renters and nodes.
+pub(crate) const GATEWAY: &str = "gateway";
+
+/// Every role with a log, in the order in which they are started and listed.
 pub(crate) fn all() -> Vec<Role> {
     vec![
         machine::<Ledger, _>(holmes_ledger::params::encoded_defaults, holmes_ledger::api::server),
         machine::<Accounts, _>(holmes_accounts::params::encoded_defaults, holmes_accounts::api::server),
         machine::<Treasury, _>(holmes_treasury::params::encoded_defaults, holmes_treasury::api::server),
         machine::<Staking, _>(holmes_staking::params::encoded_defaults, holmes_staking::api::server),
+        with_deps::<Scheduling, _>(holmes_scheduling::params::encoded_defaults, |handle, deps| {
+            let Deps { lease_key, network } = deps;
+            holmes_scheduling::api::server(handle, lease_key.clone(), network.genesis, network.cell)
+        }),
+        machine::<Market, _>(holmes_market::params::encoded_defaults, holmes_market::api::server),
+        machine::<Emission, _>(holmes_emission::params::encoded_defaults, holmes_emission::api::server),
     ]
 }
 

@@ -12,14 +12,16 @@ use holmes_runtime::auth::{Auth, Network};
 use holmes_runtime::config::Config;
 use holmes_runtime::driver::Settings;
 use holmes_runtime::server::{Health, bind, serve, serve_admin};
-use holmes_runtime::{Clock, Feed, MachineHandle, telemetry};
+use holmes_runtime::{Clock, Feed, MachineHandle, Status, telemetry};
 use holmes_store::Journal;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
 
+use crate::edge::{self, Edge};
 use crate::keyring::Keyring;
 use crate::profile::Profile;
-use crate::roles::{Deps, Role, Started};
+use crate::roles::{Deps, GATEWAY, Role, Started};
 use crate::{data, keys};
 
 /// What is served.
@@ -48,6 +50,9 @@ pub(crate) struct Args {
     /// Address of the admin port.
     #[arg(long)]
     admin: Option<SocketAddr>,
+    /// Address of the HTTP port of the gateway.
+    #[arg(long)]
+    http: Option<SocketAddr>,
     /// Start although the clock is more than 30 days past the last frame.
     #[arg(long)]
     accept_clock: bool,
@@ -59,6 +64,7 @@ impl Args {
         config.cell.profile = self.profile.clone().unwrap_or(config.cell.profile);
         config.server.listen = self.listen.unwrap_or(config.server.listen);
         config.server.admin = self.admin.unwrap_or(config.server.admin);
+        config.gateway.http = self.http.unwrap_or(config.gateway.http);
         config.store.accept_clock |= self.accept_clock;
         let kept = config.store.dir.join(KEPT_PROFILE);
         if config.cell.profile.is_empty() && kept.is_file() {
@@ -79,37 +85,58 @@ const BEGINNING: &str = "tge_at_ms";
 
 /// Serves until a signal.
 pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
+    let (roles, with_gateway) = wanted(&args.role)?;
     let config = args.over(config);
-    let roles = data::roles(&args.role)?;
     let profile = Profile::load(&config.cell.profile)?;
     let telemetry = telemetry::init(&config.telemetry, "holmes")?;
     // Profile and ports first: what is misspelt or taken should cost nothing.
     let grpc = bind(config.server.listen, "server.listen").await?;
     let admin = bind(config.server.admin, "server.admin").await?;
-    let addresses = (grpc.local_addr()?, admin.local_addr()?); // port 0 means any that is free
+    let http = if with_gateway { Some(bind(config.gateway.http, "gateway.http").await?) } else { None };
+    // port 0 means any that is free
+    let addresses = Addresses {
+        grpc: grpc.local_addr()?,
+        admin: admin.local_addr()?,
+        http: http.as_ref().map(TcpListener::local_addr).transpose()?,
+    };
     let journal = data::open(&config, true).await?;
     let clock = Clock::System;
     provision(&config, &roles, &journal, &clock, profile).await?;
     let deps = Arc::new(deps(&config)?);
     let started = start(&config, &roles, &journal, &clock, &deps).await?;
     let (stop, stopped) = watch::channel(false);
+    let edge_status = watch::Sender::new(Status::Serving);
     let health = Health::default();
     let mut routes = Routes::builder();
     for role in &started {
         health.follow(role.grpc, role.status.clone());
         role.add_routes(&mut routes);
     }
-    let auth = auth(&config, &started, &clock, &deps);
+    let keyring = keyring(&started, &clock);
+    let auth =
+        Auth::new(keyring.clone(), deps.network.clone(), clock.clone(), config.server.max_request_bytes);
+    let mut edge_task = None;
+    if let Some(http) = http {
+        let edge = edge::start(&config, &started, &deps.network, keyring, &clock)?;
+        edge.add_routes(&mut routes);
+        for name in Edge::SERVICES {
+            health.follow(name, edge_status.subscribe());
+        }
+        edge_task = Some(tokio::spawn(edge.run(http, stopped.clone())));
+    }
     let statuses = started.iter().map(|role| (role.name, role.status.clone())).collect();
     let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), statuses, stopped.clone()));
     let settings = config.server.clone();
     let server =
         tokio::spawn(async move { serve(grpc, routes.routes(), health, auth, &settings, stopped).await });
-    greet(&config, &roles, addresses);
+    greet(&config, &roles, &addresses);
     signal().await?;
     tracing::info!("draining");
     stop.send_replace(true);
     server.await.context("the gRPC port")??; // it lets calls in progress end, within the drain time
+    if let Some(edge) = edge_task {
+        edge.await.context("the gateway")?.context("the HTTP port")?;
+    }
     for role in started {
         role.stop().await?;
     }
@@ -197,18 +224,38 @@ fn deps(config: &Config) -> Result<Deps> {
     Ok(Deps { lease_key: keys::kept(&config.store.dir, LEASE_KEY)?, network })
 }
 
-fn auth(config: &Config, started: &[Started], clock: &Clock, deps: &Deps) -> Auth {
+fn keyring(started: &[Started], clock: &Clock) -> Arc<Keyring> {
     let accounts = started.iter().find_map(|role| role.handle.downcast_ref::<MachineHandle<Accounts>>());
-    let keyring = Keyring::new(accounts.cloned(), clock.clone());
-    Auth::new(Arc::new(keyring), deps.network.clone(), clock.clone(), config.server.max_request_bytes)
+    Arc::new(Keyring::new(accounts.cloned(), clock.clone()))
 }
 
-fn greet(config: &Config, roles: &[Role], (listen, admin): (SocketAddr, SocketAddr)) {
-    let names: Vec<&str> = roles.iter().map(|role| role.name).collect();
+/// The roles with a log that are wanted, and whether the gateway is.
+fn wanted(names: &[String]) -> Result<(Vec<Role>, bool)> {
+    let every = names.iter().any(|name| name == "all");
+    let logs: Vec<String> = names.iter().filter(|name| *name != GATEWAY).cloned().collect();
+    if logs.is_empty() {
+        bail!("the role {GATEWAY} needs scheduling and market in its process: name them too (--role)");
+    }
+    Ok((data::roles(&logs)?, every || logs.len() < names.len()))
+}
+
+/// Where a process is reached.
+struct Addresses {
+    grpc: SocketAddr,
+    admin: SocketAddr,
+    http: Option<SocketAddr>,
+}
+
+fn greet(config: &Config, roles: &[Role], at: &Addresses) {
+    let mut names: Vec<&str> = roles.iter().map(|role| role.name).collect();
+    names.extend(at.http.map(|_| GATEWAY));
     let dir = config.store.dir.display();
     eprintln!("serving {} over {dir}", names.join(", "));
-    eprintln!("  gRPC     http://{listen}     holmes call --to http://{listen}");
-    eprintln!("  admin    http://{admin}/metrics /healthz /readyz");
+    eprintln!("  gRPC     http://{0}     holmes call --to http://{0}", at.grpc);
+    if let Some(http) = at.http {
+        eprintln!("  HTTP     http://{http}/v1     any OpenAI client");
+    }
+    eprintln!("  admin    http://{}/metrics /healthz /readyz", at.admin);
     eprintln!("  staff    {dir}/staff.key");
 }
 

@@ -25,7 +25,7 @@ const LATEST_TGE_MS: u64 = 253_402_300_799_999;
 const RESERVED: [&str; 5] = ["genesis", "burn_inbox", "external", "fees", "rounding"];
 /// What stands before an allocation's name in the name of the account where it lies until it vests.
 pub const VESTING_PREFIX: &str = "vesting_";
-/// The default epoch, and the grid of 00:00 UTC.
+/// The default epoch.
 pub const DAY_S: u32 = 86_400;
 
 /// E-1.2, profile H: name, percent of the cap, days to vest, days of the cliff.
@@ -134,9 +134,10 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
         format!("asset_name {asset_name:?}: 1 to 12 upper-case letters and digits")
     })?;
     refuse_if(wire.cap_units == 0, || "cap_units = 0: there would be nothing to share out".into())?;
-    let on_grid = wire.tge_at_ms.is_multiple_of(u64::from(DAY_S) * 1_000);
+    // with days of 24 hours that is 00:00 UTC
+    let on_grid = wire.epoch_s == 0 || wire.tge_at_ms.is_multiple_of(u64::from(wire.epoch_s) * 1_000);
     refuse_if(!on_grid || wire.tge_at_ms > LATEST_TGE_MS, || {
-        format!("tge_at_ms = {} is not 00:00 UTC of a day before the year 10000 (E-0.5)", wire.tge_at_ms)
+        format!("tge_at_ms = {} is not the beginning of an epoch (00:00 UTC where it is a day) before the year 10000 (E-0.5)", wire.tge_at_ms)
     })?;
     refuse_if(wire.epoch_s == 0 || wire.epoch_s > LONGEST_EPOCH_S, || {
         format!("epoch_s = {} is not within 1 and {LONGEST_EPOCH_S} s", wire.epoch_s)

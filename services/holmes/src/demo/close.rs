@@ -1,13 +1,14 @@
 //! What it all comes to: invoices, rewards, supply.
 
 use anyhow::Result;
+use holmes_proto::emission::v1 as emission;
 use holmes_proto::ledger::v1 as ledger;
 use holmes_proto::market::v1 as market;
 use holmes_runtime::fresh_id;
 
 use super::people::{DOLLAR, TOKEN};
 use super::tell::{Teller, coins, short};
-use super::world::{World, until};
+use super::world::{self, World, until};
 
 /// Every renter closes its sessions; the market pays what was metered and gives the rest of the holds back.
 pub(super) async fn invoices(tell: &Teller, world: &mut World) -> Result<()> {
@@ -62,6 +63,64 @@ pub(super) async fn invoices(tell: &Teller, world: &mut World) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until the running epoch is closed, and shows what it paid (E-4).
+pub(super) async fn epoch(tell: &Teller, world: &mut World) -> Result<()> {
+    let staff = world.staff.clone();
+    let ours = world.epoch()?;
+    tell.line(&format!(
+        "the work lies in epochs up to {ours}; an epoch of this network has {} s",
+        world::EPOCH_S
+    ))?;
+    let closed = until(world, "the epoch's close", async || {
+        let question = emission::GetEpochRequest { epoch: ours };
+        let method = "holmes.emission.v1.Emission/GetEpoch";
+        let answer: Result<emission::GetEpochResponse> = staff.ask(method, fresh_id(), question).await;
+        Ok(answer.ok().and_then(|answer| answer.epoch))
+    })
+    .await?;
+    tell.line(&format!("epoch {} is closed, with {} active nodes", closed.epoch, closed.active_nodes))?;
+    let row = |pool: &emission::PoolClose| {
+        let hol = |units| coins(units, TOKEN.1);
+        let name = pool.pool().as_str_name().trim_start_matches("POOL_").to_owned();
+        vec![name, hol(pool.target_units), hol(pool.paid_units), hol(pool.remaining_units)]
+    };
+    let columns = ["POOL", "TARGET HOL", "PAID HOL", "REMAINS HOL"];
+    tell.table(&columns, &closed.pools.iter().map(row).collect::<Vec<_>>())?;
+    let mut rows = Vec::new();
+    for operator in &world.operators {
+        let node_id = operator.node_id().to_string();
+        let method = "holmes.emission.v1.Emission/GetNodeRewards";
+        let question = emission::GetNodeRewardsRequest { node_id };
+        let of: emission::GetNodeRewardsResponse = operator.client.ask(method, fresh_id(), question).await?;
+        rows.extend(of.rewards.iter().map(|reward| reward_row(operator.name, reward)));
+    }
+    rows.sort_by(|a, b| (&a[0], &a[1]).cmp(&(&b[0], &b[1])));
+    let columns =
+        ["EPOCH", "OPERATOR", "WORK UNITS", "BEATS", "TASK REWARD HOL", "BASE REWARD HOL", "WHY NOT MORE"];
+    tell.table(&columns, &rows)?;
+    tell.line("a quarter of a task reward is liquid, the rest unlocks by further work (E-5.1)")
+}
+
+fn reward_row(operator: &str, reward: &emission::NodeReward) -> Vec<String> {
+    let reasons = [&reward.no_trr_reason, &reward.no_br_reason].map(|reason| reason.to_lowercase());
+    let mut why: Vec<String> = reasons.into_iter().filter(|reason| !reason.is_empty()).collect();
+    if reward.cut_units > 0 {
+        why.push(format!(
+            "κ cut {} HOL: fees bound what work earns (E-3.2)",
+            coins(reward.cut_units, TOKEN.1)
+        ));
+    }
+    vec![
+        reward.epoch.to_string(),
+        operator.to_owned(),
+        reward.full_units.clone(),
+        reward.beats_seen.to_string(),
+        coins(reward.trr_units, TOKEN.1),
+        coins(reward.br_units, TOKEN.1),
+        why.join(", "),
+    ]
 }
 
 /// The supply before the requests and now: nothing came into being, nothing is lost (E-1.1).

@@ -10,7 +10,7 @@ use holmes_kernel::{Id, Principal, PrincipalKind};
 use holmes_proto::ledger::v1 as ledger;
 use holmes_runtime::auth::Network;
 use holmes_runtime::config::Config;
-use holmes_runtime::fresh_id;
+use holmes_runtime::{Clock, fresh_id};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -28,6 +28,8 @@ const SPEAKER: &str = "smollm2-135m-instruct";
 const EMBEDDER: &str = "all-minilm-l6-v2";
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(100);
+/// E-0.5: length of an epoch of the profile demo, seconds.
+pub(super) const EPOCH_S: u64 = 45;
 /// Tokens of the grants: base units of HOL.
 const HOL: u64 = 1_000_000_000;
 
@@ -227,6 +229,13 @@ impl World {
         let state = self.dir.join(format!("{}-state", operator.name));
         args.extend(["--state".into(), state.display().to_string()]);
         self.processes.start(&operator.process(), &args)
+    }
+
+    /// The epoch that runs now (E-0.5).
+    pub(super) fn epoch(&self) -> Result<u64> {
+        let text = std::fs::read_to_string(self.dir.join("data/tge_at_ms"))?;
+        let began: u64 = text.trim().parse().context("the beginning of the first epoch")?;
+        Ok(Clock::System.now().millis().saturating_sub(began) / (EPOCH_S * 1_000) + 1)
     }
 
     /// The supply of every asset.
