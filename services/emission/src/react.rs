@@ -141,16 +141,15 @@ fn of_market(event: &market::Event) -> Option<Fact> {
 /// E-3.2: work between the same owner counts nothing, and neither do its fees.
 fn work(event: &market::Settled) -> Option<Fact> {
     let owners = event.owners.chunks_exact(17).filter_map(Principal::from_slice);
-    let numbers = event.units.iter().zip(&event.fees_micro_usd);
-    let rows = ids(&event.nodes).zip(owners).zip(&event.credits).zip(numbers);
-    let row = |(((node, owner), credit), (units, fees)): (((Id, Principal), &i32), (&u64, &u64))| {
-        let full = match WorkCredit::try_from(*credit) {
-            Ok(WorkCredit::Full) => true,
-            Ok(WorkCredit::Quarter) => false,
-            _ => return None,
+    let mut rows = Vec::new();
+    for (at, (node, owner)) in ids(&event.nodes).zip(owners).enumerate() {
+        let full = match event.credits.get(at).and_then(|credit| WorkCredit::try_from(*credit).ok()) {
+            Some(WorkCredit::Full) => true,
+            Some(WorkCredit::Quarter) => false,
+            _ => continue,
         };
-        Some(WorkRow { node, owner, full, units: *units, fees_micro_usd: *fees })
-    };
-    let rows: Vec<WorkRow> = rows.filter_map(row).collect();
+        let (Some(units), Some(fees)) = (event.units.get(at), event.fees_micro_usd.get(at)) else { continue };
+        rows.push(WorkRow { node, owner, full, units: *units, fees_micro_usd: *fees });
+    }
     (!rows.is_empty()).then_some(Fact::Work { epoch: event.epoch, rows })
 }
