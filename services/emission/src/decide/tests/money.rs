@@ -24,6 +24,25 @@ fn a_grant_unlocks_by_work_and_never_faster_than_in_thirty_days() {
 }
 
 #[test]
+fn who_was_away_for_three_days_unlocks_nothing_until_it_was_there_for_seven() {
+    // E-5.3
+    let mut given = Given::new();
+    let day = |given: &mut Given, there: bool| {
+        let work = if there { vec![worked(ONE, ALICE, true, 86_400_000, RICH)] } else { Vec::new() };
+        given.close(work, if there { vec![(ONE, 1)] } else { Vec::new() });
+        given.node(ONE).days
+    };
+    assert_eq!([true, true].map(|there| day(&mut given, there)), [1, 2]);
+    assert_eq!([false, false, true].map(|there| day(&mut given, there)), [2, 2, 3], "two days are not three");
+    assert_eq!([false; 3].map(|there| day(&mut given, there)), [3; 3]);
+    let unlocked = given.node(ONE).totals.unlocked;
+    assert_eq!([true; 7].map(|there| day(&mut given, there)), [3; 7]);
+    assert_eq!((given.node(ONE).totals.unlocked, given.node(ONE).frozen_days), (unlocked, 0));
+    assert_eq!(day(&mut given, true), 4);
+    assert!(given.node(ONE).totals.unlocked > unlocked);
+}
+
+#[test]
 fn an_exit_pays_what_is_locked_less_the_burn_to_its_owner_alone() {
     // E-5.2: on the first day half of it is burnt, rounded up.
     let mut given = Given::new();
