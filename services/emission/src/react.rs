@@ -141,16 +141,151 @@ fn of_market(event: &market::Event) -> Option<Fact> {
 /// E-3.2: work between the same owner counts nothing, and neither do its fees.
 fn work(event: &market::Settled) -> Option<Fact> {
     let owners = event.owners.chunks_exact(17).filter_map(Principal::from_slice);
-    let numbers = event.units.iter().zip(&event.fees_micro_usd);
-    let rows = ids(&event.nodes).zip(owners).zip(&event.credits).zip(numbers);
-    let row = |(((node, owner), credit), (units, fees)): (((Id, Principal), &i32), (&u64, &u64))| {
-        let full = match WorkCredit::try_from(*credit) {
-            Ok(WorkCredit::Full) => true,
-            Ok(WorkCredit::Quarter) => false,
-            _ => return None,
+    let mut rows = Vec::new();
+    for (at, (node, owner)) in ids(&event.nodes).zip(owners).enumerate() {
+        let full = match event.credits.get(at).and_then(|credit| WorkCredit::try_from(*credit).ok()) {
+            Some(WorkCredit::Full) => true,
+            Some(WorkCredit::Quarter) => false,
+            _ => continue,
         };
-        Some(WorkRow { node, owner, full, units: *units, fees_micro_usd: *fees })
-    };
-    let rows: Vec<WorkRow> = rows.filter_map(row).collect();
+        let (Some(units), Some(fees)) = (event.units.get(at), event.fees_micro_usd.get(at)) else { continue };
+        rows.push(WorkRow { node, owner, full, units: *units, fees_micro_usd: *fees });
+    }
     (!rows.is_empty()).then_some(Fact::Work { epoch: event.epoch, rows })
+}
+
+#[cfg(test)]
+mod tests {
+    use holmes_kernel::entry::{Origin, Refused, SourceOrigin};
+    use holmes_kernel::{LogId, Position, ServiceId, Time};
+    use holmes_proto::market::v1::Settled;
+    use holmes_proto::staking::v1::{BondChanged, BondPosted, NodeRegistered, OwnerTombstoned};
+    use prost::Message;
+
+    use super::*;
+
+    const NODE: Id = Id::from_bytes([1; 16]);
+
+    fn seen(entry: &Entry, service: ServiceId, send: Option<&[u8]>) -> Result<Option<Command>, Unknown> {
+        command(&Sighted { log: LogId::new(1, service), seq: 3, ts: Time::from_millis(9), send, entry })
+    }
+
+    fn facts(service: ServiceId, events: Vec<Vec<u8>>) -> Vec<Fact> {
+        let entry = Entry { events: events.into_iter().map(Into::into).collect(), ..Entry::default() };
+        match seen(&entry, service, None).unwrap() {
+            Some(Command::Note { source, at, facts }) => {
+                assert_eq!((source, at), (service, Time::from_millis(9)));
+                facts
+            }
+            None => Vec::new(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn staked(event: staking::event::Event) -> Vec<u8> {
+        staking::Event { event: Some(event) }.encode_to_vec()
+    }
+
+    fn id() -> prost::bytes::Bytes {
+        NODE.to_bytes().to_vec().into()
+    }
+
+    #[test]
+    fn work_between_one_owner_counts_nothing_and_neither_do_its_fees() {
+        // E-3.2
+        let nodes = [[1; 16], [2; 16], [3; 16]].concat();
+        let settled = Settled {
+            epoch: 5,
+            nodes: nodes.into(),
+            owners: Principal::SYSTEM.to_bytes().repeat(3).into(),
+            credits: [WorkCredit::None, WorkCredit::Quarter, WorkCredit::Full].map(i32::from).to_vec(),
+            units: vec![7, 8, 9],
+            fees_micro_usd: vec![1, 2, 3],
+            ..Default::default()
+        };
+        let event = market::Event { event: Some(market::event::Event::Settled(settled)) };
+        let [Fact::Work { epoch: 5, rows }] = &facts(MARKET, vec![event.encode_to_vec()])[..] else {
+            panic!("one fact of work")
+        };
+        let told: Vec<_> = rows.iter().map(|row| (row.full, row.units, row.fees_micro_usd)).collect();
+        assert_eq!(told, [(false, 8, 2), (true, 9, 3)]);
+    }
+
+    #[test]
+    fn a_node_is_what_staking_says_and_what_unbonds_can_still_be_slashed() {
+        // E-0.6
+        use staking::event::Event as Kind;
+        let owner: prost::bytes::Bytes = Principal::SYSTEM.to_bytes().to_vec().into();
+        let registered = NodeRegistered { node: id(), owner: owner.clone(), kind: 1, ..Default::default() };
+        let posted = BondPosted { node: id(), account: id(), ..Default::default() };
+        let changed = BondChanged {
+            node: id(),
+            owner: owner.clone(),
+            kind: 1,
+            bond_units: 5,
+            unbonding_units: 2,
+            required_units: 6,
+            rating_milli_cu: 700,
+            state: NodeState::Tombstoned.into(),
+            ..Default::default()
+        };
+        let buried = OwnerTombstoned { owner, nodes: id(), cause: String::new() };
+        let told = facts(
+            STAKING,
+            vec![
+                staked(Kind::NodeRegistered(registered)),
+                staked(Kind::BondPosted(posted)),
+                staked(Kind::BondChanged(changed)),
+                staked(Kind::OwnerTombstoned(buried)),
+            ],
+        );
+        let node = |slashable, required, rating_milli_cu, barred, registered| Fact::Node {
+            node: NODE,
+            owner: Principal::SYSTEM,
+            kind: 1,
+            slashable: Amount::new(slashable),
+            required: Amount::new(required),
+            rating_milli_cu,
+            barred,
+            registered,
+        };
+        let expected = [
+            node(0, u64::MAX, 0, false, true),
+            Fact::Payout { node: NODE, account: NODE, posted: true },
+            node(7, 6, 700, true, false),
+            Fact::Barred(vec![NODE]),
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn an_answer_tells_of_every_transfer_or_of_the_whole() {
+        let to = Position { seq: 7, ..Position::default() };
+        let origin = Some(Origin::Source(SourceOrigin::new(LogId::new(1, Ours::SERVICE), to)));
+        let codes = [TransferCode::Ok, TransferCode::Exists, TransferCode::AccountClosed];
+        let recorded = ledger::TransfersRecorded {
+            codes: codes.map(|code| code as u8).to_vec().into(),
+            ..Default::default()
+        };
+        let event = ledger::Event { event: Some(ledger::event::Event::TransfersRecorded(recorded)) };
+        let entry =
+            Entry { origin: origin.clone(), events: vec![event.encode_to_vec().into()], ..Entry::default() };
+        let answered = |outcome| Ok(Some(Command::Answered { seq: 7, outcome }));
+        let reasons = ["", "", "ACCOUNT_CLOSED"].map(str::to_owned).to_vec();
+        assert_eq!(seen(&entry, LEDGER, None), answered(Outcome::Done(reasons)));
+        let refused = Some(Refused { reason: "INTERNAL".into(), ..Refused::default() });
+        let entry = Entry { origin, refused, ..Entry::default() };
+        assert_eq!(seen(&entry, LEDGER, None), answered(Outcome::Refused("INTERNAL".into())));
+        assert_eq!(seen(&Entry::default(), LEDGER, None), Ok(None));
+    }
+
+    #[test]
+    fn what_this_build_does_not_know_parks_the_source() {
+        let unknown = Entry { events: vec![vec![0xfa, 0x3f, 0x00].into()], ..Entry::default() };
+        for service in [STAKING, SCHEDULING, MARKET] {
+            assert!(seen(&unknown, service, None).is_err(), "field 1023 of {service:?}");
+            assert!(seen(&Entry::default(), service, Some(&[1])).is_err(), "a send to emission");
+        }
+        assert_eq!(seen(&unknown, ServiceId(9), None), Ok(None), "others say nothing here");
+    }
 }

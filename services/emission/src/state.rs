@@ -4,6 +4,7 @@ mod check;
 mod closing;
 mod evolve;
 mod facts;
+mod money;
 mod node;
 
 use std::collections::{BTreeMap, BTreeSet};

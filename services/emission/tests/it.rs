@@ -1,5 +1,5 @@
-//! Emission as a whole: with a ledger of every mood, over its gRPC service, and beside the real ledger, treasury and
-//! staking on virtual time.
+//! Emission as a whole: with a ledger of every mood, and over its gRPC service. Beside the real ledger, treasury and
+//! staking it is tested in services/holmes, which may know them all.
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
 
@@ -9,7 +9,5 @@ mod api;
 mod golden;
 #[path = "it/harness.rs"]
 mod harness;
-#[path = "it/network.rs"]
-mod network;
 #[path = "it/properties.rs"]
 mod properties;

@@ -1,5 +1,7 @@
-//! Emission beside the real ledger, treasury and staking on virtual time. What scheduling and the market say is read from
-//! logs that the test writes, in their own events.
+//! Services beside each other on virtual time: emission with the real ledger, treasury and staking. What scheduling and
+//! the market say is read from logs that the test writes, in their own events.
+
+#![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -8,7 +10,8 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use holmes_emission::{Emission, State, params};
 use holmes_kernel::machine::{BadParams, Code, Rejection};
 use holmes_kernel::{
-    Amount, Broken, Call, Ctx, Event, Handle as _, Id, LogId, Machine, Meta, Opened, Principal, ServiceId,
+    Amount, Broken, Call, Ctx, Event, Handle as _, Id, LogId, Machine, Meta, Opened, Principal,
+    PrincipalKind, ServiceId, Time,
 };
 use holmes_ledger::command::{self as ledger, Coordinator, Kind, Move, OpenAccount, Transfer, Via};
 use holmes_ledger::{Ledger, system_account};
@@ -22,15 +25,30 @@ use holmes_staking::command::{Command as Stake, RegisterNode};
 use holmes_staking::possession::{Network, statement};
 use holmes_store::journal::memory::Journal;
 use holmes_treasury::Treasury;
-use prost::Message;
+use prost_reflect::prost::Message;
 
-use crate::harness::{HOL, STAFF, START, now, owner};
-
+const HOL: u64 = 1_000_000_000;
+const START: Time = Time::from_millis(20_832 * 86_400_000);
+const STAFF: Principal = Principal::new(PrincipalKind::Staff, Id::from_bytes([7; 16]));
 const CAP: u64 = 1_000_000_000 * HOL;
 const GENESIS: [u8; 16] = [5; 16];
 const TREASURER: Principal = Principal::service(ServiceId(7));
 const DAY_ONE_TRR: u64 = 142_296_258_824_876;
 const DAY_ONE_BR: u64 = 94_841_674_521_834;
+
+/// The n-th owner.
+fn owner(n: u8) -> Principal {
+    Principal::new(PrincipalKind::Account, Id::from_bytes([n; 16]))
+}
+
+/// What a future that never waits gives.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => panic!("a rig never waits"),
+    }
+}
 
 /// A service whose log says what a test lets it say.
 struct Script<E>(PhantomData<E>);
