@@ -3,6 +3,7 @@
 mod check;
 mod evolve;
 mod session;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -15,7 +15,7 @@ use holmes_proto::market::v1::{
 use prost::Message;
 use prost::bytes::Bytes;
 
-use crate::harness::{account, node, party};
+use crate::harness::{node, party};
 
 const MOST: u64 = u64::MAX;
 const AT: u64 = 1_800_000_000_000_000;
@@ -56,7 +56,7 @@ fn of_offers_and_epochs() -> Vec<Kinds> {
         Kinds::SystemAccountRequested(SystemAccountRequested { name: name.clone(), send: send() }),
         Kinds::SystemAccountOpened(SystemAccountOpened { name: name.clone() }),
         Kinds::SystemAccountRefused(SystemAccountRefused { name, reason: reason.clone(), retry_at_us: AT }),
-        Kinds::AccountSet(AccountSet { principal: who(1), asset: 2, account: bytes(account(1, 2)) }),
+        Kinds::AccountSet(AccountSet { principal: who(1), asset: 2, account: bytes(Id::v7(1, [5; 10])) }),
         Kinds::OwedSent(OwedSent { owner: who(11), asset: 2, units: MOST, send: send() }),
         Kinds::OwedPaid(OwedPaid { owner: who(11), asset: 2 }),
         Kinds::OwedRefused(OwedRefused { owner: who(11), asset: 2, reason, retry_at_us: AT }),
@@ -72,7 +72,7 @@ fn of_sessions() -> Vec<Kinds> {
             session: session(),
             renter: who(1),
             asset: 1,
-            account: bytes(account(1, 1)),
+            account: bytes(Id::v7(1, [5; 10])),
             budget_micro_usd: 2,
             token_price_micro_usd: 3,
             buyer_fee_ppb: 4,
@@ -148,7 +148,7 @@ fn of_settlements() -> Vec<Kinds> {
         Kinds::SettlementSent(SettlementSent {
             session: session(),
             payees: owners.clone(),
-            accounts: bytes(account(11, 1)),
+            accounts: bytes(Id::v7(1, [5; 10])),
             hold: bytes(Id::v7(1, [4; 10])),
             hold_units: MOST,
             covers_micro_usd: wide(1),

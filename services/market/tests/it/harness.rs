@@ -95,7 +95,7 @@ pub(crate) fn party(n: u8) -> Principal {
 
 /// The n-th party's account.
 pub(crate) fn account(n: u8, asset: u32) -> Id {
-    Id::v7(START.millis(), [n, asset as u8, 1, 1, 1, 1, 1, 1, 1, 1])
+    Id::v7(START.millis(), [0, asset as u8, 0, 0, 0, 0, 0, 0, 0, n])
 }
 
 /// The n-th node.
@@ -202,7 +202,7 @@ impl World {
         world
     }
 
-    fn open_account(&mut self, n: u8, asset: u32) {
+    pub(crate) fn open_account(&mut self, n: u8, asset: u32) {
         let (owner, via) = (party(n), Via::Call);
         let open = OpenAccount {
             account: account(n, asset),

@@ -350,3 +350,36 @@ fn limits_on_sessions_hold() {
         Command::OpenSession(OpenSession { session: Id::default(), renter: None, asset: None, budget: None });
     assert_eq!(world.refused(nobody, command), "SESSION_NO_ACCOUNT");
 }
+
+#[test]
+fn a_chain_pays_as_many_owners_as_a_window_has_rows_and_an_invoice_keeps_its_newest_lines() {
+    // E-2.2, E-9.2
+    let mut world = defaults();
+    for n in 14..=253 {
+        world.open_account(n, USD);
+        world.ask(party(n), Command::SetAccount { asset: USD, account: account(n, USD) }).unwrap();
+    }
+    let session = world.open(1, USD, DOLLAR);
+    for window in 1..=5 {
+        let calls: Vec<Calls> = (14..=253).map(|n| one(n, n, 100)).collect();
+        world.meter(session, &calls);
+        world.wait(MINUTE + SECOND);
+        assert_eq!(world.see(session, |s| (s.window, s.totals.price)), (window, u128::from(window) * 24_000));
+    }
+    assert!((14..=253).all(|n| world.has(n, USD) == 5 * 97));
+    let lines = world.see(session, |s| (s.lines.len(), s.lines.front().unwrap().window));
+    assert_eq!(lines, (1_000, 1)); // 200 of the first window's 240 gave way
+}
+
+#[test]
+fn of_closed_sessions_the_newest_thousand_of_a_renter_are_remembered() {
+    let mut world = defaults();
+    let first = world.open(1, USD, 101 * DOLLAR); // more than there is: closed at once
+    let open = world.open(1, USD, DOLLAR);
+    for _ in 0..1_000 {
+        world.open(1, USD, 101 * DOLLAR);
+    }
+    assert_eq!(world.look(|s| (s.sessions.len(), s.open_sessions)), (1_001, 1));
+    assert!(world.look(|s| !s.sessions.contains(&first) && s.sessions.contains(&open)));
+    assert_eq!(world.rig.check(), []);
+}
