@@ -143,15 +143,19 @@ fn a_frozen_renter_pays_what_was_metered_and_its_session_closes() {
     // E-2.5: nothing new can be held, what is held can be posted.
     let mut world = defaults();
     let session = world.open(1, USD, DOLLAR);
-    world.meter(session, &[one(1, 11, 10_000)]);
+    let half = Calls { tokens: 1, pico: 0, micro_units: 500_000, ..one(1, 11, 0) }; // of a unit, for nothing
+    world.meter(session, &[one(1, 11, 10_000), half]);
     frozen(&mut world, 1, USD, true);
     world.wait(MINUTE + SECOND);
     assert_eq!(world.see(session, |s| (s.state(), s.totals.price)), (SessionState::Closing, 0));
-    world.meter(session, &[one(1, 12, 20_000)]); // a call that still ran
+    world.meter(session, &[one(1, 12, 20_000), half]); // calls that still ran
     world.wait(MINUTE);
     let (stage, reason, price) = world.see(session, |s| (s.stage, s.reason.clone(), s.totals.price));
     assert_eq!((stage, reason.as_str(), price), (Stage::Closed, "ACCOUNT_FROZEN", 30_000));
     assert_eq!((world.has(11, USD), world.has(12, USD)), (9_700, 19_400));
+    // E-3.2: the window was settled together with the next, and its half unit was not lost.
+    let units = world.see(session, |s| s.lines.iter().map(|line| line.row.units).collect::<Vec<_>>());
+    assert_eq!(units, [10_001, 20_000]);
 }
 
 #[test]
