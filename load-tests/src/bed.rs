@@ -83,7 +83,8 @@ async fn funded(ledger: &MachineHandle<Ledger>) -> Result<Vec<Id>> {
 
 /// A transfer at once.
 pub(crate) fn single(debit: Id, credit: Id, units: u64) -> Transfer {
-    let kind = Kind::Single(Move { debit, credit, amount: Amount::new(units), balancing: false, debit_owner: None });
+    let kind =
+        Kind::Single(Move { debit, credit, amount: Amount::new(units), balancing: false, debit_owner: None });
     Transfer { id: fresh_id(), linked: false, tag: 0, kind }
 }
 
