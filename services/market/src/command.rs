@@ -151,6 +151,9 @@ pub enum Rejection {
     /// The ledger was not yet asked, or has not answered.
     #[error("the market's own accounts are not open in the ledger yet: try again in a minute")]
     NotReady,
+    /// What lies there is on its way to others.
+    #[error("account {0} is one of the market's own: name an account of yours")]
+    AccountReserved(Id),
     /// The renter has named no account.
     #[error(
         "{renter} has named no account for asset {asset}: open one in the ledger, then call SetAccount with it as {renter}"
@@ -194,9 +197,11 @@ impl Refuses for Rejection {
         match self {
             Forbidden { .. } => Code::Forbidden,
             ModelNotFound(_) | SessionNotFound(_) => Code::NotFound,
-            ModelInvalid(_) | AssetNotFound { .. } | BudgetOutOfRange { .. } | BudgetTooLarge(_) => {
-                Code::Invalid
-            }
+            ModelInvalid(_)
+            | AccountReserved(_)
+            | AssetNotFound { .. }
+            | BudgetOutOfRange { .. }
+            | BudgetTooLarge(_) => Code::Invalid,
             TooManyModels(_) | TooManySessionsOfRenter(_) | TooManySessions => Code::Exhausted,
             NotReady | SessionNoAccount { .. } => Code::Precondition,
             SessionExists(_) => Code::AlreadyExists,
@@ -212,6 +217,7 @@ impl Refuses for Rejection {
             TooManyModels(_) => "TOO_MANY_MODELS",
             AssetNotFound { .. } => "ASSET_NOT_FOUND",
             NotReady => "NOT_READY",
+            AccountReserved(_) => "ACCOUNT_RESERVED",
             SessionNoAccount { .. } => "SESSION_NO_ACCOUNT",
             BudgetOutOfRange { .. } => "BUDGET_OUT_OF_RANGE",
             BudgetTooLarge(_) => "BUDGET_TOO_LARGE",

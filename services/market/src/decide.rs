@@ -6,6 +6,8 @@ mod offers;
 mod owed;
 mod sessions;
 mod settling;
+#[cfg(test)]
+mod tests;
 
 use holmes_kernel::{Ctx, Id, Principal, PrincipalKind, ServiceId};
 use holmes_proto::market::v1::Event;

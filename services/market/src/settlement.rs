@@ -9,7 +9,7 @@ use crate::params::MOST_ROWS;
 use crate::state::{Ended, EndedRow, Row, RowKey, Session};
 
 /// Millionths in a unit of work.
-const MICRO: u128 = 1_000_000;
+pub(crate) const MICRO: u128 = 1_000_000;
 
 /// What the window that runs comes to, if it ends now: its first [`MOST_ROWS`] rows.
 ///

@@ -3,6 +3,7 @@
 mod check;
 mod evolve;
 mod session;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,7 +75,10 @@ pub enum Purse {
 }
 
 impl Purse {
-    /// All of them, in the order in which they are opened.
+    /// Those that the market opens. `fees/<asset>` and `rounding/<asset>` are the ledger's own: they are there from the
+    /// beginning.
+    pub const OPENED: [Purse; 3] = [Purse::Market, Purse::Surcharges, Purse::Unclaimed];
+    /// All of them.
     pub const ALL: [Purse; 5] =
         [Purse::Market, Purse::Fees, Purse::Surcharges, Purse::Rounding, Purse::Unclaimed];
 
@@ -168,7 +172,7 @@ pub fn init(opened: &Opened) -> Result<State, BadParams> {
         .map_err(|why| BadParams(format!("not holmes.market.v1.Params: {why}")))?;
     let params = params::read(&wire)?;
     let purses = [&params.usd, &params.token].into_iter().flat_map(|asset| {
-        Purse::ALL.map(|purse| SystemAccount {
+        Purse::OPENED.map(|purse| SystemAccount {
             name: purse.name(&asset.name),
             asset: asset.id,
             open: false,
@@ -202,6 +206,12 @@ impl State {
     pub fn purse(&self, purse: Purse, asset: u32) -> Id {
         let name = self.params.asset(asset).map_or("", |asset| &asset.name);
         purse.account(name)
+    }
+
+    /// Whether an account is one that the market keeps money in.
+    pub fn is_own(&self, account: Id) -> bool {
+        let assets = [&self.params.usd, &self.params.token];
+        assets.iter().any(|asset| Purse::ALL.iter().any(|purse| purse.account(&asset.name) == account))
     }
 
     /// Whether the market's accounts of an asset are open.

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use holmes_kernel::ports::Journal as _;
 use holmes_kernel::{
     Amount, BadParams, Broken, Call, Code, Ctx, Handle as _, Id, LogId, Machine, Meta, Opened, Principal,
     PrincipalKind, Refusal, Rejection, ServiceId, Time,
@@ -13,7 +14,8 @@ use holmes_market::command::OpenSession;
 use holmes_market::state::{Purse, Session};
 use holmes_market::{Command, Market, Reply, State, params};
 use holmes_proto::ledger::v1::{Asset, TransferCode};
-use holmes_proto::market::v1::{Params, WorkCredit};
+use holmes_proto::market::v1::event::Event as Happened;
+use holmes_proto::market::v1::{Event, Params, WorkCredit};
 use holmes_proto::scheduling::v1::event::Event as Seen;
 use holmes_proto::scheduling::v1::{CallLine, CallsMetered, Event as SchedulingEvent};
 use holmes_runtime::rig::{Rig, Seat};
@@ -93,7 +95,7 @@ pub(crate) fn party(n: u8) -> Principal {
 
 /// The n-th party's account.
 pub(crate) fn account(n: u8, asset: u32) -> Id {
-    Id::v7(START.millis(), [n, asset as u8, 1, 1, 1, 1, 1, 1, 1, 1])
+    Id::v7(START.millis(), [0, asset as u8, 0, 0, 0, 0, 0, 0, 0, n])
 }
 
 /// The n-th node.
@@ -163,20 +165,24 @@ pub(crate) struct World {
     pub(crate) ledger: Seat<Ledger, Journal>,
     pub(crate) market: Seat<Market, Journal>,
     scheduling: Seat<Scheduling, Journal>,
+    journal: Journal,
     asked: u32,
 }
 
+const MARKET_LOG: LogId = LogId::new(1, ServiceId(5));
+
 impl World {
     pub(crate) fn new(params: &Params) -> World {
-        let mut rig = Rig::new(Journal::default(), START);
+        let journal = Journal::default();
+        let mut rig = Rig::new(journal.clone(), START);
         let hol = Asset { id: HOL, name: "HOL".into(), decimals: 9, cap_units: 1_000_000_000_000_000_000 };
         let usd = Asset { id: USD, name: "USD".into(), decimals: 6, cap_units: 0 };
         let params_of_ledger = holmes_ledger::params::defaults(vec![hol, usd]).encode_to_vec();
         let first = Opened { cell: 1, params: params_of_ledger, ..Opened::default() };
         let ledger = rig.add(LogId::new(1, ServiceId(1)), first).expect("the ledger opens");
         let scheduling = rig.add(LogId::new(1, ServiceId(4)), Opened::default()).expect("scheduling opens");
-        let market = rig.add(LogId::new(1, ServiceId(5)), opened(params)).expect("the market opens");
-        let mut world = World { rig, ledger, market, scheduling, asked: 0 };
+        let market = rig.add(MARKET_LOG, opened(params)).expect("the market opens");
+        let mut world = World { rig, ledger, market, scheduling, journal, asked: 0 };
         world.wait(SECOND); // the market's accounts open
         for n in [1, 2, 3, 11, 12, 13] {
             for asset in [HOL, USD] {
@@ -196,7 +202,7 @@ impl World {
         world
     }
 
-    fn open_account(&mut self, n: u8, asset: u32) {
+    pub(crate) fn open_account(&mut self, n: u8, asset: u32) {
         let (owner, via) = (party(n), Via::Call);
         let open = OpenAccount {
             account: account(n, asset),
@@ -299,6 +305,23 @@ impl World {
             });
             assert_eq!(u128::from(pending), held, "holds of {name}");
         }
+    }
+
+    /// Everything that has happened in the market.
+    pub(crate) fn events(&self) -> Vec<Happened> {
+        let frames = now(self.journal.read(MARKET_LOG, 0, usize::MAX)).expect("the journal is whole");
+        let entries = frames.iter().flat_map(|frame| frame.entries().expect("frames are whole"));
+        let events = entries.flat_map(|(_, entry)| entry.events);
+        events.filter_map(|bytes| Event::decode(bytes).expect("events are ours").event).collect()
+    }
+
+    /// The epochs of what was settled.
+    pub(crate) fn settled_epochs(&self) -> Vec<u64> {
+        let settled = |event: Happened| match event {
+            Happened::Settled(settled) => Some(settled.epoch),
+            _ => None,
+        };
+        self.events().into_iter().filter_map(settled).collect()
     }
 
     pub(crate) fn balance(&self, account: Id) -> u64 {

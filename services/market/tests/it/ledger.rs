@@ -120,7 +120,8 @@ fn who_cannot_extend_is_served_as_far_as_the_hold_goes_and_everything_metered_is
     let (stage, reason) = world.see(session, |s| (s.stage, s.reason.clone()));
     assert_eq!((stage, reason.as_str()), (Stage::Closed, "INSUFFICIENT_FUNDS"));
     let paid = world.see(session, |s| s.totals.charged);
-    assert!(paid <= budget.into() && paid > u128::from(budget) - 3, "{paid}");
+    let most = u128::from(budget);
+    assert!(paid <= most && paid + 3 > most, "{paid}");
     assert_eq!(world.has(1, USD), WEALTH[1] - paid as u64);
 }
 
@@ -142,15 +143,19 @@ fn a_frozen_renter_pays_what_was_metered_and_its_session_closes() {
     // E-2.5: nothing new can be held, what is held can be posted.
     let mut world = defaults();
     let session = world.open(1, USD, DOLLAR);
-    world.meter(session, &[one(1, 11, 10_000)]);
+    let half = Calls { tokens: 1, pico: 0, micro_units: 500_000, ..one(1, 11, 0) }; // of a unit, for nothing
+    world.meter(session, &[one(1, 11, 10_000), half]);
     frozen(&mut world, 1, USD, true);
     world.wait(MINUTE + SECOND);
     assert_eq!(world.see(session, |s| (s.state(), s.totals.price)), (SessionState::Closing, 0));
-    world.meter(session, &[one(1, 12, 20_000)]); // a call that still ran
+    world.meter(session, &[one(1, 12, 20_000), half]); // calls that still ran
     world.wait(MINUTE);
     let (stage, reason, price) = world.see(session, |s| (s.stage, s.reason.clone(), s.totals.price));
     assert_eq!((stage, reason.as_str(), price), (Stage::Closed, "ACCOUNT_FROZEN", 30_000));
     assert_eq!((world.has(11, USD), world.has(12, USD)), (9_700, 19_400));
+    // E-3.2: the window was settled together with the next, and its half unit was not lost.
+    let units = world.see(session, |s| s.lines.iter().map(|line| line.row.units).collect::<Vec<_>>());
+    assert_eq!(units, [10_001, 20_000]);
 }
 
 #[test]
@@ -169,11 +174,10 @@ fn an_owner_without_an_account_is_owed_and_is_paid_when_it_names_one() {
 #[test]
 fn an_account_that_cannot_be_paid_to_is_forgotten_and_others_do_not_wait_for_it() {
     let mut world = defaults();
-    let astray = [
-        Id::from_bytes([99; 16]),                    // nobody's
-        account(13, HOL),                            // of another asset
-        holmes_ledger::system_account("market/USD"), // the payer itself
-    ];
+    let own = Command::SetAccount { asset: USD, account: Purse::Market.account("USD") };
+    assert_eq!(world.refused(party(13), own), "ACCOUNT_RESERVED");
+    // Nobody's, one of another asset, and the ledger's border.
+    let astray = [Id::from_bytes([99; 16]), account(13, HOL), holmes_ledger::system_account("external/USD")];
     for account in astray {
         world.ask(party(13), Command::SetAccount { asset: USD, account }).unwrap();
         let session = world.open(1, USD, DOLLAR);
@@ -284,17 +288,21 @@ fn an_epoch_is_sealed_after_its_end_and_its_windows_are_paid_before() {
     assert_eq!(world.see(session, |s| s.totals.price), 0);
     world.wait(Duration::from_secs(2));
     assert_eq!(world.see(session, |s| s.totals.price), 100);
-    world.meter(session, &[one(1, 11, 50)]); // too late for this epoch: the next one's
+    world.meter(session, &[one(1, 11, 50)]); // within 5 seconds of the end: the next epoch's
     world.wait(Duration::from_secs(8));
     assert_eq!(world.look(|s| s.next_seal), 1);
     world.wait(Duration::from_secs(3));
     assert_eq!(world.look(|s| s.next_seal), 2);
     assert_eq!(world.see(session, |s| s.totals.price), 100);
-    let epochs = world.look(|s| s.epochs.unwrap());
+    world.close(1, session);
     world.wait(Duration::from_secs(3 * 45));
     assert_eq!(world.look(|s| s.next_seal), 5);
-    let settled: Vec<u64> = world.see(session, |s| s.lines.iter().map(|line| epochs.of(line.at)).collect());
-    assert_eq!(settled.len(), 1);
+    let epochs = world.look(|s| s.epochs.unwrap());
+    let at = world.see(session, |s| s.lines.iter().map(|line| line.at).collect::<Vec<_>>());
+    assert_eq!(epochs.of(at[0]), 1);
+    assert!(epochs.of(at[1]) > 1 && at.len() == 2);
+    let told = world.settled_epochs();
+    assert_eq!(told, at.iter().map(|at| epochs.of(*at)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -345,4 +353,37 @@ fn limits_on_sessions_hold() {
     let command =
         Command::OpenSession(OpenSession { session: Id::default(), renter: None, asset: None, budget: None });
     assert_eq!(world.refused(nobody, command), "SESSION_NO_ACCOUNT");
+}
+
+#[test]
+fn a_chain_pays_as_many_owners_as_a_window_has_rows_and_an_invoice_keeps_its_newest_lines() {
+    // E-2.2, E-9.2
+    let mut world = defaults();
+    for n in 14..=253 {
+        world.open_account(n, USD);
+        world.ask(party(n), Command::SetAccount { asset: USD, account: account(n, USD) }).unwrap();
+    }
+    let session = world.open(1, USD, DOLLAR);
+    for window in 1..=5 {
+        let calls: Vec<Calls> = (14..=253).map(|n| one(n, n, 100)).collect();
+        world.meter(session, &calls);
+        world.wait(MINUTE + SECOND);
+        assert_eq!(world.see(session, |s| (s.window, s.totals.price)), (window, u128::from(window) * 24_000));
+    }
+    assert!((14..=253).all(|n| world.has(n, USD) == 5 * 97));
+    let lines = world.see(session, |s| (s.lines.len(), s.lines.front().unwrap().window));
+    assert_eq!(lines, (1_000, 1)); // 200 of the first window's 240 gave way
+}
+
+#[test]
+fn of_closed_sessions_the_newest_thousand_of_a_renter_are_remembered() {
+    let mut world = defaults();
+    let first = world.open(1, USD, 101 * DOLLAR); // more than there is: closed at once
+    let open = world.open(1, USD, DOLLAR);
+    for _ in 0..1_000 {
+        world.open(1, USD, 101 * DOLLAR);
+    }
+    assert_eq!(world.look(|s| (s.sessions.len(), s.open_sessions)), (1_001, 1));
+    assert!(world.look(|s| !s.sessions.contains(&first) && s.sessions.contains(&open)));
+    assert_eq!(world.rig.check(), []);
 }
