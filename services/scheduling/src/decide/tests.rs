@@ -201,10 +201,10 @@ fn attaching_again_supersedes_and_needs_another_question() {
     assert_eq!(desk.refused(GATEWAY, again), "NONCE_REUSED");
     let again = desk.attachment(1, 2, 1);
     let events = desk.ask(GATEWAY, again).unwrap();
-    let [Kind::NodeDetached(detached), Kind::NodeAttached(_)] = events.as_slice() else {
+    let [Kind::NodeDetached(detached), Kind::NodeAttached(attached)] = events.as_slice() else {
         panic!("{events:?}")
     };
-    assert_eq!(detached.reason(), DetachReason::Superseded);
+    assert_eq!((detached.reason(), attached.generation), (DetachReason::Superseded, desk.seq));
     desk.wait(0);
     assert_eq!(desk.state.leases.get(&lease.seq).unwrap().reason(), LeaseEnd::NodeLost);
     let unknown = desk.attachment(9, 1, 2);
@@ -282,7 +282,7 @@ fn a_call_is_metered_once_and_its_first_receipt_is_told_again() {
     let Reply::Reported(first) = desk.told(GATEWAY, report(vec![line(1, 2, 3), line(2, 0, 0)])) else {
         panic!()
     };
-    assert_eq!((first.behind, first.lines), (0, vec![Told::Metered(0), Told::Metered(1)]));
+    assert_eq!((first.metered_seq, first.lines), (None, vec![Told::Metered(0), Told::Metered(1)]));
     let metered_at = desk.seq;
     let Reply::Reported(second) =
         desk.told(GATEWAY, report(vec![line(2, 9, 9), line(3, 1, 1), line(1, 2, 3)]))
@@ -290,7 +290,7 @@ fn a_call_is_metered_once_and_its_first_receipt_is_told_again() {
         panic!()
     };
     let told = [Told::Before(metered_at, 1), Told::Metered(0), Told::Before(metered_at, 0)];
-    assert_eq!((second.behind, second.lines.as_slice()), (1, told.as_slice()));
+    assert_eq!((second.metered_seq, second.lines.as_slice()), (Some(desk.seq - 1), told.as_slice()));
     assert_eq!(second.receipt(&Told::Metered(0), desk.seq), format!("receipts/{}.0", desk.seq - 1));
     let price = 2 * 10 + 3 * 20 + 10 + 20;
     assert_eq!(desk.state.leases.get(&lease.seq).unwrap().metered, price);

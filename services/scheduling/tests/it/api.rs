@@ -67,8 +67,16 @@ impl Desk {
         let told = call!(desk.start_gateway, gateway(100), start).unwrap();
         assert_eq!((told.epoch_s, told.public_key.as_ref()), (45, public(200).as_slice()));
         for n in 1..=3 {
-            let request = attach_request(n, 100, 1, desk.world.fresh());
-            assert!(call!(desk.attach, gateway(100), request).unwrap().generation > 0);
+            for nonce in [1, 2] {
+                let request = attach_request(n, 100, nonce, desk.world.fresh());
+                let attached = call!(desk.attach, gateway(100), request.clone()).unwrap();
+                let known = desk.world.look(|state| state.nodes.get(&node(n)).and_then(|node| node.attached));
+                assert_eq!(known.unwrap().generation, attached.generation);
+                if nonce == 2 {
+                    let again = call!(desk.attach, gateway(100), request).unwrap();
+                    assert_eq!(again, attached, "the same request: the same answer");
+                }
+            }
         }
         desk
     }
@@ -187,7 +195,7 @@ fn an_attachment_counts_only_with_the_nodes_signature_for_this_gateway() {
         (fresh(&mut desk, |r| r.capabilities = vec![0xff].into()), "FIELD_INVALID"),
         (fresh(&mut desk, |r| r.node_id = "x".into()), "FIELD_INVALID"),
         (fresh(&mut desk, |r| r.request_id = "x".into()), "FIELD_INVALID"),
-        (attach_request(1, 100, 1, desk.world.fresh()), "NONCE_REUSED"),
+        (attach_request(1, 100, 2, desk.world.fresh()), "NONCE_REUSED"),
         (attach_request(50, 100, 1, desk.world.fresh()), "NODE_UNKNOWN"),
     ];
     for (request, expected) in cases {

@@ -107,6 +107,7 @@ fn of_leases() -> Vec<Kinds> {
             receipt_seqs: vec![7, 0],
             receipt_lines: vec![1, 0],
             reasons: vec![String::new(), "ALLOWANCE_EXCEEDED".into()],
+            metered_seq: 8,
         }),
     ]
 }
@@ -127,6 +128,7 @@ fn of_nodes() -> Vec<Kinds> {
             capabilities: vec![1, 2].into(),
             nonce: vec![3; 16].into(),
             signature: vec![4; 64].into(),
+            generation: 11,
         }),
         Kinds::NodeDetached(NodeDetached {
             node: id(1),
