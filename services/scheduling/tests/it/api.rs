@@ -166,7 +166,7 @@ fn a_node_serves_as_long_as_staking_says_so() {
     assert_eq!((seen.rating_milli_cu, seen.owner), (1_000, owner(1).to_string()));
     let (lease, on) = desk.place();
     let jail = holmes_staking::Command::Jail { node: node(on), cause: "evidence 7".into() };
-    desk.world.to_staking(STAFF, jail);
+    desk.world.ask_staking(STAFF, jail);
     desk.world.wait(1);
     let seen = call!(desk.get_node, owner(9), get(on)).unwrap().node.unwrap();
     assert!(!seen.qualified && seen.attached && seen.used == 0);

@@ -122,11 +122,11 @@ impl World {
     fn transfer(&mut self, who: Principal, kind: Kind) -> Id {
         let id = self.fresh();
         let transfers = vec![Transfer { id, linked: false, tag: 0, kind }];
-        self.to_ledger(who, ledger::Command::CreateTransfers { via: Via::Call, transfers });
+        self.ask_ledger(who, ledger::Command::CreateTransfers { via: Via::Call, transfers });
         id
     }
 
-    fn to_ledger(&mut self, who: Principal, command: ledger::Command) {
+    fn ask_ledger(&mut self, who: Principal, command: ledger::Command) {
         let call = Call::request(who, self.fresh());
         now(self.ledger.submit(call, command)).unwrap();
         self.rig.settle();
@@ -141,7 +141,7 @@ impl World {
             history: false,
             via: Via::Call,
         };
-        self.to_ledger(owner(n), ledger::Command::OpenAccount(open));
+        self.ask_ledger(owner(n), ledger::Command::OpenAccount(open));
         let (debit, credit) = (system_account("genesis/HOL"), self.account(n));
         let amount = Amount::new(10_000_000 * HOL);
         let of = Move { debit, credit, amount, balancing: false };
@@ -158,19 +158,19 @@ impl World {
             claim_milli_cu: 1_000,
             possession: [*signature.r_bytes(), *signature.s_bytes()],
         };
-        self.to_staking(owner(of), holmes_staking::Command::RegisterNode(register));
+        self.ask_staking(owner(of), holmes_staking::Command::RegisterNode(register));
         let rating = holmes_staking::Command::SetRating { node: node(n), rating_milli_cu: 1_000 };
-        self.to_staking(STAFF, rating);
+        self.ask_staking(STAFF, rating);
         let (debit, credit, amount) =
             (self.account(of), system_account("bonds/HOL"), Amount::new(100_000 * HOL));
         let of_hold = Move { debit, credit, amount, balancing: false };
         let coordinator = Some(Coordinator { service: ServiceId(3), id: node(n) });
         let hold =
             self.transfer(owner(of), Kind::Hold { of: of_hold, timeout_ms: Some(3_600_000), coordinator });
-        self.to_staking(owner(of), holmes_staking::Command::Bond { node: node(n), hold });
+        self.ask_staking(owner(of), holmes_staking::Command::Bond { node: node(n), hold });
     }
 
-    pub(crate) fn to_staking(&mut self, who: Principal, command: holmes_staking::Command) {
+    pub(crate) fn ask_staking(&mut self, who: Principal, command: holmes_staking::Command) {
         let call = Call::request(who, self.fresh());
         now(self.staking.submit(call, command)).unwrap();
         self.rig.settle();
