@@ -224,9 +224,11 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         };
         let (network, key) = self.look_ahead(&request, look).await?;
         signatures::check_attach(&network, &key, &gateway, &attach).map_err(|why| refused(&why))?;
-        let answer = self.submit(&request, &wanted.request_id, Command::Attach(attach)).await?;
-        let generation = answer.seq;
-        Ok(edge::answered(answer, |_| wire::AttachResponse { generation }))
+        let command = Command::Attach(attach);
+        let Answer { value, seq } = self.submit(&request, &wanted.request_id, command).await?;
+        let Reply::Attached { generation } = value else { return Err(unexpected()) };
+        let response = wire::AttachResponse { generation };
+        Ok(edge::answered(Answer { value: response, seq }, |response| response))
     }
 
     async fn detach(

@@ -226,7 +226,7 @@ pub enum MarketFact {
     },
 }
 
-/// What scheduling answers. Sequence numbers that it does not hold are those of the answer's last event.
+/// What scheduling answers. A number that it does not hold is that of the answer's only event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// It is so.
@@ -235,6 +235,11 @@ pub enum Reply {
     Present {
         /// Nodes that are not attached to the gateway.
         not_attached: Vec<Id>,
+    },
+    /// A node is attached.
+    Attached {
+        /// The attachment's number.
+        generation: u64,
     },
     /// A lease.
     Placed(Box<LeaseGranted>),
@@ -247,8 +252,8 @@ pub enum Reply {
 /// Where the lines of a report stand, in its order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reported {
-    /// How many events follow the one that meters the new lines.
-    pub behind: u64,
+    /// Sequence number of the event that meters the new lines, where it is not the only one.
+    pub metered_seq: Option<u64>,
     /// The lines.
     pub lines: Vec<Told>,
 }
@@ -268,7 +273,7 @@ impl Reported {
     /// The name of a line's receipt; empty of one that is refused. `seq` is that of the answer.
     pub fn receipt(&self, told: &Told, seq: u64) -> String {
         match told {
-            Told::Metered(line) => receipt_name(seq.saturating_sub(self.behind), *line),
+            Told::Metered(line) => receipt_name(self.metered_seq.unwrap_or(seq), *line),
             Told::Before(seq, line) => receipt_name(*seq, *line),
             Told::Refused(_) => String::new(),
         }
@@ -290,6 +295,13 @@ pub fn reply(command: &Command, events: &[Event]) -> Reply {
             };
             let nodes = presence.nodes.iter().map(|(node, _)| *node);
             Reply::Present { not_attached: nodes.filter(|node| !taken.contains(node)).collect() }
+        }
+        (Command::Attach(_), _) => {
+            let attached = events.iter().find_map(|event| match &event.event {
+                Some(Kind::NodeAttached(attached)) => Some(attached.generation),
+                _ => None,
+            });
+            attached.map_or(Reply::Done, |generation| Reply::Attached { generation })
         }
         (Command::ReportCalls { lines, .. }, _) => Reply::Reported(reported(lines.len(), events)),
         _ => Reply::Done,
@@ -314,5 +326,5 @@ fn reported(lines: usize, events: &[Event]) -> Reported {
     }
     let mut next = 0..;
     let lines = told.into_iter().map(|told| told.unwrap_or_else(|| Told::Metered(next.next().unwrap_or(0))));
-    Reported { behind: u64::from(answered.is_some()), lines: lines.collect() }
+    Reported { metered_seq: answered.map(|answered| answered.metered_seq), lines: lines.collect() }
 }

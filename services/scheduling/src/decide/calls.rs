@@ -26,7 +26,11 @@ pub(super) fn report(state: &State, id: LeaseId, lines: &[Line], ctx: &Ctx) -> D
     let session = session.ok_or(Rejection::SessionClosed(lease.session))?;
     refuse_if(session.expires_at <= ctx.now, || Rejection::SessionExpired(lease.session))?;
     let mut tally = Tally::new(lease, session);
-    let mut answered = LinesAnswered { lease: id.to_bytes().to_vec().into(), ..LinesAnswered::default() };
+    let mut answered = LinesAnswered {
+        lease: id.to_bytes().to_vec().into(),
+        metered_seq: ctx.seq, // the first event, if there is one
+        ..LinesAnswered::default()
+    };
     let mut metered = Vec::new();
     for (at, line) in lines.iter().enumerate() {
         let (seq, number, reason) = match (lease.calls.get(&line.call), tally.take(line)) {

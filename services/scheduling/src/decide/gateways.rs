@@ -31,14 +31,17 @@ pub(super) fn attach(state: &State, attach: &Attach, ctx: &Ctx) -> Decided {
         let reason = DetachReason::Superseded.into();
         Kind::NodeDetached(NodeDetached { node: bytes(id), generation: attached.generation, reason })
     });
+    // It stands behind the end of the older one.
+    let generation = ctx.seq + u64::from(superseded.is_some());
     let attached = Kind::NodeAttached(NodeAttached {
         node: bytes(id),
         gateway: bytes(ctx.principal.id),
         capabilities: attach.offer.bytes.clone().into(),
         nonce: attach.nonce.to_vec().into(),
         signature: attach.signature.concat().into(),
+        generation,
     });
-    Ok(superseded.into_iter().chain([attached]).collect()) // the attachment is the last: the answer names its number
+    Ok(superseded.into_iter().chain([attached]).collect())
 }
 
 /// An older attachment is gone already.

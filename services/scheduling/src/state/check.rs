@@ -19,7 +19,13 @@ pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
         Kind::LeaseRenewed(e) => {
             e.renewed.as_ref().map_or(Ok(()), |lease| named_lease(state, &lease.lease, true))
         }
-        Kind::NodeAttached(e) => named_node(state, &e.node),
+        Kind::NodeAttached(e) => {
+            let node = Id::from_slice(&e.node).and_then(|id| state.nodes.get(&id));
+            let attached = node.and_then(|node| node.attached);
+            let counted = attached.is_some_and(|attached| attached.generation == e.generation);
+            must(counted, || format!("attachment {} is not its event's number", e.generation))?;
+            named_node(state, &e.node)
+        }
         Kind::NodeDetached(e) => named_node(state, &e.node),
         Kind::NodesNoted(e) => {
             e.nodes.iter().try_for_each(|noted| named_node(state, &noted.node))?;

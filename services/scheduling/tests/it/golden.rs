@@ -1,0 +1,225 @@
+//! The bytes of every event ever released. A file of tests/golden is never edited: a new version of an event gets a new
+//! file, and the old one must still be read as it was.
+
+use std::path::Path;
+
+use holmes_kernel::{Event as _, Id};
+use holmes_proto::scheduling::v1::event::Event as Kinds;
+use holmes_proto::scheduling::v1::*;
+use prost::Message;
+use prost::bytes::Bytes;
+
+use crate::harness::owner;
+
+const UNITS: u64 = u64::MAX;
+const AT: u64 = 1_800_000_000_000_000;
+
+fn id(n: u8) -> Bytes {
+    Id::v7(1, [n; 10]).to_bytes().to_vec().into()
+}
+
+fn owned(n: u8) -> Bytes {
+    owner(n).to_bytes().to_vec().into()
+}
+
+fn placement() -> Placement {
+    let candidate =
+        Candidate { node: id(1), used: 1, slots: 2, score: 488, rating_milli_cu: 1_000, last_lease_seq: 7 };
+    Placement {
+        matcher_version: 1,
+        serving: 9,
+        able: 8,
+        owners: 3,
+        largest_owner_ppb: 400_000_000,
+        best: vec![candidate],
+        named_node: id(1),
+        avoided_nodes: id(2),
+        context: 8_192,
+    }
+}
+
+fn of_leases() -> Vec<Kinds> {
+    let (lease, session, node, model) = (Bytes::from(vec![6; 20]), id(3), id(1), "smollm2".to_owned());
+    let line = CallLine {
+        call: id(4),
+        input_tokens: UNITS,
+        output_tokens: 2,
+        finish: Finish::Stop.into(),
+        prompt_commitment: vec![1; 32].into(),
+        output_commitment: vec![2; 32].into(),
+        node_signature: vec![3; 64].into(),
+        gateway_signature: vec![4; 64].into(),
+    };
+    let granted = LeaseGranted {
+        session: session.clone(),
+        renter: owned(9),
+        node: node.clone(),
+        owner: owned(1),
+        gateway: id(5),
+        generation: 11,
+        model: model.clone(),
+        input_pico_usd: 1,
+        output_pico_usd: 2,
+        input_micro_units: 3,
+        output_micro_units: 4,
+        credit: 2,
+        allowance_pico_usd: UNITS,
+        expires_at_us: AT,
+        placement: Some(placement()),
+        lease: lease.clone(),
+    };
+    let renewed = Lease {
+        lease: lease.clone(),
+        session: session.clone(),
+        node: node.clone(),
+        gateway: id(5),
+        generation: 11,
+        model: model.clone(),
+        expires_at_us: AT,
+        allowance_pico_usd: UNITS,
+        input_pico_usd: 1,
+        output_pico_usd: 2,
+    };
+    let metered = CallsMetered {
+        lease: lease.clone(),
+        session: session.clone(),
+        renter: owned(9),
+        node: node.clone(),
+        owner: owned(1),
+        model,
+        input_pico_usd: 1,
+        output_pico_usd: 2,
+        input_micro_units: 3,
+        output_micro_units: 4,
+        credit: 1,
+        lines: vec![line],
+        gateway: id(5),
+    };
+    let reason = LeaseEnd::NodeLost.into();
+    vec![
+        Kinds::LeaseGranted(granted),
+        Kinds::LeaseRenewed(LeaseRenewed { renewed: Some(renewed) }),
+        Kinds::LeaseEnded(LeaseEnded { lease: lease.clone(), session, node, reason }),
+        Kinds::CallsMetered(metered),
+        Kinds::LinesAnswered(LinesAnswered {
+            lease,
+            positions: vec![0, 3],
+            receipt_seqs: vec![7, 0],
+            receipt_lines: vec![1, 0],
+            reasons: vec![String::new(), "ALLOWANCE_EXCEEDED".into()],
+            metered_seq: 8,
+        }),
+    ]
+}
+
+fn of_nodes() -> Vec<Kinds> {
+    let noted = NodeNoted {
+        node: id(1),
+        owner: owned(1),
+        public_key: vec![2; 32].into(),
+        qualified: true,
+        rating_milli_cu: 1_000,
+        required_units: UNITS,
+    };
+    vec![
+        Kinds::NodeAttached(NodeAttached {
+            node: id(1),
+            gateway: id(5),
+            capabilities: vec![1, 2].into(),
+            nonce: vec![3; 16].into(),
+            signature: vec![4; 64].into(),
+            generation: 11,
+        }),
+        Kinds::NodeDetached(NodeDetached {
+            node: id(1),
+            generation: 11,
+            reason: DetachReason::Silent.into(),
+        }),
+        Kinds::GatewayStarted(GatewayStarted { gateway: id(5), public_key: vec![2; 32].into() }),
+        Kinds::GatewayHeard(GatewayHeard { gateway: id(5) }),
+        Kinds::GatewayLost(GatewayLost { gateway: id(5) }),
+        Kinds::NodesNoted(NodesNoted { nodes: vec![noted], unqualified: id(2) }),
+    ]
+}
+
+fn of_epochs_and_the_market() -> Vec<Kinds> {
+    vec![
+        Kinds::PresenceRecorded(PresenceRecorded {
+            epoch: 3,
+            first_beat: 240,
+            beats: 12,
+            nodes: id(1),
+            bitmaps: vec![0xff, 0x0f].into(),
+        }),
+        Kinds::BeatsWeighed(BeatsWeighed { epoch: 3, nodes: 255 }),
+        Kinds::EpochAttendance(EpochAttendance {
+            epoch: 3,
+            nodes: id(1),
+            beats_seen: vec![12],
+            active: vec![true],
+        }),
+        Kinds::EpochSealed(EpochSealed { epoch: 3, beats: 5_760 }),
+        Kinds::ModelNoted(ModelNoted {
+            model: "smollm2".into(),
+            input_pico_usd: 1,
+            output_pico_usd: 2,
+            input_micro_units: 3,
+            output_micro_units: 4,
+            withdrawn: true,
+        }),
+        Kinds::SessionNoted(SessionNoted {
+            session: id(3),
+            renter: owned(9),
+            cap_pico_usd: vec![7; 16].into(),
+            expires_at_us: AT,
+        }),
+        Kinds::SessionEnded(SessionEnded { session: id(3) }),
+    ]
+}
+
+fn every_event() -> Vec<Event> {
+    let kinds = of_leases().into_iter().chain(of_nodes()).chain(of_epochs_and_the_market());
+    kinds.map(|kind| Event { event: Some(kind) }).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let lines: Vec<String> =
+        digits.as_bytes().chunks(100).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+    lines.join("\n") + "\n"
+}
+
+#[test]
+fn every_event_has_the_bytes_that_it_was_released_with() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    for event in every_event() {
+        let bytes = event.encode_to_vec();
+        let name = event.name().unwrap();
+        let golden = std::fs::read_to_string(folder.join(format!("{name}.hex")));
+        let golden = golden.unwrap_or_else(|why| panic!("{name}.hex: {why}; it would be\n{}", hex(&bytes)));
+        assert_eq!(hex(&bytes), golden, "{name}");
+        assert_eq!(Event::decode(bytes.as_slice()).unwrap(), event);
+    }
+    let files = std::fs::read_dir(folder).unwrap().filter_map(Result::ok);
+    let golden = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "hex")).count();
+    assert_eq!(golden, every_event().len(), "an event has no golden bytes, or bytes have no event");
+}
+
+#[test]
+fn only_what_others_need_leaves_scheduling_and_it_sends_nothing() {
+    let events = every_event();
+    let public: Vec<&str> =
+        events.iter().filter(|event| event.is_public()).filter_map(|event| event.name()).collect();
+    let expected = [
+        "LeaseGranted",
+        "LeaseEnded",
+        "CallsMetered",
+        "NodeAttached",
+        "NodeDetached",
+        "PresenceRecorded",
+        "EpochAttendance",
+        "EpochSealed",
+    ];
+    assert_eq!(public, expected);
+    assert!(events.iter().all(|event| event.send().is_none()));
+}
