@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holmes_kernel::{Code, Refusal};
 use holmes_proto::gateway::v1::{Receipt, to_node};
 use holmes_proto::scheduling::v1::{CallLine, DetachReason};
 
@@ -33,7 +34,9 @@ async fn presence_is_reported_beat_by_beat() {
     let seen = || {
         world.services.kept(|kept| {
             let reports = kept.presence.iter().filter(|report| !report.nodes.is_empty());
-            reports.map(|report| report.nodes[0].bitmap.iter().map(|byte| byte.count_ones()).sum::<u32>()).sum::<u32>()
+            reports
+                .map(|report| report.nodes[0].bitmap.iter().map(|byte| byte.count_ones()).sum::<u32>())
+                .sum::<u32>()
         })
     };
     world.till(|| seen() >= 3).await; // beats of a second
@@ -93,7 +96,8 @@ async fn a_receipt_that_is_sent_again_is_answered_as_before_and_an_unknown_one_i
     let node = world.node(1, Script::Write(2)).await;
     whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
     world.till(|| node.heard.accepted() == [""]).await;
-    let (lease, line) = world.services.kept(|kept| (*kept.leases.keys().next().unwrap(), kept.reported[0].clone()));
+    let (lease, line) =
+        world.services.kept(|kept| (*kept.leases.keys().next().unwrap(), kept.reported[0].clone()));
     node.resend(Receipt { lease: lease.to_vec().into(), line: Some(line) }).await;
     world.till(|| node.heard.accepted() == ["", ""]).await;
     let unknown = CallLine { call: vec![9; 16].into(), ..CallLine::default() };
@@ -109,4 +113,14 @@ async fn a_node_hears_that_a_lease_is_over() {
     whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
     let over = || node.heard.all().iter().any(|message| matches!(message, to_node::Message::LeaseOver(_)));
     world.till(over).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_scheduling_has_given_up_starts_anew_and_its_nodes_attach_again() {
+    let world = World::new().await;
+    let lost = Refusal::new(Code::Precondition, "GATEWAY_UNKNOWN", "start again");
+    world.services.kept(|kept| kept.refuse_presence = Some(lost));
+    world.till(|| world.services.kept(|kept| kept.starts == 2) && world.gateway.ready()).await;
+    let _node = world.node(1, Script::Write(2)).await;
+    assert!(whole(world.generate(asked("hello")).await.unwrap()).await.ended.is_some());
 }

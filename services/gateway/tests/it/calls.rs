@@ -135,25 +135,6 @@ async fn a_slow_renter_holds_up_nobody_else_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_renter_who_takes_too_little_is_cancelled() {
-    let settings = holmes_gateway::Settings { most_buffered: 8, renter_buffer: 1, ..settings() };
-    let world = World::with(settings).await;
-    let node = world.node(1, Script::Slowly(2_000, Duration::from_millis(1))).await;
-    let mut request = asked("hello");
-    request.work.as_mut().unwrap().max_tokens = 2_000;
-    // Too much for the buffers of the connection, so that it is the gateway that must give up.
-    let _stream = world.generate(request).await.unwrap();
-    let waited = tokio::time::timeout(Duration::from_secs(8), async {
-        while node.heard.cancels() == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    let cancelled = waited.await.is_ok();
-    let whole_call = world.services.kept(|kept| kept.reported.len());
-    assert!(cancelled || whole_call == 1, "neither cancelled nor delivered");
-}
-
-#[tokio::test]
 async fn a_receipt_above_what_was_delivered_is_refused_and_the_checkpoint_counts() {
     let world = World::new().await;
     let node = world.node(1, Script::Lie(6)).await;
@@ -186,6 +167,16 @@ async fn a_report_that_scheduling_refuses_is_not_paid_and_the_node_hears_why() {
     let ended = whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
     assert_eq!((ended.price_micro_usd, ended.receipts.len()), (0, 0));
     world.till(|| node.heard.accepted() == ["ALLOWANCE_EXCEEDED"]).await;
+}
+
+#[tokio::test]
+async fn a_line_that_is_not_metered_is_not_paid_and_the_node_hears_why() {
+    let world = World::new().await;
+    world.services.kept(|kept| kept.refuse_lines = Some("LEASE_FULL"));
+    let node = world.node(1, Script::Write(6)).await;
+    let ended = whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    assert_eq!((ended.price_micro_usd, ended.receipts.len()), (0, 0));
+    world.till(|| node.heard.accepted() == ["LEASE_FULL"]).await;
 }
 
 #[tokio::test]
@@ -229,7 +220,10 @@ async fn a_renter_has_so_many_calls_at_a_time() {
     let _node = world.node(1, Script::Slowly(50, Duration::from_millis(20))).await;
     let running = world.generate_as(1, asked("hello")).await.unwrap();
     let refused = world.generate_as(1, asked("hello")).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::ResourceExhausted, "TOO_MANY_CALLS"));
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (tonic::Code::ResourceExhausted, "TOO_MANY_CALLS")
+    );
     assert!(world.generate_as(2, asked("hello")).await.is_ok());
     drop(running);
 }
@@ -250,10 +244,23 @@ async fn a_session_that_was_closed_is_opened_anew_once() {
     let world = World::new().await;
     let _node = world.node(1, Script::Write(6)).await;
     let closed = || Refusal::new(Code::Precondition, "SESSION_CLOSED", "it is closed");
-    // The first is for the greater allowance, the second for what the call needs.
-    world.services.kept(|kept| kept.refuse_place = vec![closed(), closed()]);
+    world.services.kept(|kept| kept.refuse_place = vec![closed()]);
     assert!(whole(world.generate(asked("hello")).await.unwrap()).await.ended.is_some());
     world.services.kept(|kept| assert_eq!(kept.sessions_opened, 2));
+}
+
+#[tokio::test]
+async fn what_a_sessions_idle_lease_holds_is_given_up_for_another_models_call() {
+    let world = World::with(holmes_gateway::Settings { lease_idle_ms: 60_000, ..settings() }).await;
+    let _talks = world.node(1, Script::Write(6)).await;
+    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    let full = || Refusal::new(Code::Precondition, "SESSION_BUDGET_EXCEEDED", "end leases");
+    // The first is for the greater allowance, the second for what the call needs.
+    world.services.kept(|kept| kept.refuse_place = vec![full(), full()]);
+    let terms = Terms { node_id: id_of(1).to_string(), ..Terms::default() }; // it fits no idle lease
+    let request = GenerateRequest { terms: Some(terms), ..asked("hello") };
+    assert!(whole(world.generate(request).await.unwrap()).await.ended.is_some());
+    world.services.kept(|kept| assert_eq!(kept.ended.len(), 1));
 }
 
 #[tokio::test]
@@ -321,7 +328,8 @@ async fn nobody_calls_without_being_known() {
 async fn models_are_listed_with_their_prices_and_nodes() {
     let world = World::new().await;
     let _node = world.node(1, Script::Write(1)).await;
-    let models = world.client().list_models(as_renter(1, ListModelsRequest {})).await.unwrap().into_inner().models;
+    let models =
+        world.client().list_models(as_renter(1, ListModelsRequest {})).await.unwrap().into_inner().models;
     let talker = models.iter().find(|model| model.name == "talker").unwrap();
     assert_eq!((talker.nodes, talker.output_micro_usd_per_million), (1, OUTPUT_PICO));
     assert!(talker.generates);
@@ -334,7 +342,14 @@ async fn a_gateway_that_stops_lets_calls_end_and_takes_no_new_ones() {
     let mut running = world.generate(asked("hello")).await.unwrap();
     assert!(matches!(running.message().await.unwrap().unwrap().part, Some(Part::Started(_))));
     world.stop();
-    world.till(|| node.heard.all().iter().any(|m| matches!(m, holmes_proto::gateway::v1::to_node::Message::Drain(_)))).await;
+    world
+        .till(|| {
+            node.heard
+                .all()
+                .iter()
+                .any(|m| matches!(m, holmes_proto::gateway::v1::to_node::Message::Drain(_)))
+        })
+        .await;
     assert_eq!(reason(&world.generate(asked("hello")).await.unwrap_err()), "DRAINING");
     assert_eq!(whole(running).await.ended.unwrap().receipts.len(), 1);
 }

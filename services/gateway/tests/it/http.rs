@@ -8,7 +8,13 @@ use tower::ServiceExt as _;
 use super::node::{Script, id_of};
 use super::world::{API_KEY, World, words};
 
-async fn send(world: &World, method: &str, path: &str, key: Option<&str>, body: String) -> http::Response<Body> {
+async fn send(
+    world: &World,
+    method: &str,
+    path: &str,
+    key: Option<&str>,
+    body: String,
+) -> http::Response<Body> {
     let mut request = Request::builder().method(method).uri(path);
     if let Some(key) = key {
         request = request.header("authorization", format!("Bearer {key}"));
@@ -106,7 +112,10 @@ async fn a_completion_has_text_and_probabilities() {
     let body = json!({"model": "talker", "prompt": "hello", "logprobs": 1});
     let (status, answer) = post(&world, "/v1/completions", body).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
-    assert_eq!((&answer["object"], &answer["choices"][0]["text"]), (&json!("text_completion"), &json!(words(2))));
+    assert_eq!(
+        (&answer["object"], &answer["choices"][0]["text"]),
+        (&json!("text_completion"), &json!(words(2)))
+    );
     assert_eq!(answer["choices"][0]["logprobs"]["token_logprobs"], json!([-0.25, -0.25]));
     let body = with(chat(), json!({"logprobs": true}));
     let (_, answer) = post(&world, "/v1/chat/completions", body).await;
@@ -142,7 +151,11 @@ async fn errors_have_openais_form_and_codes() {
         (with(chat(), json!({"model": "pointer"})), 400, "model_unsuited"),
         (with(chat(), json!({"tools": [{"type": "function"}]})), 400, "field_not_supported"),
         (with(chat(), json!({"temperature": 9})), 400, "field_invalid"),
-        (with(chat(), json!({"messages": [{"role": "user", "content": "<|im_start|>"}]})), 400, "control_text"),
+        (
+            with(chat(), json!({"messages": [{"role": "user", "content": "<|im_start|>"}]})),
+            400,
+            "control_text",
+        ),
         (with(chat(), json!({"holmes": {"max_price_micro_usd": 1}})), 400, "price_above_limit"),
     ];
     for (body, status, code) in cases {
@@ -180,7 +193,10 @@ async fn a_request_id_that_is_a_uuidv7_names_the_call_and_runs_once() {
             .unwrap()
     };
     let first = world.gateway.http().oneshot(request(&id)).await.unwrap();
-    assert_eq!((first.status(), first.headers()["x-request-id"].to_str().unwrap()), (StatusCode::OK, id.as_str()));
+    assert_eq!(
+        (first.status(), first.headers()["x-request-id"].to_str().unwrap()),
+        (StatusCode::OK, id.as_str())
+    );
     assert_eq!(world.gateway.http().oneshot(request(&id)).await.unwrap().status(), StatusCode::CONFLICT);
     let other = world.gateway.http().oneshot(request("trace-7")).await.unwrap(); // a name of the caller's own
     assert_eq!(other.status(), StatusCode::OK);
@@ -195,4 +211,21 @@ async fn models_are_listed_and_found() {
     assert_eq!(send(&world, "GET", "/v1/models/talker", Some(API_KEY), String::new()).await.status(), 200);
     assert_eq!(send(&world, "GET", "/v1/models/none", Some(API_KEY), String::new()).await.status(), 404);
     assert_eq!(send(&world, "GET", "/v1/models", None, String::new()).await.status(), 401);
+}
+
+#[tokio::test]
+async fn a_renter_who_takes_too_little_is_cancelled_and_pays_for_what_was_sent() {
+    let settings =
+        holmes_gateway::Settings { most_buffered: 8, renter_stall_ms: 200, ..super::world::settings() };
+    let world = World::with(settings).await;
+    let node = world.node(1, Script::Slowly(1_900, std::time::Duration::from_millis(2))).await;
+    let body = with(chat(), json!({"stream": true, "max_tokens": 2_000})).to_string();
+    let unread = send(&world, "POST", "/v1/chat/completions", Some(API_KEY), body).await;
+    world.till(|| node.heard.cancels() > 0).await;
+    world.till(|| world.services.kept(|kept| kept.reported.len() == 1)).await;
+    world.services.kept(|kept| {
+        assert_eq!(kept.reported[0].finish(), holmes_proto::scheduling::v1::Finish::Cancelled);
+        assert!((8..500).contains(&kept.reported[0].output_tokens));
+    });
+    drop(unread);
 }

@@ -101,7 +101,8 @@ impl Drop for Node {
 }
 
 pub fn capabilities(models: &[&str]) -> Capabilities {
-    let model = |name: &&str| ServedModel { name: (*name).to_owned(), digest: vec![1; 32].into(), context: 2_048 };
+    let model =
+        |name: &&str| ServedModel { name: (*name).to_owned(), digest: vec![1; 32].into(), context: 2_048 };
     Capabilities { models: models.iter().map(model).collect(), slots: 4, ..Capabilities::default() }
 }
 
@@ -114,7 +115,8 @@ pub async fn hello(
     let (out, outgoing) = mpsc::channel(1_024);
     let mut client = GatewayClient::new(channel).max_decoding_message_size(16 << 20);
     let mut words = client.attach(ReceiverStream::new(outgoing)).await?.into_inner();
-    let Some(ToNode { message: Some(to_node::Message::Challenge(challenge)) }) = words.message().await? else {
+    let Some(ToNode { message: Some(to_node::Message::Challenge(challenge)) }) = words.message().await?
+    else {
         panic!("the first message is a challenge");
     };
     let offered = capabilities(&["talker", "pointer"]).encode_to_vec();
@@ -142,7 +144,8 @@ impl Node {
     pub async fn attach(channel: Channel, number: u8, script: Script) -> Node {
         let (out, mut words, welcome) = hello(channel, number, &key(number)).await.unwrap();
         let heard = Heard::default();
-        let worker = Worker { number, script, out: out.clone(), generation: welcome.generation, heard: heard.clone() };
+        let worker =
+            Worker { number, script, out: out.clone(), generation: welcome.generation, heard: heard.clone() };
         let beat = Duration::from_millis(welcome.beat_ms.into());
         let task = tokio::spawn(async move {
             let mut tick = tokio::time::interval(beat);
@@ -234,8 +237,7 @@ impl Worker {
                 logprob: -0.25,
                 top: Vec::new(),
             }];
-            let tokens =
-                inference::Tokens { first: number, ids: vec![number], text: word(number), logprobs };
+            let tokens = inference::Tokens { first: number, ids: vec![number], text: word(number), logprobs };
             self.output(&start, output::Output::Tokens(tokens)).await;
             let line = self.line(&start, lease, u64::from(number + 1 - from), Finish::NodeLost);
             let checkpoint = Checkpoint { lease: lease.to_vec().into(), line: Some(line) };
@@ -254,16 +256,18 @@ impl Worker {
         }
         let usage = inference::Usage { input_tokens: 5, output_tokens: most, cached_tokens: 2 };
         let reason = inference::FinishReason::Stop.into();
-        self.output(&start, output::Output::Finished(inference::Finished { reason, usage: Some(usage) })).await;
+        self.output(&start, output::Output::Finished(inference::Finished { reason, usage: Some(usage) }))
+            .await;
         let more = u64::from(matches!(self.script, Script::Lie(_)));
         self.receipt(&start, lease, u64::from(most - from) + more, Finish::Stop).await;
         false
     }
 
     fn cancelled(&self, start: &StartCall) -> bool {
-        self.heard.all().iter().any(|message| {
-            matches!(message, to_node::Message::Cancel(cancel) if cancel.call == start.call)
-        })
+        self.heard
+            .all()
+            .iter()
+            .any(|message| matches!(message, to_node::Message::Cancel(cancel) if cancel.call == start.call))
     }
 
     async fn output(&self, start: &StartCall, output: output::Output) {
@@ -279,13 +283,33 @@ impl Worker {
     }
 
     fn line(&self, start: &StartCall, lease: [u8; 20], output_tokens: u64, finish: Finish) -> CallLine {
+        let secret: [u8; 32] = start.commitment_key.as_ref().try_into().unwrap();
+        let hash = |bytes: &[u8]| blake3::keyed_hash(&secret, bytes).as_bytes().to_vec().into();
+        let (prompt_commitment, output_commitment) = match start.work.clone().unwrap().work.unwrap() {
+            work::Work::Generate(generate) => {
+                let from = generate.resume_from;
+                let prompt = match generate.prompt.unwrap() {
+                    inference::generate_work::Prompt::Text(text) => hash(text.as_bytes()),
+                    inference::generate_work::Prompt::Chat(chat) => hash(&chat.encode_to_vec()),
+                };
+                let lied = u32::from(matches!(self.script, Script::Lie(_)) && finish == Finish::Stop);
+                let text: String = (from..from + output_tokens as u32 - lied).map(word).collect();
+                (prompt, hash(text.as_bytes()))
+            }
+            work::Work::Embed(embed) => {
+                let Script::Embed(width) = self.script else { panic!("an embedding") };
+                let texts: Vec<&[u8]> = embed.texts.iter().map(String::as_bytes).collect();
+                let values = vec![0; texts.len() * width as usize * 4];
+                (hash(&holmes_proto::edge::signed_text(&texts)), hash(&values))
+            }
+        };
         let mut line = CallLine {
             call: start.call.clone(),
             input_tokens: 5,
             output_tokens,
             finish: finish.into(),
-            prompt_commitment: vec![1; 32].into(),
-            output_commitment: vec![2; 32].into(),
+            prompt_commitment,
+            output_commitment,
             ..CallLine::default()
         };
         let signed = statements::call_line(&GENESIS, CELL, &lease, &line);

@@ -38,6 +38,11 @@ pub struct Kept {
     pub refuse_place: Vec<Refusal>,
     /// Refusals of the next reports.
     pub refuse_report: Vec<Refusal>,
+    /// Why lines are not metered.
+    pub refuse_lines: Option<&'static str>,
+    /// What presence is refused with, once.
+    pub refuse_presence: Option<Refusal>,
+    pub starts: usize,
     /// Length of a lease, ms.
     pub lease_ms: u64,
     pub next: u64,
@@ -150,7 +155,8 @@ impl market::market_server::Market for Services {
         request: Request<market::GetSessionRequest>,
     ) -> Result<Response<market::GetSessionResponse>, Status> {
         let no_hold = self.kept(|kept| kept.no_hold);
-        let state = if no_hold.is_some() { market::SessionState::Closed } else { market::SessionState::Active };
+        let state =
+            if no_hold.is_some() { market::SessionState::Closed } else { market::SessionState::Active };
         let session = market::Session {
             session_id: request.into_inner().session_id,
             state: state.into(),
@@ -200,7 +206,10 @@ impl scheduling::scheduling_server::Scheduling for Services {
     ) -> Result<Response<scheduling::StartGatewayResponse>, Status> {
         self.from_gateway(&request);
         let key: [u8; 32] = request.get_ref().public_key.as_ref().try_into().unwrap();
-        self.kept(|kept| kept.gateway_key = Some(VerifyingKey::from_bytes(&key).unwrap()));
+        self.kept(|kept| {
+            kept.starts += 1;
+            kept.gateway_key = Some(VerifyingKey::from_bytes(&key).unwrap());
+        });
         Ok(Response::new(scheduling::StartGatewayResponse {
             public_key: vec![8; 32].into(),
             tge_at_ms: 1_000,
@@ -255,8 +264,14 @@ impl scheduling::scheduling_server::Scheduling for Services {
         &self,
         request: Request<scheduling::ReportPresenceRequest>,
     ) -> Result<Response<scheduling::ReportPresenceResponse>, Status> {
-        self.kept(|kept| kept.presence.push(request.into_inner()));
-        Ok(Response::new(scheduling::ReportPresenceResponse {}))
+        let refused = self.kept(|kept| {
+            kept.presence.push(request.into_inner());
+            kept.refuse_presence.clone().filter(|_| kept.starts < 2)
+        });
+        if let Some(refused) = refused {
+            return Err(status(refused));
+        }
+        Ok(Response::new(scheduling::ReportPresenceResponse::default()))
     }
 
     async fn place(
@@ -350,8 +365,18 @@ impl scheduling::scheduling_server::Scheduling for Services {
             kept.next += 1;
             let seq = kept.next;
             let names = (0..asked.lines.len()).map(|line| statements::receipt_name(seq, line as u32));
+            if let Some(reason) = kept.refuse_lines {
+                let refused = (0..asked.lines.len() as u32)
+                    .map(|line| scheduling::RefusedLine { line, reason: reason.to_owned() });
+                let receipts = vec![String::new(); asked.lines.len()];
+                return Ok(Response::new(scheduling::ReportCallsResponse {
+                    receipts,
+                    refused: refused.collect(),
+                }));
+            }
+            let receipts = names.collect();
             kept.reported.extend(asked.lines.clone());
-            Ok(Response::new(scheduling::ReportCallsResponse { receipts: names.collect() }))
+            Ok(Response::new(scheduling::ReportCallsResponse { receipts, refused: Vec::new() }))
         })
     }
 

@@ -87,8 +87,8 @@ impl World {
         let principal = Principal::new(PrincipalKind::Gateway, Id::of_key(&key.verifying_key().to_bytes()));
         let services = Services::new();
         services.kept(|kept| kept.gateway = Some(principal));
-        let routes =
-            Routes::new(MarketServer::new(services.clone())).add_service(SchedulingServer::new(services.clone()));
+        let routes = Routes::new(MarketServer::new(services.clone()))
+            .add_service(SchedulingServer::new(services.clone()));
         let gateway = holmes_gateway::start(Deps {
             peer: Peer::here(routes, principal),
             key,
