@@ -52,7 +52,7 @@ pub struct Kept {
 pub struct Services(pub Arc<Mutex<Kept>>);
 
 impl Services {
-    pub fn new() -> Services {
+    pub fn scripted() -> Services {
         Services(Arc::new(Mutex::new(Kept { lease_ms: 60_000, next: 100, ..Kept::default() })))
     }
 
@@ -61,7 +61,7 @@ impl Services {
     }
 
     /// Every call comes from the gateway, and says so.
-    fn from_gateway<T>(&self, request: &Request<T>) {
+    fn called_by_gateway<T>(&self, request: &Request<T>) {
         let who = principal(request).unwrap();
         self.kept(|kept| assert_eq!(kept.gateway, Some(who)));
     }
@@ -98,7 +98,7 @@ impl market::market_server::Market for Services {
         &self,
         request: Request<market::ListModelsRequest>,
     ) -> Result<Response<market::ListModelsResponse>, Status> {
-        self.from_gateway(&request);
+        self.called_by_gateway(&request);
         let models =
             vec![model("talker", market::ModelKind::Generate), model("pointer", market::ModelKind::Embed)];
         Ok(Response::new(market::ListModelsResponse { models }))
@@ -115,7 +115,7 @@ impl market::market_server::Market for Services {
         &self,
         request: Request<market::QuoteRequest>,
     ) -> Result<Response<market::QuoteResponse>, Status> {
-        self.from_gateway(&request);
+        self.called_by_gateway(&request);
         let asked = request.into_inner();
         let price = (asked.input_tokens * INPUT_PICO + asked.output_tokens * OUTPUT_PICO).div_ceil(1_000_000);
         let fee = price.div_ceil(50);
@@ -132,7 +132,7 @@ impl market::market_server::Market for Services {
         &self,
         request: Request<market::OpenSessionRequest>,
     ) -> Result<Response<market::OpenSessionResponse>, Status> {
-        self.from_gateway(&request);
+        self.called_by_gateway(&request);
         assert!(request.get_ref().renter.starts_with("account/"));
         self.kept(|kept| kept.sessions_opened += 1);
         let session = market::Session {
@@ -204,7 +204,7 @@ impl scheduling::scheduling_server::Scheduling for Services {
         &self,
         request: Request<scheduling::StartGatewayRequest>,
     ) -> Result<Response<scheduling::StartGatewayResponse>, Status> {
-        self.from_gateway(&request);
+        self.called_by_gateway(&request);
         let key: [u8; 32] = request.get_ref().public_key.as_ref().try_into().unwrap();
         self.kept(|kept| {
             kept.starts += 1;
@@ -224,7 +224,7 @@ impl scheduling::scheduling_server::Scheduling for Services {
         &self,
         request: Request<scheduling::AttachRequest>,
     ) -> Result<Response<scheduling::AttachResponse>, Status> {
-        self.from_gateway(&request);
+        self.called_by_gateway(&request);
         let asked = request.into_inner();
         let node: Id = asked.node_id.parse().unwrap();
         let gateway = self.kept(|kept| kept.gateway.unwrap().id);
@@ -278,7 +278,7 @@ impl scheduling::scheduling_server::Scheduling for Services {
         &self,
         request: Request<scheduling::PlaceRequest>,
     ) -> Result<Response<scheduling::PlaceResponse>, Status> {
-        self.from_gateway(&request);
+        self.called_by_gateway(&request);
         let after = request.metadata().get("holmes-after").unwrap().to_str().unwrap().to_owned();
         let asked = request.into_inner();
         self.kept(|kept| {
@@ -345,7 +345,7 @@ impl scheduling::scheduling_server::Scheduling for Services {
         &self,
         request: Request<scheduling::ReportCallsRequest>,
     ) -> Result<Response<scheduling::ReportCallsResponse>, Status> {
-        self.from_gateway(&request);
+        self.called_by_gateway(&request);
         let asked = request.into_inner();
         self.kept(|kept| {
             if let Some(refused) = kept.refuse_report.pop() {

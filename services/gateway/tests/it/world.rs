@@ -85,7 +85,7 @@ impl World {
     pub async fn with(settings: Settings) -> World {
         let key = SigningKey::from_bytes(&[42; 32]);
         let principal = Principal::new(PrincipalKind::Gateway, Id::of_key(&key.verifying_key().to_bytes()));
-        let services = Services::new();
+        let services = Services::scripted();
         services.kept(|kept| kept.gateway = Some(principal));
         let routes = Routes::new(MarketServer::new(services.clone()))
             .add_service(SchedulingServer::new(services.clone()));
