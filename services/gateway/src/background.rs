@@ -8,7 +8,7 @@ use holmes_proto::scheduling::v1::{DetachReason, ReportPresenceRequest, StartGat
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::presence::{Calendar, halves};
+use crate::presence::Calendar;
 use crate::settings::ms;
 use crate::upstream::{may_change, request_id};
 use crate::{Edge, Started, guarded};
@@ -17,6 +17,8 @@ use crate::{Edge, Started, guarded};
 const TICK: Duration = Duration::from_millis(250);
 /// The longest pause before scheduling is told again that the gateway starts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Scheduling's reason when it has not heard of the gateway for too long: it has to start anew.
+const GATEWAY_UNKNOWN: &str = "GATEWAY_UNKNOWN";
 
 /// Runs until `stop` says so and what is in progress has ended.
 pub(crate) async fn run(edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
@@ -107,29 +109,25 @@ impl Reporter {
         let mut scheduling = edge.upstream.scheduling();
         match edge.upstream.once(scheduling.report_presence(there)).await {
             Ok(_) => true,
-            Err(why) if may_change(&why) => true, // it will be asked again
             Err(why) => {
-                tracing::warn!(gateway = %edge.id, %why, "scheduling does not know the gateway any more; starting anew");
-                false
+                tracing::warn!(gateway = %edge.id, %why, "scheduling did not take in that the gateway is there");
+                why.reason != GATEWAY_UNKNOWN
             }
         }
     }
 }
 
 impl Edge {
-    /// Reports which nodes were there; whether something was recorded. A report that is refused because of one of its
-    /// nodes is halved until only that one is left out.
-    pub(crate) async fn report_presence(&self, mut requests: Vec<ReportPresenceRequest>) -> bool {
+    /// Reports which nodes were there; whether something was recorded. What has no definite answer is reported again
+    /// next time.
+    pub(crate) async fn report_presence(&self, requests: Vec<ReportPresenceRequest>) -> bool {
         let mut recorded = false;
-        while let Some(request) = requests.pop() {
+        for request in requests {
             let mut scheduling = self.upstream.scheduling();
             match self.upstream.once(scheduling.report_presence(request.clone())).await {
                 Ok(_) => recorded = true,
                 Err(why) if may_change(&why) => guarded(&self.marks).put_back(&request),
-                Err(why) => match halves(&request) {
-                    Some(halves) => requests.extend(halves),
-                    None => tracing::warn!(epoch = request.epoch, %why, "a node's presence was not recorded"),
-                },
+                Err(why) => tracing::warn!(epoch = request.epoch, %why, "presence was not recorded"),
             }
         }
         recorded

@@ -74,7 +74,7 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
         };
         admitted.ran();
         out.runs_at(ask, &lease, offer.most_micro_usd).await;
-        let (end, lease) = Run::new(edge, ask, offer.bound, call, lease).deliver(out).await;
+        let (end, lease) = Run::new(edge, ask, (offer.bound, &secret), call, lease).deliver(out).await;
         match end {
             End::Whole(whole) => {
                 bill.add(edge, ask, &lease, whole.line.as_ref());
@@ -126,8 +126,7 @@ async fn offer(edge: &Edge, ask: &Ask) -> Result<Offer, Refusal> {
 }
 
 /// Reasons for which a session takes no more calls, and another one may.
-const SESSION_OVER: [&str; 5] =
-    ["SESSION_NOT_FOUND", "SESSION_CLOSED", "SESSION_CLOSING", "SESSION_EXPIRED", "SESSION_NOT_FUNDED"];
+pub(crate) const SESSION_OVER: [&str; 3] = ["SESSION_NOT_FOUND", "SESSION_CLOSED", "SESSION_EXPIRED"];
 
 /// A session that pays and a node that works.
 async fn lease(

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tonic::Request;
 
 use crate::ask::Ask;
+use crate::calls::SESSION_OVER;
 use crate::guarded;
 use crate::nodes::{Node, Nodes};
 use crate::price::{PICO_PER_MICRO, pico};
@@ -25,6 +26,9 @@ use crate::upstream::{Upstream, request_id};
 
 /// What a lease is good for: a session, a model, and the node that the renter named.
 type Key = (Id, String, Option<Id>);
+
+/// Scheduling's reasons when leases of the session, idle ones too, hold what a call needs.
+const SESSION_FULL: [&str; 2] = ["SESSION_BUDGET_EXCEEDED", "TOO_MANY_LEASES_OF_SESSION"];
 
 /// Nodes that one placement may leave out.
 pub(crate) const MOST_AVOIDED: usize = 8;
@@ -125,14 +129,15 @@ impl Leases {
 
     /// Gets a new lease, and waits a little for a free slot.
     async fn place(
-        &self,
+        self: &Arc<Self>,
         session: &Session,
         ask: &Ask,
         (price, context): (u64, u32),
         avoid: &[Id],
     ) -> Result<(Lease, Arc<Node>), Refusal> {
         let until = Instant::now() + ms(self.settings.place_wait_ms);
-        let mut allowance = price.max(self.settings.allowance_micro_usd.saturating_mul(PICO_PER_MICRO));
+        let mut allowance =
+            price.max(1).max(self.settings.allowance_micro_usd.saturating_mul(PICO_PER_MICRO));
         let mut pause = ms(20);
         loop {
             let request = PlaceRequest {
@@ -169,11 +174,19 @@ impl Leases {
                 }
                 Err(refused) => refused,
             };
-            if allowance > price && !matches!(refused.code, Code::NotFound | Code::Invalid) {
-                allowance = price; // what the call itself needs may fit where more does not
+            let reason = refused.reason.as_ref();
+            if SESSION_OVER.contains(&reason) {
+                return Err(refused);
+            }
+            if allowance > price.max(1) && refused.code != Code::NotFound {
+                allowance = price.max(1); // what the call itself needs may fit where more does not
                 continue;
             }
-            let may_wait = matches!(refused.code, Code::Exhausted | Code::Unavailable);
+            let crowded = SESSION_FULL.contains(&reason);
+            if crowded {
+                self.end_idle_of(session.id);
+            }
+            let may_wait = crowded || matches!(refused.code, Code::Exhausted | Code::Unavailable);
             if !may_wait || Instant::now() + pause > until {
                 return Err(refused);
             }
@@ -226,9 +239,19 @@ impl Leases {
     /// Ends the leases that nobody has used for a while.
     pub(crate) fn end_idle(self: &Arc<Self>) {
         let keep = ms(self.settings.lease_idle_ms);
+        self.end_where(|since, _| since.elapsed() >= keep);
+    }
+
+    /// Ends a session's idle leases: what they hold is needed.
+    fn end_idle_of(self: &Arc<Self>, session: Id) {
+        self.end_where(|_, lease| lease.session == session);
+    }
+
+    fn end_where(self: &Arc<Self>, is_over: impl Fn(&Instant, &Lease) -> bool) {
         let mut over = Vec::new();
         guarded(&self.idle).retain(|_, leases| {
-            over.extend(leases.extract_if(.., |(since, _)| since.elapsed() >= keep).map(|(_, lease)| lease));
+            let ended = leases.extract_if(.., |(since, lease)| is_over(since, lease));
+            over.extend(ended.map(|(_, lease)| lease));
             !leases.is_empty()
         });
         for lease in over {

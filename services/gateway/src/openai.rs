@@ -85,6 +85,8 @@ impl Wrong {
             (_, "INSUFFICIENT_FUNDS" | "SESSION_NO_ACCOUNT" | "ACCOUNT_NOT_FOUND") => {
                 (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota".to_owned())
             }
+            (_, "SESSION_BUDGET_EXCEEDED") => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", own()),
+            (_, "MODEL_NOT_SERVED" | "NOT_READY") => (StatusCode::SERVICE_UNAVAILABLE, "server_error", own()),
             (_, "REQUEST_TOO_LARGE") => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", own()),
             (_, "METHOD_NOT_ALLOWED") => (StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", own()),
             (Code::Invalid | Code::Precondition | Code::Unimplemented, _) => {

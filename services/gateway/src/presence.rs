@@ -128,20 +128,6 @@ fn request(epoch: u64, nodes: &[(Id, BTreeSet<u32>)]) -> Option<ReportPresenceRe
     })
 }
 
-/// The two halves of a request that was refused for one of its nodes; `None` where there is only one.
-pub(crate) fn halves(request: &ReportPresenceRequest) -> Option<[ReportPresenceRequest; 2]> {
-    if request.nodes.len() < 2 {
-        return None;
-    }
-    let (left, right) = request.nodes.split_at(request.nodes.len() / 2);
-    let half = |nodes: &[NodeBeats]| ReportPresenceRequest {
-        request_id: crate::upstream::request_id(),
-        nodes: nodes.to_vec(),
-        ..request.clone()
-    };
-    Some([half(left), half(right)])
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -176,15 +162,6 @@ mod tests {
         assert_eq!(requests.iter().map(|r| r.nodes.len()).collect::<Vec<_>>(), [256, 44]);
         assert_ne!(requests[0].request_id, requests[1].request_id);
         assert!(marks.take().is_empty());
-    }
-
-    #[test]
-    fn a_refused_report_is_halved_until_one_node_is_left() {
-        let mut marks = Marks::default();
-        (0..3).for_each(|number| marks.mark(node(number), (1, 4)));
-        let [left, right] = halves(&marks.take()[0]).unwrap();
-        assert_eq!((left.nodes.len(), right.nodes.len()), (1, 2));
-        assert!(halves(&left).is_none());
     }
 
     proptest! {

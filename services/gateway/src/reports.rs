@@ -118,8 +118,8 @@ impl Reports {
     async fn send(&self, lease: LeaseId, batch: Vec<Waiting>) {
         match self.ask(lease, batch.iter().map(|waiting| waiting.line.clone()).collect()).await {
             Ok(answer) if answer.receipts.len() == batch.len() => {
-                for (waiting, name) in batch.into_iter().zip(answer.receipts) {
-                    self.end(lease, waiting, Ok(name));
+                for (position, waiting) in batch.into_iter().enumerate() {
+                    self.end(lease, waiting, told(&answer, position));
                 }
             }
             Ok(_) => {
@@ -131,8 +131,7 @@ impl Reports {
             Err(refused) if batch.len() > 1 && !crate::upstream::may_change(&refused) => {
                 for waiting in batch {
                     let answer = self.ask(lease, vec![waiting.line.clone()]).await;
-                    let name = answer.map(|answer| answer.receipts.into_iter().next().unwrap_or_default());
-                    self.end(lease, waiting, name);
+                    self.end(lease, waiting, answer.and_then(|answer| told(&answer, 0)));
                 }
             }
             Err(refused) => {
@@ -177,6 +176,19 @@ impl Reports {
             && let Some(oldest) = known.order.pop_front()
         {
             known.lines.remove(&oldest);
+        }
+    }
+}
+
+/// What an answer says of one line.
+fn told(answer: &ReportCallsResponse, position: usize) -> Receipt {
+    match answer.receipts.get(position).filter(|name| !name.is_empty()) {
+        Some(name) => Ok(name.clone()),
+        None => {
+            let refused = answer.refused.iter().find(|refused| refused.line as usize == position);
+            let reason = refused.map_or("UPSTREAM_MALFORMED", |refused| refused.reason.as_str()).to_owned();
+            let message = "scheduling does not meter the call";
+            Err(Refusal { reason: reason.into(), ..Refusal::new(Code::Precondition, "", message) })
         }
     }
 }

@@ -2,9 +2,12 @@
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use holmes_kernel::Id;
+use holmes_proto::edge::signed_text;
+use holmes_proto::inference::v1::{generate_work, work};
 use holmes_proto::scheduling::v1::{CallLine, Finish};
 use holmes_proto::statements::{self, LEASE_BYTES};
 use holmes_runtime::auth::Network;
+use prost::Message as _;
 
 /// What a line of a call is held against.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) call: Id,
     /// No prompt of this call has more tokens.
     pub(crate) most_input: u64,
+    /// What the node must have committed to, of the prompt and of the answer as far as it has sent it.
+    pub(crate) commitments: [[u8; 32]; 2],
     /// Tokens that this node has sent, all of which went to the renter or were on their way when the renter left.
     pub(crate) delivered: u64,
 }
@@ -32,8 +37,10 @@ pub(crate) fn check(line: &CallLine, facts: &Facts<'_>, ends: &[Finish]) -> Resu
     if !ends.contains(&line.finish()) {
         return Err(Untrue("FINISH_WRONG"));
     }
-    if line.prompt_commitment.len() != 32 || line.output_commitment.len() != 32 {
-        return Err(Untrue("COMMITMENT_MALFORMED"));
+    if [line.prompt_commitment.as_ref(), line.output_commitment.as_ref()]
+        != facts.commitments.each_ref().map(<[u8; 32]>::as_slice)
+    {
+        return Err(Untrue("COMMITMENT_WRONG"));
     }
     if line.output_tokens > facts.delivered {
         return Err(Untrue("ABOVE_DELIVERED"));
@@ -46,6 +53,23 @@ pub(crate) fn check(line: &CallLine, facts: &Facts<'_>, ends: &[Finish]) -> Resu
     };
     let signed = statements::call_line(&facts.network.genesis, facts.network.cell, &facts.lease, line);
     facts.node.verify_strict(&signed, &signature).map_err(|_| Untrue("SIGNATURE_WRONG"))
+}
+
+/// The commitment to a work's prompt, keyed with the call's key: of a plain prompt its bytes; of a conversation the bytes
+/// of its message; of texts to embed each behind its length (u32, little-endian).
+pub(crate) fn prompt_commitment(secret: &[u8; 32], asked: &work::Work) -> [u8; 32] {
+    let hash = |bytes: &[u8]| *blake3::keyed_hash(secret, bytes).as_bytes();
+    match asked {
+        work::Work::Generate(generate) => match &generate.prompt {
+            Some(generate_work::Prompt::Text(text)) => hash(text.as_bytes()),
+            Some(generate_work::Prompt::Chat(chat)) => hash(&chat.encode_to_vec()),
+            None => hash(&[]),
+        },
+        work::Work::Embed(embed) => {
+            let texts: Vec<&[u8]> = embed.texts.iter().map(String::as_bytes).collect();
+            hash(&signed_text(&texts))
+        }
+    }
 }
 
 /// The line with the gateway's signature: it has delivered that.
@@ -96,6 +120,7 @@ mod tests {
             lease: LEASE,
             call: Id::from_bytes([7; 16]),
             most_input: 100,
+            commitments: [[1; 32], [2; 32]],
             delivered: 10,
         };
         check(line, &facts, &[Finish::Stop, Finish::Length])
@@ -130,7 +155,8 @@ mod tests {
                 3 => changed.output_commitment = flip(&changed.output_commitment),
                 _ => changed.node_signature = flip(&changed.node_signature),
             }
-            prop_assert_eq!(checked(&changed), Err(Untrue("SIGNATURE_WRONG")));
+            let reason = if matches!(which, 2 | 3) { "COMMITMENT_WRONG" } else { "SIGNATURE_WRONG" };
+            prop_assert_eq!(checked(&changed), Err(Untrue(reason)));
         }
     }
 

@@ -16,7 +16,7 @@ use crate::leases::Lease;
 use crate::nodes::{FromCall, NodeCall};
 use crate::price::Bound;
 use crate::settings::ms;
-use crate::signed::{Facts, Untrue, check};
+use crate::signed::{Facts, Untrue, check, prompt_commitment};
 
 /// How a call's time at a node ended.
 #[derive(Debug)]
@@ -47,6 +47,9 @@ pub(crate) struct Run<'a> {
     call: NodeCall,
     lease: Lease,
     renewal: Renewal,
+    /// The commitment to the prompt, and what the one to the answer is made of.
+    prompt: [u8; 32],
+    answer: blake3::Hasher,
     /// Tokens that this node has sent.
     delivered: u64,
     /// The last line that would pay what was delivered so far.
@@ -70,7 +73,13 @@ enum Renewal {
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(edge: &'a Arc<Edge>, ask: &'a Ask, bound: Bound, call: NodeCall, lease: Lease) -> Self {
+    pub(crate) fn new(
+        edge: &'a Arc<Edge>,
+        ask: &'a Ask,
+        (bound, secret): (Bound, &[u8; 32]),
+        call: NodeCall,
+        lease: Lease,
+    ) -> Self {
         let until = Instant::now() + ms(edge.settings.call_silent_ms);
         let renewal = renewal_of(edge, &lease);
         Run {
@@ -80,6 +89,8 @@ impl<'a> Run<'a> {
             call,
             lease,
             renewal,
+            prompt: prompt_commitment(secret, &ask.work),
+            answer: blake3::Hasher::new_keyed(secret),
             delivered: 0,
             checkpoint: None,
             finished: None,
@@ -153,6 +164,7 @@ impl<'a> Run<'a> {
                 if !self.fit(&vectors) {
                     return Some(self.failed("vectors that do not fit the texts"));
                 }
+                self.answer.update(&vectors.values);
                 let usage = vectors.usage.take();
                 self.vectors = Some(vectors);
                 self.done(usage);
@@ -173,12 +185,14 @@ impl<'a> Run<'a> {
         }
         if self.cancelled {
             self.delivered += count; // they were on their way when the renter left
+            self.answer.update(tokens.text.as_bytes());
             return None;
         }
         if tokens.first != out.sent || self.delivered + count > self.bound.output {
             return Some(self.failed("tokens out of order, or more than were asked for"));
         }
         self.delivered += count;
+        self.answer.update(tokens.text.as_bytes());
         if !out.tokens(tokens).await {
             self.cancel();
         }
@@ -223,6 +237,7 @@ impl<'a> Run<'a> {
             lease: self.lease.id,
             call: self.ask.call,
             most_input: self.bound.input,
+            commitments: [self.prompt, *self.answer.finalize().as_bytes()],
             delivered: self.delivered,
         };
         check(line, &facts, ends)

@@ -1,0 +1,126 @@
+//! Nodes that attach, stay, fall silent and go.
+
+use std::time::Duration;
+
+use holmes_kernel::{Code, Refusal};
+use holmes_proto::gateway::v1::{Receipt, to_node};
+use holmes_proto::scheduling::v1::{CallLine, DetachReason};
+
+use super::node::{Script, hello, id_of, key};
+use super::world::{World, asked, reason, whole};
+
+#[tokio::test]
+async fn a_node_is_welcomed_with_what_it_must_know() {
+    let world = World::new().await;
+    let node = world.node(1, Script::Write(1)).await;
+    assert_eq!(node.welcome.scheduling_key.as_ref(), [8; 32]);
+    assert_eq!((node.welcome.beat_ms, node.welcome.checkpoint_tokens), (100, 64));
+    let generation = world.services.kept(|kept| kept.attached[&id_of(1)].0);
+    assert_eq!(node.welcome.generation, generation);
+}
+
+#[tokio::test]
+async fn a_node_that_signs_with_another_key_is_refused() {
+    let world = World::new().await;
+    let refused = hello(world.channel.clone(), 1, &key(2)).await.unwrap_err();
+    assert_eq!(reason(&refused), "SIGNATURE_WRONG");
+    assert!(world.services.kept(|kept| kept.attached.is_empty()));
+}
+
+#[tokio::test]
+async fn presence_is_reported_beat_by_beat() {
+    let world = World::new().await;
+    let _node = world.node(1, Script::Write(1)).await;
+    let seen = || {
+        world.services.kept(|kept| {
+            let reports = kept.presence.iter().filter(|report| !report.nodes.is_empty());
+            reports
+                .map(|report| report.nodes[0].bitmap.iter().map(|byte| byte.count_ones()).sum::<u32>())
+                .sum::<u32>()
+        })
+    };
+    world.till(|| seen() >= 3).await; // beats of a second
+    world.services.kept(|kept| {
+        let report = kept.presence.iter().find(|report| !report.nodes.is_empty()).unwrap();
+        assert_eq!(report.nodes[0].node_id, id_of(1).to_string());
+        assert!(report.beats >= 1);
+    });
+}
+
+#[tokio::test]
+async fn scheduling_hears_of_a_gateway_without_nodes() {
+    let world = World::new().await;
+    world.till(|| world.services.kept(|kept| kept.presence.iter().any(|report| report.beats == 0))).await;
+}
+
+#[tokio::test]
+async fn a_node_that_falls_silent_is_detached_and_its_call_moves() {
+    let world = World::new().await;
+    let (first, second) = if id_of(1) < id_of(2) { (1, 2) } else { (2, 1) };
+    let silent = world.node(first, Script::Slowly(1_000, Duration::from_secs(60))).await;
+    let stream = world.generate(asked("hello")).await.unwrap();
+    world.till(|| !silent.heard.starts().is_empty()).await;
+    let _other = world.node(second, Script::Write(3)).await;
+    silent.fall_silent();
+    let answer = whole(stream).await;
+    assert_eq!(answer.moved[0].node_id, id_of(second).to_string());
+    let gone = |kept: &mut super::services::Kept| kept.detached.iter().any(|(node, _)| *node == id_of(first));
+    world.till(|| world.services.kept(gone)).await;
+}
+
+#[tokio::test]
+async fn a_second_stream_of_a_node_supersedes_the_first() {
+    let world = World::new().await;
+    let first = world.node(1, Script::Write(1)).await;
+    let second = world.node(1, Script::Write(5)).await;
+    assert!(second.welcome.generation > first.welcome.generation);
+    let answer = whole(world.generate(asked("hello")).await.unwrap()).await;
+    assert_eq!(answer.ended.unwrap().usage.unwrap().output_tokens, 5);
+    assert!(first.heard.starts().is_empty());
+    assert!(world.services.kept(|kept| kept.attached.contains_key(&id_of(1))));
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_gets_no_calls_and_goes_when_it_has_none() {
+    let world = World::new().await;
+    let node = world.node(1, Script::Write(1)).await;
+    node.leave().await;
+    let left = |kept: &mut super::services::Kept| kept.detached == [(id_of(1), DetachReason::Left)];
+    world.till(|| world.services.kept(left)).await;
+    assert_eq!(reason(&world.generate(asked("hello")).await.unwrap_err()), "NO_NODE");
+}
+
+#[tokio::test]
+async fn a_receipt_that_is_sent_again_is_answered_as_before_and_an_unknown_one_is_refused() {
+    let world = World::new().await;
+    let node = world.node(1, Script::Write(2)).await;
+    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    world.till(|| node.heard.accepted() == [""]).await;
+    let (lease, line) =
+        world.services.kept(|kept| (*kept.leases.keys().next().unwrap(), kept.reported[0].clone()));
+    node.resend(Receipt { lease: lease.to_vec().into(), line: Some(line) }).await;
+    world.till(|| node.heard.accepted() == ["", ""]).await;
+    let unknown = CallLine { call: vec![9; 16].into(), ..CallLine::default() };
+    node.resend(Receipt { lease: lease.to_vec().into(), line: Some(unknown) }).await;
+    world.till(|| node.heard.accepted() == ["", "", "NOT_DELIVERED_HERE"]).await;
+    world.services.kept(|kept| assert_eq!(kept.reported.len(), 1));
+}
+
+#[tokio::test]
+async fn a_node_hears_that_a_lease_is_over() {
+    let world = World::new().await;
+    let node = world.node(1, Script::Write(2)).await;
+    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    let over = || node.heard.all().iter().any(|message| matches!(message, to_node::Message::LeaseOver(_)));
+    world.till(over).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_scheduling_has_given_up_starts_anew_and_its_nodes_attach_again() {
+    let world = World::new().await;
+    let lost = Refusal::new(Code::Precondition, "GATEWAY_UNKNOWN", "start again");
+    world.services.kept(|kept| kept.refuse_presence = Some(lost));
+    world.till(|| world.services.kept(|kept| kept.starts == 2) && world.gateway.ready()).await;
+    let _node = world.node(1, Script::Write(2)).await;
+    assert!(whole(world.generate(asked("hello")).await.unwrap()).await.ended.is_some());
+}

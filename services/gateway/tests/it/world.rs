@@ -1,0 +1,208 @@
+//! A gateway on loopback between scripted services, scripted nodes and real clients.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use holmes_gateway::{Deps, Gateway, Log, Settings};
+use holmes_kernel::{Code, Id, Principal, PrincipalKind, PublicFrame, Refusal};
+use holmes_proto::inference::v1::generate_response::Part;
+use holmes_proto::inference::v1::inference_client::InferenceClient;
+use holmes_proto::inference::v1::{
+    self as inference, GenerateRequest, GenerateResponse, GenerateWork, generate_work,
+};
+use holmes_proto::market::v1::market_server::MarketServer;
+use holmes_proto::scheduling::v1::scheduling_server::SchedulingServer;
+use holmes_runtime::auth::{Keys, Network};
+use holmes_runtime::{Clock, Peer};
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Server, server::TcpIncoming};
+use tonic::{Request, Status, Streaming};
+
+use super::node::{Node, Script};
+use super::services::{CELL, GENESIS, Services};
+
+pub struct World {
+    pub gateway: Gateway,
+    pub services: Services,
+    pub channel: Channel,
+    stop: watch::Sender<bool>,
+}
+
+struct KnownKeys;
+
+/// The API key that the scripted accounts know.
+pub const API_KEY: &str = "holmes-key-1";
+
+type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
+
+impl Keys for KnownKeys {
+    fn api_key(&self, hash: [u8; 32]) -> Answer<Principal> {
+        let known = *blake3::hash(API_KEY.as_bytes()).as_bytes() == hash;
+        let unknown = || Refusal::new(Code::Unauthenticated, "KEY_UNKNOWN", "nobody has this key");
+        Box::pin(std::future::ready(if known { Ok(renter(1)) } else { Err(unknown()) }))
+    }
+
+    fn public_key(&self, _: Principal) -> Answer<[u8; 32]> {
+        Box::pin(std::future::ready(Err(Refusal::new(Code::NotFound, "KEY_UNKNOWN", "none"))))
+    }
+}
+
+struct NoLog;
+
+impl Log for NoLog {
+    fn frames(&self, _: u64) -> Answer<Vec<PublicFrame>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+}
+
+pub fn renter(number: u8) -> Principal {
+    Principal::new(PrincipalKind::Account, Id::from_bytes([number; 16]))
+}
+
+/// Waits that are short enough for a test.
+pub fn settings() -> Settings {
+    Settings {
+        silent_ms: 1_000,
+        beat_ms: 100,
+        lease_idle_ms: 300,
+        receipt_wait_ms: 500,
+        place_wait_ms: 300,
+        report_beats: 1,
+        drain_ms: 500,
+        ..Settings::default()
+    }
+}
+
+impl World {
+    pub async fn new() -> World {
+        World::with(settings()).await
+    }
+
+    pub async fn with(settings: Settings) -> World {
+        let key = SigningKey::from_bytes(&[42; 32]);
+        let principal = Principal::new(PrincipalKind::Gateway, Id::of_key(&key.verifying_key().to_bytes()));
+        let services = Services::scripted();
+        services.kept(|kept| kept.gateway = Some(principal));
+        let routes = Routes::new(MarketServer::new(services.clone()))
+            .add_service(SchedulingServer::new(services.clone()));
+        let gateway = holmes_gateway::start(Deps {
+            peer: Peer::here(routes, principal),
+            key,
+            network: Network { genesis: GENESIS, cell: CELL },
+            clock: Clock::System,
+            keys: Arc::new(KnownKeys),
+            receipts: Arc::new(NoLog),
+            settings,
+        });
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(gateway.clone().run(stopped));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // The principal is what the layer in front of the port would have found.
+        let inference = InterceptedService::new(gateway.inference(), |mut request: Request<()>| {
+            if let Some(who) = request.metadata().get("who") {
+                let number: u8 = who.to_str().unwrap().parse().unwrap();
+                request.extensions_mut().insert(renter(number));
+            }
+            Ok(request)
+        });
+        let server = Server::builder().add_service(inference).add_service(gateway.attach());
+        tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let world = World { gateway, services, channel, stop };
+        world.till(|| world.gateway.ready()).await;
+        world
+    }
+
+    /// A node on a connection of its own.
+    pub async fn node(&self, number: u8, script: Script) -> Node {
+        Node::attach(self.channel.clone(), number, script).await
+    }
+
+    /// Waits until something is so.
+    pub async fn till(&self, mut so: impl FnMut() -> bool) {
+        for _ in 0..1_000 {
+            if so() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it never came to be");
+    }
+
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub fn client(&self) -> InferenceClient<Channel> {
+        InferenceClient::new(self.channel.clone())
+    }
+
+    pub async fn generate(&self, request: GenerateRequest) -> Result<Streaming<GenerateResponse>, Status> {
+        self.generate_as(1, request).await
+    }
+
+    pub async fn generate_as(
+        &self,
+        who: u8,
+        request: GenerateRequest,
+    ) -> Result<Streaming<GenerateResponse>, Status> {
+        Ok(self.client().generate(as_renter(who, request)).await?.into_inner())
+    }
+}
+
+pub fn as_renter<T>(who: u8, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("who", who.to_string().parse().unwrap());
+    request
+}
+
+pub fn asked(prompt: &str) -> GenerateRequest {
+    let prompt = Some(generate_work::Prompt::Text(prompt.to_owned()));
+    let work = GenerateWork { prompt, max_tokens: 100, ..GenerateWork::default() };
+    GenerateRequest { model: "talker".to_owned(), work: Some(work), ..GenerateRequest::default() }
+}
+
+/// What a stream has brought.
+#[derive(Debug, Default)]
+pub struct Whole {
+    pub started: Option<inference::Started>,
+    pub text: String,
+    pub moved: Vec<inference::Moved>,
+    pub ended: Option<inference::Ended>,
+    pub error: Option<Status>,
+}
+
+pub async fn whole(mut stream: Streaming<GenerateResponse>) -> Whole {
+    let mut whole = Whole::default();
+    loop {
+        match stream.message().await {
+            Ok(Some(GenerateResponse { part })) => match part.unwrap() {
+                Part::Started(started) => whole.started = Some(started),
+                Part::Tokens(tokens) => whole.text.push_str(&tokens.text),
+                Part::Moved(moved) => whole.moved.push(moved),
+                Part::Ended(ended) => whole.ended = Some(ended),
+            },
+            Ok(None) => return whole,
+            Err(error) => {
+                whole.error = Some(error);
+                return whole;
+            }
+        }
+    }
+}
+
+/// The text of so many canned tokens.
+pub fn words(count: u32) -> String {
+    (0..count).map(super::node::word).collect()
+}
+
+/// The stable reason of an error.
+pub fn reason(status: &Status) -> String {
+    use tonic_types::StatusExt as _;
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
