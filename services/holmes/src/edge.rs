@@ -5,14 +5,17 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use holmes_gateway::{Deps, Gateway, Settings};
 use holmes_kernel::{Id, Principal, PrincipalKind};
+use holmes_proto::market::v1::Params;
 use holmes_runtime::auth::{Keys, Network};
 use holmes_runtime::config::Config;
 use holmes_runtime::{Clock, Peer};
+use prost_reflect::prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::{Routes, RoutesBuilder};
 
 use crate::keys;
+use crate::profile::Profile;
 use crate::roles::Started;
 
 /// What countersigns calls, kept beside the logs.
@@ -54,9 +57,17 @@ pub(crate) fn start(
         clock: clock.clone(),
         keys,
         receipts: Arc::new(service("scheduling")?.feed.clone()),
-        settings: Settings::default(),
+        settings: settings(config)?,
     });
     Ok(Edge { gateway })
+}
+
+/// Limits are the defaults; what pays besides dollars is the network's.
+fn settings(config: &Config) -> Result<Settings> {
+    let defaults = holmes_market::params::encoded_defaults();
+    let params = Profile::load(&config.cell.profile)?.params("market", &defaults)?;
+    let market = Params::decode(params.as_slice()).context("the market's parameters")?;
+    Ok(Settings { token_name: market.token_name, token_asset: market.token_asset, ..Settings::default() })
 }
 
 impl Edge {

@@ -137,7 +137,10 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
     // with days of 24 hours that is 00:00 UTC
     let on_grid = wire.epoch_s == 0 || wire.tge_at_ms.is_multiple_of(u64::from(wire.epoch_s) * 1_000);
     refuse_if(!on_grid || wire.tge_at_ms > LATEST_TGE_MS, || {
-        format!("tge_at_ms = {} is not the beginning of an epoch (00:00 UTC where it is a day) before the year 10000 (E-0.5)", wire.tge_at_ms)
+        format!(
+            "tge_at_ms = {} is not the beginning of an epoch (00:00 UTC where it is a day) before the year 10000 (E-0.5)",
+            wire.tge_at_ms
+        )
     })?;
     refuse_if(wire.epoch_s == 0 || wire.epoch_s > LONGEST_EPOCH_S, || {
         format!("epoch_s = {} is not within 1 and {LONGEST_EPOCH_S} s", wire.epoch_s)

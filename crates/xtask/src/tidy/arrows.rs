@@ -46,12 +46,12 @@ const ROOMS: [(&str, Room); 14] = [
     ),
     ("crates/sim", Room { ships: EVERYTHING, tests: &[] }),
     ("crates/xtask", Room { ships: &[], tests: &[] }),
-    // The ledger in tests: what is sent to it is tested against the real one.
+    // The ledger and staking in tests: what is sent to the one and heard from the other is tested with the real ones.
     (
         MACHINE,
         Room {
             ships: &["crates/kernel", "proto"],
-            tests: &["crates/runtime", "crates/store", "services/ledger"],
+            tests: &["crates/runtime", "crates/store", "services/ledger", "services/staking"],
         },
     ),
     ("services/gateway", EDGE),
