@@ -74,7 +74,8 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
         };
         admitted.ran();
         out.runs_at(ask, &lease, offer.most_micro_usd).await;
-        let (end, lease) = Run::new(edge, ask, (offer.bound, &secret), call, lease).deliver(out).await;
+        let (end, lease) =
+            Run::new(edge, ask, (bill.leaves(offer.bound), &secret), call, lease).deliver(out).await;
         match end {
             End::Whole(whole) => {
                 bill.add(edge, ask, &lease, whole.line.as_ref());
@@ -86,6 +87,7 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
                 return bill.ended(edge, ask, whole.reason, secret).await;
             }
             End::Lost(line) => {
+                let line = line.filter(|line| bill.has_room_for_another(line, offer.bound));
                 bill.add(edge, ask, &lease, line.as_ref());
                 edge.leases.end(lease, LeaseEnd::NodeLost);
                 another(edge, &mut lost, &node)?;
@@ -197,6 +199,17 @@ struct Bill {
 }
 
 impl Bill {
+    /// What the bound of a call leaves for its next node.
+    fn leaves(&self, bound: Bound) -> Bound {
+        Bound { input: bound.input.saturating_sub(self.usage.input_tokens.into()), ..bound }
+    }
+
+    /// Whether a lost node can be paid and the next one, which reads the same prompt again, still fits into what the
+    /// renter was told that the call costs at most.
+    fn has_room_for_another(&self, line: &CallLine, bound: Bound) -> bool {
+        line.input_tokens.saturating_mul(2) <= self.leaves(bound).input
+    }
+
     /// Countersigns a line and reports it.
     fn add(&mut self, edge: &Arc<Edge>, ask: &Ask, lease: &Lease, line: Option<&CallLine>) {
         let Some(line) = line else { return };
@@ -297,5 +310,23 @@ impl Out {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_nodes_are_paid_only_while_the_next_one_fits_into_the_price_that_was_said() {
+        let bound = Bound { input: 100, output: 9, context: 0 };
+        let line = |input_tokens| CallLine { input_tokens, ..CallLine::default() };
+        let mut bill = Bill::default();
+        assert!(bill.has_room_for_another(&line(50), bound));
+        assert!(!bill.has_room_for_another(&line(51), bound));
+        bill.usage.input_tokens = 40;
+        assert_eq!(bill.leaves(bound).input, 60);
+        assert!(bill.has_room_for_another(&line(30), bound));
+        assert!(!bill.has_room_for_another(&line(40), bound));
     }
 }

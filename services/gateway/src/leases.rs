@@ -49,6 +49,8 @@ pub(crate) struct Lease {
     /// Price that may be metered under it, and what was.
     allowance: u64,
     used: u64,
+    /// Calls that were given back with it.
+    calls: u32,
     key: Key,
 }
 
@@ -86,7 +88,8 @@ impl Leases {
         while let Some(mut lease) = self.pop(&key) {
             let node = self.nodes.get(lease.node).filter(|node| {
                 let fits = node.context(&ask.model).is_some_and(|most| most == 0 || most >= context);
-                node.generation == lease.generation && node.takes_calls() && fits
+                let fresh = lease.calls < self.settings.most_calls_per_lease;
+                node.generation == lease.generation && node.takes_calls() && fits && fresh
             });
             let Some(node) = node.filter(|node| !avoid.contains(&node.id)) else {
                 self.end(lease, LeaseEnd::Released);
@@ -121,9 +124,9 @@ impl Leases {
                 async move { scheduling.renew_lease(request).await }
             })
             .await?;
-        let used = lease.used;
+        let (used, calls) = (lease.used, lease.calls);
         *lease = read(renewed.token, lease.key.clone())?;
-        lease.used = used;
+        (lease.used, lease.calls) = (used, calls);
         Ok(())
     }
 
@@ -208,6 +211,7 @@ impl Leases {
     /// Gives a lease back after a call; its line uses up allowance.
     pub(crate) fn give_back(&self, mut lease: Lease, line: Option<&CallLine>) {
         lease.used = lease.used.saturating_add(line.map_or(0, |line| lease.price(line)));
+        lease.calls += 1;
         guarded(&self.idle).entry(lease.key.clone()).or_default().push((Instant::now(), lease));
     }
 
@@ -302,6 +306,7 @@ fn read(token: Option<LeaseToken>, key: Key) -> Result<Lease, Refusal> {
         output_pico: lease.output_pico_usd,
         allowance: lease.allowance_pico_usd,
         used: 0,
+        calls: 0,
         token,
         key,
     })

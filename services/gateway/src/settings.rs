@@ -59,6 +59,8 @@ pub struct Settings {
     pub checkpoint_ms: u32,
     /// Price that a lease is asked to allow where the call needs less, micro-dollars: what more calls can use.
     pub allowance_micro_usd: u64,
+    /// Calls of one lease: scheduling remembers only so many of each.
+    pub most_calls_per_lease: u32,
     /// A lease is used for another call while it has at least so long.
     pub lease_left_ms: u64,
     /// A lease without a call is ended after so long.
@@ -120,6 +122,7 @@ impl Default for Settings {
             checkpoint_tokens: 64,
             checkpoint_ms: 1_000,
             allowance_micro_usd: 10_000,
+            most_calls_per_lease: 10_000,
             lease_left_ms: 10_000,
             lease_idle_ms: 2_000,
             place_wait_ms: 3_000,

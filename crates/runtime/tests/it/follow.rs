@@ -218,3 +218,16 @@ async fn who_follows_a_silent_source_ends_with_its_own_machine() {
     end(reader).await;
     patiently(task).await.unwrap();
 }
+
+#[tokio::test]
+async fn who_looks_something_up_reads_the_durable_frames_behind_a_place() {
+    let journal = tills().await;
+    let source = start::<Till>(&journal, till::log(1)).await;
+    assert!(source.feed.frames(1_000, 1).await.unwrap().is_empty());
+    let seq = ask(&source.handle, deposit(1, 5)).await.unwrap();
+    let frames = source.feed.frames(seq - 1, 1).await.unwrap();
+    assert!(frames[0].first <= seq && seq <= frames[0].last);
+    let all = source.feed.frames(0, usize::MAX).await.unwrap();
+    assert_eq!(all.last().unwrap().last, seq);
+    end(source).await;
+}

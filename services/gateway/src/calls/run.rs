@@ -188,7 +188,7 @@ impl<'a> Run<'a> {
             self.answer.update(tokens.text.as_bytes());
             return None;
         }
-        if tokens.first != out.sent || self.delivered + count > self.bound.output {
+        if tokens.first != out.sent || u64::from(out.sent) + count > self.bound.output {
             return Some(self.failed("tokens out of order, or more than were asked for"));
         }
         self.delivered += count;
@@ -214,7 +214,7 @@ impl<'a> Run<'a> {
 
     fn receipt(&mut self, line: CallLine) -> End {
         let ends: &[Finish] = match (&self.ask.work, self.finished) {
-            (work::Work::Embed(_), _) => &[Finish::Embedded],
+            (work::Work::Embed(_), _) if self.vectors.is_some() => &[Finish::Embedded],
             (_, Some(FinishReason::Stop)) => &[Finish::Stop],
             (_, Some(FinishReason::Length)) => &[Finish::Length],
             _ if self.cancelled || self.call.overrun() => &[Finish::Cancelled],

@@ -55,6 +55,16 @@ async fn a_lease_serves_a_sessions_next_call_and_is_ended_when_it_is_idle() {
 }
 
 #[tokio::test]
+async fn a_lease_serves_so_many_calls_and_then_another_is_placed() {
+    let world = World::with(holmes_gateway::Settings { most_calls_per_lease: 2, ..settings() }).await;
+    let _node = world.node(1, Script::Write(3)).await;
+    for _ in 0..3 {
+        whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    }
+    world.services.kept(|kept| assert_eq!(kept.placed.len(), 2));
+}
+
+#[tokio::test]
 async fn a_lease_that_is_short_of_time_is_renewed_before_the_next_call() {
     let world = World::new().await;
     world.services.kept(|kept| kept.lease_ms = 5_000); // below what a call wants to have left
