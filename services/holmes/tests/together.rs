@@ -157,7 +157,10 @@ impl World {
             world.ask_ledger(owner(n), ledger::Command::OpenAccount(open));
             let (debit, credit) = (system_account("ecosystem/HOL"), world.account(n));
             let amount = Amount::new(10_000 * HOL);
-            world.transfer(TREASURER, Kind::Single(Move { debit, credit, amount, balancing: false }));
+            world.transfer(
+                TREASURER,
+                Kind::Single(Move { debit, credit, amount, balancing: false, debit_owner: None }),
+            );
         }
         world
     }
@@ -205,7 +208,8 @@ impl World {
         self.stake(owner(n), Stake::RegisterNode(register));
         self.stake(STAFF, Stake::SetRating { node: node_id(n), rating_milli_cu: 1_000 });
         let (debit, credit) = (self.account(n), system_account("bonds/HOL"));
-        let of = Move { debit, credit, amount: Amount::new(5_000 * HOL), balancing: false };
+        let of =
+            Move { debit, credit, amount: Amount::new(5_000 * HOL), balancing: false, debit_owner: None };
         let coordinator = Some(Coordinator { service: ServiceId(3), id: node_id(n) });
         let hold = self.transfer(owner(n), Kind::Hold { of, timeout_ms: Some(3_600_000), coordinator });
         self.stake(owner(n), Stake::Bond { node: node_id(n), hold });
