@@ -144,7 +144,7 @@ impl World {
         self.ask_ledger(owner(n), ledger::Command::OpenAccount(open));
         let (debit, credit) = (system_account("genesis/HOL"), self.account(n));
         let amount = Amount::new(10_000_000 * HOL);
-        let of = Move { debit, credit, amount, balancing: false };
+        let of = Move { debit, credit, amount, balancing: false, debit_owner: None };
         self.transfer(Principal::service(ServiceId(5)), Kind::Single(of));
     }
 
@@ -163,7 +163,7 @@ impl World {
         self.ask_staking(STAFF, rating);
         let (debit, credit, amount) =
             (self.account(of), system_account("bonds/HOL"), Amount::new(100_000 * HOL));
-        let of_hold = Move { debit, credit, amount, balancing: false };
+        let of_hold = Move { debit, credit, amount, balancing: false, debit_owner: None };
         let coordinator = Some(Coordinator { service: ServiceId(3), id: node(n) });
         let hold =
             self.transfer(owner(of), Kind::Hold { of: of_hold, timeout_ms: Some(3_600_000), coordinator });
