@@ -6,6 +6,8 @@ use holmes_emission::decay::{self, Throttle};
 use holmes_emission::vesting::Clocks;
 use holmes_emission::{params as emission, trr, verifier};
 use holmes_kernel::{Amount, Decay, Ratio, apportion};
+use holmes_market::fees::{Bill, Rates, next_fee};
+use holmes_market::params as market;
 use holmes_proto::emission::v1 as emission_wire;
 use holmes_proto::staking::v1::Params;
 use holmes_staking::collateral::{Inputs, base, required};
@@ -62,6 +64,8 @@ const FORMULAS: &[Formula] = &[
         takes: "e_next, circulating, bonded, nodes, network_milli_cu, rating_milli_cu",
         compute: collateral,
     },
+    Formula { name: "fees", rule: "9.1", takes: "price_micro_usd, pays_in_token", compute: fees },
+    Formula { name: "fee_cumulative", rule: "9.1", takes: "amounts_micro_usd, rate_ppb", compute: fee_stream },
 ];
 
 /// Computes every case on stdin.
@@ -241,6 +245,42 @@ fn work_vesting(asked: &Value) -> Result<Value> {
     }))
 }
 
+/// E-9.1, with the rates of profile H.
+fn fees(asked: &Value) -> Result<Value> {
+    let in_token = asked.get("pays_in_token").and_then(Value::as_bool).context("`pays_in_token` is a boolean")?;
+    let params = market::defaults();
+    let rates = Rates {
+        buyer_ppb: params.buyer_fee_ppb,
+        seller_ppb: params.seller_fee_ppb,
+        surcharge_ppb: if in_token { 0 } else { params.surcharge_ppb },
+    };
+    let bill = Bill::of(amount(asked, "price_micro_usd")?.units().into(), &rates);
+    Ok(json!({
+        "buyer_fee": shown(bill.buyer_fee)?,
+        "seller_fee": shown(bill.seller_fee)?,
+        "surcharge": shown(bill.surcharge)?,
+        "buyer_pays": shown(bill.buyer_pays())?,
+        "seller_gets": shown(bill.seller_gets())?,
+    }))
+}
+
+/// E-9.1: what each of a stream's postings is charged.
+fn fee_stream(asked: &Value) -> Result<Value> {
+    let amounts = asked.get("amounts_micro_usd").and_then(Value::as_array);
+    let (rate, mut before) = (small(asked, "rate_ppb")?, 0u128);
+    let fees = amounts.context("`amounts_micro_usd` is not an array")?.iter().map(|posting| {
+        let posting = whole(posting)?;
+        let fee = next_fee(before, posting, rate);
+        before = before.checked_add(posting).context("the postings are above 2^128 - 1 together")?;
+        shown(fee)
+    });
+    Ok(Value::Array(fees.collect::<Result<_>>()?))
+}
+
+fn shown(number: u128) -> Result<Value> {
+    Ok(u64::try_from(number).context("the result is above 2^64 - 1")?.into())
+}
+
 /// A number that is not money.
 fn small<T: TryFrom<u128>>(asked: &Value, key: &str) -> Result<T> {
     T::try_from(integer(asked, key)?).ok().with_context(|| format!("`{key}` is too large"))
@@ -288,6 +328,8 @@ mod tests {
         holds("emission_trr_10y", include_str!("../../emission/tests/golden/emission_trr_10y.json"));
         holds("verifier_pay", include_str!("../../emission/tests/golden/verifier_pay.json"));
         holds("trr_pay", include_str!("../../emission/tests/golden/trr_pay.json"));
+        holds("fees", include_str!("../../market/tests/golden/fees.json"));
+        holds("fee_cumulative", include_str!("../../market/tests/golden/fee_cumulative.json"));
         holds("work_vesting", include_str!("../../emission/tests/golden/work_vesting.json"));
     }
 
