@@ -65,7 +65,12 @@ const FORMULAS: &[Formula] = &[
         compute: collateral,
     },
     Formula { name: "fees", rule: "9.1", takes: "price_micro_usd, pays_in_token", compute: fees },
-    Formula { name: "fee_cumulative", rule: "9.1", takes: "amounts_micro_usd, rate_ppb", compute: fee_stream },
+    Formula {
+        name: "fee_cumulative",
+        rule: "9.1",
+        takes: "amounts_micro_usd, rate_ppb",
+        compute: fee_stream,
+    },
 ];
 
 /// Computes every case on stdin.
@@ -247,7 +252,8 @@ fn work_vesting(asked: &Value) -> Result<Value> {
 
 /// E-9.1, with the rates of profile H.
 fn fees(asked: &Value) -> Result<Value> {
-    let in_token = asked.get("pays_in_token").and_then(Value::as_bool).context("`pays_in_token` is a boolean")?;
+    let in_token =
+        asked.get("pays_in_token").and_then(Value::as_bool).context("`pays_in_token` is a boolean")?;
     let params = market::defaults();
     let rates = Rates {
         buyer_ppb: params.buyer_fee_ppb,

@@ -19,6 +19,7 @@ mod keys;
 mod models;
 mod output;
 mod profile;
+mod readable;
 mod replay;
 mod roles;
 mod serve;

@@ -11,9 +11,10 @@ use holmes_kernel::{Entry, Frame};
 use holmes_runtime::config::Config;
 use holmes_runtime::recover::Extent;
 use holmes_store::Journal;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+use prost_reflect::{DynamicMessage, MessageDescriptor};
 use serde_json::{Value, json};
 
+use crate::readable::Readable;
 use crate::roles::{Role, is_missing};
 use crate::{data, output};
 
@@ -66,7 +67,7 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     let roles = data::roles(&args.role)?;
     let journal = data::open(&config, false).await?;
     let logs = journal.logs().await?;
-    let pool = DescriptorPool::decode(holmes_proto::DESCRIPTORS)?;
+    let readable = Readable::new()?;
     if let Some(dir) = &args.frames {
         std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     }
@@ -77,7 +78,7 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
         }
         match &args.frames {
             Some(dir) => write_frames(&role, &journal, config.cell.number, args.after, dir).await?,
-            None => print_entries(&role, &journal, config.cell.number, args.after, &pool).await?,
+            None => print_entries(&role, &journal, config.cell.number, args.after, &readable).await?,
         }
     }
     journal.close().await;
@@ -153,14 +154,13 @@ async fn print_entries(
     journal: &Journal,
     cell: u16,
     after: u64,
-    pool: &DescriptorPool,
+    readable: &Readable,
 ) -> Result<()> {
-    let name = format!("holmes.{}.v1.Event", role.name);
-    let kind = pool.get_message_by_name(&name).with_context(|| format!("there is no message {name}"))?;
+    let kind = readable.events_of(role.name)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     frames(role, journal, cell, after, |frame| {
         for (seq, entry) in frame.entries()? {
-            serde_json::to_writer(&mut out, &line(role.name, frame, seq, &entry, &kind)?)?;
+            serde_json::to_writer(&mut out, &line(role.name, frame, seq, &entry, &kind, readable)?)?;
             writeln!(out)?;
         }
         Ok(())
@@ -170,10 +170,17 @@ async fn print_entries(
 }
 
 /// An entry for people and their tools.
-fn line(service: &str, frame: &Frame, seq: u64, entry: &Entry, kind: &MessageDescriptor) -> Result<Value> {
+fn line(
+    service: &str,
+    frame: &Frame,
+    seq: u64,
+    entry: &Entry,
+    kind: &MessageDescriptor,
+    readable: &Readable,
+) -> Result<Value> {
     let mut events = Vec::new();
     for bytes in &entry.events {
-        events.push(serde_json::to_value(DynamicMessage::decode(kind.clone(), bytes.clone())?)?);
+        events.push(readable.message(&DynamicMessage::decode(kind.clone(), bytes.clone())?));
     }
     let origin = match &entry.origin {
         Some(Origin::Request(request)) => json!({ "request": request.id().unwrap_or_default().to_string() }),

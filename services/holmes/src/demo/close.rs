@@ -68,12 +68,16 @@ pub(super) async fn invoices(tell: &Teller, world: &mut World) -> Result<()> {
 /// Waits until the running epoch is closed, and shows what it paid (E-4).
 pub(super) async fn epoch(tell: &Teller, world: &mut World) -> Result<()> {
     let staff = world.staff.clone();
-    let ours = world.epoch()?;
-    tell.line(&format!(
-        "the work lies in epochs up to {ours}; an epoch of this network has {} s",
-        world::EPOCH_S
-    ))?;
+    // The first epoch pays no base reward: nobody's stake was there from its beginning (E-4.6).
+    let ours = world.epoch()?.max(2);
+    let (length, left) = (world::EPOCH_S, world.epoch_ends_in(ours)?);
+    tell.line(&format!("an epoch of this network has {length} s; epoch {ours} ends in {left} s"))?;
+    let mut told = std::time::Instant::now();
     let closed = until(world, "the epoch's close", async || {
+        if told.elapsed().as_secs() >= 15 {
+            told = std::time::Instant::now();
+            tell.line("waiting for its end; the nodes beat")?;
+        }
         let question = emission::GetEpochRequest { epoch: ours };
         let method = "holmes.emission.v1.Emission/GetEpoch";
         let answer: Result<emission::GetEpochResponse> = staff.ask(method, fresh_id(), question).await;

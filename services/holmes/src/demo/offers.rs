@@ -22,17 +22,28 @@ pub(super) fn tell(tell: &Teller, world: &World, up: bool) -> Result<()> {
             "\nTo ask questions, kill processes and watch them, keep everything up: holmes demo --keep",
         )?;
     }
-    let stop = if up { "   (stop the demo with Ctrl-C first)" } else { "" };
+    let stop = if up { " (stop the demo with Ctrl-C first: one process has the log)" } else { "" };
     output::text(&format!(
         "
-tamper   flip one byte of a copy of the log: verify names the service and the frame{stop}
+tamper   flip bytes in a copy of the log: verify names the service and the frame{stop}
   cp -r {dir}/data {dir}/copy
-  holmes replay --dir {dir}/copy --frames {dir}/frames
-  holmes verify --dir {dir}/data
+  printf oops | dd of={dir}/copy/journal/db/0.jnl bs=1 seek=40000 conv=notrunc status=none
+  holmes verify --dir {dir}/copy
 
-query    the log as JSON lines{stop}
-  holmes replay --dir {dir}/data --role scheduling -o json > {dir}/scheduling.jsonl
-  holmes state --dir {dir}/data ledger --at 100"
+query    revenue by node, in SQL over the log as JSON lines{stop}
+  pip install duckdb
+  holmes replay --dir {dir}/data --role market > {dir}/market.jsonl
+  python3 -c \"import duckdb; print(duckdb.sql('''
+    SELECT node, asset, sum(price::BIGINT) AS micro_usd, sum(paid::BIGINT) AS paid_units
+    FROM (SELECT s.asset, UNNEST(s.nodes) AS node, UNNEST(s.priceMicroUsd) AS price, UNNEST(s.paidUnits) AS paid
+          FROM (SELECT UNNEST(events).settled AS s FROM read_json('{dir}/market.jsonl')) WHERE s IS NOT NULL)
+    GROUP BY ALL ORDER BY ALL'''))\"
+  the ledger's state as it was at event 30:
+  holmes state --dir {dir}/data ledger --at 30
+
+audit    the same again by a program that shares nothing with this one{stop}
+  holmes replay --dir {dir}/data --frames {dir}/frames
+  python3 tests/audit.py {dir}/frames     (in the clone, with pip install -r tests/requirements.txt)"
     ))?;
     if up { output::text("\nEverything stays up until Ctrl-C.") } else { Ok(()) }
 }

@@ -233,9 +233,19 @@ impl World {
 
     /// The epoch that runs now (E-0.5).
     pub(super) fn epoch(&self) -> Result<u64> {
+        Ok(self.age_ms()? / (EPOCH_S * 1_000) + 1)
+    }
+
+    /// Seconds until an epoch ends.
+    pub(super) fn epoch_ends_in(&self, epoch: u64) -> Result<u64> {
+        Ok((epoch * EPOCH_S).saturating_sub(self.age_ms()? / 1_000))
+    }
+
+    /// How old the network is, ms.
+    fn age_ms(&self) -> Result<u64> {
         let text = std::fs::read_to_string(self.dir.join("data/tge_at_ms"))?;
         let began: u64 = text.trim().parse().context("the beginning of the first epoch")?;
-        Ok(Clock::System.now().millis().saturating_sub(began) / (EPOCH_S * 1_000) + 1)
+        Ok(Clock::System.now().millis().saturating_sub(began))
     }
 
     /// The supply of every asset.
