@@ -11,18 +11,19 @@ use holmes_runtime::config::Config;
 use holmes_runtime::telemetry;
 use tokio::sync::watch;
 
+use crate::models::Store;
 use crate::{keys, serve};
 
 /// What a node serves, and where it joins.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   holmes keys new node.key                                   first, once
-  holmes executor --join http://127.0.0.1:7070 --key node.key --model smollm2=models/smollm2-135m-instruct
+  holmes executor --join http://127.0.0.1:7070 --key node.key --model holmes-tiny
   holmes executor --join http://gateway.example:7070 --key node.key --hardware 4090 --region eu-west \\
       --model llama=/models/llama-3.1-8b --model minilm=/models/all-minilm-l6-v2 --slots 16
 
-A model is a GGUF file, a directory with model.gguf, or a Hugging Face directory; its name is the one that the market
-knows. The node dials out and needs no open port. Before it is given work it must be registered and bonded:
+A model is one of `holmes models list`, or NAME=PATH: a GGUF file, a directory with model.gguf, or a Hugging Face
+directory. Its name is the one that the market knows. The node dials out and needs no open port. Before it is given work it must be registered and bonded:
   holmes keys offer node.key --as staking-node --owner ACCOUNT     what Staking/RegisterNode takes
 On SIGTERM or Ctrl-C the gateway is told, calls in progress end, then the process exits. Receipts that no gateway has
 accepted yet wait in the state directory and are sent when it runs again: keep it.")]
@@ -34,8 +35,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", env = "HOLMES_NODE_KEY")]
     key: PathBuf,
     /// A model that is served, by its name in the market; once for each, at most 16.
-    #[arg(long = "model", value_name = "NAME=PATH", required = true, value_parser = model)]
-    models: Vec<(String, PathBuf)>,
+    #[arg(long = "model", value_name = "NAME[=PATH]", required = true)]
+    models: Vec<String>,
     /// Calls that are computed at the same time.
     #[arg(long, default_value_t = 8)]
     slots: u32,
@@ -88,7 +89,7 @@ pub(crate) struct WorkerArgs {
 
 /// Serves until a signal.
 pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
-    let options = options(args)?;
+    let options = options(args, &config)?;
     let telemetry = telemetry::init(&config.telemetry, "holmes-executor")?;
     let node = Id::of_key(&options.key.verifying_key().to_bytes());
     eprintln!("node {node} joins {}; its state is in {}", options.join, options.state_dir.display());
@@ -113,12 +114,13 @@ pub(crate) fn worker(args: WorkerArgs) -> Result<()> {
     worker_main(args.models, WorkerOptions { threads, context, cache_tokens })
 }
 
-fn options(args: Args) -> Result<Options> {
+fn options(args: Args, config: &Config) -> Result<Options> {
+    let models = args.models.iter().map(|named| found(named, config)).collect::<Result<Vec<_>>>()?;
     let key = keys::read(&args.key)?;
     let state_dir = args.state.unwrap_or_else(|| args.key.with_extension("state"));
     let program = std::env::current_exe().context("this program's own file is not known")?;
     let mut command: Vec<OsString> = vec!["worker".into()];
-    for (name, path) in &args.models {
+    for (name, path) in &models {
         let mut model = OsString::from(format!("{name}="));
         model.push(path);
         command.extend(["--model".into(), model]);
@@ -130,7 +132,7 @@ fn options(args: Args) -> Result<Options> {
     Ok(Options {
         join: args.join,
         key,
-        models: args.models,
+        models,
         slots: args.slots,
         hardware: args.hardware,
         region: args.region,
@@ -139,6 +141,14 @@ fn options(args: Args) -> Result<Options> {
         pin: args.pin,
         drain: Duration::from_secs(args.drain),
     })
+}
+
+/// A model by name and path, or by the name that it has on this machine.
+fn found(named: &str, config: &Config) -> Result<(String, PathBuf)> {
+    if named.contains('=') {
+        return model(named);
+    }
+    Ok((named.to_owned(), Store::of(config)?.path(named)?))
 }
 
 fn model(text: &str) -> Result<(String, PathBuf)> {

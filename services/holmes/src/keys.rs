@@ -30,8 +30,7 @@ const MARK: &str = "holmes-ed25519-secret";
   holmes keys id                    a fresh id for what a caller names: accounts, keys, transfers, requests
   holmes keys offer wallet.key      the public key with its proof, for CreateAccount, AddPublicKey, RotateKey
   holmes keys offer node.key --as node --owner ACCOUNT            for Accounts/RegisterNodeKey
-  holmes keys offer node.key --as staking-node --owner ACCOUNT    for Staking/RegisterNode
-                                    the same for RegisterNodeKey
+  holmes keys offer node.key --as staking-node --owner ACCOUNT --rating 1000    for Staking/RegisterNode
 
 Public keys, hashes and proofs are printed in base64, as requests and profiles take them.")]
 pub(crate) struct Args {
@@ -68,6 +67,9 @@ enum Action {
         /// What its owner calls it.
         #[arg(long, default_value = "")]
         label: String,
+        /// Of a node that is to be bonded: its claimed power, thousandths of an RTX 4090 (E-3.1), at least 500.
+        #[arg(long, default_value_t = 1_000, value_name = "MILLI_CU")]
+        rating: u32,
         /// Profile of the network: a built-in name or a file.
         #[arg(long)]
         profile: Option<String>,
@@ -84,7 +86,7 @@ enum Holder {
     Node,
     /// A gateway.
     Gateway,
-    /// A node that is to be bonded: `possession` of Staking/RegisterNode.
+    /// A compute node that is to be bonded: prints the request of Staking/RegisterNode.
     StakingNode,
 }
 
@@ -118,16 +120,28 @@ pub(crate) fn run(args: Args, config: Config, format: Format) -> Result<()> {
             })
         }
         Action::Id => output::text(&fresh_id().to_string()),
-        Action::Offer { file, holder, owner, label, profile } => {
+        Action::Offer { file, holder, owner, label, rating, profile } => {
             let profile = Profile::load(&profile.unwrap_or(config.cell.profile))?;
             let network = Network { genesis: profile.hash(), cell: config.cell.number };
-            offer(&read(&file)?, holder, owner, &label, &network)
+            let mut offered = offer(&read(&file)?, holder, owner, &network)?;
+            if holder == Holder::StakingNode {
+                offered["kind"] = "NODE_KIND_COMPUTE".into();
+                offered["rating_milli_cu"] = rating.into();
+            } else {
+                offered["label"] = label.into();
+            }
+            output::text(&offered.to_string())
         }
     }
 }
 
 /// A public key as requests take it: `accounts.proto` says what its proof covers.
-fn offer(key: &SigningKey, holder: Holder, owner: Option<Id>, label: &str, network: &Network) -> Result<()> {
+fn offer(
+    key: &SigningKey,
+    holder: Holder,
+    owner: Option<Id>,
+    network: &Network,
+) -> Result<serde_json::Value> {
     let public = key.verifying_key().to_bytes();
     let own = Id::of_key(&public);
     let owner = match (holder, owner) {
@@ -148,8 +162,7 @@ fn offer(key: &SigningKey, holder: Holder, owner: Option<Id>, label: &str, netwo
     };
     let proof = key.sign(&statement).to_bytes();
     let (public, proof) = (output::base64(&public), output::base64(&proof));
-    let offered = serde_json::json!({ "public_key": public, "label": label, "possession": proof });
-    output::text(&offered.to_string())
+    Ok(serde_json::json!({ "public_key": public, "possession": proof }))
 }
 
 /// A key of a data directory, made when it is not there.

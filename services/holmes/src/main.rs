@@ -33,7 +33,7 @@ mod verify;
     max_term_width = 110,
     after_help = "Examples:
   holmes demo                          the whole story in two minutes
-  holmes serve                         run every role over ./holmes-data
+  holmes up                            a network of your own over ./holmes-data
   holmes call Ledger/GetSupply         call any RPC by reflection, JSON in and out
   holmes verify                        rebuild every service from its log and compare
   holmes calc apportion < cases.json   check a number by hand
@@ -56,6 +56,9 @@ struct Cli {
 enum Command {
     /// Play the whole story: real processes, a real model, a log to look into.
     Demo(demo::Args),
+    /// Run a whole network on this machine: every role, and how to go on from there.
+    #[command(after_help = serve::UP_HELP)]
+    Up(serve::Args),
     /// Run roles over the embedded journal until SIGTERM or Ctrl-C.
     Serve(serve::Args),
     /// Serve models to the network: attach to a gateway and compute what it sends, until SIGTERM or Ctrl-C.
@@ -119,7 +122,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "holmes", &mut script);
             output::text(String::from_utf8(script)?.trim_end())?;
         }
-        Command::Serve(args) => wait(serve::run(args, holmes_runtime::config::load(file)?))?,
+        Command::Up(args) => wait(serve::run(args, holmes_runtime::config::load(file)?, true))?,
+        Command::Serve(args) => wait(serve::run(args, holmes_runtime::config::load(file)?, false))?,
         Command::Demo(args) => wait(demo::run(args, holmes_runtime::config::load(file)?))?,
         Command::Executor(args) => wait(executor::run(args, holmes_runtime::config::load(file)?))?,
         Command::Worker(args) => executor::worker(args)?,

@@ -84,7 +84,7 @@ const LEASE_KEY: &str = "scheduling.key";
 const BEGINNING: &str = "tge_at_ms";
 
 /// Serves until a signal.
-pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
+pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> {
     let (roles, with_gateway) = wanted(&args.role)?;
     let config = args.over(config);
     let profile = Profile::load(&config.cell.profile)?;
@@ -130,6 +130,9 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let server =
         tokio::spawn(async move { serve(grpc, routes.routes(), health, auth, &settings, stopped).await });
     greet(&config, &roles, &addresses);
+    if guided {
+        guide(&config, &addresses);
+    }
     signal().await?;
     tracing::info!("draining");
     stop.send_replace(true);
@@ -257,6 +260,25 @@ fn greet(config: &Config, roles: &[Role], at: &Addresses) {
     }
     eprintln!("  admin    http://{}/metrics /healthz /readyz", at.admin);
     eprintln!("  staff    {dir}/staff.key");
+}
+
+/// What `holmes up` says beside its options.
+pub(crate) const UP_HELP: &str = "Examples:
+  holmes up                     in a directory of its own: everything lies in ./holmes-data
+  holmes up --profile hol       epochs of a day instead of 45 seconds
+
+The same as `holmes serve`, with a word on how to go on. Ctrl-C stops it; everything acknowledged is there next time.";
+
+/// How to go on, for whoever is new here.
+fn guide(config: &Config, at: &Addresses) {
+    let (dir, grpc) = (config.store.dir.display(), at.grpc);
+    eprintln!("
+what now (each in another terminal)
+  see it all once       holmes demo
+  every method          holmes call --to http://{grpc}
+  as staff              holmes call Ledger/GetSupply --to http://{grpc} --sign-with {dir}/staff.key --as staff
+  serve a model         holmes keys new node.key; holmes executor --join http://{grpc} --key node.key --model holmes-tiny
+  rent, bond, pay       docs/how-to: rent inference, operate a node, read the log");
 }
 
 /// Waits for SIGTERM or Ctrl-C.
