@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod ask;
 mod calc;
 mod call;
 mod client;
@@ -66,6 +67,8 @@ enum Command {
     /// The child of an executor that owns the device: messages on stdin and stdout.
     #[command(hide = true)]
     Worker(executor::WorkerArgs),
+    /// Ask a model a question: words, node, price, receipt, balance.
+    Ask(ask::Args),
     /// Call any RPC of a running server: JSON in, JSON out.
     Call(call::Args),
     /// Make keys: Ed25519 key files and API keys.
@@ -127,6 +130,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => wait(demo::run(args, holmes_runtime::config::load(file)?))?,
         Command::Executor(args) => wait(executor::run(args, holmes_runtime::config::load(file)?))?,
         Command::Worker(args) => executor::worker(args)?,
+        Command::Ask(args) => wait(ask::run(args))?,
         Command::Call(args) => wait(call::run(args, holmes_runtime::config::load(file)?))?,
         Command::Replay(args) => wait(replay::run(args, holmes_runtime::config::load(file)?))?,
         Command::State(args) => wait(replay::state(args, holmes_runtime::config::load(file)?))?,

@@ -61,29 +61,46 @@ fn live(world: &World) -> Result<()> {
             format!("{} ({})", pid, world.node_name(&of.node_id().to_string()))
         })
         .collect();
+    let shown = &world.shown;
     output::text(&format!(
         "
-ask      your own question, as an OpenAI client would
-  curl -s {http}/chat/completions -H 'authorization: Bearer {key}' -H 'content-type: application/json' \\
+  staff() {{ holmes call \"$@\" --to {url} --sign-with {dir}/data/staff.key --as staff --profile {dir}/demo.toml; }}
+  export HOLMES_API_KEY={key}
+
+ask      your own question: words, lease, receipt, price and balance
+  holmes ask --to {url} --model {model} \"{question}\"
+  as an OpenAI client does:
+  curl -s {http}/chat/completions -H \"authorization: Bearer $HOLMES_API_KEY\" -H 'content-type: application/json' \\
     -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{question}\"}}]}}'
-  the answer carries its receipt, its price and its node under \"holmes\"
 
 kill     any process: streams finish elsewhere, the server comes back from its log
-  kill -9 PID     executors: {pids}; server: {server}
+  executors: {pids}; the server: {server}
+  kill -9 PID
+  when it was the server:   holmes serve {restart}
 
-why      did a lease go where it went, and what did a node get?
-  holmes call --to {url} --key {key} Inference/GetReceipt '{{\"name\": \"receipts/…\"}}'
-  holmes call --to {url} Scheduling/Explain '{{\"lease_id\": \"…\"}}' --sign-with {dir}/data/staff.key --as staff --profile {dir}/demo.toml
+why      did lease {lease} go to {winner}, and not to {other}?
+  staff Scheduling/Explain '{{\"lease_id\": \"{lease}\", \"node_id\": \"{other_id}\"}}'
+  its bond, its rewards, its grants, and the receipt of a call:
+  staff Staking/GetNode '{{\"node_id\": \"{other_id}\"}}'
+  staff Emission/GetNodeRewards '{{\"node_id\": \"{other_id}\"}}'
+  staff Emission/ListGrants '{{\"node_id\": \"{other_id}\"}}'
+  holmes call --to {url} Inference/GetReceipt '{{\"name\": \"{receipt}\"}}'
 
-operate  figures, and a drain under load
+operate  figures, and a drain under load: calls in progress end first, no accepted call fails
   curl -s {admin}/metrics | grep holmes_
-  kill -TERM {server}     calls in progress end first",
+  kill -TERM {server}",
         http = world.http,
         key = renter.api_key,
         pids = pids.join(", "),
         server = world.processes.pid("server").unwrap_or_default(),
+        restart = world.server_args()?.join(" "),
         url = world.url,
         dir = world.dir.display(),
         admin = world.admin,
+        lease = shown.lease,
+        winner = world.node_name(&shown.node),
+        other = world.node_name(&world.other_node(&shown.node)),
+        other_id = world.other_node(&shown.node),
+        receipt = shown.receipt,
     ))
 }

@@ -12,7 +12,7 @@ use holmes_runtime::fresh_id;
 use tonic::Streaming;
 
 use super::tell::{Teller, short, start_of};
-use super::world::{OWN, World};
+use super::world::{OWN, Shown, World};
 use crate::client::Client;
 
 /// What is asked of a model that knows things.
@@ -70,7 +70,7 @@ struct Call {
 }
 
 /// Two renters ask at the same time.
-pub(super) async fn many(tell: &Teller, world: &World) -> Result<()> {
+pub(super) async fn many(tell: &Teller, world: &mut World) -> Result<()> {
     let began = Instant::now();
     let prompts: &'static [&'static str] = if world.models.speaker.name == OWN { &TASKS } else { &QUESTIONS };
     let mut asking = tokio::task::JoinSet::new();
@@ -98,8 +98,12 @@ pub(super) async fn many(tell: &Teller, world: &World) -> Result<()> {
     let embedded = embed(tell, world).await?;
     let tokens: u32 = calls.iter().map(|call| call.tokens).sum();
     let price: u64 = calls.iter().map(|call| call.ended.price_micro_usd).sum();
+    if let Some(last) = calls.last() {
+        let receipt = last.ended.receipts.first().cloned().unwrap_or_default();
+        world.shown = Shown { lease: last.lease.clone(), node: last.node.clone(), receipt };
+    }
     let leases: std::collections::BTreeSet<&str> = calls.iter().map(|call| call.lease.as_str()).collect();
-    let receipt = calls.last().and_then(|call| call.ended.receipts.first()).cloned().unwrap_or_default();
+    let receipt = &world.shown.receipt;
     tell.line(&format!(
         "{} answers of {tokens} tokens and {embedded} embeddings in {:.1} s, on {} leases, at most {price} micro-dollars; the last receipt is {receipt}",
         calls.len(),

@@ -101,6 +101,16 @@ pub(super) struct World {
     pub staff: Client,
     pub operators: Vec<Operator>,
     pub renters: Vec<Renter>,
+    /// A call of the story, to ask questions about.
+    pub shown: Shown,
+}
+
+/// A call to ask questions about.
+#[derive(Clone, Default)]
+pub(super) struct Shown {
+    pub lease: String,
+    pub node: String,
+    pub receipt: String,
 }
 
 /// The models, fetched where that is possible.
@@ -182,7 +192,20 @@ impl World {
             renters.push(Renter { name, id, api_key, asset, account: Id::default(), client });
         }
         let (http, admin) = (format!("http://127.0.0.1:{http}/v1"), format!("http://127.0.0.1:{admin}"));
-        Ok(World { dir, models, processes, url, http, admin, network, staff, operators, renters })
+        let shown = Shown::default();
+        Ok(World { dir, models, processes, url, http, admin, network, staff, operators, renters, shown })
+    }
+
+    /// A node that is not this one.
+    pub(super) fn other_node(&self, node: &str) -> String {
+        let mut ids = self.operators.iter().map(|of| of.node_id().to_string());
+        ids.find(|id| id != node).unwrap_or_default()
+    }
+
+    /// What the server is started with, behind `serve`.
+    pub(super) fn server_args(&self) -> Result<Vec<String>> {
+        let ports = [port(&self.url)?, port(&self.http)?, port(&self.admin)?];
+        Ok(server_args(&self.dir, &self.dir.join("demo.toml"), ports).split_off(1))
     }
 
     /// Writes down, for programs, where everything can be reached.
@@ -344,6 +367,13 @@ fn server_args(dir: &Path, profile: &Path, [grpc, http, admin]: [u16; 3]) -> Vec
         format!("127.0.0.1:{admin}"),
     ];
     args.to_vec()
+}
+
+/// The port of an address.
+fn port(url: &str) -> Result<u16> {
+    let behind = url.rsplit(':').next().unwrap_or_default();
+    let digits: String = behind.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().with_context(|| format!("{url} has no port"))
 }
 
 /// A port that nobody listens on now.
