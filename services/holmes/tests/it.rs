@@ -10,6 +10,8 @@ mod commands;
 mod crash;
 #[path = "it/docs.rs"]
 mod docs;
+#[path = "it/guides.rs"]
+mod guides;
 #[path = "it/harness.rs"]
 mod harness;
 #[path = "it/misuse.rs"]

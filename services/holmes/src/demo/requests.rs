@@ -54,8 +54,10 @@ const EMBEDDINGS: usize = 8;
 const SHORT: u32 = 24;
 /// Most tokens of the answer whose node dies: long enough to be in the middle of it.
 const LONG: u32 = 160;
-/// After so many tokens the renter cancels, or the node dies.
-const INTO_IT: usize = 12;
+/// After so many tokens the node dies: it has signed for some of them by then.
+const INTO_IT: usize = 72;
+/// After so many tokens the other renter hangs up.
+const HANGS_UP_AFTER: usize = 4;
 
 /// What became of a call.
 struct Call {
@@ -154,7 +156,7 @@ pub(super) async fn cancelled(tell: &Teller, world: &World) -> Result<()> {
             Some(Part::Ended(_)) => break, // a short answer: over before it could be cancelled
             Some(Part::Moved(_)) | None => {}
         }
-        if seen >= INTO_IT.min(4) {
+        if seen >= HANGS_UP_AFTER {
             break;
         }
     }

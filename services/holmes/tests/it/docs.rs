@@ -78,7 +78,7 @@ fn the_page_of_the_configuration_is_what_explain_says() {
 }
 
 /// The commands that stand in a page's blocks of `sh`.
-fn script(page: &str) -> String {
+pub(crate) fn script(page: &str) -> String {
     let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("\n```").next());
     blocks.collect::<Vec<_>>().join("\n")
 }
