@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long)]
     model: String,
     /// Most tokens of the answer.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 128)]
     most: u32,
     /// 0 for always the likeliest word.
     #[arg(long, default_value_t = 0.0)]
