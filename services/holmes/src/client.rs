@@ -29,7 +29,7 @@ pub(crate) enum Proof {
     /// An API key.
     ApiKey(String),
     /// A key that signs each request, as a party of this kind.
-    Key(SigningKey, PrincipalKind),
+    Key(Box<SigningKey>, PrincipalKind),
 }
 
 impl Proof {

@@ -168,10 +168,11 @@ impl World {
         ))?;
         let client = |proof| Client::new(&url, network.clone(), proof);
         wait_for(&mut processes, "server", || dir.join("data/staff.key").exists()).await?;
-        let staff = client(Proof::Key(keys::read(&dir.join("data/staff.key"))?, PrincipalKind::Staff))?;
+        let staff =
+            client(Proof::Key(Box::new(keys::read(&dir.join("data/staff.key"))?), PrincipalKind::Staff))?;
         let mut operators = Vec::new();
         for (name, wallet, node, node_file, hardware, rating_milli_cu, slots) in wallets {
-            let client = client(Proof::Key(wallet.clone(), PrincipalKind::Account))?;
+            let client = client(Proof::Key(Box::new(wallet.clone()), PrincipalKind::Account))?;
             let hol_account = Id::default();
             operators.push(Operator {
                 name,
