@@ -128,7 +128,8 @@ async fn offer(edge: &Edge, ask: &Ask) -> Result<Offer, Refusal> {
 }
 
 /// Reasons for which a session takes no more calls, and another one may.
-pub(crate) const SESSION_OVER: [&str; 3] = ["SESSION_NOT_FOUND", "SESSION_CLOSED", "SESSION_EXPIRED"];
+pub(crate) const SESSION_OVER: [&str; 4] =
+    ["SESSION_NOT_FOUND", "SESSION_CLOSED", "SESSION_CLOSING", "SESSION_EXPIRED"];
 
 /// A session that pays and a node that works.
 async fn lease(
