@@ -103,10 +103,10 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Whether the transfer's id was at fault, and neither an account nor a hold: somebody else has taken it, or it came
-    /// too late. Ids can be guessed, so nothing follows from it but that it is asked again, under another one.
+    /// Whether the transfer's id was at fault, and neither an account nor a hold: somebody else has taken it (E-2.3). Ids
+    /// can be guessed, so nothing follows from it but that it is asked again, under another one.
     pub fn is_of_the_id(&self) -> bool {
-        matches!(self.reason.as_str(), "EXISTS_DIFFERENT" | "ID_EXPIRED")
+        self.reason == "EXISTS_DIFFERENT"
     }
 }
 
