@@ -134,16 +134,24 @@ impl Edge {
     }
 }
 
-/// Lets calls in progress end, then gives back what is held.
+/// Lets calls in progress end; those that take too long end where they are, and what their nodes have signed for is
+/// reported. Then gives back what is held.
 async fn drain(edge: &Arc<Edge>) {
     edge.draining.store(true, Ordering::Relaxed);
     edge.nodes.all().iter().for_each(|node| node.drain());
-    let until = Instant::now() + ms(edge.settings.drain_ms);
-    while (edge.limits.running() > 0 || !edge.reports.is_idle()) && Instant::now() < until {
-        tokio::time::sleep(ms(20)).await;
-    }
+    rest(edge, edge.settings.drain_ms).await;
+    edge.over.send_replace(true);
+    rest(edge, edge.settings.report_for_ms).await;
     let last = guarded(&edge.marks).take();
     edge.report_presence(last).await;
     edge.leases.end_all().await;
     edge.nodes.all().iter().for_each(|node| node.end(DetachReason::StreamLost));
+}
+
+/// Waits until no call is in progress and nothing is on its way into scheduling's log, at most so long.
+async fn rest(edge: &Edge, most_ms: u64) {
+    let until = Instant::now() + ms(most_ms);
+    while (edge.limits.running() > 0 || !edge.reports.is_idle()) && Instant::now() < until {
+        tokio::time::sleep(ms(20)).await;
+    }
 }

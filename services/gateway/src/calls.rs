@@ -89,6 +89,10 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
             End::Lost(line) => {
                 let line = line.filter(|line| bill.has_room_for_another(line, offer.bound));
                 bill.add(edge, ask, &lease, line.as_ref());
+                if *edge.over.borrow() {
+                    edge.leases.end(lease, LeaseEnd::Released);
+                    return Err(cut_short());
+                }
                 edge.leases.end(lease, LeaseEnd::NodeLost);
                 another(edge, &mut lost, &node)?;
             }
@@ -128,7 +132,8 @@ async fn offer(edge: &Edge, ask: &Ask) -> Result<Offer, Refusal> {
 }
 
 /// Reasons for which a session takes no more calls, and another one may.
-pub(crate) const SESSION_OVER: [&str; 3] = ["SESSION_NOT_FOUND", "SESSION_CLOSED", "SESSION_EXPIRED"];
+pub(crate) const SESSION_OVER: [&str; 4] =
+    ["SESSION_NOT_FOUND", "SESSION_CLOSED", "SESSION_CLOSING", "SESSION_EXPIRED"];
 
 /// A session that pays and a node that works.
 async fn lease(
@@ -177,6 +182,12 @@ fn start(ask: &Ask, lease: &Lease, sent: u32, secret: [u8; 32]) -> StartCall {
         work: Some(Work { model: ask.model.clone(), work: Some(work) }),
         commitment_key: secret.to_vec().into(),
     }
+}
+
+/// The gateway could not wait for the call any longer. What the node has signed for is being reported.
+fn cut_short() -> Refusal {
+    let message = "the gateway stops and the call took too long: what was delivered counts; try again with a new request id";
+    Refusal::new(Code::Unavailable, "DRAINING", message).retry_after(1_000)
 }
 
 /// Leaves out a node that was lost; refuses when there were too many.

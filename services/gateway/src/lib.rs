@@ -1,7 +1,12 @@
 //! The gateway: the edge between renters and nodes. Renters call it by gRPC ([`Api`]) or as they would call OpenAI
 //! ([`openai`]); nodes open a stream to it ([`Attach`]) and get their work over that. It holds no truth: sessions and
-//! prices are the market's, leases and receipts scheduling's; what it loses when it dies is asked for again, and a call
-//! in progress is paid as far as its node's last checkpoint.
+//! prices are the market's, leases and receipts scheduling's; what it loses when it dies is asked for again.
+//!
+//! **What is paid of a call that does not end**: when its node is lost, or the gateway stops and the drain time does not
+//! suffice, as far as the node's last checkpoint: the gateway countersigns and reports it. When the gateway itself
+//! crashes, nothing of the calls that run: only it knows what was delivered, and nobody pays for less. Their nodes keep
+//! receipts; a gateway that has not delivered the call refuses them for ever (`NOT_DELIVERED_HERE`), so no receipt is
+//! sent for ever and no line is metered twice.
 //!
 //! **A call** (`calls`): limits → what it can cost at most → session → lease → node → tokens to the renter → the node's
 //! receipt, checked against what was delivered and countersigned → scheduling's log → the end with the receipt's name.
@@ -104,6 +109,7 @@ pub fn start(deps: Deps) -> Gateway {
         marks: Mutex::default(),
         started: watch::Sender::new(None),
         draining: AtomicBool::new(false),
+        over: watch::Sender::new(false),
         clock,
         upstream,
         settings,
@@ -164,6 +170,8 @@ pub(crate) struct Edge {
     marks: Mutex<Marks>,
     started: watch::Sender<Option<Started>>,
     draining: AtomicBool,
+    /// The drain time is over: calls end where they are.
+    over: watch::Sender<bool>,
 }
 
 /// What scheduling has said when the gateway started.
@@ -180,6 +188,14 @@ impl Edge {
             let message = "the gateway is starting: try again in a moment";
             Refusal::new(Code::Unavailable, "GATEWAY_STARTING", message).retry_after(500)
         })
+    }
+
+    /// Waits until the drain time is over.
+    async fn is_over(&self) {
+        let mut over = self.over.subscribe();
+        if over.wait_for(|over| *over).await.is_err() {
+            std::future::pending::<()>().await; // the sender is ours
+        }
     }
 
     /// A node was there in the beat of now.

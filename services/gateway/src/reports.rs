@@ -22,6 +22,8 @@ const MOST_LINES: usize = 256;
 pub(crate) enum Settled {
     /// It is on its way.
     Pending,
+    /// Nobody has said what became of it for too long: it is reported again when its node asks.
+    Unanswered(Box<CallLine>),
     /// It is in the log.
     Durable,
     /// It never will be.
@@ -154,14 +156,18 @@ impl Reports {
     fn end(&self, lease: LeaseId, waiting: Waiting, receipt: Receipt) {
         let settled = match &receipt {
             Ok(_) => Settled::Durable,
+            Err(why) if crate::upstream::may_change(why) => Settled::Unanswered(Box::new(waiting.line)),
             Err(refused) => Settled::Refused(refused.reason.to_string()),
         };
-        let reason = if let Settled::Refused(reason) = &settled { reason.as_str() } else { "" };
         if let Err(refused) = &receipt {
             metrics::counter!("holmes_gateway_reports_refused_total").increment(1);
-            tracing::warn!(call = %waiting.call, %refused, "a call was not recorded: nobody pays for it");
+            tracing::warn!(call = %waiting.call, %refused, "a call was not recorded: its renter pays nothing");
         }
-        self.nodes.accepted(waiting.node, waiting.call, reason);
+        match &settled {
+            Settled::Durable => self.nodes.accepted(waiting.node, waiting.call, ""),
+            Settled::Refused(reason) => self.nodes.accepted(waiting.node, waiting.call, reason),
+            Settled::Pending | Settled::Unanswered(_) => {} // the node keeps its receipt, and sends it again
+        }
         self.settle(waiting.call, lease, settled);
         let _ = waiting.told.send(receipt); // the call may have ended without it
     }

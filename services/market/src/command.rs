@@ -31,10 +31,12 @@ pub enum Command {
         /// Which.
         session: Id,
     },
-    /// Scheduling has metered calls.
+    /// Scheduling has metered calls, or meters no more of a session.
     NoteCalls {
         /// What was metered, a lease at a time.
         metered: Vec<Metered>,
+        /// Closing sessions on which nothing more is metered.
+        drained: Vec<Id>,
     },
     /// The ledger's answer to a send.
     Answered {
@@ -98,6 +100,14 @@ pub struct Refused {
     pub reason: String,
     /// Which transfer of the chain was at fault; `None` when the send as a whole was.
     pub at: Option<u32>,
+}
+
+impl Refused {
+    /// Whether the transfer's id was at fault, and neither an account nor a hold: somebody else has taken it (E-2.3). Ids
+    /// can be guessed, so nothing follows from it but that it is asked again, under another one.
+    pub fn is_of_the_id(&self) -> bool {
+        self.reason == "EXISTS_DIFFERENT"
+    }
 }
 
 /// What the market answers.

@@ -30,7 +30,7 @@ pub fn decide(state: &State, command: &Command, ctx: &Ctx, out: &mut Vec<Event>)
         Command::SetAccount { asset, account } => offers::set_account(state, *asset, *account, ctx),
         Command::OpenSession(open) => sessions::open(state, open, ctx),
         Command::CloseSession { session } => sessions::close(state, *session, ctx),
-        Command::NoteCalls { metered } => metering::note(state, metered, ctx),
+        Command::NoteCalls { metered, drained } => metering::note(state, metered, drained, ctx),
         Command::Answered { seq, refused } => answered(state, *seq, refused.as_ref(), ctx),
         Command::Begin => genesis::begin(state, ctx),
         Command::OpenAccounts => genesis::open_accounts(state, ctx),

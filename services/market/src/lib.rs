@@ -6,7 +6,8 @@
 //! **Events**, public: `ModelPriced`, `SessionFunded`, `SessionClosing`, `SessionClosed`, `Settled`, `PriceSealed`,
 //! `EpochSealed`. Internal: `MarketOpened`, `SystemAccountRequested`, `SystemAccountOpened`, `SystemAccountRefused`,
 //! `AccountSet`, `SessionOpened`, `HoldMade`, `CallsNoted`, `CallsUnbilled`, `WindowEnded`, `SettlementSent`,
-//! `SettlementRefused`, `SessionLimited`, `HoldLost`, `OwedSent`, `OwedPaid`, `OwedRefused`, `SessionForgotten`.
+//! `SettlementRefused`, `SessionLimited`, `HoldLost`, `OwedSent`, `OwedPaid`, `OwedRefused`, `SessionForgotten`, `CallsEnded`,
+//! `HoldSent`.
 //!
 //! **Listens to** scheduling, for calls that were metered, and to the ledger, for the answers to its own sends.
 //!
@@ -60,7 +61,7 @@ pub struct Market;
 
 impl Machine for Market {
     const NAME: &'static str = "market";
-    const STATE: u32 = 1;
+    const STATE: u32 = 2;
     const LISTENS: &'static [ServiceId] = &[LEDGER, SCHEDULING];
 
     type State = State;

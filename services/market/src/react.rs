@@ -22,7 +22,9 @@ pub fn command(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
     if entry.log.svc == SCHEDULING {
         let events: Vec<scheduling::Event> = events(entry)?;
         let metered: Vec<Metered> = events.iter().filter_map(metered).collect();
-        return Ok((!metered.is_empty()).then_some(Command::NoteCalls { metered }));
+        let drained: Vec<Id> = events.iter().filter_map(drained).collect();
+        let said = !metered.is_empty() || !drained.is_empty();
+        return Ok(said.then_some(Command::NoteCalls { metered, drained }));
     }
     Ok(None)
 }
@@ -87,4 +89,12 @@ fn metered(event: &scheduling::Event) -> Option<Metered> {
         pico: of(input_pico_usd, output_pico_usd),
         micro_units: of(input_micro_units, output_micro_units),
     })
+}
+
+/// The session on which nothing more is metered.
+fn drained(event: &scheduling::Event) -> Option<Id> {
+    match &event.event {
+        Some(Seen::SessionDrained(event)) => Id::from_slice(&event.session),
+        _ => None,
+    }
 }

@@ -71,6 +71,8 @@ pub enum Command {
     Expire,
     /// Time: a gateway was not heard of for too long.
     LoseGateway,
+    /// Time: nothing more is metered on closing sessions, some of them.
+    EndDrains,
     /// Time: an epoch is sealed, or the next step towards it.
     Seal,
 }
@@ -218,6 +220,13 @@ pub enum MarketFact {
         cap: u128,
         /// Nothing is metered on it after.
         expires_at: Time,
+    },
+    /// A session takes no new leases.
+    Closing {
+        /// The session.
+        session: Id,
+        /// What its leases report until then is metered.
+        drains_until: Time,
     },
     /// A session takes no more calls.
     Closed {

@@ -41,6 +41,7 @@ pub fn decide(state: &State, command: &Command, ctx: &Ctx, out: &mut Vec<Event>)
         Command::DropNodes => gateways::drop_nodes(state, ctx),
         Command::EndLeases => leases::end_doomed(state, ctx),
         Command::Expire => leases::expire(state, ctx),
+        Command::EndDrains => facts::end_drains(state, ctx),
         Command::LoseGateway => gateways::lose(state, ctx),
         Command::Seal => presence::seal(state, ctx),
     }?;

@@ -3,11 +3,12 @@
 //!
 //! **Commands** ([`Command`]): of gateways `StartGateway`, `Attach`, `Detach`, `ReportPresence`, `Place`, `RenewLease`,
 //! `EndLease`, `ReportCalls`; from staking `NoteNodes`, from the market `NoteMarket`; time's own `DropNodes`,
-//! `EndLeases`, `Expire`, `LoseGateway`, `Seal`.
+//! `EndLeases`, `Expire`, `EndDrains`, `LoseGateway`, `Seal`.
 //!
 //! **Events**, public: `LeaseGranted`, `LeaseEnded`, `CallsMetered`, `NodeAttached`, `NodeDetached`, `PresenceRecorded`,
-//! `EpochAttendance`, `EpochSealed`. Its own: `GatewayStarted`, `GatewayHeard`, `GatewayLost`, `LeaseRenewed`,
-//! `LinesAnswered`, `BeatsWeighed`, `NodesNoted`, `ModelNoted`, `SessionNoted`, `SessionEnded`.
+//! `EpochAttendance`, `EpochSealed`, `SessionDrained`. Its own: `GatewayStarted`, `GatewayHeard`, `GatewayLost`, `LeaseRenewed`,
+//! `LinesAnswered`, `BeatsWeighed`, `NodesNoted`, `ModelNoted`, `SessionNoted`, `SessionDraining`,
+//! `SessionEnded`.
 //!
 //! **Listens to** staking, for what it says of compute nodes, and to the market, for prices and funded sessions. It
 //! sends nothing.
@@ -19,7 +20,10 @@
 //! - E-10.4: the index that placements are made of is what the nodes say, rank by rank.
 //! - What is attached to a gateway says so, and the other way round.
 //! - E-0.6: who was Active in the last sealed epoch adds up; no beats are kept of an epoch that is sealed.
-//! - Every open lease ends by itself; every lease that has ended is forgotten.
+//! - Every open lease ends by itself; every lease that has ended is forgotten; every closing session drains.
+//!
+//! **A session that the market closes** gets no new lease and no renewal from then on. What its leases report is metered
+//! until `SessionDrained`; nothing is behind it.
 //!
 //! **What is taken from outside until its owner exists**: a node's score is a parameter (reputation will publish it,
 //! E-8.1). Value at risk (E-6.3) needs verification's audit rates and is not enforced: the greatest allowance of a lease
@@ -60,7 +64,7 @@ pub struct Scheduling;
 
 impl Machine for Scheduling {
     const NAME: &'static str = "scheduling";
-    const STATE: u32 = 1;
+    const STATE: u32 = 2;
     const LISTENS: &'static [ServiceId] = &[STAKING, MARKET];
 
     type State = State;

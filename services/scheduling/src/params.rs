@@ -54,6 +54,7 @@ governed! {
     seal_after_ms, "ms", 5_000, 0, 600_000, 5_000;
     longest_lease_ms, "ms", 60_000, 1_000, 3_600_000, 60_000;
     late_calls_ms, "ms", 600_000, 1_000, 86_400_000, 600_000;
+    late_close_ms, "ms", 5_000, 0, 600_000, 5_000;
     gateway_timeout_ms, "ms", 15_000, 1_000, 600_000, 15_000;
     most_allowance_micro_usd, "micro-dollars", 10_000_000, 1, 1_000_000_000_000, 10_000_000;
     most_leases, "leases", 1_000_000, 1, 10_000_000, 1_000_000;
@@ -75,6 +76,8 @@ pub struct Params {
     pub longest_lease_ms: u64,
     /// Calls of a lease that ended can be reported for so long, ms.
     pub late_calls_ms: u64,
+    /// Calls of a closing session can be reported for so long after its last lease has ended, ms.
+    pub late_close_ms: u64,
     /// A gateway that is not heard of for so long has lost its nodes, ms.
     pub gateway_timeout_ms: u64,
     /// Greatest allowance of a lease, pico-dollars.
@@ -179,6 +182,7 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
         },
         longest_lease_ms: wire.longest_lease_ms,
         late_calls_ms: wire.late_calls_ms,
+        late_close_ms: wire.late_close_ms,
         gateway_timeout_ms: wire.gateway_timeout_ms,
         most_allowance: wire.most_allowance_micro_usd.saturating_mul(PICO_PER_MICRO),
         most_leases: wire.most_leases as usize,

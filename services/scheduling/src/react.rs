@@ -99,6 +99,10 @@ fn of_market(event: Market) -> Option<Vec<MarketFact>> {
             cap: e.cap_pico_usd.as_ref().try_into().ok().map(u128::from_be_bytes)?,
             expires_at: Time::from_micros(e.expires_at_us),
         }],
+        Market::SessionClosing(e) => vec![MarketFact::Closing {
+            session: Id::from_slice(&e.session)?,
+            drains_until: Time::from_micros(e.drains_until_us),
+        }],
         Market::SessionClosed(e) => vec![MarketFact::Closed { session: Id::from_slice(&e.session)? }],
         _ => Vec::new(),
     };

@@ -45,6 +45,8 @@ pub struct State {
     pub leases: Table<u64, Lease>,
     /// When open leases end by themselves; those that are ending already are not among them.
     pub expiries: BTreeSet<(Time, u64)>,
+    /// When nothing more is metered on closing sessions.
+    pub drains: BTreeSet<(Time, Id)>,
     /// Leases that end as soon as the job comes to them.
     pub ending: BTreeSet<u64>,
     /// When leases that have ended are forgotten.
@@ -59,8 +61,8 @@ pub struct State {
     pub presence: BTreeMap<u64, Table<Id, Vec<u8>>>,
     /// The sealing that is under way.
     pub seal: Option<Seal>,
-    /// The last epoch that was sealed.
-    pub sealed: u64,
+    /// The last epoch that was sealed, or the one before the log's first event; `None` before that event.
+    pub sealed: Option<u64>,
     /// Who was Active in it (E-0.6).
     pub attendance: Attendance,
     /// Log time of the last event.
@@ -121,6 +123,10 @@ pub struct Session {
     pub reserved: u128,
     /// Nothing is metered on it after.
     pub expires_at: Time,
+    /// The market closes it: no new leases and no renewals; nothing is metered on it after.
+    pub drains_until: Option<Time>,
+    /// When that is said, if nothing happens meanwhile.
+    pub drained_at: Option<Time>,
     /// It takes no more calls; it is forgotten with its last open lease.
     pub closed: bool,
     /// Its open leases.
@@ -275,6 +281,7 @@ pub fn init(opened: &Opened) -> Result<State, BadParams> {
         sessions: Table::new(),
         leases: Table::new(),
         expiries: BTreeSet::new(),
+        drains: BTreeSet::new(),
         ending: BTreeSet::new(),
         forget: BTreeSet::new(),
         gateways: Table::new(),
@@ -282,7 +289,7 @@ pub fn init(opened: &Opened) -> Result<State, BadParams> {
         dropping: BTreeSet::new(),
         presence: BTreeMap::new(),
         seal: None,
-        sealed: 0,
+        sealed: None,
         attendance: Attendance::default(),
         at: Time::default(),
     })
@@ -294,6 +301,18 @@ impl State {
         let lease = self.leases.get(&id.seq).filter(|lease| lease.term == id.term)?;
         let forgotten = matches!(lease.stand, Stand::Ended { forget_at, .. } if forget_at <= now);
         (id.cell == self.network.cell && !forgotten).then_some(lease)
+    }
+
+    /// E-0.5: the epoch that is sealed next. The first is that of the log's first event: of those before it, nobody knows
+    /// anything here.
+    pub fn seals_next(&self) -> Option<u64> {
+        Some(self.sealed?.saturating_add(1))
+    }
+
+    /// When the next step towards its seal is due.
+    fn seals_at(&self) -> Option<Time> {
+        let next = self.seals_next()?;
+        Some(self.seal.as_ref().map_or_else(|| self.params.calendar.seals_at(next), |_| Time::default()))
     }
 
     /// How many leases are open.
@@ -338,14 +357,11 @@ pub fn due(state: &State) -> Option<(Time, Command)> {
     if !state.ending.is_empty() {
         return Some((Time::default(), Command::EndLeases));
     }
-    let seals_at = match state.seal {
-        Some(_) => Time::default(),
-        None => state.params.calendar.seals_at(state.sealed.saturating_add(1)),
-    };
     let dues = [
         state.expiries.first().map(|(at, _)| (*at, Command::Expire)),
+        state.drains.first().map(|(at, _)| (*at, Command::EndDrains)),
         state.silences.first().map(|(at, _)| (*at, Command::LoseGateway)),
-        Some((seals_at, Command::Seal)),
+        state.seals_at().map(|at| (at, Command::Seal)),
     ];
     dues.into_iter().flatten().min_by_key(|(at, _)| *at)
 }

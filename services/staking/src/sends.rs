@@ -1,8 +1,9 @@
 //! What staking asks of the ledger: commands in the ledger's own encoding, carried by events.
 //!
-//! Transfer ids follow from what they are for, so that the same payout never has two.
+//! Transfer ids follow from what they are for and from when it is asked: what the ledger refuses has another id the next
+//! time, so that somebody who has guessed and taken one costs nothing but a moment.
 
-use holmes_kernel::{Amount, Ctx, Id, Principal, Time};
+use holmes_kernel::{Amount, Ctx, Id, Principal};
 use holmes_proto::ledger::v1 as ledger;
 use holmes_proto::ledger::v1::TransferKind;
 use holmes_proto::ledger::v1::command::Command as Asked;
@@ -37,7 +38,8 @@ pub(crate) fn post(hold: Id, amount: Amount, ctx: &Ctx) -> Bytes {
     })
 }
 
-/// To pay a part of an unbonding: the same part has the same id until the ledger refuses it.
+/// To pay a part of an unbonding. Its id carries the moment at which it is asked: that at which it was ready is known
+/// weeks before, and whoever knows an id can take it first (E-2.3).
 pub(crate) fn pay(vault: Id, to: Id, amount: Amount, part: &Part, ctx: &Ctx) -> Bytes {
     let cause = [
         b"unbonding".as_slice(),
@@ -46,7 +48,7 @@ pub(crate) fn pay(vault: Id, to: Id, amount: Amount, part: &Part, ctx: &Ctx) -> 
         &part.left.to_le_bytes(),
     ];
     transfer(ledger::Transfer {
-        transfer_id: Id::derive(part.ready_at, &cause.concat(), part.refusals).to_string(),
+        transfer_id: Id::derive(ctx.now, &cause.concat(), part.refusals).to_string(),
         kind: TransferKind::Single.into(),
         debit_account_id: vault.to_string(),
         credit_account_id: to.to_string(),
@@ -61,8 +63,6 @@ pub(crate) struct Part {
     pub unbonding: u64,
     /// What was left of it before.
     pub left: u64,
-    /// When it could be paid first.
-    pub ready_at: Time,
     /// How often the ledger refused it.
     pub refusals: u32,
 }

@@ -116,9 +116,10 @@ fn step_answered(state: &State, outcome: &Outcome, ctx: &Ctx) -> Vec<Kind> {
 }
 
 /// Whether the ledger may say yes to the same question later, without anybody mending the parameters: an account that is
-/// frozen or limited, and a failure of the ledger's own. Everything else is a contradiction between two services.
+/// frozen or limited, a transfer id that somebody else has taken, since the next try has another, and a failure of the
+/// ledger's own. Everything else is a contradiction between two services.
 fn may_pass(reason: &str) -> bool {
-    matches!(reason, "ACCOUNT_FROZEN" | "RATE_LIMITED" | "POISONED" | "INTERNAL")
+    matches!(reason, "ACCOUNT_FROZEN" | "RATE_LIMITED" | "EXISTS_DIFFERENT" | "POISONED" | "INTERNAL")
 }
 
 fn completed(state: &State) -> Kind {

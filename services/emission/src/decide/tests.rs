@@ -338,6 +338,22 @@ fn missed_epochs_close_one_by_one_each_with_its_own_facts() {
 }
 
 #[test]
+fn a_source_whose_log_began_later_has_sealed_what_lies_before() {
+    // E-0.5: the first epoch that a source seals is that of its log's first event.
+    let mut given = Given::new();
+    let first = given.epoch();
+    given.now = given.state.params.calendar.end(first + 5);
+    for source in [STAKING, MARKET] {
+        given.note(source, (first..=first + 5).map(Fact::Sealed).collect());
+    }
+    given.run();
+    assert_eq!(given.epoch(), first, "scheduling has sealed nothing yet");
+    given.note(SCHEDULING, vec![Fact::Sealed(first + 5)]);
+    given.run();
+    assert_eq!(given.epoch(), first + 6);
+}
+
+#[test]
 fn nobody_speaks_for_time_for_the_ledger_or_for_a_source() {
     let mut given = Given::new();
     let of_time =

@@ -114,6 +114,10 @@ impl<'a> Run<'a> {
                     None
                 }
                 () = tokio::time::sleep_until(self.until) => Some(self.too_late()),
+                () = self.edge.is_over() => {
+                    self.call.cancel();
+                    Some(self.lost())
+                }
                 lease = renewed(&mut self.renewal, self.edge, &self.lease) => {
                     self.renewal = lease.as_ref().map_or(Renewal::Over, |lease| renewal_of(self.edge, lease));
                     self.lease = lease.unwrap_or(self.lease);

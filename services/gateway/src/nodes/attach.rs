@@ -232,6 +232,11 @@ fn hear(edge: &Arc<Edge>, node: &Arc<Node>, word: from_node::Message) {
 fn late(edge: &Arc<Edge>, node: &Node, call: Id, lease: &[u8]) {
     match edge.reports.settled(call, lease) {
         Some(Settled::Pending) => {} // it is told when the report is durable
+        Some(Settled::Unanswered(line)) => {
+            if let Ok(lease) = lease.try_into() {
+                drop(edge.reports.report(lease, node.id, call, *line)); // the call has ended without it
+            }
+        }
         Some(Settled::Durable) => node.accepted(call, ""),
         Some(Settled::Refused(reason)) => node.accepted(call, &reason),
         // Nobody can say what was delivered of it.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use holmes_gateway::Settings;
 use holmes_kernel::{Code, Refusal};
 use holmes_proto::gateway::v1::{Receipt, to_node};
 use holmes_proto::scheduling::v1::{CallLine, DetachReason};
 
 use super::node::{Script, hello, id_of, key};
-use super::world::{World, asked, reason, whole};
+use super::world::{World, asked, reason, settings, whole};
 
 #[tokio::test]
 async fn a_node_is_welcomed_with_what_it_must_know() {
@@ -104,6 +105,45 @@ async fn a_receipt_that_is_sent_again_is_answered_as_before_and_an_unknown_one_i
     node.resend(Receipt { lease: lease.to_vec().into(), line: Some(unknown) }).await;
     world.till(|| node.heard.accepted() == ["", "", "NOT_DELIVERED_HERE"]).await;
     world.services.kept(|kept| assert_eq!(kept.reported.len(), 1));
+}
+
+#[tokio::test]
+async fn a_node_that_was_lost_is_answered_for_what_was_reported_of_its_call() {
+    let world = World::new().await;
+    let order = |number| id_of(number).to_bytes();
+    let (first, second) = if order(1) < order(2) { (1, 2) } else { (2, 1) }; // placements take the lowest id
+    let _dies = world.node(first, Script::DieAfter(4)).await;
+    let _lives = world.node(second, Script::Write(9)).await;
+    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    let (lease, checkpoint) = world.services.kept(|kept| {
+        let of_first = |lease: &&holmes_proto::scheduling::v1::Lease| lease.node == order(first).to_vec();
+        (kept.leases.values().find(of_first).unwrap().lease.clone(), kept.reported[0].clone())
+    });
+    let again = world.node(first, Script::Write(1)).await;
+    // It has counted a token more than the gateway had from it.
+    let line = CallLine { output_tokens: checkpoint.output_tokens + 1, ..checkpoint };
+    again.resend(Receipt { lease, line: Some(line) }).await;
+    world.till(|| again.heard.accepted() == [""]).await;
+    world.services.kept(|kept| assert_eq!(kept.reported.len(), 2, "each lease's line once"));
+}
+
+#[tokio::test]
+async fn a_receipt_that_scheduling_did_not_answer_is_reported_when_its_node_sends_it_again() {
+    let world = World::with(Settings { report_for_ms: 1, ..settings() }).await;
+    let node = world.node(1, Script::Write(2)).await;
+    let down = || Refusal::new(Code::Unavailable, "UNAVAILABLE", "scheduling is away");
+    world.services.kept(|kept| kept.refuse_report = vec![down(), down(), down()]);
+    let ended = whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    assert_eq!((ended.receipts.len(), ended.price_micro_usd), (0, 0));
+    assert_eq!(node.heard.accepted(), [""; 0], "nothing is said that could change");
+    let (lease, start) = world.services.kept(|kept| {
+        kept.refuse_report.clear();
+        (*kept.leases.keys().next().unwrap(), node.heard.starts()[0].clone())
+    });
+    let line = CallLine { call: start.call, ..CallLine::default() };
+    node.resend(Receipt { lease: lease.to_vec().into(), line: Some(line) }).await;
+    world.till(|| node.heard.accepted() == [""]).await;
+    world.services.kept(|kept| assert_eq!(kept.reported[0].output_tokens, 2, "as it was countersigned"));
 }
 
 #[tokio::test]

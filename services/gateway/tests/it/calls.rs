@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holmes_gateway::Settings;
 use holmes_kernel::{Code, Id, Refusal};
 use holmes_proto::inference::v1::generate_response::Part;
 use holmes_proto::inference::v1::{
@@ -362,4 +363,25 @@ async fn a_gateway_that_stops_lets_calls_end_and_takes_no_new_ones() {
         .await;
     assert_eq!(reason(&world.generate(asked("hello")).await.unwrap_err()), "DRAINING");
     assert_eq!(whole(running).await.ended.unwrap().receipts.len(), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_outlasts_the_drain_time_is_paid_as_far_as_its_node_has_signed() {
+    let world = World::with(Settings { drain_ms: 200, ..settings() }).await;
+    let node = world.node(1, Script::Slowly(1_000, Duration::from_millis(20))).await;
+    let mut running = world.generate(asked("hello")).await.unwrap();
+    assert!(matches!(running.message().await.unwrap().unwrap().part, Some(Part::Started(_))));
+    world.stop();
+    let cut = loop {
+        match running.message().await {
+            Ok(part) => assert!(part.is_some(), "the call is not whole"),
+            Err(cut) => break cut,
+        }
+    };
+    assert_eq!(reason(&cut), "DRAINING");
+    world.till(|| !node.heard.accepted().is_empty()).await;
+    assert_eq!(node.heard.accepted(), [""]);
+    let reported = world.services.kept(|kept| kept.reported.clone());
+    let [line] = reported.as_slice() else { panic!("{reported:?}") };
+    assert!(line.finish() == Finish::NodeLost && line.output_tokens > 0 && line.output_tokens < 1_000);
 }

@@ -11,18 +11,14 @@ use crate::command::Refused;
 use crate::sends;
 use crate::state::State;
 
-/// E-0.5: TGE is what the profile names, or else the beginning of the epoch in which the log begins: with epochs of a day
-/// that is 00:00 UTC, with the short ones of a demo the network is not born days old.
+/// E-0.5: TGE is what the profile names; 0 is the Unix epoch, here as everywhere, so that all services count alike. The
+/// first epoch that is sealed is the one in which the log begins.
 pub(super) fn begin(state: &State, ctx: &Ctx) -> Decided {
     only_time(ctx)?;
     if state.epochs.is_some() {
         return Ok(Vec::new());
     }
-    let epoch_us = state.params.epoch_ms.saturating_mul(1_000).max(1);
-    let tge_at_us = match state.params.tge_at_ms {
-        0 => ctx.now.micros() / epoch_us * epoch_us,
-        named => named.saturating_mul(1_000),
-    };
+    let tge_at_us = state.params.tge_at_ms.saturating_mul(1_000);
     let models = state.params.models.iter().map(|(name, model)| Kind::ModelPriced(model.priced(name)));
     Ok(models.chain([Kind::MarketOpened(MarketOpened { tge_at_us })]).collect())
 }

@@ -1,9 +1,9 @@
 //! E-9.2: calls that were metered. What no hold covers is billed to nobody, and is on the record.
 
-use holmes_kernel::Ctx;
 use holmes_kernel::wide::mul_div_floor;
+use holmes_kernel::{Ctx, Id};
 use holmes_proto::market::v1::event::Event as Kind;
-use holmes_proto::market::v1::{CallsNoted, CallsUnbilled};
+use holmes_proto::market::v1::{CallsEnded, CallsNoted, CallsUnbilled};
 
 use super::{Decided, bytes, only_from, owned};
 use crate::SCHEDULING;
@@ -12,7 +12,7 @@ use crate::settlement::bytes as wide;
 use crate::state::{Session, State, credit_of};
 
 /// One event for each lease's calls. Several of one session in one entry see what is left of its cap one after another.
-pub(super) fn note(state: &State, metered: &[Metered], ctx: &Ctx) -> Decided {
+pub(super) fn note(state: &State, metered: &[Metered], drained: &[Id], ctx: &Ctx) -> Decided {
     only_from(SCHEDULING, ctx)?;
     let mut kinds = Vec::with_capacity(metered.len());
     for (at, calls) in metered.iter().enumerate() {
@@ -26,6 +26,8 @@ pub(super) fn note(state: &State, metered: &[Metered], ctx: &Ctx) -> Decided {
             },
         });
     }
+    let ended = drained.iter().filter(|id| state.sessions.get(id).is_some_and(Session::drains));
+    kinds.extend(ended.map(|id| Kind::CallsEnded(CallsEnded { session: bytes(*id) })));
     Ok(kinds)
 }
 

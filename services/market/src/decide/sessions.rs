@@ -2,7 +2,9 @@
 
 use holmes_kernel::{Ctx, Id, Principal, PrincipalKind, Time};
 use holmes_proto::market::v1::event::Event as Kind;
-use holmes_proto::market::v1::{HoldMade, SessionClosed, SessionClosing, SessionFunded, SessionOpened};
+use holmes_proto::market::v1::{
+    HoldMade, HoldSent, SessionClosed, SessionClosing, SessionFunded, SessionOpened,
+};
 
 use super::offers::known_asset;
 use super::{Decided, bytes, forbidden, is_platform, may_act_for, owned, refuse_if};
@@ -125,9 +127,12 @@ pub(super) fn funded(id: Id, session: &Session, covers: u128) -> Kind {
 }
 
 /// The ledger has made the first hold, or there is no session. One that its renter has closed meanwhile is not funded.
-pub(super) fn hold_answered(state: &State, id: Id, refused: Option<&Refused>, _: &Ctx) -> Vec<Kind> {
+pub(super) fn hold_answered(state: &State, id: Id, refused: Option<&Refused>, ctx: &Ctx) -> Vec<Kind> {
     let Some(session) = state.sessions.get(&id) else { return Vec::new() };
     if let Some(why) = refused {
+        if why.is_of_the_id() && session.stage == Stage::Opening {
+            return hold_again(state, id, session, ctx).into_iter().collect();
+        }
         return vec![closed(id, session, &why.reason)];
     }
     let made = Kind::HoldMade(HoldMade { session: bytes(id) });
@@ -136,6 +141,17 @@ pub(super) fn hold_answered(state: &State, id: Id, refused: Option<&Refused>, _:
     } else {
         vec![made]
     }
+}
+
+/// The first hold under another id.
+fn hold_again(state: &State, id: Id, session: &Session, ctx: &Ctx) -> Option<Kind> {
+    let hold = Hold { id: sends::transfer_id(id, session.sends, 0, ctx), ..session.hold? };
+    let until = session.expires_at.after_millis(state.params.hold_grace_ms);
+    let market = state.purse(Purse::Market, session.asset);
+    let Session { renter, account, .. } = *session;
+    let reserve = Reserve { session: id, renter, account, market, hold, until };
+    let send = sends::reserve(&reserve, ctx);
+    Some(Kind::HoldSent(HoldSent { session: bytes(id), hold: bytes(hold.id), send }))
 }
 
 /// Whose sessions a caller may list: its own, those of the renter that it acts for, or all.

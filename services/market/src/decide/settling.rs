@@ -121,7 +121,8 @@ fn settled(case: &Case<'_>, sent: &Sent) -> Vec<Kind> {
 /// What the ledger refused, and how it is asked next.
 fn not_settled(state: &State, id: Id, session: &Session, sent: &Sent, why: &Refused, ctx: &Ctx) -> Vec<Kind> {
     let reason = why.reason.clone();
-    let is_hold = sent.hold.is_some() && why.at.is_some_and(|at| at + 1 == sent.transfers);
+    let at = why.at.filter(|_| !why.is_of_the_id());
+    let is_hold = sent.hold.is_some() && at.is_some_and(|at| at + 1 == sent.transfers);
     let hold_is_gone = why.at == Some(0) && matches!(reason.as_str(), "HOLD_ENDED" | "HOLD_NOT_FOUND");
     if hold_is_gone && session.hold.is_some() {
         let lost = Kind::HoldLost(HoldLost { session: bytes(id), reason: reason.clone() });
@@ -129,9 +130,9 @@ fn not_settled(state: &State, id: Id, session: &Session, sent: &Sent, why: &Refu
         return [lost].into_iter().chain(closes).collect();
     }
     let hold_refused = is_hold && session.stage == Stage::Open;
-    let payee = why.at.and_then(|at| payee_at(session, sent, at));
+    let payee = at.and_then(|at| payee_at(session, sent, at));
     // What can be asked otherwise is asked at once.
-    let retry_at = if hold_refused || payee.is_some() {
+    let retry_at = if hold_refused || payee.is_some() || why.is_of_the_id() {
         ctx.now
     } else {
         state.params.retry_at(ctx.now, session.refusals)

@@ -5,6 +5,7 @@ use holmes_kernel::{Ctx, Id, LogId, Machine, Meta, Opened, Principal, PrincipalK
 use holmes_proto::market::v1::event::Event as Kind;
 use holmes_proto::market::v1::{Event, WorkCredit};
 
+use super::bytes;
 use crate::command::{Metered, OpenSession, Refused};
 use crate::state::{Session, Stage};
 use crate::{Command, LEDGER, Market, SCHEDULING, State, params};
@@ -104,7 +105,7 @@ fn calls(micro: u64) -> Command {
         pico: u128::from(micro) * 1_000_000,
         micro_units: u128::from(micro) * 1_000_000,
     };
-    Command::NoteCalls { metered: vec![metered] }
+    Command::NoteCalls { metered: vec![metered], drained: Vec::new() }
 }
 
 #[test]
@@ -157,12 +158,61 @@ fn what_is_asked_again_has_other_ids_and_the_same_amounts() {
 }
 
 #[test]
+fn a_transfer_id_that_somebody_has_taken_costs_nobody_anything() {
+    // E-2.3: ids can be guessed; neither an owner's account nor the renter's funds are at fault.
+    let mut given = Given::new();
+    let kinds = given.done(ALICE, open());
+    let [Kind::SessionOpened(opened)] = kinds.as_slice() else { panic!() };
+    let again = given.answer(Some(("EXISTS_DIFFERENT", 0)));
+    let [Kind::HoldSent(sent)] = again.as_slice() else { panic!("{again:?}") };
+    assert!(sent.hold != opened.hold && sent.send != opened.send);
+    given.answer(None);
+    assert_eq!(given.session().hold.map(|hold| bytes(hold.id)), Some(sent.hold.clone()));
+    given.done(Principal::service(SCHEDULING), calls(1_000));
+    given.attend(60_000);
+    for at in [0, 1, 2, 3, 4] {
+        let refused = given.answer(Some(("EXISTS_DIFFERENT", at)));
+        let [Kind::SettlementRefused(refused)] = refused.as_slice() else { panic!("{refused:?}") };
+        assert!(refused.owner.is_empty() && !refused.hold_refused, "transfer {at}");
+        assert!(matches!(given.attend(0).as_slice(), [Kind::SettlementSent(_)]), "at once, with other ids");
+    }
+    let settled = given.answer(None);
+    assert!(matches!(settled.as_slice(), [Kind::Settled(_), Kind::SessionFunded(_)]), "{settled:?}");
+    assert!(given.state.accounts.contains(&(OWNER, USD)) && given.state.owed.is_empty());
+}
+
+#[test]
+fn a_session_is_closed_as_soon_as_nothing_more_is_metered_on_it() {
+    // E-10.2
+    let mut given = Given::metered(1_000);
+    given.done(ALICE, Command::CloseSession { session: SESSION });
+    let drained = Command::NoteCalls { metered: Vec::new(), drained: vec![SESSION] };
+    let ended = given.done(Principal::service(SCHEDULING), drained.clone());
+    assert!(matches!(ended.as_slice(), [Kind::CallsEnded(_)]), "{ended:?}");
+    assert!(matches!(given.attend(0).as_slice(), [Kind::WindowEnded(_), Kind::SettlementSent(_)]));
+    assert_eq!(given.when(Principal::service(SCHEDULING), drained), Ok(vec![]), "it closes already");
+    given.answer(None);
+    assert_eq!(given.session().stage, Stage::Closed);
+}
+
+#[test]
+fn where_scheduling_says_nothing_a_session_is_closed_after_twice_the_drain_time() {
+    let mut given = Given::metered(1_000);
+    given.done(ALICE, Command::CloseSession { session: SESSION });
+    given.now = given.now.after_millis(119_000);
+    let late = given.done(Principal::service(SCHEDULING), calls(7));
+    assert!(matches!(late.as_slice(), [Kind::CallsNoted(_)]), "it was metered in time: {late:?}");
+    assert_eq!(given.when(Principal::SYSTEM, Command::Attend), Ok(vec![]));
+    assert!(matches!(given.attend(1_000).as_slice(), [Kind::WindowEnded(_), Kind::SettlementSent(_)]));
+}
+
+#[test]
 fn of_calls_that_pass_the_cap_the_part_below_it_is_billed_and_as_much_of_their_work_counts() {
     // E-9.1
     let mut given = Given::metered(0);
     let cap = given.session().cap;
-    let Command::NoteCalls { metered } = calls(2 * DOLLAR) else { panic!() };
-    let twice = Command::NoteCalls { metered: vec![metered[0], metered[0]] };
+    let Command::NoteCalls { metered, drained } = calls(2 * DOLLAR) else { panic!() };
+    let twice = Command::NoteCalls { metered: vec![metered[0], metered[0]], drained };
     let kinds = given.done(Principal::service(SCHEDULING), twice);
     let wide = |bytes: &[u8]| u128::from_be_bytes(bytes.try_into().unwrap());
     let told: Vec<(u128, u128, u128)> = kinds
@@ -186,10 +236,10 @@ fn of_calls_that_pass_the_cap_the_part_below_it_is_billed_and_as_much_of_their_w
 fn numbers_beyond_all_measure_are_not_billed() {
     // E-0.1
     let mut given = Given::metered(0);
-    let Command::NoteCalls { mut metered } = calls(1) else { panic!() };
+    let Command::NoteCalls { mut metered, drained } = calls(1) else { panic!() };
     (metered[0].pico, metered[0].micro_units, metered[0].output_tokens) = (u128::MAX, u128::MAX, u64::MAX);
     metered.push(metered[0]);
-    given.done(Principal::service(SCHEDULING), Command::NoteCalls { metered });
+    given.done(Principal::service(SCHEDULING), Command::NoteCalls { metered, drained });
     assert_eq!(given.session().metered, given.session().cap);
     given.attend(0);
     given.answer(None);
@@ -223,10 +273,10 @@ fn models_of_genesis_are_published_and_missed_epochs_are_sealed_one_by_one() {
     let [Kind::ModelPriced(_), Kind::ModelPriced(_), Kind::MarketOpened(begun)] = kinds.as_slice() else {
         panic!("{kinds:?}")
     };
-    assert_eq!(begun.tge_at_us, 20_832 * 86_400_000_000);
+    assert_eq!(begun.tge_at_us, 0, "0 is the Unix epoch, as everywhere");
     assert_eq!(given.when(Principal::SYSTEM, Command::Seal), Ok(vec![]));
     given.now = Time::from_millis((20_832 + 3) * 86_400_000 + 5_000);
-    for epoch in 1..=3 {
+    for epoch in 20_833..=20_835 {
         let kinds = given.done(Principal::SYSTEM, Command::Seal);
         let [Kind::PriceSealed(price), Kind::EpochSealed(sealed)] = kinds.as_slice() else {
             panic!("{kinds:?}")

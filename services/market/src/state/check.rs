@@ -21,6 +21,8 @@ pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
     for event in events {
         match &event.event {
             Some(Kind::SessionOpened(e)) => named(&e.session)?,
+            Some(Kind::HoldSent(e)) => named(&e.session)?,
+            Some(Kind::CallsEnded(e)) => named(&e.session)?,
             Some(Kind::HoldMade(e)) => named(&e.session)?,
             Some(Kind::SessionFunded(e)) => named(&e.session)?,
             Some(Kind::SessionLimited(e)) => named(&e.session)?,
@@ -136,7 +138,7 @@ fn check_places(state: &State, broken: &mut Vec<Broken>) {
 fn check_awaited(state: &State, broken: &mut Vec<Broken>) {
     let purses = state.purses.iter().filter_map(|it| Some((it.asked?, Awaited::Account(it.name.clone()))));
     let sessions = state.sessions.iter().filter_map(|(id, session)| {
-        let first = session.sends <= 1;
+        let first = session.covers == 0; // HoldMade says what it covers
         Some((session.asked?, if first { Awaited::Hold(*id) } else { Awaited::Settlement(*id) }))
     });
     let owed =

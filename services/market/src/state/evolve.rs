@@ -3,7 +3,7 @@
 use holmes_kernel::{Id, Meta, Principal, Time};
 use holmes_proto::market::v1::event::Event as Kind;
 use holmes_proto::market::v1::{
-    AccountSet, CallsNoted, Event, ModelPriced, OwedPaid, OwedRefused, OwedSent, SessionClosed,
+    AccountSet, CallsNoted, Event, HoldSent, ModelPriced, OwedPaid, OwedRefused, OwedSent, SessionClosed,
     SessionClosing, SessionFunded, SessionOpened, SystemAccountRefused,
 };
 
@@ -18,7 +18,9 @@ pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
     match &event.event {
         Some(Kind::MarketOpened(e)) => {
             let (tge_at, length_ms) = (Time::from_micros(e.tge_at_us), state.params.epoch_ms);
-            state.epochs = Some(Epochs { tge_at, length_ms });
+            let epochs = Epochs { tge_at, length_ms };
+            state.epochs = Some(epochs);
+            state.next_seal = epochs.of(meta.ts); // E-0.5: of what lies before, nobody knows anything here
         }
         Some(Kind::ModelPriced(e)) => state.model_priced(e),
         Some(Kind::SystemAccountRequested(e)) => {
@@ -48,6 +50,10 @@ pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
             }
         }
         Some(Kind::CallsNoted(e)) => state.calls_noted(e, meta.ts),
+        Some(Kind::CallsEnded(e)) => {
+            state.change(&e.session, |session, _| session.finishes_at = meta.ts);
+        }
+        Some(Kind::HoldSent(e)) => state.hold_sent(e, meta.seq),
         Some(Kind::CallsUnbilled(e)) => {
             state.unbilled.calls = state.unbilled.calls.saturating_add(e.calls);
             state.unbilled.pico = state.unbilled.pico.saturating_add(wide(&e.unbilled_pico_usd));
@@ -163,6 +169,18 @@ impl State {
         self.awaited.insert(meta.seq, Awaited::Hold(id));
     }
 
+    fn hold_sent(&mut self, event: &HoldSent, seq: u64) {
+        self.answered(&event.session);
+        let id = self.change(&event.session, |session, id| {
+            let hold = session.hold.as_mut().zip(Id::from_slice(&event.hold));
+            hold.into_iter().for_each(|(hold, other)| hold.id = other);
+            session.sends = session.sends.saturating_add(1);
+            session.asked = Some(seq);
+            id
+        });
+        self.awaited.extend(id.map(|id| (seq, Awaited::Hold(id))));
+    }
+
     fn session_funded(&mut self, event: &SessionFunded, meta: &Meta) {
         self.change(&event.session, |session, _| {
             if session.stage == Stage::Opening {
@@ -177,10 +195,14 @@ impl State {
     }
 
     fn session_closing(&mut self, event: &SessionClosing) {
+        let drain_ms = self.params.drain_ms;
         self.change(&event.session, |session, _| {
             session.stage = Stage::Closing;
             session.reason.clone_from(&event.reason);
-            session.drains_until = Time::from_micros(event.drains_until_us);
+            let drains_until = Time::from_micros(event.drains_until_us);
+            // One that was never funded has nothing to drain; otherwise scheduling says when it has.
+            let silence_ms = if session.drains() { drain_ms } else { 0 };
+            session.finishes_at = drains_until.after_millis(silence_ms);
         });
     }
 

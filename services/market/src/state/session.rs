@@ -82,8 +82,8 @@ pub struct Session {
     pub sends: u32,
     /// When the ledger is asked again.
     pub retry_at: Time,
-    /// Closing: calls are metered until then.
-    pub drains_until: Time,
+    /// Closing: its last settlement begins then.
+    pub finishes_at: Time,
     /// Closed: when.
     pub closed_at: Time,
     /// What was settled.
@@ -280,7 +280,7 @@ impl Session {
             refusals: 0,
             sends: 1,
             retry_at: Time::default(),
-            drains_until: Time::default(),
+            finishes_at: Time::default(),
             closed_at: Time::default(),
             totals: Totals::default(),
             work_rest: BTreeMap::new(),
@@ -312,6 +312,11 @@ impl Session {
             Stage::Closing if self.finishing || self.funded_seq == 0 => Err("SESSION_CLOSED"),
             Stage::Open | Stage::Closing => Ok(()),
         }
+    }
+
+    /// Whether calls that run may still be metered, although it closes.
+    pub fn drains(&self) -> bool {
+        self.stage == Stage::Closing && self.takes_calls().is_ok()
     }
 
     /// Whether the ledger has been asked and has not answered.
@@ -346,7 +351,7 @@ impl Session {
             Stage::Opening => None,
             Stage::Closed => Some((self.closed_at.after_millis(params.keep_closed_ms), Step::Forget)),
             Stage::Open | Stage::Closing if self.sent.is_some() => Some((self.retry_at, Step::Resend)),
-            Stage::Closing => Some((self.drains_until, Step::Finish)),
+            Stage::Closing => Some((self.finishes_at, Step::Finish)),
             Stage::Open => {
                 let idle = (self.last_call_at.after_millis(params.idle_ms), Step::Idle);
                 let expiry = (self.expires_at, Step::Expire);

@@ -6,11 +6,11 @@ use std::path::Path;
 use holmes_kernel::{Event as _, Id, ServiceId};
 use holmes_proto::market::v1::event::Event as Kinds;
 use holmes_proto::market::v1::{
-    AccountSet, CallsNoted, CallsUnbilled, EpochSealed, Event, HoldLost, HoldMade, MarketOpened, ModelKind,
-    ModelPriced, OwedPaid, OwedRefused, OwedSent, PriceSealed, SessionClosed, SessionClosing,
-    SessionForgotten, SessionFunded, SessionLimited, SessionOpened, Settled, SettlementRefused,
-    SettlementSent, SystemAccountOpened, SystemAccountRefused, SystemAccountRequested, WindowEnded,
-    WorkCredit,
+    AccountSet, CallsEnded, CallsNoted, CallsUnbilled, EpochSealed, Event, HoldLost, HoldMade, HoldSent,
+    MarketOpened, ModelKind, ModelPriced, OwedPaid, OwedRefused, OwedSent, PriceSealed, SessionClosed,
+    SessionClosing, SessionForgotten, SessionFunded, SessionLimited, SessionOpened, Settled,
+    SettlementRefused, SettlementSent, SystemAccountOpened, SystemAccountRefused, SystemAccountRequested,
+    WindowEnded, WorkCredit,
 };
 use prost::Message;
 use prost::bytes::Bytes;
@@ -99,6 +99,8 @@ fn of_sessions() -> Vec<Kinds> {
         }),
         Kinds::SessionClosed(SessionClosed { session: session(), renter: who(1), reason }),
         Kinds::SessionForgotten(SessionForgotten { session: session() }),
+        Kinds::CallsEnded(CallsEnded { session: session() }),
+        Kinds::HoldSent(HoldSent { session: session(), hold: bytes(Id::v7(1, [3; 10])), send: send() }),
         Kinds::CallsNoted(CallsNoted {
             session: session(),
             node: bytes(node(1)),
@@ -233,6 +235,6 @@ fn only_what_others_need_leaves_the_market() {
 fn what_the_market_sends_goes_to_the_ledger() {
     let events = every_event();
     let sends = events.iter().filter_map(|event| Some((event.name()?, event.send()?.to)));
-    let expected = ["SystemAccountRequested", "OwedSent", "SessionOpened", "SettlementSent"];
+    let expected = ["SystemAccountRequested", "OwedSent", "SessionOpened", "HoldSent", "SettlementSent"];
     assert_eq!(sends.collect::<Vec<_>>(), expected.map(|name| (name, ServiceId(1))));
 }

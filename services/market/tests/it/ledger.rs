@@ -149,7 +149,7 @@ fn a_frozen_renter_pays_what_was_metered_and_its_session_closes() {
     world.wait(MINUTE + SECOND);
     assert_eq!(world.see(session, |s| (s.state(), s.totals.price)), (SessionState::Closing, 0));
     world.meter(session, &[one(1, 12, 20_000), half]); // calls that still ran
-    world.wait(MINUTE);
+    world.wait(2 * MINUTE);
     let (stage, reason, price) = world.see(session, |s| (s.stage, s.reason.clone(), s.totals.price));
     assert_eq!((stage, reason.as_str(), price), (Stage::Closed, "ACCOUNT_FROZEN", 30_000));
     assert_eq!((world.has(11, USD), world.has(12, USD)), (9_700, 19_400));

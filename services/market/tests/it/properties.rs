@@ -299,7 +299,7 @@ impl Driver {
                     pico: u128::from(tokens) * u128::from(calls.pico),
                     micro_units: u128::from(tokens) * u128::from(calls.micro_units),
                 };
-                self.hear(SCHEDULING, Command::NoteCalls { metered: vec![metered] });
+                self.hear(SCHEDULING, Command::NoteCalls { metered: vec![metered], drained: Vec::new() });
             }
             Op::Close(at) => {
                 if let Some(session) = known(*at, self) {

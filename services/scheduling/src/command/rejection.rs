@@ -86,6 +86,9 @@ pub enum Rejection {
     /// It takes no more calls.
     #[error("session {0} is closed: open another one in the market")]
     SessionClosed(Id),
+    /// The market closes it: what runs may end.
+    #[error("session {0} is closing and gets no new lease and no renewal: open another one in the market")]
+    SessionClosing(Id),
     /// Its hold is over.
     #[error("session {0} has expired: open another one in the market")]
     SessionExpired(Id),
@@ -168,7 +171,9 @@ impl Refuses for Rejection {
             NodeNotFound(_) | SessionNotFound(_) | LeaseNotFound(_) => Code::NotFound,
             TooManyGateways | TooManyLeasesOfSession(_) | TooManyLeases | NoNodeFree(_) => Code::Exhausted,
             GatewayUnknown(_) | NodeUnknown(_) | EpochNotRunning { .. } => Code::Precondition,
-            SessionClosed(_) | SessionExpired(_) | SessionBudgetExceeded { .. } => Code::Precondition,
+            SessionClosed(_) | SessionClosing(_) | SessionExpired(_) | SessionBudgetExceeded { .. } => {
+                Code::Precondition
+            }
             ModelNotOffered(_) | ModelNotServed(_) | NamedNodeUnavailable { .. } => Code::Precondition,
             LeaseOver(_) | SigningKeyMismatch => Code::Precondition,
         }
@@ -191,6 +196,7 @@ impl Refuses for Rejection {
             BeatsOutOfRange { .. } => "BEATS_OUT_OF_RANGE",
             SessionNotFound(_) => "SESSION_NOT_FOUND",
             SessionClosed(_) => "SESSION_CLOSED",
+            SessionClosing(_) => "SESSION_CLOSING",
             SessionExpired(_) => "SESSION_EXPIRED",
             SessionBudgetExceeded { .. } => "SESSION_BUDGET_EXCEEDED",
             ModelNotOffered(_) => "MODEL_NOT_OFFERED",

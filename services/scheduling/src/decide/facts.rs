@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use holmes_kernel::{Ctx, Id};
 use holmes_proto::scheduling::v1::event::Event as Kind;
-use holmes_proto::scheduling::v1::{ModelNoted, NodeNoted, NodesNoted, SessionEnded, SessionNoted};
+use holmes_proto::scheduling::v1::{
+    ModelNoted, NodeNoted, NodesNoted, SessionDrained, SessionDraining, SessionEnded, SessionNoted,
+};
 
-use super::{Decided, bytes, column, only_from, owned};
+use super::{Decided, bytes, column, only_from, only_time, owned};
 use crate::command::{MarketFact, NodeFact};
+use crate::params::MOST_PER_STEP;
 use crate::state::State;
 use crate::{MARKET, STAKING};
 
@@ -96,10 +99,24 @@ fn market_fact(state: &State, fact: &MarketFact) -> Option<Kind> {
             cap_pico_usd: cap.to_be_bytes().to_vec().into(),
             expires_at_us: expires_at.micros(),
         })),
+        MarketFact::Closing { session, drains_until } => {
+            let known = state.sessions.get(session);
+            known.filter(|session| session.drains_until.is_none() && !session.closed).map(|_| {
+                let (session, drains_until_us) = (bytes(*session), drains_until.micros());
+                Kind::SessionDraining(SessionDraining { session, drains_until_us })
+            })
+        }
         // One that was never funded has nothing to end here.
         MarketFact::Closed { session } => {
             let known = state.sessions.get(session).filter(|session| !session.closed);
             known.map(|_| Kind::SessionEnded(SessionEnded { session: bytes(*session) }))
         }
     }
+}
+
+/// The next of the sessions whose calls are all metered, or too late.
+pub(super) fn end_drains(state: &State, ctx: &Ctx) -> Decided {
+    only_time(ctx)?;
+    let over = state.drains.iter().take_while(|(at, _)| *at <= ctx.now).take(MOST_PER_STEP);
+    Ok(over.map(|(_, id)| Kind::SessionDrained(SessionDrained { session: bytes(*id) })).collect())
 }

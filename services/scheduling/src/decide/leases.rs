@@ -75,6 +75,7 @@ fn granted(
 fn open_session<'a>(state: &'a State, id: Id, ctx: &Ctx) -> Result<&'a Session, Rejection> {
     let session = state.sessions.get(&id).ok_or(Rejection::SessionNotFound(id))?;
     refuse_if(session.closed, || Rejection::SessionClosed(id))?;
+    refuse_if(session.drains_until.is_some(), || Rejection::SessionClosing(id))?;
     refuse_if(session.expires_at <= ctx.now, || Rejection::SessionExpired(id))?;
     Ok(session)
 }

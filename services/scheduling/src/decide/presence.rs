@@ -44,7 +44,7 @@ fn in_time(state: &State, report: &Presence, ctx: &Ctx) -> Result<(), Rejection>
     let calendar = &state.params.calendar;
     let (found, running) = (report.epoch, calendar.epoch(ctx.now));
     let late = found.checked_add(1) == Some(running) && ctx.now < calendar.seals_at(found);
-    let open = found > state.sealed && (found == running || late);
+    let open = Some(found) > state.sealed && (found == running || late);
     refuse_if(!open, || Rejection::EpochNotRunning { found, running })?;
     let last = u64::from(report.first_beat) + u64::from(report.beats) - 1;
     let begun = last < u64::from(calendar.beats()) && calendar.beat_begins(found, last as u32) <= ctx.now;
@@ -56,7 +56,7 @@ fn in_time(state: &State, report: &Presence, ctx: &Ctx) -> Result<(), Rejection>
 /// are told, then the epoch is sealed.
 pub(super) fn seal(state: &State, ctx: &Ctx) -> Decided {
     only_time(ctx)?;
-    let epoch = state.sealed.saturating_add(1);
+    let Some(epoch) = state.seals_next() else { return Ok(Vec::new()) };
     if state.params.calendar.seals_at(epoch) > ctx.now {
         return Ok(Vec::new());
     }

@@ -1,12 +1,15 @@
 //! Given a state that commands have led to, when a command comes, then these events follow, or this reason.
 
+mod closing;
 mod desk;
 
-use holmes_kernel::{Code, Id, Refusal};
+use holmes_kernel::{Code, Id, Machine as _, Opened, Refusal};
 use holmes_proto::market::v1::WorkCredit;
 use holmes_proto::scheduling::v1::event::Event as Kind;
 use holmes_proto::scheduling::v1::{DetachReason, LeaseEnd};
+use prost::Message as _;
 
+use crate::Scheduling;
 use crate::command::{Command, MarketFact, NodeFact, Presence, Reply, Told};
 use crate::state::Stand;
 use desk::{Desk, GATEWAY, MODEL, OTHER_GATEWAY, RENTER, STAFF, line, node, owner, with};
@@ -465,6 +468,18 @@ fn epochs_in_which_nothing_happened_are_sealed_one_by_one() {
     assert_eq!(desk.seals, [(1, 45), (2, 45), (3, 45), (4, 45)]);
     desk.wait(1);
     assert_eq!(desk.sealed(), (5, 45));
+}
+
+#[test]
+fn the_first_epoch_that_is_sealed_is_that_of_the_logs_first_event() {
+    // E-0.5: with TGE at the Unix epoch, epochs of 45 s before this log are tens of millions.
+    let params = with(|params| params.tge_at_ms = 0);
+    let opened = Opened { cell: 1, params: params.encode_to_vec(), ..Opened::default() };
+    let fresh = Scheduling::init(&opened).unwrap();
+    assert_eq!(Scheduling::due(&fresh), None, "nobody knows yet when the log begins");
+    let mut desk = Desk::with(params, &[]);
+    desk.wait(desk::EPOCH_MS + 5_000);
+    assert_eq!(desk.seals.first(), Some(&(1_000_000 / desk::EPOCH_MS + 1, 45)));
 }
 
 #[test]

@@ -40,7 +40,8 @@ pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
         | Kind::EpochAttendance(_)
         | Kind::EpochSealed(_) => Ok(()),
         Kind::GatewayStarted(_) | Kind::GatewayHeard(_) | Kind::GatewayLost(_) => Ok(()),
-        Kind::LinesAnswered(_) | Kind::ModelNoted(_) | Kind::SessionEnded(_) => Ok(()),
+        Kind::LinesAnswered(_) | Kind::ModelNoted(_) => Ok(()),
+        Kind::SessionDraining(_) | Kind::SessionDrained(_) | Kind::SessionEnded(_) => Ok(()),
     })
 }
 
@@ -111,6 +112,7 @@ pub fn check(state: &State) -> Vec<Broken> {
         check_gateways(state),
         check_open_leases(state),
         check_ended_leases(state),
+        check_drains(state),
         check_epochs(state),
     ];
     nodes.chain(leases).chain(budgets).chain(wholes).filter_map(Result::err).collect()
@@ -192,6 +194,14 @@ fn check_ended_leases(state: &State) -> Result<(), Broken> {
     must(kept <= most, || format!("{kept} ended leases are remembered, at most {most}"))
 }
 
+/// Of every closing session it is said some time that nothing more is metered on it.
+fn check_drains(state: &State) -> Result<(), Broken> {
+    let drains = state.sessions.iter().filter_map(|(id, session)| Some((session.drained_at?, *id)));
+    must(drains.collect::<BTreeSet<_>>() == state.drains, || "closing sessions do not all drain".into())?;
+    let closing = state.sessions.values().filter(|session| session.drains_until.is_some() && !session.closed);
+    must(closing.count() == state.drains.len(), || "a closing session never drains".into())
+}
+
 /// E-0.6.
 fn check_epochs(state: &State) -> Result<(), Broken> {
     let attendances = [Some(&state.attendance), state.seal.as_ref().map(|seal| &seal.attendance)];
@@ -200,6 +210,6 @@ fn check_epochs(state: &State) -> Result<(), Broken> {
         must(total == attendance.total, || "E-0.6: the Active nodes' collateral does not add up".into())?;
     }
     let sealed = state.sealed;
-    let kept = state.presence.first_key_value().is_none_or(|(epoch, _)| *epoch > sealed);
-    must(kept, || format!("E-0.6: beats are kept of an epoch up to {sealed}, which is sealed"))
+    let kept = state.presence.first_key_value().is_none_or(|(epoch, _)| Some(*epoch) > sealed);
+    must(kept, || format!("E-0.6: beats are kept of an epoch up to {sealed:?}, which is sealed"))
 }

@@ -56,6 +56,6 @@ impl State {
     pub(super) fn epoch_sealed(&mut self, event: &EpochSealed) {
         self.attendance = self.seal.take().map(|seal| seal.attendance).unwrap_or_default();
         self.presence.remove(&event.epoch);
-        self.sealed = event.epoch;
+        self.sealed = Some(event.epoch);
     }
 }

@@ -4,7 +4,7 @@ use holmes_kernel::{Id, Meta, Principal, PrincipalKind, Time};
 use holmes_proto::scheduling::v1::event::Event as Kind;
 use holmes_proto::scheduling::v1::{
     DetachReason, Event, GatewayStarted, LeaseEnd, ModelNoted, NodeAttached, NodeDetached, NodeNoted,
-    SessionNoted,
+    SessionDraining, SessionNoted,
 };
 
 use super::{Attachment, Gateway, Model, Node, Prices, Session, State};
@@ -12,6 +12,9 @@ use crate::offer::Offer;
 
 /// Lets an event have happened.
 pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
+    if state.sealed.is_none() {
+        state.sealed = Some(state.params.calendar.epoch(meta.ts).saturating_sub(1)); // E-0.5
+    }
     state.at = meta.ts;
     state.forget(meta.ts);
     state.hear(meta);
@@ -34,6 +37,8 @@ pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
         Some(Kind::GatewayLost(e)) => state.gateway_lost(&e.gateway, meta),
         Some(Kind::ModelNoted(e)) => state.model_noted(e),
         Some(Kind::SessionNoted(e)) => state.session_noted(e),
+        Some(Kind::SessionDraining(e)) => state.session_draining(e, meta.ts),
+        Some(Kind::SessionDrained(e)) => state.session_ended(&e.session),
         Some(Kind::SessionEnded(e)) => state.session_ended(&e.session),
         Some(Kind::GatewayHeard(_) | Kind::LinesAnswered(_)) | None => {} // heard above; answered by the event itself
     }
@@ -206,6 +211,8 @@ impl State {
             metered: 0,
             reserved: 0,
             expires_at: Time::default(),
+            drains_until: None,
+            drained_at: None,
             closed: false,
             leases: Default::default(),
         });
@@ -213,10 +220,32 @@ impl State {
         session.expires_at = Time::from_micros(event.expires_at_us);
     }
 
+    fn session_draining(&mut self, event: &SessionDraining, now: Time) {
+        let Some(id) = Id::from_slice(&event.session) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.drains_until = Some(Time::from_micros(event.drains_until_us));
+        self.set_drain(id, now);
+    }
+
+    /// A closing session is drained so long after its last lease has ended, and at its latest moment in any case.
+    pub(super) fn set_drain(&mut self, id: Id, now: Time) {
+        let late_ms = self.params.late_close_ms;
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(latest) = session.drains_until.filter(|_| !session.closed) else { return };
+        let at = if session.leases.is_empty() { now.after_millis(late_ms).min(latest) } else { latest };
+        if let Some(before) = session.drained_at.replace(at) {
+            self.drains.remove(&(before, id));
+        }
+        self.drains.insert((at, id));
+    }
+
     fn session_ended(&mut self, session: &[u8]) {
         let Some(id) = Id::from_slice(session) else { return };
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.closed = true;
+        if let Some(at) = session.drained_at.take() {
+            self.drains.remove(&(at, id));
+        }
         let leases: Vec<u64> = session.leases.iter().copied().collect();
         if leases.is_empty() {
             self.sessions.remove(&id);

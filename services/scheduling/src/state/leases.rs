@@ -69,6 +69,7 @@ impl State {
                 self.sessions.remove(&session_id);
             }
         }
+        self.set_drain(session_id, meta.ts);
         // Memory is bounded whatever the rate: what ended first is forgotten first.
         if self.forget.len() > self.params.most_leases
             && let Some((at, oldest)) = self.forget.first().copied()

@@ -372,6 +372,6 @@ fn presence_over_the_service_makes_nodes_active() {
     let get = |n| wire::GetNodeRequest { node_id: node(n).to_string() };
     let seen = [1, 2, 3].map(|n| call!(desk.get_node, owner(9), get(n)).unwrap().node.unwrap());
     assert_eq!(seen.map(|node| node.active), [true, false, false]);
-    assert_eq!(desk.world.look(|state| state.sealed), 1);
+    assert_eq!(desk.world.look(|state| state.sealed), Some(1));
     assert!(desk.world.rig.restart().unwrap().is_empty());
 }

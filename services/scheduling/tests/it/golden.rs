@@ -174,6 +174,8 @@ fn of_epochs_and_the_market() -> Vec<Kinds> {
             expires_at_us: AT,
         }),
         Kinds::SessionEnded(SessionEnded { session: id(3) }),
+        Kinds::SessionDraining(SessionDraining { session: id(3), drains_until_us: AT }),
+        Kinds::SessionDrained(SessionDrained { session: id(3) }),
     ]
 }
 
@@ -219,6 +221,7 @@ fn only_what_others_need_leaves_scheduling_and_it_sends_nothing() {
         "PresenceRecorded",
         "EpochAttendance",
         "EpochSealed",
+        "SessionDrained",
     ];
     assert_eq!(public, expected);
     assert!(events.iter().all(|event| event.send().is_none()));

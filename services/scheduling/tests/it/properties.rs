@@ -22,6 +22,7 @@ enum Step {
     Report(usize, u8, u64),
     Stand(u8, bool, u32),
     Fund(u128),
+    Closing(u64),
     Close,
     Wait(u64),
 }
@@ -39,6 +40,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0usize..8, 0u8..6, 0u64..20).prop_map(|(at, call, tokens)| Step::Report(at, call, tokens)),
         3 => (1u8..6, any::<bool>(), 0u32..3).prop_map(|(n, qualified, rating)| Step::Stand(n, qualified, rating)),
         1 => (0u128..5_000).prop_map(Step::Fund),
+        1 => (0u64..30_000).prop_map(Step::Closing),
         1 => Just(Step::Close),
         3 => (0u64..20_000).prop_map(Step::Wait),
     ]
@@ -141,6 +143,11 @@ impl Play {
                 let expires_at = START.after_millis(1_000_000);
                 let funded = MarketFact::Funded { session: session(), renter: owner(1), cap, expires_at };
                 return self.world.market(vec![funded]);
+            }
+            Step::Closing(ms) => {
+                let drains_until = self.world.rig.now().after_millis(ms);
+                let closing = MarketFact::Closing { session: session(), drains_until };
+                return self.world.market(vec![closing]);
             }
             Step::Close => return self.world.market(vec![MarketFact::Closed { session: session() }]),
             Step::Wait(ms) => return self.world.wait(ms),

@@ -65,12 +65,7 @@ pub(super) fn pay(state: &State, ctx: &Ctx) -> Decided {
     let Some(to) = node.and_then(|node| node.payout).filter(|_| !amount.is_zero()) else {
         return Ok(Vec::new());
     };
-    let part = Part {
-        unbonding: number,
-        left: unbonding.left,
-        ready_at: unbonding.ready_at,
-        refusals: unbonding.refusals,
-    };
+    let part = Part { unbonding: number, left: unbonding.left, refusals: unbonding.refusals };
     let send = sends::pay(state.vault.account, to, amount, &part, ctx);
     Ok(vec![Kind::PayoutSent(PayoutSent { unbonding: number, amount_units: amount.units(), send })])
 }

@@ -251,7 +251,7 @@ fn a_refusal_that_was_not_the_holds_fault_leaves_the_offer_and_a_second_try_is_a
         other => panic!("{other:?}"),
     };
     let first = send(given.when(ALICE, Command::Bond { node: NODE, hold }).unwrap());
-    given.answer(Some("INTERNAL"));
+    given.answer(Some("EXISTS_DIFFERENT")); // somebody has guessed its transfer id
     let second = send(given.when(ALICE, Command::Bond { node: NODE, hold }).unwrap());
     assert_ne!(first, second);
     given.answer(None);

@@ -138,7 +138,8 @@ fn a_refusal_that_may_pass_is_tried_again_ever_later_and_under_another_id() {
         let sent = given.due();
         let [Kind::GenesisStepSent(e)] = sent.as_slice() else { panic!("{sent:?}") };
         ids.push(transfers(&e.command)[0].transfer_id.clone());
-        let refused = given.answer(refused("ACCOUNT_FROZEN"));
+        let reason = if attempt % 2 == 0 { "ACCOUNT_FROZEN" } else { "EXISTS_DIFFERENT" };
+        let refused = given.answer(refused(reason));
         let [Kind::GenesisStepRefused(e)] = refused.as_slice() else { panic!("{refused:?}") };
         let pause_ms = (1_000 << attempt).min(3_600_000);
         assert_eq!(Time::from_micros(e.retry_at_us), given.now.after_millis(pause_ms));

@@ -98,8 +98,21 @@ fn what_is_owed_waits_in_the_pot_until_an_account_is_known_and_a_refused_payment
     assert_eq!(retry, given.now.after_millis(60_000));
     given.run();
     assert_eq!(given.node(third).owed, DAY_ONE_BR, "not before its time");
+    // E-2.3: an id that somebody has guessed and taken is no payment, and not used again.
+    let sent = |kinds: Vec<Kind>| match kinds.as_slice() {
+        [Kind::PaymentsSent(sent)] => sent.send.clone(),
+        other => panic!("{other:?}"),
+    };
     given.now = retry;
-    given.run();
+    let first = sent(given.when(Principal::SYSTEM, Command::Pay).unwrap());
+    let seq = *given.state.awaited.keys().next_back().unwrap();
+    given.answer(seq, Some("EXISTS_DIFFERENT"));
+    assert_eq!((given.node(third).owed, given.node(third).totals.paid), (DAY_ONE_BR, 0));
+    given.now = given.node(third).pays_at.unwrap();
+    let second = sent(given.when(Principal::SYSTEM, Command::Pay).unwrap());
+    assert_ne!(first, second);
+    let seq = *given.state.awaited.keys().next_back().unwrap();
+    given.answer(seq, None);
     let node = given.node(third);
     assert_eq!((node.owed, node.totals.paid, node.refused.as_str()), (0, DAY_ONE_BR, ""));
 }

@@ -68,6 +68,8 @@ pub(super) struct Desk {
     pub(super) seq: u64,
     /// Epochs that were sealed, each with its beats.
     pub(super) seals: Vec<(u64, u32)>,
+    /// Sessions on which nothing more is metered.
+    pub(super) drained: Vec<Id>,
     now: Time,
 }
 
@@ -80,7 +82,8 @@ impl Desk {
     pub(super) fn with(params: wire::Params, nodes: &[(u16, u8, u32)]) -> Desk {
         let opened = Opened { cell: 1, params: params.encode_to_vec(), ..Opened::default() };
         let state = Scheduling::init(&opened).unwrap();
-        let mut desk = Desk { state, seq: 1, seals: Vec::new(), now: Time::from_millis(1_000_000) };
+        let now = Time::from_millis(1_000_000);
+        let mut desk = Desk { state, seq: 1, seals: Vec::new(), drained: Vec::new(), now };
         desk.start(GATEWAY);
         for (n, of, rating) in nodes {
             let registered = NodeFact::Registered { node: node(*n), owner: owner(*of), public_key: [1; 32] };
@@ -120,6 +123,9 @@ impl Desk {
             Scheduling::evolve(&mut self.state, event, &meta);
             if let Some(Kind::EpochSealed(sealed)) = &event.event {
                 self.seals.push((sealed.epoch, sealed.beats));
+            }
+            if let Some(Kind::SessionDrained(drained)) = &event.event {
+                self.drained.extend(Id::from_slice(&drained.session));
             }
         }
         Scheduling::check_step(&self.state, events).unwrap();
@@ -161,6 +167,12 @@ impl Desk {
 
     pub(super) fn market(&mut self, facts: Vec<MarketFact>) {
         self.ask(Principal::service(MARKET), Command::NoteMarket(facts)).unwrap();
+    }
+
+    /// The market closes the session, and takes calls for so long.
+    pub(super) fn closing(&mut self, drain_ms: u64) {
+        let drains_until = self.now.after_millis(drain_ms);
+        self.market(vec![MarketFact::Closing { session: SESSION, drains_until }]);
     }
 
     /// Staking says of a node: (qualified, rating, required), changed.

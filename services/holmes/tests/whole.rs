@@ -1,0 +1,10 @@
+//! The whole economy on virtual time, every machine as it is: what one service says and another does comes to the same.
+
+#![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
+
+#[path = "whole/conservation.rs"]
+mod conservation;
+#[path = "whole/idle.rs"]
+mod idle;
+#[path = "whole/world.rs"]
+mod world;

@@ -1,0 +1,339 @@
+//! Ledger, treasury, staking, scheduling, market and emission as they are, on virtual time, with epochs of 45 seconds.
+//! A gateway is played by the test, as are renters, owners and their nodes.
+
+use std::time::Duration;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use holmes_emission::Emission;
+use holmes_kernel::ports::Journal as _;
+use holmes_kernel::{
+    Amount, Call, Event, Handle as _, Id, LogId, Machine, Opened, Principal, PrincipalKind, Refusal,
+    ServiceId, Time,
+};
+use holmes_ledger::command::{self as ledger, Coordinator, Kind, Move, Movement, OpenAccount, Transfer, Via};
+use holmes_ledger::{Ledger, system_account};
+use holmes_market::Market;
+use holmes_market::command::OpenSession;
+use holmes_proto::ledger::v1::{Asset, TransferCode};
+use holmes_proto::scheduling::v1 as wire;
+use holmes_proto::staking::v1::NodeKind;
+use holmes_runtime::rig::{Rig, Seat};
+use holmes_scheduling::command::{Attach, Line, Place, Presence, Reply};
+use holmes_scheduling::offer::Offer;
+use holmes_scheduling::state::LeaseId;
+use holmes_scheduling::{Command as Ask, Scheduling};
+use holmes_staking::Staking;
+use holmes_staking::command::{Command as Stake, RegisterNode};
+use holmes_staking::possession::{Network, statement};
+use holmes_store::journal::memory::Journal;
+use holmes_treasury::Treasury;
+use prost_reflect::prost::Message;
+
+pub(crate) const HOL: u32 = 1;
+pub(crate) const USD: u32 = 2;
+pub(crate) const COIN: u64 = 1_000_000_000;
+pub(crate) const DOLLAR: u64 = 1_000_000;
+/// What every renter and owner has at first, in base units of HOL and of the dollar.
+pub(crate) const WEALTH: [u64; 2] = [100_000 * COIN, 100 * DOLLAR];
+pub(crate) const BOND: u64 = 5_000 * COIN;
+pub(crate) const EPOCH_S: u64 = 45;
+/// Owners 1 to 3 have a node each, parties 4 and 5 rent.
+pub(crate) const OWNERS: std::ops::RangeInclusive<u8> = 1..=3;
+pub(crate) const RENTERS: std::ops::RangeInclusive<u8> = 4..=5;
+const START: Time = Time::from_millis(20_832 * 86_400_000);
+const STAFF: Principal = Principal::new(PrincipalKind::Staff, Id::from_bytes([7; 16]));
+const BANK: Principal = Principal::service(ServiceId(9));
+const TREASURER: Principal = Principal::service(ServiceId(7));
+const GENESIS: [u8; 16] = [5; 16];
+const MODEL: &str = "smollm2-135m-instruct";
+
+/// The n-th party.
+pub(crate) fn party(n: u8) -> Principal {
+    Principal::new(PrincipalKind::Account, Id::from_bytes([n; 16]))
+}
+
+/// Its account.
+pub(crate) fn account(n: u8, asset: u32) -> Id {
+    Id::v7(START.millis(), [asset as u8, 0, 0, 0, 0, 0, 0, 0, 0, n])
+}
+
+fn key(n: u8) -> SigningKey {
+    SigningKey::from_bytes(&[n; 32])
+}
+
+fn public(n: u8) -> [u8; 32] {
+    key(n).verifying_key().to_bytes()
+}
+
+fn node(n: u8) -> Id {
+    Id::of_key(&public(n))
+}
+
+fn gateway() -> Principal {
+    Principal::new(PrincipalKind::Gateway, Id::of_key(&public(100)))
+}
+
+fn log(service: u16) -> LogId {
+    LogId::new(1, ServiceId(service))
+}
+
+/// What a future that never waits gives.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => panic!("a rig never waits"),
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) rig: Rig<Journal>,
+    pub(crate) ledger: Seat<Ledger, Journal>,
+    pub(crate) staking: Seat<Staking, Journal>,
+    pub(crate) scheduling: Seat<Scheduling, Journal>,
+    pub(crate) market: Seat<Market, Journal>,
+    pub(crate) emission: Seat<Emission, Journal>,
+    journal: Journal,
+    asked: u32,
+    pub(crate) sessions: Vec<(u8, Id)>,
+    pub(crate) leases: Vec<LeaseId>,
+}
+
+fn opened(params: Vec<u8>) -> Opened {
+    Opened { cell: 1, shard: 0, profile_hash: GENESIS.to_vec(), params }
+}
+
+impl World {
+    /// A network in its first epoch: genesis is done, and nobody is there yet.
+    pub(crate) fn empty() -> World {
+        World::at(Journal::default(), START)
+    }
+
+    /// The machines at a moment: opened, or taken up where their logs are.
+    pub(crate) fn at(journal: Journal, at: Time) -> World {
+        let mut rig = Rig::new(journal.clone(), at);
+        let tge_at_ms = START.millis();
+        let hol = Asset { id: HOL, name: "HOL".into(), decimals: 9, cap_units: 1_000_000_000 * COIN };
+        let usd = Asset { id: USD, name: "USD".into(), decimals: 6, cap_units: 0 };
+        let of_ledger = holmes_ledger::params::defaults(vec![hol, usd]);
+        let mut treasury = holmes_treasury::params::defaults();
+        (treasury.epoch_s, treasury.tge_at_ms) = (EPOCH_S as u32, tge_at_ms);
+        let mut staking = holmes_staking::params::defaults();
+        // A pass counts for 7 epochs by default: here nobody is challenged.
+        (staking.epoch_s, staking.tge_at_ms, staking.hardware_pass_days) = (EPOCH_S, tge_at_ms, 90);
+        let mut scheduling = holmes_scheduling::params::defaults();
+        (scheduling.epoch_s, scheduling.beat_s, scheduling.tge_at_ms) = (EPOCH_S, 1, tge_at_ms);
+        let mut market = holmes_market::params::defaults();
+        (market.epoch_s, market.tge_at_ms, market.window_ms) = (EPOCH_S, tge_at_ms, 5_000);
+        let mut emission = holmes_emission::params::defaults();
+        (emission.epoch_s, emission.tge_at_ms) = (EPOCH_S, tge_at_ms);
+        let ledger = rig.add(log(1), opened(of_ledger.encode_to_vec())).unwrap();
+        let _: Seat<Treasury, Journal> = rig.add(log(7), opened(treasury.encode_to_vec())).unwrap();
+        let staking = rig.add(log(3), opened(staking.encode_to_vec())).unwrap();
+        let scheduling = rig.add(log(4), opened(scheduling.encode_to_vec())).unwrap();
+        let market = rig.add(log(5), opened(market.encode_to_vec())).unwrap();
+        let emission = rig.add(log(6), opened(emission.encode_to_vec())).unwrap();
+        let (sessions, leases) = (Vec::new(), Vec::new());
+        let mut world =
+            World { rig, ledger, staking, scheduling, market, emission, journal, asked: 0, sessions, leases };
+        world.rig.advance(Duration::from_secs(1));
+        world
+    }
+
+    /// Two renters with money, three owners each with a node that is bonded and attached.
+    pub(crate) fn peopled() -> World {
+        let mut world = World::empty();
+        for n in OWNERS.chain(RENTERS) {
+            for asset in [HOL, USD] {
+                world.open_account(n, asset);
+                let set = holmes_market::Command::SetAccount { asset, account: account(n, asset) };
+                world.ask(&world.market.clone(), party(n), set).unwrap();
+            }
+            let grant = world.single(system_account("ecosystem/HOL"), account(n, HOL), WEALTH[0]);
+            world.transfer(TREASURER, grant);
+            let (reference, amount) = (format!("bank {n}"), Amount::new(WEALTH[1]));
+            let deposit = Movement { account: account(n, USD), amount, reference };
+            world.ask(&world.ledger.clone(), BANK, ledger::Command::RecordDeposit(deposit)).unwrap();
+        }
+        OWNERS.for_each(|n| world.bond(n));
+        let start = Ask::StartGateway { public_key: public(100) };
+        world.ask(&world.scheduling.clone(), gateway(), start).unwrap();
+        OWNERS.for_each(|n| world.attach(n));
+        world
+    }
+
+    /// The same network after it was down for so long.
+    pub(crate) fn down_for(self, by: Duration) -> World {
+        let at = self.rig.now().micros() + by.as_micros() as u64;
+        World::at(self.journal, Time::from_micros(at))
+    }
+
+    fn fresh(&mut self) -> Id {
+        self.asked += 1;
+        Id::derive(self.rig.now(), b"world", self.asked)
+    }
+
+    fn ask<M: Machine>(
+        &mut self,
+        seat: &Seat<M, Journal>,
+        who: Principal,
+        command: M::Command,
+    ) -> Result<M::Reply, Refusal> {
+        let id = self.fresh();
+        let answer = now(seat.submit(Call::request(who, id), command)).map(|answer| answer.value);
+        self.rig.settle();
+        answer
+    }
+
+    fn open_account(&mut self, n: u8, asset: u32) {
+        let (account, owner, name) = (account(n, asset), party(n), String::new());
+        let open = OpenAccount { account, asset, owner, name, history: false, via: Via::Call };
+        self.ask(&self.ledger.clone(), owner, ledger::Command::OpenAccount(open)).unwrap();
+    }
+
+    fn single(&self, debit: Id, credit: Id, units: u64) -> Kind {
+        let amount = Amount::new(units);
+        Kind::Single(Move { debit, credit, amount, balancing: false, debit_owner: None })
+    }
+
+    fn transfer(&mut self, who: Principal, kind: Kind) -> Id {
+        let id = self.fresh();
+        let transfers = vec![Transfer { id, linked: false, tag: 0, kind }];
+        let batch = ledger::Command::CreateTransfers { via: Via::Call, transfers };
+        let reply = self.ask(&self.ledger.clone(), who, batch).unwrap();
+        assert!(matches!(&reply, ledger::Reply::Transfers(rows) if rows[0].code == TransferCode::Ok));
+        id
+    }
+
+    fn bond(&mut self, n: u8) {
+        let network = Network { genesis: GENESIS, cell: 1 };
+        let signature = key(n).sign(&statement(&network, party(n), &public(n)));
+        let possession = [*signature.r_bytes(), *signature.s_bytes()];
+        let kind = NodeKind::Compute as u8;
+        let register = RegisterNode { public_key: public(n), kind, claim_milli_cu: 1_000, possession };
+        self.ask(&self.staking.clone(), party(n), Stake::RegisterNode(register)).unwrap();
+        let rating = Stake::SetRating { node: node(n), rating_milli_cu: 1_000 };
+        self.ask(&self.staking.clone(), STAFF, rating).unwrap();
+        let (debit, credit, amount) = (account(n, HOL), system_account("bonds/HOL"), Amount::new(BOND));
+        let of = Move { debit, credit, amount, balancing: false, debit_owner: None };
+        let coordinator = Some(Coordinator { service: ServiceId(3), id: node(n) });
+        let hold = self.transfer(party(n), Kind::Hold { of, timeout_ms: Some(3_600_000), coordinator });
+        self.ask(&self.staking.clone(), party(n), Stake::Bond { node: node(n), hold }).unwrap();
+    }
+
+    pub(crate) fn attach(&mut self, n: u8) {
+        let model = wire::ServedModel { name: MODEL.into(), digest: vec![1; 32].into(), context: 8_192 };
+        let offer = wire::Capabilities { models: vec![model], slots: 4, ..Default::default() };
+        let offer = Offer::read(&offer.encode_to_vec()).unwrap();
+        let nonce = self.fresh().to_bytes();
+        let attach = Attach { node: node(n), offer, nonce, signature: [[0; 32]; 2] };
+        self.ask(&self.scheduling.clone(), gateway(), Ask::Attach(attach)).unwrap();
+    }
+
+    /// The node's stream breaks.
+    pub(crate) fn lose(&mut self, n: u8) {
+        let attached = self.scheduling.look(|state| state.nodes.get(&node(n)).and_then(|node| node.attached));
+        let Some(attached) = attached else { return };
+        let reason = wire::DetachReason::StreamLost.into();
+        let detach = Ask::Detach { node: node(n), generation: attached.generation, reason };
+        self.ask(&self.scheduling.clone(), gateway(), detach).unwrap();
+    }
+
+    pub(crate) fn open(&mut self, n: u8, asset: u32, budget: u64) {
+        let session = self.fresh();
+        let open = OpenSession { session, renter: None, asset: Some(asset), budget: Some(budget) };
+        let call = Call::request(party(n), session);
+        if now(self.market.submit(call, holmes_market::Command::OpenSession(open))).is_ok() {
+            self.sessions.push((n, session));
+        }
+        self.rig.settle();
+    }
+
+    pub(crate) fn close(&mut self, at: usize) {
+        let Some((n, session)) = self.sessions.get(at % self.sessions.len().max(1)).copied() else { return };
+        let close = holmes_market::Command::CloseSession { session };
+        self.ask(&self.market.clone(), party(n), close).unwrap();
+    }
+
+    /// A lease for a session; refusals are answers too.
+    pub(crate) fn place(&mut self, at: usize) -> Option<LeaseId> {
+        let (_, session) = self.sessions.get(at % self.sessions.len().max(1)).copied()?;
+        let (model, avoid) = (MODEL.to_owned(), Vec::new());
+        let allowance = 40_000_000_000;
+        let place = Place { session, model, allowance, duration_ms: 0, avoid, named: None, context: 0 };
+        match self.ask(&self.scheduling.clone(), gateway(), Ask::Place(place)) {
+            Ok(Reply::Placed(granted)) => {
+                let lease = LeaseId::from_slice(&granted.lease)?;
+                self.leases.push(lease);
+                Some(lease)
+            }
+            _ => None,
+        }
+    }
+
+    /// Reports calls of a lease by their numbers: a number that was reported before is a repetition.
+    pub(crate) fn report(&mut self, at: usize, calls: &[(u8, u64)]) {
+        let Some(lease) = self.leases.get(at % self.leases.len().max(1)).copied() else { return };
+        let lines = calls.iter().map(|(call, tokens)| Line {
+            call: Id::v7(START.millis(), [*call; 10]),
+            input_tokens: 3,
+            output_tokens: *tokens,
+            finish: wire::Finish::Stop.into(),
+            prompt_commitment: [1; 32],
+            output_commitment: [2; 32],
+            node_signature: [[3; 32]; 2],
+            gateway_signature: [[4; 32]; 2],
+        });
+        let report = Ask::ReportCalls { lease, lines: lines.collect() };
+        let _refused_is_an_answer_too = self.ask(&self.scheduling.clone(), gateway(), report);
+    }
+
+    pub(crate) fn end(&mut self, at: usize) {
+        let Some(lease) = self.leases.get(at % self.leases.len().max(1)).copied() else { return };
+        let end = Ask::EndLease { lease, reason: wire::LeaseEnd::Released.into() };
+        let _refused_is_an_answer_too = self.ask(&self.scheduling.clone(), gateway(), end);
+    }
+
+    /// Time passes while the gateway reports every five seconds who is there.
+    pub(crate) fn wait(&mut self, mut seconds: u64) {
+        while seconds > 0 {
+            let part = seconds.min(5);
+            seconds -= part;
+            self.rig.advance(Duration::from_secs(part));
+            let (epoch, second) = self.scheduling.look(|state| {
+                let calendar = &state.params.calendar;
+                let epoch = calendar.epoch(self.rig.now());
+                (
+                    epoch,
+                    self.rig.now().millis().saturating_sub(calendar.beat_begins(epoch, 0).millis()) / 1_000,
+                )
+            });
+            let beats = u32::try_from(second + 1).unwrap().min(EPOCH_S as u32);
+            let bitmap: Vec<u8> = (0..beats.div_ceil(8)).map(|byte| ones(beats - 8 * byte)).collect();
+            let nodes = OWNERS.map(|n| (node(n), bitmap.clone())).collect();
+            let seen = Presence { epoch, first_beat: 0, beats, nodes };
+            self.ask(&self.scheduling.clone(), gateway(), Ask::ReportPresence(seen)).unwrap();
+        }
+        assert_eq!(self.rig.check(), []);
+    }
+
+    /// Every event of a service's log, in order.
+    pub(crate) fn events<E: Event>(&self) -> Vec<E> {
+        let frames = now(self.journal.read(log(E::SERVICE.0), 0, usize::MAX)).unwrap();
+        let entries = frames.iter().flat_map(|frame| frame.entries().unwrap());
+        entries.flat_map(|(_, entry)| entry.events).map(|bytes| E::decode(bytes).unwrap()).collect()
+    }
+
+    pub(crate) fn balance(&self, account: Id) -> u64 {
+        self.ledger.look(|state| state.account(&account).map_or(0, |account| account.balance.net().0))
+    }
+
+    pub(crate) fn of(&self, name: &str) -> u64 {
+        self.balance(system_account(name))
+    }
+}
+
+/// A byte whose lowest bits are set, so many.
+fn ones(bits: u32) -> u8 {
+    if bits >= 8 { 0xff } else { (1 << bits) - 1 }
+}
