@@ -36,7 +36,7 @@ class Treasury(Service):
     def _genesis_begun(self, event: Any, meta: Meta) -> None:
         p = self.params
         ensure((event.asset, event.epoch_s) == (p.asset, p.epoch_s), "genesis begins with other constants than its parameters")
-        ensure(p.tge_at_ms in (0, event.tge_at_us // 1_000), "E-0.5: genesis begins at another moment than its parameters say")
+        ensure(p.tge_at_ms * 1_000 in (0, event.tge_at_us), "E-0.5: genesis begins at another moment than its parameters say")
         self.tge, self.day_us = event.tge_at_us, event.epoch_s * 1_000_000
 
     def _genesis_step_sent(self, event: Any, meta: Meta) -> None:
