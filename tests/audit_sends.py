@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from audit_common import World, raw_id, system_account
-from audit_frames import KINDS, Broken, Protos, Record, principal_text
+from audit_frames import Broken, Protos, Record, principal_text
 from audit_rows import HOLD, POST, SINGLE, Row, rows_of
 from google.protobuf import message_factory
 
@@ -99,7 +99,7 @@ class Sends:
             for event in opened:
                 owner = want.owner or f"service/{answer.source and answer.source[0]}"
                 same = (event.account, event.asset, event.name) == (account, want.asset, want.name)
-                same &= event.owner[0] >= len(KINDS) or principal_text(event.owner) in (want.owner or owner, owner)
+                same &= principal_text(event.owner) == owner
                 answer.must(same, f"it opens another account than {want.name or want.account_id}, which was asked for")
 
     def _same(self, asked: Any, row: Row, answer: Record) -> None:
