@@ -21,14 +21,30 @@ from pathlib import Path
 from typing import Any
 
 from audit_accounts import Accounts
-from audit_frames import Broken, Fault, Frame, Log, Meta, Protos, decode, ensure, read_frame, split
+from audit_common import World
+from audit_emission import Emission
+from audit_frames import Broken, Fault, Frame, Log, Meta, Protos, Record, decode, ensure, read_frame, split
 from audit_ledger import Ledger
+from audit_market import Market
+from audit_scheduling import Scheduling
+from audit_sends import Sends
+from audit_staking import Staking
+from audit_treasury import Treasury
 
-SERVICES: dict[str, Any] = {"ledger": Ledger, "accounts": Accounts}
+SERVICES: dict[str, Any] = {
+    "ledger": Ledger,
+    "accounts": Accounts,
+    "staking": Staking,
+    "scheduling": Scheduling,
+    "market": Market,
+    "emission": Emission,
+    "treasury": Treasury,
+}
 """The services whose events are recomputed. Of any other only the chain is checked, and the audit says so.
 
 A class has `event` (the message), `open(params)`, `apply(event, meta)`, `after_entry()`, `finish()`, `report()` for
---json and `tables()` for people; what does not hold it says by `ensure`."""
+--json and `tables()` for people; what does not hold it says by `ensure`. One that looks into other logs has
+`across(world)`, and names the entry by `Record.must`."""
 
 
 class Audit:
@@ -67,6 +83,7 @@ class Audit:
             log.entries += 1
             if machine and entry.HasField("opened"):
                 machine.open(entry.opened.params)
+            events: list[tuple[int, str, Any]] = []
             for at, raw in enumerate(entry.events):
                 place[0] = seq + at
                 log.events += 1
@@ -75,10 +92,17 @@ class Audit:
                     which = event.WhichOneof("event")
                     ensure(which is not None, "an event is not known to these .proto files")
                     ensure(hasattr(machine, f"_{which}"), f"the audit has no rule for the event {which} yet")
+                    events.append((seq + at, which, getattr(event, which)))
                     machine.apply(event, Meta(frame.ts, seq + at, entry.principal, entry.WhichOneof("origin")))
+            last = seq + max(1, len(entry.events)) - 1
             if machine:
                 machine.after_entry()
-            seq += max(1, len(entry.events))
+                source = (entry.source.svc, entry.source.seq) if entry.HasField("source") else None
+                by, why = entry.principal, entry.refused.reason
+                log.records.append(
+                    Record(log.service, frame.number, seq, last, frame.ts, by, source, why, events)
+                )
+            seq = last + 1
         ensure(seq == frame.last + 1, f"its entries end at {seq - 1}, its header says {frame.last}")
 
     def across(self) -> None:
@@ -97,6 +121,11 @@ class Audit:
                 if found is None or found[1:] != (origin.term, origin.chain):
                     reason = f"it took in {source.service} at {origin.seq}, which that log does not have"
                     raise Fault(log.service, frame, seq, reason)
+        world = World(self.logs, self.machines, self.protos.numbers)
+        Sends(self.protos).check(world)
+        for name, machine in self.machines.items():
+            if hasattr(machine, "across") and self.logs[name].frames:
+                machine.across(world)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

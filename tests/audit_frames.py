@@ -179,6 +179,28 @@ def read_frame(number: int, raw: bytes) -> Frame:
     return Frame(number, cell, svc, shard, term, first, last, ts, schema, prev, body, chain)
 
 
+@dataclass(frozen=True)
+class Record:
+    """An entry as it stands in a log."""
+
+    service: str
+    frame: int
+    seq: int
+    last: int
+    ts: int
+    principal: bytes
+    source: tuple[int, int] | None
+    """Number of the service and place in its log that caused it."""
+    refused: str
+    events: list[tuple[int, str, Any]]
+    """Place, name and content of each event."""
+
+    def must(self, holds: bool, reason: str, seq: int = 0) -> None:
+        """Names this entry, or one event of it, when something does not hold."""
+        if not holds:
+            raise Fault(self.service, self.frame, seq or self.seq, reason)
+
+
 @dataclass
 class Log:
     """What is known of one service's log while it is read."""
@@ -199,6 +221,8 @@ class Log:
     sightings: list[tuple[int, int, Any]] = field(default_factory=list)
     """Frame, sequence number and origin of every entry that came from another log."""
     requests: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    """Every entry, for the checks between logs; only of services whose events are known."""
     submitted: dict[bytes, int] = field(default_factory=dict)
     taken_in: dict[tuple[int, int], int] = field(default_factory=dict)
 

@@ -15,16 +15,13 @@ from audit_frames import (
     uuid_moment_us,
     uuid_text,
 )
-from audit_rows import HOLD, NOBODY, POST, SINGLE, VOID, Row, check_chains, linked_by_digest, rows_of, u64
+from audit_common import system_account
+from audit_rows import BALANCING, DEBIT_OWNER, HOLD, NOBODY, POST, SINGLE, VOID, Row, check_chains, linked_by_digest, rows_of, u64
 
 U64 = 2**64 - 1
 PARTIES = (ACCOUNT, NODE, GATEWAY)
 REMEMBERED = "DEBIT_NOT_FOUND CREDIT_NOT_FOUND ACCOUNT_CLOSED ACCOUNT_FROZEN INSUFFICIENT_FUNDS RATE_LIMITED"
 REMEMBERED += " BALANCE_OVERFLOW NET_ZERO HOLD_NOT_FOUND HOLD_ENDED EXCEEDS_HOLD TOO_MANY_HOLDS"
-
-
-def system_account(name: str) -> bytes:
-    return short_hash(f"account:{name}".encode())
 
 
 @dataclass
@@ -381,11 +378,15 @@ class Ledger:
             row.expires == 0 or 0 < timeout <= self.params.longest_hold_ms,
             f"{name} is open for too long, or never",
         )
-        sides = row.debit + row.credit + u64(row.units)
+        sides, rest = row.debit + row.credit + u64(row.units), b""
         if row.kind == HOLD:
-            sides += u64(timeout) + (short_hash(row.coordinator) if any(row.coordinator) else NOBODY)[:8]
-        linked = linked_by_digest(row, [sides])
-        balancing = linked_by_digest(row, [sides], balancing=True)
+            rest = u64(timeout) + (short_hash(row.coordinator) if any(row.coordinator) else NOBODY)[:8]
+        # A service may name whose the debit account must be: then its content holds that owner, and it was so.
+        owner = short_hash(debit.owner)[:8]
+        linked = linked_by_digest(row, [sides + rest])
+        if linked is None:
+            linked = linked_by_digest(row, [sides + owner + rest], flags=DEBIT_OWNER)
+        balancing = linked_by_digest(row, [sides + rest], flags=BALANCING)
         # Of a balancing transfer that moved less than was asked the log does not say how much was asked: then it must
         # have moved all that could.
         clipped = row.units == limit

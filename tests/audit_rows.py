@@ -11,6 +11,8 @@ from audit_frames import ensure, short_hash, uuid_text
 
 NOBODY = bytes(16)
 SINGLE, HOLD, POST, VOID = 1, 2, 3, 4
+BALANCING, DEBIT_OWNER = 0x80, 0x40
+"""What a content's digest has beside the kind."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ def u64(number: int) -> bytes:
     return struct.pack("<Q", number)
 
 
-def linked_by_digest(row: Row, contents: list[bytes], balancing: bool = False) -> bool | None:
+def linked_by_digest(row: Row, contents: list[bytes], flags: int = 0) -> bool | None:
     """Whether a row says that it is linked; None when its digest fits neither (E-2.3)."""
-    kind = bytes([row.kind | (0x80 if balancing else 0)])
+    kind = bytes([row.kind | flags])
     for linked in (False, True):
         for content in contents:
             if short_hash(struct.pack("<IB", row.tag, linked) + kind + content)[:8] == row.digest:

@@ -3,63 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from conftest import Demo, DemoLog
 from story import ROOT, binary
 
-PATIENCE = 240
 TASK = "Sort these numbers: 41, 7, 93, 18"
 SORTED = "7 18 41 93"
-
-
-class Demo:
-    """`holmes demo --keep` with the model of the binary, and where it can be reached."""
-
-    def __init__(self, root: Path) -> None:
-        self.dir = root / "demo"
-        self.said = root / "said.txt"
-        env = os.environ | {"HOLMES__MODELS__DIR": str(ROOT / ".tools/models")}
-        command = [binary(), "demo", "--keep", "--model", "holmes-tiny", "--dir", str(self.dir)]
-        with self.said.open("w") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
-        places = self.dir / "demo.json"
-        deadline = time.monotonic() + PATIENCE
-        while not places.exists():
-            assert self.process.poll() is None, f"the demo ended:\n{self.words()}"
-            assert time.monotonic() < deadline, f"the demo hangs:\n{self.words()}"
-            time.sleep(0.2)
-        self.places: dict[str, Any] = json.loads(places.read_text())
-
-    def words(self) -> str:
-        return self.said.read_text()
-
-    def client(self, key: str | None = None) -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.places["http"], api_key=key or self.places["api_key"], max_retries=0)
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(timeout=60)
-
-
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    demo = Demo(tmp_path_factory.mktemp("demo"))
-    try:
-        yield demo
-    finally:
-        if demo.process.poll() is None:
-            demo.process.kill()
-            demo.process.wait()
 
 
 def chat(client: openai.OpenAI, content: str = TASK, **more: Any) -> Any:
@@ -119,14 +74,12 @@ def test_what_is_wrong_is_said_as_openai_says_it(demo: Demo) -> None:
             chat(demo.client(), **more)
 
 
-def test_the_log_of_it_all_is_verified_and_audited(demo: Demo, tmp_path: Path) -> None:
-    demo.stop()
-    data = demo.dir / "data"
-    verified = subprocess.run([binary(), "verify", "--dir", data, "-o", "json"], capture_output=True, text=True, timeout=120)
+def test_the_log_of_it_all_is_verified_and_audited(demo_log: DemoLog) -> None:
+    command = [binary(), "verify", "--dir", demo_log.data, "-o", "json"]
+    verified = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert verified.returncode == 0, verified.stderr
     names = {row["service"] for row in json.loads(verified.stdout) if row["ok"]}
     assert {"ledger", "accounts", "treasury", "staking", "scheduling", "market", "emission"} <= names
-    frames = tmp_path / "frames"
-    subprocess.run([binary(), "replay", "--dir", data, "--frames", frames], check=True, timeout=120)
-    audited = subprocess.run([sys.executable, ROOT / "tests/audit.py", frames], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, ROOT / "tests/audit.py", demo_log.frames]
+    audited = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert audited.returncode == 0, audited.stdout + audited.stderr

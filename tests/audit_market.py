@@ -1,0 +1,369 @@
+"""The market recomputed: what was metered, what windows come to (E-9.1, E-9.2), and that exactly that was paid."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from audit_common import PPB, Meta, Record, Service, World, apportion, ceil_div, ensure, epoch_of, events_of, ids
+from audit_common import raw_id, system_account, wide
+from audit_frames import uuid_text
+
+PICO = 10**6
+POST, VOID, SINGLE, HOLD = 3, 4, 1, 2
+NUMBER = 5
+SCHEDULING_FIELDS = ("session", "node", "owner", "credit")
+
+
+@dataclass
+class Bill:
+    """E-9.1: what a price in micro-dollars comes to."""
+
+    price: int = 0
+    buyer: int = 0
+    seller: int = 0
+    surcharge: int = 0
+
+
+@dataclass
+class Row:
+    """What a node has done in a window, of one credit."""
+
+    calls: int = 0
+    input: int = 0
+    output: int = 0
+    pico: int = 0
+    micro: int = 0
+
+
+@dataclass
+class Session:
+    """A renter's session: all sums are since its beginning."""
+
+    opened: Any
+    rows: dict[tuple[bytes, bytes, int], Row] = field(default_factory=dict)
+    work: Counter[tuple[bytes, bytes, int]] = field(default_factory=Counter)
+    """What was below a unit of work, for the node's next window."""
+    bill: Bill = field(default_factory=Bill)
+    taken: int = 0
+    noted: int = 0
+    windows: int = 0
+    calls: int = 0
+    paid: int = 0
+    fees: int = 0
+    surcharges: int = 0
+    charged: int = 0
+    covers: int = 0
+    cap: int = 0
+    hold: bytes = b""
+    ended: Any = None
+    sent: Any = None
+    waits: Counter[tuple[bytes, int]] = field(default_factory=Counter)
+    """What the settlement that was sent leaves in unclaimed/<asset>, by owner."""
+    state: str = "opening"
+
+    def billed(self, price: int) -> Bill:
+        of = self.opened
+        rates = of.buyer_fee_ppb, of.seller_fee_ppb, of.surcharge_ppb
+        return Bill(price, *(ceil_div(price * rate, PPB) for rate in rates))
+
+    def paid_in(self, micro: int) -> int:
+        price = self.opened.token_price_micro_usd
+        return ceil_div(micro * PPB, price) if price else micro
+
+    def paid_out(self, micro: int) -> int:
+        price = self.opened.token_price_micro_usd
+        return micro * PPB // price if price else micro
+
+
+class Market(Service):
+    """Sessions, windows, settlements."""
+
+    name = "market"
+
+    def __init__(self, protos: Any) -> None:
+        super().__init__(protos)
+        self.sessions: dict[bytes, Session] = {}
+        self.accounts: dict[tuple[bytes, int], bytes] = {}
+        self.models: dict[str, Any] = {}
+        self.command = protos.message("holmes.ledger.v1.Command")
+        self.priced = self.sealed = 0
+        self.owed: Counter[tuple[bytes, int]] = Counter()
+        self.tge = 0
+
+    def _market_opened(self, event: Any, meta: Meta) -> None:
+        asked = self.params.tge_at_ms * 1_000
+        ensure(asked in (0, event.tge_at_us), "E-0.5: it begins at another moment than its parameters say")
+        self.tge = event.tge_at_us
+
+    def _model_priced(self, event: Any, meta: Meta) -> None:
+        self.models[event.model] = event
+
+    def _ignore(self, event: Any, meta: Meta) -> None:
+        """Answers of the ledger: audit_sends holds them against it."""
+
+    _system_account_requested = _system_account_opened = _system_account_refused = _session_limited = _ignore
+
+    def _account_set(self, event: Any, meta: Meta) -> None:
+        ensure(event.principal == meta.principal, "somebody names an account for another")
+        self.accounts[event.principal, event.asset] = event.account
+
+    def _session(self, id: bytes) -> Session:
+        ensure(id in self.sessions, f"there is no session {id.hex()}")
+        return self.sessions[id]
+
+    def _session_opened(self, event: Any, meta: Meta) -> None:
+        ensure(event.session not in self.sessions, "a session is opened twice")
+        token, p = event.asset == self.params.token_asset, self.params
+        rates = (event.buyer_fee_ppb, event.seller_fee_ppb, event.surcharge_ppb, event.token_price_micro_usd)
+        expected = (p.buyer_fee_ppb, p.seller_fee_ppb, 0 if token else p.surcharge_ppb, p.token_price_micro_usd if token else 0)
+        ensure(rates == expected, f"E-9.1: a session keeps the rates and the price {rates}, {expected} are in force")
+        account = self.accounts.get((event.renter, event.asset))
+        ensure(account == event.account, "a session debits an account that its renter has not named")
+        session = Session(event, covers=event.budget_micro_usd, hold=event.hold)
+        units = session.paid_in(event.budget_micro_usd)
+        units += ceil_div(units * p.token_margin_ppb, PPB) if token else 0
+        ensure(event.hold_units == units, f"E-9.1: its hold is {event.hold_units}, its budget with the margin {units}")
+        self.sessions[event.session] = session
+
+    def _hold_made(self, event: Any, meta: Meta) -> None:
+        session = self._session(event.session)
+        ensure(session.state == "opening", "the first hold of a session is made twice")
+        session.state = "active"
+
+    def _session_funded(self, event: Any, meta: Meta) -> None:
+        session, cap = self._session(event.session), wide(event.cap_pico_usd)
+        price = cap // PICO
+
+        def cost(price: int) -> int:
+            bill = session.billed(price)
+            return bill.price + bill.buyer + bill.surcharge
+
+        most = cap % PICO == 0 and cost(price) <= session.covers < cost(price + 1)
+        ensure(most or cap == session.cap, f"E-9.1: a cap of {cap} is not what {session.covers} micro-dollars cover")
+        ensure(cap >= session.cap, "a session's cap falls")
+        session.cap = cap
+
+    def _session_closing(self, event: Any, meta: Meta) -> None:
+        session = self._session(event.session)
+        ensure(session.state != "closed", "a closed session closes")
+        session.state = "closing"
+
+    def _session_closed(self, event: Any, meta: Meta) -> None:
+        session = self._session(event.session)
+        ensure(session.state != "closed", "a session is closed twice")
+        lost = session.state == "lost"
+        ensure(lost or not (session.rows or session.ended), "E-10.2: a session is closed with calls that were not settled")
+        session.state = "closed"
+
+    def _session_forgotten(self, event: Any, meta: Meta) -> None:
+        ensure(self._session(event.session).state == "closed", "a session is forgotten that is not closed")
+
+    # Metering
+
+    def _calls_noted(self, event: Any, meta: Meta) -> None:
+        session = self._session(event.session)
+        ensure(session.state not in ("closed", "opening"), "E-9.2: calls are metered on a session that takes none")
+        row = session.rows.setdefault((event.node, event.owner, event.credit), Row())
+        row.calls += event.calls
+        row.input += event.input_tokens
+        row.output += event.output_tokens
+        row.pico += wide(event.billed_pico_usd)
+        row.micro += wide(event.billed_micro_units)
+        session.noted += wide(event.billed_pico_usd)
+        ensure(session.noted <= session.cap, f"E-9.1: {session.noted} pico-dollars are billed, its hold covers {session.cap}")
+
+    def _calls_unbilled(self, event: Any, meta: Meta) -> None:
+        session = self.sessions.get(event.session)
+        takes = session is not None and session.state in ("active", "closing")
+        ensure(not takes or event.reason not in ("SESSION_NOT_FOUND",), "calls are unbilled for a session that is there")
+
+    def _window_ended(self, event: Any, meta: Meta) -> None:
+        """E-9.1, E-9.2: sums are cumulative over the session, a window's sum goes to its rows by E-0.4."""
+        session = self._session(event.session)
+        ensure(session.ended is None, "a window ends before the last one was settled")
+        ensure(event.window == session.windows + 1, f"window {event.window} ends where {session.windows + 1} is next")
+        keys = list(zip(ids(event.nodes), ids(event.owners, 17), event.credits))
+        ensure(len(set(keys)) == len(keys) and all(key in session.rows for key in keys), "a window has a row of no call")
+        rows = [session.rows.pop(key) for key in keys]
+        told = list(zip(event.calls, event.input_tokens, event.output_tokens))
+        ensure(told == [(row.calls, row.input, row.output) for row in rows], "a window has other calls or tokens than were metered")
+        session.windows += 1
+        session.taken += sum(row.pico for row in rows)
+        before, after = session.bill, session.billed(session.taken // PICO)
+
+        def column(name: str, found: Any, total: int, weights: list[int]) -> list[int]:
+            expected = apportion(total, list(zip(keys, weights)))
+            ensure(list(found) == expected, f"E-9.1: {name} of a window is {list(found)}, the rules give {expected}")
+            return expected
+
+        prices = column("price", event.price_micro_usd, after.price - before.price, [row.pico for row in rows])
+        column("buyer's fee", event.buyer_fee_micro_usd, after.buyer - before.buyer, prices)
+        fees = column("seller's fee", event.seller_fee_micro_usd, after.seller - before.seller, prices)
+        nets = [max(0, price - fee) for price, fee in zip(prices, fees)]
+        paid = session.paid_out(after.price - after.seller) - session.paid
+        column("what is paid", event.paid_units, paid, nets)
+        for key, row, units in zip(keys, rows, event.units):
+            expected, session.work[key] = divmod(session.work[key] + row.micro, 10**6)
+            ensure(units == expected, f"E-3.2: a window has {units} units of work, metered were {expected}")
+        sums = {
+            "surcharge_micro_usd": after.surcharge - before.surcharge,
+            "charged_units": session.paid_in(after.price + after.buyer + after.surcharge) - session.charged,
+            "fee_units": session.paid_out(after.buyer + after.seller) - session.fees,
+            "surcharge_units": session.paid_out(after.surcharge) - session.surcharges,
+        }
+        for name, expected in sums.items():
+            found = getattr(event, name)
+            ensure(found == expected, f"E-9.1: {name} of a window is {found}, the rules give {expected}")
+        session.bill, session.ended = after, event
+
+    # Settling
+
+    def _settlement_sent(self, event: Any, meta: Meta) -> None:
+        """Its transfers pay what the window comes to, to the base unit."""
+        session, window = self._session(event.session), self._session(event.session).ended
+        asset = session.opened.asset
+        name = self.params.token_name if asset == self.params.token_asset else self.params.usd_name
+        pot = system_account(f"market/{name}")
+        to: Counter[bytes] = Counter()
+        waits: Counter[tuple[bytes, int]] = Counter()
+        payees = dict(zip(ids(event.payees, 17), ids(event.accounts)))
+        for owner, units in zip(ids(window.owners, 17), window.paid_units) if window else ():
+            if owner not in payees:
+                waits[owner, asset] += units
+            to[payees.get(owner, system_account(f"unclaimed/{name}"))] += units
+        for owner, account in payees.items():
+            ensure(self.accounts.get((owner, asset)) == account, "a settlement pays to an account that the owner has not named")
+        charged = window.charged_units if window else 0
+        if window:
+            to[system_account(f"fees/{name}")] += window.fee_units
+            to[system_account(f"surcharges/{name}")] += window.surcharge_units
+        if event.last:
+            sums = [("charged", charged), ("paid", sum(window.paid_units) if window else 0)]
+            sums += [("fees", window.fee_units), ("surcharges", window.surcharge_units)] if window else []
+            total = {key: getattr(session, key) + more for key, more in sums}
+            left = total["charged"] - total["paid"] - total.get("fees", session.fees) - total.get("surcharges", session.surcharges)
+            to[system_account(f"rounding/{name}")] += left
+        chain = list(self.command.FromString(event.send).create_transfers.transfers)
+        ensure(len(chain) == event.transfers, "a settlement has another number of transfers than it says")
+        first, found = chain[0], Counter()
+        ends = raw_id(first.hold_id) == session.hold and (first.kind, first.amount_units) == ((POST, charged) if charged else (VOID, 0))
+        ensure(ends, f"a settlement does not end the session's hold with a charge of {charged}")
+        for each in chain[1:]:
+            if each.kind == SINGLE:
+                ensure(raw_id(each.debit_account_id) == pot, "a settlement debits another account than the market's")
+                found[raw_id(each.credit_account_id)] += each.amount_units
+            else:
+                same = each.kind == HOLD and (raw_id(each.transfer_id), each.amount_units) == (event.hold, event.hold_units)
+                same &= raw_id(each.debit_account_id) == session.opened.account
+                ensure(same, "a settlement makes another hold than it says")
+        ensure(found == +to, f"E-9.1: a settlement pays {dict(found.items())}, its window comes to {dict((+to).items())}")
+        ensure(all(each.linked for each in chain[:-1]), "E-2.2: a settlement is not one chain")
+        session.sent, session.waits = event, waits
+
+    def _settlement_refused(self, event: Any, meta: Meta) -> None:
+        self._session(event.session).sent = None
+
+    def _settled(self, event: Any, meta: Meta) -> None:
+        session = self._session(event.session)
+        window, sent = session.ended, session.sent
+        ensure(window is not None and sent is not None, "a window is settled that was not sent")
+        epoch = max(epoch_of(meta.ts, self.tge, self.params.epoch_s), 1)
+        ensure(event.epoch == epoch, f"E-0.5: it is settled in epoch {event.epoch}, by log time that is {epoch}")
+        for name in ("window", "nodes", "owners", "credits", "units", "price_micro_usd", "paid_units", "charged_units", "surcharge_micro_usd"):
+            found, expected = getattr(event, name), getattr(window, name)
+            ensure(found == expected, f"{name} of what is settled is {found}, its window's {expected}")
+        fees = [buyer + seller for buyer, seller in zip(window.buyer_fee_micro_usd, window.seller_fee_micro_usd)]
+        ensure(list(event.fees_micro_usd) == fees, f"E-9.1: fees {list(event.fees_micro_usd)} are settled, the window's are {fees}")
+        ensure(event.calls == sum(window.calls), "other calls are settled than its window has")
+        ensure((event.renter, event.asset) == (session.opened.renter, session.opened.asset), "another renter is settled, or another asset")
+        session.calls += event.calls
+        session.paid += sum(window.paid_units)
+        session.charged += window.charged_units
+        session.fees += window.fee_units
+        session.surcharges += window.surcharge_units
+        if sent.hold:
+            session.hold, session.covers = sent.hold, wide(sent.covers_micro_usd)
+        self.owed += session.waits
+        session.ended = session.sent = None
+
+    def _hold_lost(self, event: Any, meta: Meta) -> None:
+        self._session(event.session).state = "lost"
+
+    def _owed_sent(self, event: Any, meta: Meta) -> None:
+        found = self.owed[event.owner, event.asset]
+        ensure(event.units == found, f"{event.units} are sent to an owner who waits for {found}")
+
+    def _owed_paid(self, event: Any, meta: Meta) -> None:
+        self.owed[event.owner, event.asset] = 0
+
+    def _owed_refused(self, event: Any, meta: Meta) -> None:
+        """It waits on."""
+
+    def _price_sealed(self, event: Any, meta: Meta) -> None:
+        ensure(event.epoch == self.priced + 1, f"the price of epoch {event.epoch} is sealed after {self.priced}")
+        expected = self.params.token_price_micro_usd
+        ensure(event.token_price_micro_usd == expected, f"the price is sealed as {event.token_price_micro_usd}, its one source says {expected}")
+        self.priced = event.epoch
+
+    def _epoch_sealed(self, event: Any, meta: Meta) -> None:
+        ensure(event.epoch == self.sealed + 1 == self.priced, f"epoch {event.epoch} is sealed after {self.sealed}")
+        now = epoch_of(meta.ts - self.params.seal_after_ms * 1_000, self.tge, self.params.epoch_s)
+        ensure(event.epoch < now, f"E-0.5: epoch {event.epoch} is sealed before its end")
+        self.sealed = event.epoch
+
+    # Other logs
+
+    def across(self, world: World) -> None:
+        """Every line of scheduling's log is metered once, at its price."""
+
+        def said(record: Record) -> list[Any]:
+            return [self._metered(event) for event in events_of(record, "calls_metered")]
+
+        def noted(record: Record) -> list[Any]:
+            found = []
+            for which in ("calls_noted", "calls_unbilled"):
+                for event in events_of(record, which):
+                    price = wide(event.unbilled_pico_usd) + (wide(event.billed_pico_usd) if which == "calls_noted" else 0)
+                    found.append((event.session, event.node, event.owner, event.calls, price))
+            merged: Counter[Any] = Counter()
+            prices: Counter[Any] = Counter()
+            for *key, calls, price in found:
+                merged[tuple(key)] += calls
+                prices[tuple(key)] += price
+            return [(*key, calls, prices[key]) for key, calls in merged.items()]
+
+        world.agree("market", "scheduling", said, noted, "calls")
+        if world.has("market", "scheduling"):
+            for cause, effect in world.pairs("market", "scheduling"):
+                lines = [line for event in events_of(cause, "calls_metered") for line in event.lines]
+                for event in events_of(effect, "calls_noted") if effect else ():
+                    told = (event.input_tokens, event.output_tokens)
+                    most = sum(line.input_tokens for line in lines), sum(line.output_tokens for line in lines)
+                    effect.must(told <= most if wide(event.unbilled_pico_usd) else told == most, f"E-9.2: {told} tokens are noted of {most}")
+                    of = events_of(cause, "calls_metered")[0]
+                    work = most[0] * of.input_micro_units + most[1] * of.output_micro_units
+                    whole = wide(event.unbilled_pico_usd) > 0 or wide(event.billed_micro_units) == work
+                    effect.must(whole, f"E-3.2: {wide(event.billed_micro_units)} millionths of work are noted of {work}")
+
+    @staticmethod
+    def _metered(event: Any) -> tuple[Any, ...]:
+        price = sum(line.input_tokens * event.input_pico_usd + line.output_tokens * event.output_pico_usd for line in event.lines)
+        return event.session, event.node, event.owner, len(event.lines), price
+
+    # What it comes to
+
+    def report(self) -> dict[str, Any]:
+        def row(id: bytes, session: Session) -> dict[str, Any]:
+            bill = session.bill
+            sums = {"price": bill.price, "buyer_fee": bill.buyer, "seller_fee": bill.seller, "surcharge": bill.surcharge}
+            units = {"charged_units": str(session.charged), "paid_units": str(session.paid)}
+            base = {"session": uuid_text(id), "asset": session.opened.asset, "state": session.state, "calls": session.calls}
+            return base | {f"{key}_micro_usd": str(value) for key, value in sums.items()} | units
+
+        return {"invoices": [row(id, session) for id, session in self.sessions.items()], "sealed": self.sealed}
+
+    def tables(self) -> list[tuple[list[str], list[list[str]]]]:
+        head = ["SESSION", "ASSET", "STATE", "CALLS", "PRICE µ$", "BUYER FEE", "SELLER FEE", "SURCHARGE", "CHARGED", "PAID"]
+        return [(head, [[str(cell) for cell in row.values()] for row in self.report()["invoices"]])]
