@@ -6,15 +6,17 @@ use std::collections::BTreeSet;
 use ed25519_dalek::SigningKey;
 use holmes_kernel::PrincipalKind;
 use holmes_runtime::fresh_id;
+use prost_reflect::prost::Message as _;
 use tonic::Code;
 
+use crate::bad_input::whole;
 use crate::harness::Place;
 use crate::raw::{
     Fields, Signing, bearer, call, connect, described, genesis, methods, now_ms, reason, secret,
 };
 
 /// What answers a caller who proves nothing, and why.
-const OPEN: [(&str, &str); 4] = [
+const OPEN: [(&str, &str); 5] = [
     ("grpc.health.v1.Health/Check", "load balancers ask it"),
     ("grpc.health.v1.Health/Watch", "load balancers ask it"),
     ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "tells only what the .proto files tell"),
@@ -22,16 +24,12 @@ const OPEN: [(&str, &str); 4] = [
         "holmes.accounts.v1.Accounts/CreateAccount",
         "a wallet comes for the first time: its offered key is the proof",
     ),
+    ("holmes.gateway.v1.Gateway/Attach", "a node proves itself in its Hello, with the gateway's nonce in it"),
 ];
 
-/// The smallest request of a method: a request id where it takes one.
+/// A request whose fields can be read, so that what refuses it is who asks. Empty where the method is not ours.
 fn message(method: &str) -> Vec<u8> {
-    let id = "01a1fdee-3e7d-7380-98fb-48d06d6be078";
-    let field = described(method).and_then(|method| method.input().get_field_by_name("request_id"));
-    match field.map(|field| u8::try_from(field.number() << 3 | 2).expect("a small number")) {
-        Some(tag) => [&[tag, id.len() as u8], id.as_bytes()].concat(),
-        None => Vec::new(),
-    }
+    described(method).map(|method| whole(&method.input(), 0).encode_to_vec()).unwrap_or_default()
 }
 
 /// The metadata of a request that staff sign.

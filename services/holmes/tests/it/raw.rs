@@ -1,5 +1,6 @@
 //! Calls as bytes on the wire: with any message and any proof, right or wrong.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -25,9 +26,10 @@ pub(crate) fn methods(server: &Server<'_>) -> Vec<String> {
 
 /// A method of ours by its name.
 pub(crate) fn described(method: &str) -> Option<MethodDescriptor> {
-    let pool = DescriptorPool::decode(holmes_proto::DESCRIPTORS).expect("descriptors");
+    static POOL: LazyLock<DescriptorPool> =
+        LazyLock::new(|| DescriptorPool::decode(holmes_proto::DESCRIPTORS).expect("descriptors"));
     let (service, name) = method.split_once('/')?;
-    pool.get_service_by_name(service)?.methods().find(|known| known.name() == name)
+    POOL.get_service_by_name(service)?.methods().find(|known| known.name() == name)
 }
 
 pub(crate) async fn connect(server: &Server<'_>) -> Channel {
