@@ -2,6 +2,8 @@
 
 #[path = "it/access.rs"]
 mod access;
+#[path = "it/bad_input.rs"]
+mod bad_input;
 #[path = "it/catalogue.rs"]
 mod catalogue;
 #[path = "it/commands.rs"]
@@ -10,13 +12,21 @@ mod commands;
 mod crash;
 #[path = "it/docs.rs"]
 mod docs;
+#[path = "it/files.rs"]
+mod files;
 #[path = "it/guides.rs"]
 mod guides;
 #[path = "it/harness.rs"]
 mod harness;
 #[path = "it/misuse.rs"]
 mod misuse;
+#[path = "it/paid.rs"]
+mod paid;
+#[path = "it/raw.rs"]
+mod raw;
 #[path = "it/story.rs"]
 mod story;
 #[path = "it/tamper.rs"]
 mod tamper;
+#[path = "it/together.rs"]
+mod together;

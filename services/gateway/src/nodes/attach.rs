@@ -90,8 +90,9 @@ async fn admit(
     say(out, to_node::Message::Challenge(challenge)).await?;
     let hello = match timeout(ms(edge.settings.hello_ms), words.message()).await {
         Ok(Ok(Some(FromNode { message: Some(from_node::Message::Hello(hello)) }))) => hello,
-        Ok(Ok(_)) => return Err(malformed("the first message of a node is its Hello")),
-        Ok(Err(_)) | Err(_) => {
+        // A message that cannot be decoded ends the stream with an error.
+        Ok(Ok(_) | Err(_)) => return Err(malformed("the first message of a node is its Hello")),
+        Err(_) => {
             let message = "the node said no Hello in time: attach again";
             return Err(Refusal::new(Code::Deadline, "HELLO_LATE", message));
         }

@@ -9,7 +9,22 @@ use crate::harness::Place;
 #[test]
 fn every_help_text_says_what_the_command_is_for_and_shows_examples() {
     let place = Place::new();
-    for command in ["serve", "call", "keys", "verify", "replay", "state", "calc", "config", "completion"] {
+    let commands = [
+        "demo",
+        "serve",
+        "executor",
+        "call",
+        "keys",
+        "verify",
+        "replay",
+        "state",
+        "models",
+        "doctor",
+        "calc",
+        "config",
+        "completion",
+    ];
+    for command in commands {
         let help = place.run(&[command, "--help"]);
         assert_eq!((help.code, help.err.as_str()), (0, ""), "{command}");
         let example = help.out.split("Examples:").nth(1).unwrap_or_default();

@@ -1,6 +1,8 @@
 //! A directory of one's own, the binary in it, and a server while there is one.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -14,6 +16,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// An empty directory in which commands run.
 pub(crate) struct Place {
     dir: tempfile::TempDir,
+    /// Profile of its network: a built-in name or a file.
+    profile: String,
 }
 
 /// What a command did.
@@ -45,7 +49,12 @@ impl Ran {
 
 impl Place {
     pub(crate) fn new() -> Place {
-        Place { dir: tempfile::tempdir().expect("a directory") }
+        Place::of("demo")
+    }
+
+    /// A directory for a network of a profile.
+    pub(crate) fn of(profile: &str) -> Place {
+        Place { dir: tempfile::tempdir().expect("a directory"), profile: profile.to_owned() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -72,6 +81,9 @@ impl Place {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOLMES_"))
         {
             command.env_remove(name);
+        }
+        if self.profile != "demo" {
+            command.env("HOLMES__CELL__PROFILE", &self.profile);
         }
         command
     }
@@ -106,11 +118,16 @@ impl Place {
     /// Starts a server on free ports over `holmes-data`; of the ledger and the accounts unless other roles are named,
     /// so that a log holds what a test has put there.
     pub(crate) fn serve(&self, more: &[&str]) -> Server<'_> {
-        let words = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        let mut command = self.command(&words);
+        let mut command = self.command(&["serve", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        let listen: &[&str] = if more.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
         let roles: &[&str] = if more.contains(&"--role") { &[] } else { &["--role", "ledger,accounts"] };
-        let mut child =
-            command.args(roles).args(more).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let mut child = command
+            .args(listen)
+            .args(roles)
+            .args(more)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
         let (say, said) = channel();
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
@@ -118,10 +135,20 @@ impl Place {
         while !server.lines.last().is_some_and(|line| line.contains("staff.key")) {
             server.hear();
         }
-        let address = |line: &String| Some(line.split_once("gRPC ")?.1.split_whitespace().next()?.to_owned());
-        server.address = server.lines.iter().find_map(address).expect("the server tells its address");
+        server.address = server.told("gRPC ").expect("the server tells its address");
         server
     }
+}
+
+/// Sends bytes to an address and answers all that comes back.
+pub(crate) fn ask(address: &str, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).expect("somebody listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    // Whoever refuses a request need not read all of it, and may close while we write or read.
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// A running server; killed when it is dropped.
@@ -140,6 +167,30 @@ impl Server<'_> {
         let line = self.said.recv_timeout(PATIENCE);
         let line = line.unwrap_or_else(|why| panic!("{why}; the server said: {:#?}", self.lines));
         self.lines.push(line);
+    }
+
+    /// An address that it has told.
+    fn told(&self, of: &str) -> Option<String> {
+        let address = |line: &String| Some(line.split_once(of)?.1.split_whitespace().next()?.to_owned());
+        self.lines.iter().find_map(address)
+    }
+
+    /// Where it answers HTTP: `127.0.0.1:…`.
+    pub(crate) fn http(&self) -> String {
+        let told = self.told("HTTP ").expect("it has the role gateway");
+        told.trim_start_matches("http://").trim_end_matches("/v1").to_owned()
+    }
+
+    /// How far each service's log is, as `/metrics` says.
+    pub(crate) fn heads(&self) -> BTreeMap<String, u64> {
+        let admin = self.told("admin ").expect("the server tells its address");
+        let admin = admin.trim_start_matches("http://").trim_end_matches("/metrics");
+        let page = ask(admin, format!("GET /metrics HTTP/1.0\r\nhost: {admin}\r\n\r\n").as_bytes());
+        let head = |line: &str| {
+            let (name, seq) = line.strip_prefix("holmes_log_head{service=\"")?.split_once("\"} ")?;
+            Some((name.to_owned(), seq.parse().ok()?))
+        };
+        page.lines().filter_map(head).collect()
     }
 
     /// Its process.

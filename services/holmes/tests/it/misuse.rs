@@ -4,7 +4,8 @@ use std::net::TcpListener;
 
 use crate::harness::Place;
 
-const PORTS: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+const PORTS: [&str; 7] =
+    ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0"];
 
 fn serve_with(place: &Place, more: &[&str]) -> crate::harness::Ran {
     place.run(&[&PORTS, more].concat())

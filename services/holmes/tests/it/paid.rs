@@ -1,0 +1,284 @@
+//! Paid calls over real processes: a server, three executors with the model of the binary, a renter with dollars.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{PATIENCE, Place, Ran, Server, ask};
+
+const MODEL: &str = "holmes-tiny";
+const HOL: u64 = 1_000_000_000;
+const PEOPLE: [&str; 3] = ["ada", "ben", "cleo"];
+
+/// The processes of nodes; killed when they are dropped.
+struct Node {
+    id: String,
+    dollars: String,
+    child: Child,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn show(place: &Place, key: &str) -> String {
+    let rows = place.run(&["keys", "show", key, "-o", "json"]).json();
+    rows[0]["id"].as_str().expect("an id").to_owned()
+}
+
+/// A place whose network grants HOL to three operators.
+fn network() -> Place {
+    let place = Place::of("net.toml");
+    let mut text = include_str!("../../../../deploy/profiles/demo.toml").to_owned();
+    for name in PEOPLE {
+        for key in [format!("{name}.key"), format!("{name}-node.key")] {
+            assert_eq!(place.run(&["keys", "new", &key]).code, 0);
+        }
+        let (owner, units) = (show(&place, &format!("{name}.key")), 50_000 * HOL);
+        text.push_str(&format!(
+            "\n[[treasury.grants]]\nname = \"{name}\"\nowner = \"account/{owner}\"\namount_units = \"{units}\"\n"
+        ));
+    }
+    std::fs::write(place.path("net.toml"), text).expect("written");
+    place
+}
+
+/// Asks until it is so.
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = ask() {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn signed(server: &Server<'_>, name: &str, method: &str, request: &Value) -> Ran {
+    server.call(&[method, &request.to_string(), "--sign-with", &format!("{name}.key")])
+}
+
+/// Registers, bonds and attests a node, as its owner does it; the owner's account in dollars.
+fn bond(place: &Place, server: &Server<'_>, name: &str, grant: &str) -> (String, String) {
+    let (wallet, node) = (format!("{name}.key"), format!("{name}-node.key"));
+    let owner = show(place, &wallet);
+    let key = place.run(&["keys", "offer", &wallet]).json();
+    let account = json!({ "name": name, "roles": ["ROLE_OPERATOR"], "key": key });
+    server.call(&["Accounts/CreateAccount", &account.to_string()]).json();
+    let offer = place.run(&["keys", "offer", &node, "--as", "staking-node", "--owner", &owner]).json();
+    let register = json!({
+        "public_key": offer["public_key"], "possession": offer["possession"],
+        "kind": "NODE_KIND_COMPUTE", "rating_milli_cu": 1_000,
+    });
+    signed(server, name, "Staking/RegisterNode", &register).json();
+    let node = show(place, &node);
+    let required = signed(server, name, "Staking/GetRequired", &json!({ "node_id": node })).json();
+    let required: u64 =
+        required["requiredUnits"].as_str().and_then(|units| units.parse().ok()).expect("a number");
+    let hold = server.new_id();
+    let transfer = json!({
+        "transfer_id": hold, "kind": "TRANSFER_KIND_HOLD", "debit_account_id": grant,
+        "credit_account_id": holmes_ledger::state::system_account("bonds/HOL").to_string(),
+        "amount_units": (required + required / 10).to_string(),
+        "coordinator": {
+            "service": holmes_proto::service("staking").expect("its number").0, "coordination_id": node,
+        },
+    });
+    let held = signed(server, name, "Ledger/CreateTransfers", &json!({ "transfers": [transfer] })).json();
+    assert_eq!(held["results"][0]["code"], "TRANSFER_CODE_OK");
+    let request = json!({ "node_id": node, "hold_id": hold });
+    until("a bond", || (signed(server, name, "Staking/Bond", &request).code == 0).then_some(()));
+    server.staff("Staking/SetRating", &json!({ "node_id": node, "rating_milli_cu": 1_000 }));
+    let dollars = server.new_id();
+    let open = json!({ "account_id": dollars, "asset": 2 });
+    signed(server, name, "Ledger/OpenAccount", &open).json();
+    for (asset, account) in [(1, grant), (2, dollars.as_str())] {
+        let set = json!({ "asset": asset, "account_id": account });
+        signed(server, name, "Market/SetAccount", &set).json();
+    }
+    (node, dollars)
+}
+
+/// Starts a node's executor.
+fn executor(place: &Place, server: &Server<'_>, key: &str) -> Child {
+    let model = format!("{MODEL}={}", concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/holmes-tiny"));
+    let words = ["executor", "--join", &server.address, "--key", key, "--model", &model, "--slots", "4"];
+    let mut command = place.command(&[&words[..], &["--threads", "1"]].concat());
+    command.stderr(Stdio::null()).spawn().expect("the binary starts")
+}
+
+/// Three nodes that may serve.
+fn nodes(place: &Place, server: &Server<'_>) -> Vec<Node> {
+    let grants = until("genesis", || {
+        let at = server.staff("Treasury/GetGenesis", &json!({}));
+        (at["state"] == "GENESIS_STATE_COMPLETED")
+            .then(|| server.staff("Treasury/GetAllocations", &json!({}))["grants"].clone())
+    });
+    let mut nodes = Vec::new();
+    for name in PEOPLE {
+        let grant = grants.as_array().and_then(|all| all.iter().find(|grant| grant["name"] == name));
+        let grant = grant.and_then(|grant| grant["accountId"].as_str()).expect("its grant");
+        let (id, dollars) = bond(place, server, name, grant);
+        nodes.push(Node { id, dollars, child: executor(place, server, &format!("{name}-node.key")) });
+    }
+    for node in &nodes {
+        attached(server, &node.id);
+    }
+    nodes
+}
+
+fn attached(server: &Server<'_>, node: &str) {
+    let request = json!({ "node_id": node }).to_string();
+    let proof = ["--sign-with", "holmes-data/staff.key", "--as", "staff"];
+    until("a node", || {
+        let ran = server.call(&[&["Scheduling/GetNode", &request], &proof[..]].concat());
+        let found = (ran.code == 0).then(|| ran.json())?;
+        (found["node"]["attached"] == true && found["node"]["qualified"] == true).then_some(())
+    });
+}
+
+/// A renter with dollars that pay.
+fn payer(server: &Server<'_>, units: u64) -> (String, String) {
+    let (_, key) = server.renter("dora");
+    let account = server.dollars(&key, units);
+    server.with_key(&key, "Market/SetAccount", &json!({ "asset": 2, "account_id": account }));
+    (key, account)
+}
+
+/// A request for text.
+fn generate(most: u32) -> Value {
+    let message = json!({ "role": "user", "content": "Sort these numbers: 41, 7, 93, 18" });
+    json!({
+        "model": MODEL,
+        "work": { "chat": { "messages": [message] }, "max_tokens": most, "sampling": { "seed": "7" } },
+    })
+}
+
+/// The messages of a stream.
+fn parts(text: &str) -> Vec<Value> {
+    serde_json::Deserializer::from_str(text).into_iter().map(|part| part.expect("JSON")).collect()
+}
+
+/// Closes the renter's sessions; what was charged, and what the nodes were paid.
+fn settle(server: &Server<'_>, key: &str) -> (u64, u64) {
+    let list = server.with_key(key, "Market/ListSessions", &json!({}));
+    let number = |value: &Value| value.as_str().and_then(|text| text.parse::<u64>().ok()).expect("a number");
+    let (mut charged, mut paid) = (0, 0);
+    for session in list["sessions"].as_array().expect("sessions") {
+        let request = json!({ "session_id": session["sessionId"] });
+        server.with_key(key, "Market/CloseSession", &request);
+        let invoice = until("a session's close", || {
+            let invoice = server.with_key(key, "Market/GetInvoice", &request);
+            (invoice["session"]["state"] == "SESSION_STATE_CLOSED").then_some(invoice)
+        });
+        charged += number(&invoice["session"]["chargedUnits"]);
+        let lines = invoice["lines"].as_array().expect("lines");
+        paid += lines.iter().map(|line| number(&line["paidUnits"])).sum::<u64>();
+    }
+    (charged, paid)
+}
+
+fn balance(server: &Server<'_>, account: &str) -> u64 {
+    let found = server.staff("Ledger/GetAccount", &json!({ "account_id": account }));
+    found["account"]["balanceUnits"].as_str().and_then(|units| units.parse().ok()).expect("a number")
+}
+
+fn chat(server: &Server<'_>, key: &str) -> String {
+    let body = json!({
+        "model": MODEL, "max_tokens": 8,
+        "messages": [{ "role": "user", "content": "Sort these numbers: 3 1 2" }],
+    });
+    let body = body.to_string();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: \
+         application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    ask(&server.http(), head.as_bytes())
+}
+
+#[test]
+fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anything() {
+    let place = network();
+    let server = place.serve(&["--role", "all"]);
+    let mut nodes = nodes(&place, &server);
+    let (key, account) = payer(&server, 25_000_000);
+
+    // By gRPC and by HTTP.
+    let called = server.call(&["Inference/Generate", &generate(16).to_string(), "--key", &key]);
+    assert_eq!(called.code, 0, "{}", called.err);
+    let said = parts(&called.out);
+    let ended = &said.last().expect("an end")["ended"];
+    assert!(ended["receipts"][0].as_str().is_some_and(|name| name.starts_with("receipts/")), "{ended}");
+    let answer = chat(&server, &key);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"usage\""), "{answer}");
+
+    // The node dies in the middle: the call finishes elsewhere.
+    let mut moved = false;
+    for _ in 0..nodes.len() - 1 {
+        let words = ["call", "--to", &server.address, "Inference/Generate"];
+        let request = generate(160).to_string();
+        let mut command = place.command(&[&words[..], &[&request, "--key", &key]].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        let mut text = String::new();
+        let mut victim = None;
+        for line in lines.by_ref() {
+            text.push_str(&line);
+            if let Some(at) =
+                nodes.iter().position(|node| line.contains("\"nodeId\"") && line.contains(&node.id))
+            {
+                victim = Some(at);
+                break;
+            }
+        }
+        nodes.remove(victim.expect("a node began")); // killed as it is dropped
+        text.extend(lines);
+        assert!(child.wait().expect("it ends").success(), "{text}");
+        let said = parts(&text);
+        assert!(said.last().expect("an end")["ended"].is_object(), "{text}");
+        moved = said.iter().any(|part| part["moved"].is_object());
+        if moved {
+            break;
+        }
+    }
+    assert!(moved, "no call was in progress when its node died");
+
+    // The server dies while calls run; its nodes come back by themselves.
+    let words = ["call", "--to", &server.address, "Inference/Generate"];
+    let request = generate(160).to_string();
+    let mut command = place.command(&[&words[..], &[&request, "--key", &key]].concat());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    std::thread::sleep(Duration::from_millis(300));
+    let listen = server.address.trim_start_matches("http://").to_owned();
+    server.kill();
+    child.wait().expect("it ends");
+    let server = place.serve(&["--role", "all", "--listen", &listen]);
+    for node in &nodes {
+        attached(&server, &node.id);
+    }
+    let again = server.call(&["Inference/Generate", &generate(8).to_string(), "--key", &key]);
+    assert_eq!(again.code, 0, "{}", again.err);
+
+    let (charged, paid) = settle(&server, &key);
+    assert!(charged > 0 && paid > 0 && paid <= charged, "{charged} {paid}");
+    until("the rest of the hold", || (balance(&server, &account) == 25_000_000 - charged).then_some(()));
+
+    // Without money.
+    let (poor, _) = payer(&server, 0);
+    let refused = server.call(&["Inference/Generate", &generate(8).to_string(), "--key", &poor]);
+    refused.fails(1, &["reason: "]);
+    let earned: u64 = nodes.iter().map(|node| balance(&server, &node.dollars)).sum();
+    assert!(earned <= paid);
+    let (status, said) = server.terminate();
+    assert!(status.success(), "{said:#?}");
+    let verified = place.run(&["verify", "-o", "json"]).json();
+    assert!(verified.as_array().is_some_and(|rows| rows.iter().all(|row| row["ok"] == true)), "{verified}");
+    place.audit();
+}
