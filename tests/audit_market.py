@@ -132,6 +132,14 @@ class Market(Service):
         ensure(session.state == "opening", "the first hold of a session is made twice")
         session.state = "active"
 
+    def _hold_sent(self, event: Any, meta: Meta) -> None:
+        session = self._session(event.session)
+        ensure(session.state == "opening", "the first hold of a session is asked for again though it is made")
+        session.hold = event.hold
+
+    def _calls_ended(self, event: Any, meta: Meta) -> None:
+        ensure(self._session(event.session).state == "closing", "calls have ended of a session that does not close")
+
     def _session_funded(self, event: Any, meta: Meta) -> None:
         session, cap = self._session(event.session), wide(event.cap_pico_usd)
         price = cap // PICO
@@ -308,7 +316,7 @@ class Market(Service):
         self.priced = event.epoch
 
     def _epoch_sealed(self, event: Any, meta: Meta) -> None:
-        ensure(event.epoch == self.sealed + 1 == self.priced, f"epoch {event.epoch} is sealed after {self.sealed}")
+        ensure((not self.sealed or event.epoch == self.sealed + 1) and event.epoch == self.priced, f"epoch {event.epoch} is sealed after {self.sealed}")
         now = epoch_of(meta.ts - self.params.seal_after_ms * 1_000, self.tge, self.params.epoch_s)
         ensure(event.epoch < now, f"E-0.5: epoch {event.epoch} is sealed before its end")
         self.sealed = event.epoch

@@ -79,6 +79,8 @@ class Session:
     cap: int
     metered: int = 0
     leases: set[bytes] = field(default_factory=set)
+    draining: bool = False
+    drained: bool = False
     ended: bool = False
 
 
@@ -129,6 +131,16 @@ class Scheduling(Service):
         if event.session in self.sessions:
             self.sessions[event.session].ended = True
 
+    def _session_draining(self, event: Any, meta: Meta) -> None:
+        if event.session in self.sessions:
+            self.sessions[event.session].draining = True
+
+    def _session_drained(self, event: Any, meta: Meta) -> None:
+        session = self.sessions.get(event.session)
+        ensure(session is not None and session.draining, "a session is drained that does not close")
+        assert session is not None
+        session.drained = True  # leases that are open end behind it
+
     # Gateways and attachments
 
     def _gateway_started(self, event: Any, meta: Meta) -> None:
@@ -158,6 +170,7 @@ class Scheduling(Service):
         node, session, model = self.node(event.node), self.sessions.get(event.session), self.models.get(event.model)
         ensure(session is not None and not session.ended and session.renter == event.renter, "a lease is granted to a session that is not funded, or another's")
         assert session is not None
+        ensure(not session.draining, "a lease is granted to a session that closes")
         ensure(node.is_qualified() and node.owner == event.owner, "a lease is granted on a node that may not serve, or is another's")
         ensure((node.gateway, node.generation) == (event.gateway, event.generation), "a lease is granted on an attachment that is gone")
         prices = ("input_pico_usd", "output_pico_usd", "input_micro_units", "output_micro_units")
@@ -226,6 +239,7 @@ class Scheduling(Service):
     def _lease_renewed(self, event: Any, meta: Meta) -> None:
         lease = self._lease(event.renewed.lease)
         ensure(not lease.ended_at, "a lease is renewed that has ended")
+        ensure(not self.sessions[lease.granted.session].draining, "a lease is renewed of a session that closes")
         ensure(event.renewed.allowance_pico_usd >= lease.allowance, "a lease's allowance falls")
         ensure(event.renewed.expires_at_us <= meta.ts + self.params.longest_lease_ms * 1_000, "a lease is longer than the parameters allow")
         lease.allowance, lease.expires = event.renewed.allowance_pico_usd, event.renewed.expires_at_us
@@ -255,6 +269,7 @@ class Scheduling(Service):
             self.sessions[event.session].metered += price
         ensure(lease.metered <= lease.allowance, f"{lease.metered} pico-dollars are metered under a lease that allows {lease.allowance}")
         session = self.sessions[event.session]
+        ensure(not session.drained, "calls are metered on a session that is drained")
         ensure(session.metered <= session.cap, f"E-9.1: {session.metered} pico-dollars are metered on a session that has {session.cap}")
         self.lines[uuid_text(event.node)] += len(event.lines)
 
@@ -295,7 +310,7 @@ class Scheduling(Service):
 
     def _epoch_sealed(self, event: Any, meta: Meta) -> None:
         p = self.params
-        ensure(event.epoch == self.sealed + 1, f"epoch {event.epoch} is sealed after {self.sealed}")
+        ensure(not self.sealed or event.epoch == self.sealed + 1, f"epoch {event.epoch} is sealed after {self.sealed}")
         now = epoch_of(meta.ts - p.seal_after_ms * 1_000, p.tge_at_ms * 1_000, p.epoch_s)
         ensure(event.epoch < now, f"E-0.5: epoch {event.epoch} is sealed before its end")
         counted = len(self._counted(event.epoch))
@@ -329,6 +344,14 @@ class Scheduling(Service):
             return [(e.session, e.renter, wide(e.cap_pico_usd)) for e in events_of(record, "session_noted")]
 
         world.agree("scheduling", "market", funded, noted, "what is funded")
+
+        def closing(record: Record) -> list[Any]:
+            return [(e.session, e.drains_until_us) for e in events_of(record, "session_closing") if e.session in self.sessions]
+
+        def draining(record: Record) -> list[Any]:
+            return [(e.session, e.drains_until_us) for e in events_of(record, "session_draining")]
+
+        world.agree("scheduling", "market", closing, draining, "which sessions close")
 
         def bonds(record: Record) -> list[Any]:
             return [(e.node, e.owner, e.qualified, e.rating_milli_cu, e.required_units) for e in events_of(record, "bond_changed") if e.kind == COMPUTE]
