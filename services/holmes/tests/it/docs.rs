@@ -26,8 +26,10 @@ fn the_page_of_commands_is_what_help_says() {
     );
     let commands = [
         &["demo"][..],
+        &["up"],
         &["serve"],
         &["executor"],
+        &["ask"],
         &["call"],
         &["keys"],
         &["keys", "new"],
