@@ -11,7 +11,8 @@ use crate::docs::compare;
 /// The comments of a file, by the path of what they stand before.
 fn comments(file: &FileDescriptor) -> HashMap<Vec<i32>, String> {
     let info = file.file_descriptor_proto().source_code_info.clone().unwrap_or_default();
-    let of = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // `<asset>` is a word of ours, not a tag.
+    let of = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace('<', "&lt;");
     info.location.iter().map(|at| (at.path.clone(), of(at.leading_comments()))).collect()
 }
 
