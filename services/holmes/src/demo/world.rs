@@ -130,7 +130,7 @@ pub(super) fn models(tell: &Teller, config: &Config, named: Option<&str>) -> Res
         None => fetched(SPEAKER).map_or_else(|| of(OWN), Ok)?,
     };
     let embedder = if named == Some(OWN) { of(EMBEDDER).ok() } else { fetched(EMBEDDER) };
-    tell.line(&format!("the model that speaks: {} ({})", speaker.name, speaker.path.display()))?;
+    tell.line(&format!("the model that speaks: {}", speaker.name))?;
     match &embedder {
         Some(model) => tell.line(&format!("the model that embeds: {}", model.name))?,
         None => {
