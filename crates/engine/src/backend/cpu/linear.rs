@@ -16,8 +16,14 @@ const COLUMNS: usize = 64;
 const ROWS: usize = 32;
 /// Up to this many rows weights are unpacked into registers; beyond, once into a panel.
 const FUSED_ROWS: usize = 8;
+/// Bytes that memory moves at once.
+const LINE: usize = 64;
 /// Columns that share their loads of x, and of one panel: with 4 rows, 16 chains in 32 registers.
 const PANEL_COLUMNS: usize = 4;
+/// How far ahead of its columns a tile asks for weights. Four columns are four streams that end after a few
+/// lines each, too short for the processor's own prefetching: measured, reading from memory and not computing
+/// is what bounds a decode step without this.
+const AHEAD: usize = 4096;
 
 /// A packed matrix `[n, k]`.
 #[derive(Clone, Copy)]
@@ -188,25 +194,26 @@ impl Tile<'_> {
         for c in (0..whole).step_by(PANEL_COLUMNS) {
             let first = area.column + c;
             let packed = [w.row(first), w.row(first + 1), w.row(first + 2), w.row(first + 3)];
+            let more = first + PANEL_COLUMNS < w.n; // never of a panel
             let mut r = 0;
             while r + 4 <= area.rows {
-                chains::<S, P, 4, PANEL_COLUMNS>(s, packed, area.x, w.k, r, &mut out[c..]);
+                chains::<S, P, 4, PANEL_COLUMNS>(s, packed, area.x, w.k, r, more && r == 0, &mut out[c..]);
                 r += 4;
             }
             while r < area.rows {
-                chains::<S, P, 1, PANEL_COLUMNS>(s, packed, area.x, w.k, r, &mut out[c..]);
+                chains::<S, P, 1, PANEL_COLUMNS>(s, packed, area.x, w.k, r, more && r == 0, &mut out[c..]);
                 r += 1;
             }
         }
         for c in whole..area.columns {
             for r in 0..area.rows {
-                chains::<S, P, 1, 1>(s, [w.row(area.column + c)], area.x, w.k, r, &mut out[c..]);
+                chains::<S, P, 1, 1>(s, [w.row(area.column + c)], area.x, w.k, r, false, &mut out[c..]);
             }
         }
     }
 }
 
-/// The chains of M rows from `row` on times N rows of weights.
+/// The chains of M rows from `row` on times N neighbouring rows of weights; `ahead`: asks for the weights after.
 #[inline(always)]
 fn chains<S: Simd, P: Packed, const M: usize, const N: usize>(
     s: S,
@@ -214,6 +221,7 @@ fn chains<S: Simd, P: Packed, const M: usize, const N: usize>(
     x: &[f32],
     k: usize,
     row: usize,
+    ahead: bool,
     out: &mut [f32],
 ) {
     let blocks = k / BLOCK;
@@ -226,6 +234,11 @@ fn chains<S: Simd, P: Packed, const M: usize, const N: usize>(
     }
     let mut sums = [[s.splat(0.0); N]; M];
     for b in 0..blocks {
+        if ahead {
+            for line in 0..(N * P::BYTES).div_ceil(LINE) {
+                s.prefetch(w[0], AHEAD + b * N * P::BYTES + line * LINE);
+            }
+        }
         let mut x = [[s.splat(0.0); 2]; M];
         for m in 0..M {
             x[m] = [s.load(&lanes[m][2 * b]), s.load(&lanes[m][2 * b + 1])];

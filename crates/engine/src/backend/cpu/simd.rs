@@ -36,6 +36,8 @@ pub(super) trait Simd: Copy {
     fn pow2(self, v: Self::V) -> Self::V;
     /// The lanes' sum, by halves: i + (i + 8), then 4, 2, 1.
     fn sum(self, v: Self::V) -> f32;
+    /// Asks for the line `at` bytes after the start of `bytes`, which may lie past their end: nothing is read.
+    fn prefetch(self, bytes: &[u8], at: usize);
     /// Sixteen little-endian f32.
     fn f32(self, from: &[u8; 64]) -> Self::V;
     /// The inverse of [`Simd::f32`].

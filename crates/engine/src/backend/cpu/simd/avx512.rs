@@ -116,6 +116,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, bytes: &[u8], at: usize) {
+        // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
+    }
+
+    #[inline(always)]
     fn f32(self, from: &[u8; 64]) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_loadu_ps(from.as_ptr().cast()) }

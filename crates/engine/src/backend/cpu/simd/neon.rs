@@ -137,6 +137,9 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: &[u8], _: usize) {} // stable Rust has no prefetch on this architecture
+
+    #[inline(always)]
     fn f32(self, from: &[u8; 64]) -> V {
         quarters!(I => vreinterpretq_f32_u8(vld1q_u8(from.as_ptr().add(16 * I))))
     }

@@ -84,6 +84,9 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: &[u8], _: usize) {} // a hint only
+
+    #[inline(always)]
     fn f32(self, from: &[u8; 64]) -> V {
         std::array::from_fn(|i| f32::from_le_bytes(std::array::from_fn(|j| from[4 * i + j])))
     }
