@@ -180,12 +180,29 @@ pub enum PrincipalKind {
 }
 
 /// Who acts: a kind and an id. Seventeen bytes in an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Principal {
     /// What kind of party.
     pub kind: PrincipalKind,
     /// Which one of its kind.
     pub id: Id,
+}
+
+impl Serialize for Principal {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        // People read the text, which also serves as a key of their maps.
+        if s.is_human_readable() { s.collect_str(self) } else { (self.kind, self.id).serialize(s) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Principal {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Principal, D::Error> {
+        if d.is_human_readable() {
+            return String::deserialize(d)?.parse().map_err(de::Error::custom);
+        }
+        let (kind, id) = Deserialize::deserialize(d)?;
+        Ok(Principal { kind, id })
+    }
 }
 
 impl Principal {

@@ -16,6 +16,7 @@ pub mod governed;
 pub mod handle;
 pub mod id;
 pub mod machine;
+pub mod pairs;
 pub mod ports;
 pub mod public;
 pub mod ratio;

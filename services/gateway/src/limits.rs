@@ -22,7 +22,8 @@ struct Running {
     all: usize,
     renters: BTreeMap<Principal, usize>,
     known: BTreeSet<Id>,
-    /// Calls that have ended, the oldest first: what is forgotten when there are too many. The log refuses them too.
+    /// Calls that have ended, the oldest first: what is forgotten when there are too many, and by a restart; the log
+    /// knows a call only within its lease.
     ended: VecDeque<Id>,
 }
 

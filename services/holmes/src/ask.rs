@@ -83,7 +83,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     for receipt in &ended.receipts {
         eprintln!("receipt   {receipt}");
     }
-    for (was, now) in before.iter().zip(balances(&client).await?) {
+    // The answer is whole: a server that drains need not tell balances any more.
+    for (was, now) in before.iter().zip(balances(&client).await.unwrap_or_default()) {
         eprintln!(
             "balance   account {}, asset {}: {} available before, {} now (holds are settled by the window)",
             now.account_id, now.asset, was.available_units, now.available_units

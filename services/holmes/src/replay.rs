@@ -105,7 +105,8 @@ pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
         bail!("the log of {} ends at {}: there is no {at} yet", role.name, replayed.seq);
     }
     eprintln!("{} at {}, digest {}", role.name, replayed.seq, output::hex(&replayed.digest));
-    output::text(&serde_json::to_string_pretty(&replayed.state)?)
+    let state = replayed.state.context("the state cannot be shown as JSON")?;
+    output::text(&serde_json::to_string_pretty(&state)?)
 }
 
 /// Gives every frame of a role's log to `each`.

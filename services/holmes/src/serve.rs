@@ -272,13 +272,15 @@ The same as `holmes serve`, with a word on how to go on. Ctrl-C stops it; everyt
 /// How to go on, for whoever is new here.
 fn guide(config: &Config, at: &Addresses) {
     let (dir, grpc) = (config.store.dir.display(), at.grpc);
-    eprintln!("
+    eprintln!(
+        "
 what now (each in another terminal)
   see it all once       holmes demo
   every method          holmes call --to http://{grpc}
   as staff              holmes call Ledger/GetSupply --to http://{grpc} --sign-with {dir}/staff.key --as staff
-  serve a model         holmes keys new node.key; holmes executor --join http://{grpc} --key node.key --model holmes-tiny
-  rent, bond, pay       docs/how-to: rent inference, operate a node, read the log");
+  serve a model         docs/how-to/operate-a-node.md: register, bond, attach
+  rent inference        docs/how-to/rent-inference.md"
+    );
 }
 
 /// Waits for SIGTERM or Ctrl-C.

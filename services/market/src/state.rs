@@ -48,6 +48,7 @@ pub struct State {
     /// When time alone does something with a session, the first one first.
     pub timers: BTreeSet<(Time, Id)>,
     /// What waits in `unclaimed/<asset>`, by owner and asset.
+    #[serde(with = "holmes_kernel::pairs")]
     pub owed: BTreeMap<(Principal, u32), Owed>,
     /// When an owner is sent what waits for it.
     pub owed_queue: BTreeSet<(Time, Principal, u32)>,

@@ -196,7 +196,7 @@ pub const ACCOUNTS: [Account; 6] =
 
 /// Amounts to move: from, to, base units. Never 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Legs(BTreeMap<(Account, Account), u64>);
+pub struct Legs(#[serde(with = "holmes_kernel::pairs")] BTreeMap<(Account, Account), u64>);
 
 impl Legs {
     /// So much more.

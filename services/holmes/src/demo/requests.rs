@@ -100,7 +100,8 @@ pub(super) async fn many(tell: &Teller, world: &mut World) -> Result<()> {
     let embedded = embed(tell, world).await?;
     let tokens: u32 = calls.iter().map(|call| call.tokens).sum();
     let price: u64 = calls.iter().map(|call| call.ended.price_micro_usd).sum();
-    if let Some(last) = calls.last() {
+    // One of the renter's whose key is offered at the end: a receipt is its renter's alone.
+    if let Some(last) = calls.iter().rev().find(|call| call.renter == world.renters[0].name) {
         let receipt = last.ended.receipts.first().cloned().unwrap_or_default();
         world.shown = Shown { lease: last.lease.clone(), node: last.node.clone(), receipt };
     }

@@ -105,12 +105,21 @@ async fn a_process_killed_under_load_has_every_transfer_that_it_acknowledged_and
     assert!(verified.as_array().is_some_and(|rows| rows.iter().all(|row| row["ok"] == true)), "{verified}");
     place.audit();
     let log = place.run(&["replay", "--role", "ledger"]).out;
-    let mut ids: Vec<&str> =
-        log.split("\"ids\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let mut ids: Vec<String> = log.lines().flat_map(transfer_ids).collect();
     ids.sort_unstable();
     let before = ids.len();
     ids.dedup();
     assert_eq!((ids.len(), before as u64), (before, arrived), "each stands in the log once");
+}
+
+/// The ids of the transfers that a line of `replay` holds.
+fn transfer_ids(line: &str) -> Vec<String> {
+    let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+    let events = line["events"].as_array().cloned().unwrap_or_default();
+    let ids = events
+        .iter()
+        .flat_map(|event| event["transfersRecorded"]["ids"].as_array().cloned().unwrap_or_default());
+    ids.map(|id| id.as_str().expect("a text").to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,7 +26,7 @@ fn an_operator_and_a_renter_get_where_their_guides_say() {
     let rent = include_str!("../../../../docs/how-to/rent-inference.md");
     let (before, after) = operate.split_once(ATTACHED).expect("the place where the node is attached");
     let place = Place::new();
-    let server = place.serve(&["--role", "all", "--http", "127.0.0.1:0"]);
+    let server = place.serve(&["--role", "all"]);
     let http = server.lines.iter().find_map(|line| Some(line.split_once("HTTP ")?.1.trim().to_owned()));
     let http = http.expect("the server tells its HTTP address");
     let http = http.split("/v1").next().expect("an address").to_owned();

@@ -57,6 +57,7 @@ pub struct Session {
     /// Calls metered.
     pub calls: u64,
     /// Metered in the window that runs.
+    #[serde(with = "holmes_kernel::pairs")]
     pub rows: BTreeMap<RowKey, Row>,
     /// When the window that runs had its first call.
     pub window_at: Time,
@@ -89,6 +90,7 @@ pub struct Session {
     /// What was settled.
     pub totals: Totals,
     /// Work below one unit that is carried on, millionths.
+    #[serde(with = "holmes_kernel::pairs")]
     pub work_rest: BTreeMap<RowKey, u64>,
     /// Lines of its invoice, the newest.
     pub lines: VecDeque<Line>,

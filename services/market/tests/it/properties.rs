@@ -340,6 +340,7 @@ proptest! {
         for op in &ops {
             driver.apply(op);
             prop_assert_eq!(driver.shard.replica().check(), []);
+            prop_assert!(serde_json::to_value(driver.state()).is_ok(), "people can be shown any state");
         }
         prop_assert_eq!(driver.replayed(), driver.shard.replica().digest());
         // What is sent, the ledger can read; and it is the last event of its entry (the shard sees to that).

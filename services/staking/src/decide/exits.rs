@@ -11,7 +11,7 @@ use crate::command::Rejection;
 use crate::sends::{self, Part};
 use crate::state::{Node, State};
 
-/// Accepts an unbonding. A node that holds a lease would be refused (E-6.5); there are no leases yet.
+/// Accepts an unbonding. That a node with a lease is refused (E-6.5) is absent: staking does not hear of leases.
 pub(super) fn unbond(
     state: &State,
     id: Id,
