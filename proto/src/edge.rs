@@ -10,6 +10,12 @@ use holmes_kernel::{After, Amount, Answer, At, Call, Code, Id, Principal, Refusa
 use tonic::{Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+mod door;
+
+pub use door::{
+    MOST_PER_PAGE, done, look, next_page, page_from, page_size, read, refused, submit, submit_or_say,
+};
+
 /// The domain of every `google.rpc.ErrorInfo` that we send.
 pub const DOMAIN: &str = "holmes";
 /// Metadata: see the module.
@@ -95,6 +101,12 @@ pub struct Malformed {
     pub field: String,
     /// What it must be.
     pub expected: &'static str,
+}
+
+impl From<Malformed> for Status {
+    fn from(why: Malformed) -> Status {
+        invalid(&why.field, why.expected)
+    }
 }
 
 /// A field's value, or what is wrong with it.

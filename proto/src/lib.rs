@@ -14,7 +14,9 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
+pub mod columns;
 pub mod edge;
+pub mod heard;
 pub mod statements;
 
 pub use generated::holmes::*;

@@ -1,7 +1,10 @@
 //! What nodes, gateways and scheduling sign, said once for all who sign and all who check; and how leases and receipts
 //! are named. The comments of `scheduling.proto` describe the same bytes for others.
 
+use prost::Message as _;
+
 use crate::edge::signed_text;
+use crate::inference::v1::{generate_work, work};
 use crate::scheduling::v1::CallLine;
 
 /// Bytes of a lease's id: cell (u16), service (u16), term (u64), seq (u64), big-endian.
@@ -50,6 +53,23 @@ pub fn lease(genesis: &[u8; 16], cell: u16, lease: &[u8]) -> Vec<u8> {
     signed_text(&[LEASE, genesis, &cell.to_le_bytes(), lease])
 }
 
+/// The commitment to what was asked, BLAKE3-256 keyed with the call's key; `None` when nothing was. Of a plain prompt: its
+/// bytes. Of a conversation: the bytes of its protobuf message, fields in the order of their numbers. Of texts to embed:
+/// each behind its length (u32, little-endian).
+pub fn prompt_commitment(key: &[u8; 32], asked: &work::Work) -> Option<[u8; 32]> {
+    let hash = |bytes: &[u8]| *blake3::keyed_hash(key, bytes).as_bytes();
+    Some(match asked {
+        work::Work::Generate(generate) => match generate.prompt.as_ref()? {
+            generate_work::Prompt::Text(text) => hash(text.as_bytes()),
+            generate_work::Prompt::Chat(chat) => hash(&chat.encode_to_vec()),
+        },
+        work::Work::Embed(embed) => {
+            let texts: Vec<&[u8]> = embed.texts.iter().map(|text| text.as_bytes()).collect();
+            hash(&signed_text(&texts))
+        }
+    })
+}
+
 /// The name of a receipt: a line of a `CallsMetered` at this place in scheduling's log, lines counted from 0.
 pub fn receipt_name(seq: u64, line: u32) -> String {
     format!("receipts/{seq}.{line}")
@@ -83,6 +103,8 @@ pub fn lease_bytes(text: &str) -> Option<[u8; LEASE_BYTES]> {
 
 #[cfg(test)]
 mod tests {
+    use crate::inference::v1::{ChatMessage, Conversation, EmbedWork, GenerateWork};
+
     use super::*;
 
     const GENESIS: [u8; 16] = [0x11; 16];
@@ -169,5 +191,27 @@ mod tests {
         ] {
             assert_eq!(lease_bytes(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_prompt_is_committed_to_as_its_bytes() {
+        let key = [9; 32];
+        let generate =
+            |prompt| work::Work::Generate(GenerateWork { prompt: Some(prompt), ..Default::default() });
+        let embed = |texts: &[&str]| {
+            let texts = texts.iter().map(|text| (*text).to_owned()).collect();
+            work::Work::Embed(EmbedWork { texts })
+        };
+        let hash = |bytes: &[u8]| Some(*blake3::keyed_hash(&key, bytes).as_bytes());
+        let text = generate(generate_work::Prompt::Text("hi".into()));
+        assert_eq!(prompt_commitment(&key, &text), hash(b"hi"));
+        let message = ChatMessage { role: "user".into(), content: "hi".into() };
+        let chat = generate(generate_work::Prompt::Chat(Conversation { messages: vec![message] }));
+        assert_eq!(prompt_commitment(&key, &chat), hash(b"\x0a\x0a\x0a\x04user\x12\x02hi"));
+        let texts = prompt_commitment(&key, &embed(&["a", "bc"]));
+        assert_eq!(texts, hash(b"\x01\0\0\0a\x02\0\0\0bc"));
+        assert_ne!(texts, prompt_commitment(&key, &embed(&["ab", "c"])));
+        assert_ne!(prompt_commitment(&[8; 32], &text), prompt_commitment(&key, &text));
+        assert_eq!(prompt_commitment(&key, &work::Work::Generate(GenerateWork::default())), None);
     }
 }

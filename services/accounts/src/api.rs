@@ -1,6 +1,6 @@
 //! The gRPC service of accounts over a [`Handle`]: parses, submits or reads, answers.
 
-use holmes_kernel::{Answer, Handle, Id, Principal, PrincipalKind, Refusal};
+use holmes_kernel::{Handle, Id, Principal, PrincipalKind};
 use holmes_proto::accounts::v1 as wire;
 use holmes_proto::accounts::v1::accounts_server::{Accounts as Service, AccountsServer};
 use holmes_proto::edge;
@@ -12,11 +12,6 @@ use crate::command::{By, Change, Command, Rejection};
 use crate::state::State;
 use crate::wire as parse;
 use crate::wire::Malformed;
-
-/// Most accounts of one page.
-pub const MOST_PER_PAGE: u32 = 1_000;
-/// Accounts of a page where the caller does not say.
-const PER_PAGE: u32 = 100;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -43,9 +38,8 @@ impl<H: Handle<Accounts>> Api<H> {
         change: Result<Change, Malformed>,
         response: R,
     ) -> Result<Response<R>, Status> {
-        let call = edge::call(request, request_id)?;
-        let command = Command { by: by(request), change: change.map_err(invalid)? };
-        let answer = self.handle.submit(call, command).await.map_err(edge::status)?;
+        let command = change.map(|change| Command { by: by(request), change });
+        let answer = edge::submit(&self.handle, request, request_id, command).await?;
         Ok(edge::answered(answer, |_| response))
     }
 }
@@ -68,14 +62,6 @@ fn own<T>(request: &Request<T>) -> Result<Id, Status> {
     Ok(edge::principal(request)?.id)
 }
 
-fn invalid(why: Malformed) -> Status {
-    edge::invalid(&why.field, why.expected)
-}
-
-fn refused(why: &Rejection) -> Status {
-    edge::status(Refusal::of(why))
-}
-
 /// No tenant sees another's: owners see their own account, services and staff all.
 fn may_see(principal: &Principal, account: Id) -> bool {
     let own = principal.kind == PrincipalKind::Account && principal.id == account;
@@ -87,8 +73,8 @@ fn sees_all(principal: &Principal) -> bool {
 }
 
 /// A page of accounts from a place on, and where the next one begins.
-fn page(state: &State, from: u32, size: u32) -> (Vec<wire::Account>, Option<u32>) {
-    let end = from.saturating_add(size);
+fn page(state: &State, from: u32, size: usize) -> (Vec<wire::Account>, Option<u32>) {
+    let end = from.saturating_add(size as u32);
     let rows = (from..end).map_while(|place| state.accounts.at(place));
     let accounts = rows.map(|(id, account)| parse::account(state, *id, account)).collect();
     (accounts, state.accounts.at(end).map(|_| end))
@@ -100,7 +86,7 @@ impl<H: Handle<Accounts>> Service for Api<H> {
         &self,
         mut request: Request<wire::CreateAccountRequest>,
     ) -> Result<Response<wire::CreateAccountResponse>, Status> {
-        let new = parse::new_account(request.get_ref()).map_err(invalid)?;
+        let new = parse::new_account(request.get_ref())?;
         let account = new.account;
         let known = request.extensions().get::<Principal>().is_some();
         if !known {
@@ -109,9 +95,9 @@ impl<H: Handle<Accounts>> Service for Api<H> {
             request.extensions_mut().insert(Principal::new(PrincipalKind::Account, account));
         }
         let by = if known { by(&request) } else { By::OfferedKey };
-        let call = edge::call(&request, &request.get_ref().request_id)?;
         let command = Command { by, change: Change::CreateAccount(new) };
-        let answer = self.handle.submit(call, command).await.map_err(edge::status)?;
+        let request_id = &request.get_ref().request_id;
+        let answer = edge::submit(&self.handle, &request, request_id, Ok(command)).await?;
         Ok(edge::answered(answer, |_| wire::CreateAccountResponse { account_id: account.to_string() }))
     }
 
@@ -165,7 +151,7 @@ impl<H: Handle<Accounts>> Service for Api<H> {
         request: Request<wire::RegisterNodeKeyRequest>,
     ) -> Result<Response<wire::RegisterNodeKeyResponse>, Status> {
         let wanted = request.get_ref();
-        let (change, id) = parse::register_node_key(wanted, own(&request)?).map_err(invalid)?;
+        let (change, id) = parse::register_node_key(wanted, own(&request)?)?;
         let response = wire::RegisterNodeKeyResponse { node_id: id.to_string() };
         self.done(&request, &wanted.request_id, Ok(change), response).await
     }
@@ -175,7 +161,7 @@ impl<H: Handle<Accounts>> Service for Api<H> {
         request: Request<wire::RegisterGatewayKeyRequest>,
     ) -> Result<Response<wire::RegisterGatewayKeyResponse>, Status> {
         let wanted = request.get_ref();
-        let (change, id) = parse::register_gateway_key(wanted, own(&request)?).map_err(invalid)?;
+        let (change, id) = parse::register_gateway_key(wanted, own(&request)?)?;
         let response = wire::RegisterGatewayKeyResponse { gateway_id: id.to_string() };
         self.done(&request, &wanted.request_id, Ok(change), response).await
     }
@@ -221,16 +207,14 @@ impl<H: Handle<Accounts>> Service for Api<H> {
     ) -> Result<Response<wire::GetAccountResponse>, Status> {
         let principal = edge::principal(&request)?;
         let text = &request.get_ref().account_id;
-        let id = parse::id_or("account_id", text, principal.id).map_err(invalid)?;
+        let id = parse::id_or("account_id", text, principal.id)?;
         let look = move |state: &State| {
-            let account = state.account(&id).filter(|_| may_see(&principal, id))?;
-            Some(parse::account_and_keys(state, id, account))
+            let account = state.account(&id).filter(|_| may_see(&principal, id));
+            let account = account.ok_or(Rejection::AccountNotFound(id))?;
+            Ok(parse::account_and_keys(state, id, account))
         };
-        let answer = self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
-        match answer.value {
-            Some(value) => Ok(edge::answered(Answer { value, seq: answer.seq }, |account| account)),
-            None => Err(refused(&Rejection::AccountNotFound(id))),
-        }
+        let answer = edge::read(&self.handle, &request, look).await?;
+        Ok(edge::answered(answer, |account| account))
     }
 
     async fn list_accounts(
@@ -240,20 +224,16 @@ impl<H: Handle<Accounts>> Service for Api<H> {
         let principal = edge::principal(&request)?;
         if !sees_all(&principal) {
             let needs = "only services and staff list accounts";
-            return Err(refused(&Rejection::Forbidden { who: principal, needs }));
+            return Err(edge::refused(&Rejection::Forbidden { who: principal, needs }));
         }
         let wanted = request.get_ref();
-        let expected = "the next_page_token of the page before";
-        let from = match wanted.page_token.as_str() {
-            "" => 0,
-            text => text.parse().map_err(|_| edge::invalid("page_token", expected))?,
-        };
-        let size = if wanted.page_size == 0 { PER_PAGE } else { wanted.page_size.min(MOST_PER_PAGE) };
+        let from = edge::page_from(&wanted.page_token, 0)?;
+        let size = edge::page_size(wanted.page_size);
         let look = move |state: &State| page(state, from, size);
-        let answer = self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
+        let answer = edge::look(&self.handle, &request, look).await?;
         Ok(edge::answered(answer, |(accounts, next)| wire::ListAccountsResponse {
             accounts,
-            next_page_token: next.map(|next| next.to_string()).unwrap_or_default(),
+            next_page_token: edge::next_page(next),
         }))
     }
 }

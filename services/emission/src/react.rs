@@ -1,10 +1,11 @@
 //! What other services' logs mean here: bonds and payout accounts of staking, attendance of scheduling, work, fees and
 //! price of the market, and the ledger's answers to our own sends.
 
-use holmes_kernel::{Amount, Entry, Event, Id, Principal, Sighted, Unknown};
+use holmes_kernel::{Amount, Event as _, Id, Principal, Sighted, Unknown};
+use holmes_proto::columns::ids;
 use holmes_proto::emission::v1::Event as Ours;
+use holmes_proto::heard;
 use holmes_proto::ledger::v1 as ledger;
-use holmes_proto::ledger::v1::TransferCode;
 use holmes_proto::market::v1 as market;
 use holmes_proto::market::v1::WorkCredit;
 use holmes_proto::scheduling::v1 as scheduling;
@@ -21,31 +22,15 @@ use crate::{LEDGER, MARKET, SCHEDULING, STAKING};
 /// none: the source is parked.
 pub fn command(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
     let service = entry.log.svc;
-    if entry.send.is_some() {
-        let what = format!("entry {} sends to emission, which carries out no sends", entry.seq);
-        return Err(Unknown { service, what });
-    }
+    heard::no_send(entry)?;
     let facts = match service {
         LEDGER => return answer(entry),
-        STAKING => events::<staking::Event>(entry.entry)?.iter().filter_map(of_staking).collect(),
-        SCHEDULING => events::<scheduling::Event>(entry.entry)?.iter().filter_map(of_scheduling).collect(),
-        MARKET => events::<market::Event>(entry.entry)?.iter().filter_map(of_market).collect(),
+        STAKING => heard::events::<staking::Event>(entry)?.iter().filter_map(of_staking).collect(),
+        SCHEDULING => heard::events::<scheduling::Event>(entry)?.iter().filter_map(of_scheduling).collect(),
+        MARKET => heard::events::<market::Event>(entry)?.iter().filter_map(of_market).collect(),
         _ => Vec::new(),
     };
     Ok((!facts.is_empty()).then_some(Command::Note { source: service, at: entry.ts, facts }))
-}
-
-fn events<E: Event>(entry: &Entry) -> Result<Vec<E>, Unknown> {
-    let unknown = |what: String| Unknown { service: E::SERVICE, what };
-    let read = |bytes: &prost::bytes::Bytes| {
-        let event = E::decode(bytes.clone()).map_err(|why| unknown(why.to_string()))?;
-        if event.name().is_some() {
-            Ok(event)
-        } else {
-            Err(unknown("an event without a known variant".into()))
-        }
-    };
-    entry.events.iter().map(read).collect()
 }
 
 /// The answer to a send: refused as a whole, or what became of each transfer.
@@ -58,21 +43,13 @@ fn answer(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
         Some(ledger::event::Event::TransfersRecorded(recorded)) => recorded.codes.to_vec(),
         _ => Vec::new(),
     };
-    let reasons = events::<ledger::Event>(entry.entry)?.iter().flat_map(codes).map(reason).collect();
+    let reasons = heard::events::<ledger::Event>(entry)?.iter().flat_map(codes).map(reason).collect();
     Ok(Some(Command::Answered { seq, outcome: Outcome::Done(reasons) }))
 }
 
-/// Why a transfer did not happen; empty where it did. A transfer that exists has happened.
+/// Why a transfer did not happen; empty where it did.
 fn reason(code: u8) -> String {
-    let code = TransferCode::try_from(i32::from(code)).unwrap_or(TransferCode::Unspecified);
-    if matches!(code, TransferCode::Ok | TransferCode::Exists) {
-        return String::new();
-    }
-    code.as_str_name().trim_start_matches("TRANSFER_CODE_").to_owned()
-}
-
-fn ids(column: &[u8]) -> impl Iterator<Item = Id> + '_ {
-    column.chunks_exact(16).filter_map(Id::from_slice)
+    heard::why(code).unwrap_or_default()
 }
 
 fn of_staking(event: &staking::Event) -> Option<Fact> {
@@ -157,7 +134,8 @@ fn work(event: &market::Settled) -> Option<Fact> {
 #[cfg(test)]
 mod tests {
     use holmes_kernel::entry::{Origin, Refused, SourceOrigin};
-    use holmes_kernel::{LogId, Position, ServiceId, Time};
+    use holmes_kernel::{Entry, LogId, Position, ServiceId, Time};
+    use holmes_proto::ledger::v1::TransferCode;
     use holmes_proto::market::v1::Settled;
     use holmes_proto::staking::v1::{BondChanged, BondPosted, NodeRegistered, OwnerTombstoned};
     use prost::Message;

@@ -7,12 +7,13 @@ use ed25519_dalek::SigningKey;
 use holmes_proto::gateway::v1::{CallOutput, Checkpoint, FromNode, Receipt, from_node};
 use holmes_proto::inference::v1::{FinishReason, Finished, Output, Tokens, Usage, Vectors, Work, output};
 use holmes_proto::scheduling::v1::Finish;
+use holmes_proto::statements::prompt_commitment;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::device::{Computation, Device, Said, lost};
 use crate::lease::Admitted;
-use crate::line::{LeaseId, Network, Tally, prompt_commitment};
+use crate::line::{LeaseId, Network, Tally};
 use crate::receipts::Receipts;
 use crate::refusal::Refusal;
 
@@ -79,7 +80,8 @@ impl Call {
         desk: Desk,
         halt: watch::Receiver<Option<Halt>>,
     ) -> Option<Call> {
-        let tally = Tally::new(id, lease.id, commitment_key, prompt_commitment(commitment_key, work)?);
+        let prompt = prompt_commitment(commitment_key, work.work.as_ref()?)?;
+        let tally = Tally::new(id, lease.id, commitment_key, prompt);
         let generates = matches!(work.work, Some(holmes_proto::inference::v1::work::Work::Generate(_)));
         Some(Call { id, lease, tally, desk, halt, unsigned: 0, signed_at: Instant::now(), generates })
     }

@@ -1,16 +1,11 @@
 //! What a node signs of a call, and what the commitments in it are made of.
 //!
-//! Commitments are BLAKE3-256 keyed with the call's key. Of a plain prompt: its bytes. Of a conversation: the bytes of
-//! its protobuf message, fields in the order of their numbers. Of texts to embed: each behind its length (u32
-//! little-endian). Of an answer: the bytes of the text that was sent, from the first token that was sent; of vectors:
-//! the bytes of `Vectors.values`.
+//! Commitments are BLAKE3-256 keyed with the call's key: to the prompt as `statements` says; to an answer, the bytes of the
+//! text that was sent, from the first token that was sent; to vectors, the bytes of `Vectors.values`.
 
 use ed25519_dalek::{Signer as _, SigningKey};
-use holmes_proto::edge::signed_text;
-use holmes_proto::inference::v1::{Work, generate_work, work};
 use holmes_proto::scheduling::v1::{CallLine, Finish};
 use holmes_proto::statements::{self, LEASE_BYTES};
-use prost::Message as _;
 
 /// A lease's id.
 pub(crate) type LeaseId = [u8; LEASE_BYTES];
@@ -20,21 +15,6 @@ pub(crate) type LeaseId = [u8; LEASE_BYTES];
 pub(crate) struct Network {
     pub(crate) genesis: [u8; 16],
     pub(crate) cell: u16,
-}
-
-/// The commitment to what was asked; `None` when nothing was.
-pub(crate) fn prompt_commitment(key: &[u8; 32], work: &Work) -> Option<[u8; 32]> {
-    let hash = |bytes: &[u8]| *blake3::keyed_hash(key, bytes).as_bytes();
-    Some(match work.work.as_ref()? {
-        work::Work::Generate(generate) => match generate.prompt.as_ref()? {
-            generate_work::Prompt::Text(text) => hash(text.as_bytes()),
-            generate_work::Prompt::Chat(chat) => hash(&chat.encode_to_vec()),
-        },
-        work::Work::Embed(embed) => {
-            let texts: Vec<&[u8]> = embed.texts.iter().map(|text| text.as_bytes()).collect();
-            hash(&signed_text(&texts))
-        }
-    })
 }
 
 /// What has been done of a call, ready to be signed at any moment.
@@ -79,39 +59,9 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use holmes_proto::inference::v1::{ChatMessage, Conversation, EmbedWork, GenerateWork};
-
     use super::*;
 
     const KEY: [u8; 32] = [9; 32];
-
-    fn generate(prompt: generate_work::Prompt) -> Work {
-        let generate = GenerateWork { prompt: Some(prompt), ..GenerateWork::default() };
-        Work { model: "m".into(), work: Some(work::Work::Generate(generate)) }
-    }
-
-    fn embed(texts: &[&str]) -> Work {
-        let texts = texts.iter().map(|text| (*text).to_owned()).collect();
-        Work { model: "m".into(), work: Some(work::Work::Embed(EmbedWork { texts })) }
-    }
-
-    #[test]
-    fn a_prompt_is_committed_to_as_its_bytes() {
-        let hash = |bytes: &[u8]| Some(*blake3::keyed_hash(&KEY, bytes).as_bytes());
-        let text = generate(generate_work::Prompt::Text("hi".into()));
-        assert_eq!(prompt_commitment(&KEY, &text), hash(b"hi"));
-        let message = ChatMessage { role: "user".into(), content: "hi".into() };
-        let chat = Conversation { messages: vec![message] };
-        let chat = generate(generate_work::Prompt::Chat(chat));
-        assert_eq!(prompt_commitment(&KEY, &chat), hash(b"\x0a\x0a\x0a\x04user\x12\x02hi"));
-        assert_eq!(prompt_commitment(&KEY, &embed(&["a", "bc"])), hash(b"\x01\0\0\0a\x02\0\0\0bc"));
-        assert_ne!(
-            prompt_commitment(&KEY, &embed(&["ab", "c"])),
-            prompt_commitment(&KEY, &embed(&["a", "bc"]))
-        );
-        assert_ne!(prompt_commitment(&[8; 32], &text), prompt_commitment(&KEY, &text));
-        assert_eq!(prompt_commitment(&KEY, &Work::default()), None);
-    }
 
     #[test]
     fn a_line_is_signed_for_its_network_and_names_what_was_sent() {

@@ -2,12 +2,9 @@
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use holmes_kernel::Id;
-use holmes_proto::edge::signed_text;
-use holmes_proto::inference::v1::{generate_work, work};
 use holmes_proto::scheduling::v1::{CallLine, Finish};
 use holmes_proto::statements::{self, LEASE_BYTES};
 use holmes_runtime::auth::Network;
-use prost::Message as _;
 
 /// What a line of a call is held against.
 #[derive(Debug)]
@@ -53,23 +50,6 @@ pub(crate) fn check(line: &CallLine, facts: &Facts<'_>, ends: &[Finish]) -> Resu
     };
     let signed = statements::call_line(&facts.network.genesis, facts.network.cell, &facts.lease, line);
     facts.node.verify_strict(&signed, &signature).map_err(|_| Untrue("SIGNATURE_WRONG"))
-}
-
-/// The commitment to a work's prompt, keyed with the call's key: of a plain prompt its bytes; of a conversation the bytes
-/// of its message; of texts to embed each behind its length (u32, little-endian).
-pub(crate) fn prompt_commitment(secret: &[u8; 32], asked: &work::Work) -> [u8; 32] {
-    let hash = |bytes: &[u8]| *blake3::keyed_hash(secret, bytes).as_bytes();
-    match asked {
-        work::Work::Generate(generate) => match &generate.prompt {
-            Some(generate_work::Prompt::Text(text)) => hash(text.as_bytes()),
-            Some(generate_work::Prompt::Chat(chat)) => hash(&chat.encode_to_vec()),
-            None => hash(&[]),
-        },
-        work::Work::Embed(embed) => {
-            let texts: Vec<&[u8]> = embed.texts.iter().map(String::as_bytes).collect();
-            hash(&signed_text(&texts))
-        }
-    }
 }
 
 /// The line with the gateway's signature: it has delivered that.

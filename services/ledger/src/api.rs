@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use holmes_kernel::table::Place;
-use holmes_kernel::{
-    Answer, At, Call, Code, Ctx, Handle, Id, LogId, Machine, Principal, PrincipalKind, Refusal, Time, Way,
-};
+use holmes_kernel::{Answer, At, Call, Code, Handle, Id, Principal, PrincipalKind, Refusal, Way};
 use holmes_proto::edge;
 use holmes_proto::ledger::v1 as wire;
 use holmes_proto::ledger::v1::ledger_server::{Ledger as Service, LedgerServer};
@@ -19,11 +17,6 @@ use crate::params::{MOST_TRANSFERS_PER_COMMAND, MOST_TRANSFERS_PER_REQUEST};
 use crate::state::{Account, State};
 use crate::wire as parse;
 use crate::wire::Malformed;
-
-/// Most accounts of one page.
-pub const MOST_PER_PAGE: u32 = 1_000;
-/// Accounts of a page where the caller does not say.
-const PER_PAGE: u32 = 100;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -42,27 +35,6 @@ impl<H: Handle<Ledger>> Api<H> {
         Api { handle }
     }
 
-    /// Carries out a command that answers nothing but that it is so.
-    async fn done<T, R: Default>(
-        &self,
-        request: &Request<T>,
-        request_id: &str,
-        command: Result<Command, Malformed>,
-    ) -> Result<Response<R>, Status> {
-        let call = edge::call(request, request_id)?;
-        let answer = self.handle.submit(call, command.map_err(invalid)?).await.map_err(edge::status)?;
-        Ok(edge::answered(answer, |_| R::default()))
-    }
-
-    /// Says what a command would do, at the moment of its request id.
-    async fn preview(&self, call: &Call, request_id: Id, command: Command) -> Result<Answer<Reply>, Status> {
-        let (at, principal) = (At::Latest, call.principal);
-        let now = request_id.moment().ok_or_else(|| invalid(not_v7()))?;
-        let looked = self.handle.read(at, move |state| preview(state, &command, principal, now)).await;
-        let Answer { value, seq } = looked.map_err(edge::status)?;
-        Ok(Answer { value: value.map_err(edge::status)?, seq })
-    }
-
     /// Deposit and withdrawal.
     async fn record<T, R: Default>(
         &self,
@@ -71,12 +43,7 @@ impl<H: Handle<Ledger>> Api<H> {
         validate_only: bool,
         command: Result<Command, Malformed>,
     ) -> Result<Response<R>, Status> {
-        if !validate_only {
-            return self.done(request, request_id, command).await;
-        }
-        let call = edge::call(request, request_id)?;
-        let id = edge::id("request_id", request_id)?;
-        let answer = self.preview(&call, id, command.map_err(invalid)?).await?;
+        let answer = edge::submit_or_say(&self.handle, request, request_id, validate_only, command).await?;
         Ok(edge::answered(answer, |_| R::default()))
     }
 
@@ -148,30 +115,11 @@ pub fn part_id(request_id: Id, n: u32) -> Id {
     }
 }
 
-fn preview(state: &State, command: &Command, principal: Principal, now: Time) -> Result<Reply, Refusal> {
-    let ctx = Ctx { now, principal, log: LogId::default(), term: 0, seq: 0 };
-    let mut events = Vec::new();
-    Ledger::decide(state, command, &ctx, &mut events).map_err(|why| Refusal::of(&why))?;
-    Ok(Ledger::reply(command, &events))
-}
-
 fn results(reply: Reply) -> Vec<TransferResult> {
     match reply {
         Reply::Transfers(results) => results,
         Reply::Done => Vec::new(),
     }
-}
-
-fn invalid(why: Malformed) -> Status {
-    edge::invalid(&why.field, why.expected)
-}
-
-fn not_v7() -> Malformed {
-    Malformed { field: "request_id".into(), expected: "a UUIDv7" }
-}
-
-fn refused(why: &Rejection) -> Status {
-    edge::status(Refusal::of(why))
 }
 
 /// No tenant sees another's: owners see their own accounts, services and staff all.
@@ -226,13 +174,12 @@ impl<H: Handle<Ledger>> Service for Api<H> {
     ) -> Result<Response<wire::OpenAccountResponse>, Status> {
         let caller = edge::principal(&request)?;
         let wanted = request.get_ref();
-        let command = parse::open_account(wanted, caller, Via::Call).map_err(invalid)?;
+        let command = parse::open_account(wanted, caller, Via::Call)?;
         let account_id = match &command {
             Command::OpenAccount(open) => open.account.to_string(),
             _ => String::new(),
         };
-        let call = edge::call(&request, &wanted.request_id)?;
-        let answer = self.handle.submit(call, command).await.map_err(edge::status)?;
+        let answer = edge::submit(&self.handle, &request, &wanted.request_id, Ok(command)).await?;
         Ok(edge::answered(answer, |_| wire::OpenAccountResponse { account_id }))
     }
 
@@ -241,7 +188,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::CloseAccountRequest>,
     ) -> Result<Response<wire::CloseAccountResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::close_account(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::close_account(wanted)).await
     }
 
     async fn get_account(
@@ -251,14 +198,12 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         let principal = edge::principal(&request)?;
         let id = edge::id("account_id", &request.get_ref().account_id)?;
         let look = move |state: &State| {
-            let account = state.account(&id).filter(|account| may_see(&principal, account))?;
-            Some(parse::account(state, id, account))
+            let account = state.account(&id).filter(|account| may_see(&principal, account));
+            let account = account.ok_or(Rejection::AccountNotFound(id))?;
+            Ok(parse::account(state, id, account))
         };
-        let answer = self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
-        if answer.value.is_none() {
-            return Err(refused(&Rejection::AccountNotFound(id)));
-        }
-        Ok(edge::answered(answer, |account| wire::GetAccountResponse { account }))
+        let answer = edge::read(&self.handle, &request, look).await?;
+        Ok(edge::answered(answer, |account| wire::GetAccountResponse { account: Some(account) }))
     }
 
     async fn list_accounts(
@@ -270,24 +215,19 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         let owner = match wanted.owner.as_str() {
             "" => Some(principal),
             "*" => None,
-            text => Some(parse::principal("owner", text).map_err(invalid)?),
+            text => Some(parse::principal("owner", text)?),
         };
         if owner != Some(principal) && !sees_all(&principal) {
             let needs = "only services and staff list accounts of others";
-            return Err(refused(&Rejection::Forbidden { who: principal, needs }));
+            return Err(edge::refused(&Rejection::Forbidden { who: principal, needs }));
         }
-        let from = match wanted.page_token.as_str() {
-            "" => 0,
-            text => text
-                .parse()
-                .map_err(|_| edge::invalid("page_token", "the next_page_token of the page before"))?,
-        };
-        let size = if wanted.page_size == 0 { PER_PAGE } else { wanted.page_size.min(MOST_PER_PAGE) };
-        let look = move |state: &State| page(state, owner, from, size as usize);
-        let answer = self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
+        let from = edge::page_from(&wanted.page_token, 0)?;
+        let size = edge::page_size(wanted.page_size);
+        let look = move |state: &State| page(state, owner, from, size);
+        let answer = edge::look(&self.handle, &request, look).await?;
         Ok(edge::answered(answer, |(accounts, next)| wire::ListAccountsResponse {
             accounts,
-            next_page_token: next.map(|next| next.to_string()).unwrap_or_default(),
+            next_page_token: edge::next_page(next),
         }))
     }
 
@@ -299,14 +239,15 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         let wanted = request.get_ref();
         let numbered = wanted.submission_number > 0;
         let most = if numbered { MOST_TRANSFERS_PER_COMMAND } else { MOST_TRANSFERS_PER_REQUEST };
-        let transfers = parse::transfers(&wanted.transfers).map_err(invalid)?;
-        decide::well_formed(&transfers, most).map_err(|why| refused(&why))?;
+        let transfers = parse::transfers(&wanted.transfers)?;
+        decide::well_formed(&transfers, most).map_err(|why| edge::refused(&why))?;
         let principal = call.principal;
         let answer = if wanted.validate_only {
             // Parts of a batch would build on each other, so a preview is one command.
-            decide::well_formed(&transfers, MOST_TRANSFERS_PER_COMMAND).map_err(|why| refused(&why))?;
+            decide::well_formed(&transfers, MOST_TRANSFERS_PER_COMMAND).map_err(|why| edge::refused(&why))?;
             let command = Command::CreateTransfers { via: Via::Call, transfers };
-            let Answer { value, seq } = self.preview(&call, id, command).await?;
+            let (handle, id) = (&self.handle, &wanted.request_id);
+            let Answer { value, seq } = edge::submit_or_say(handle, &request, id, true, Ok(command)).await?;
             Answer { value: results(value), seq }
         } else if numbered {
             let command = Command::CreateTransfers { via: Via::Number, transfers };
@@ -338,8 +279,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
             let visible = may_see_sides(state, &principal, [known.debit, known.credit]);
             visible.then(|| parse::known(state, id, known))
         };
-        let Answer { value, seq } =
-            self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
+        let Answer { value, seq } = edge::look(&self.handle, &request, look).await?;
         let missing = || {
             let message = format!(
                 "no transfer {id} was recorded in the last hour: older ones stand in the log and in the explorer"
@@ -360,8 +300,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
             let visible = may_see_sides(state, &principal, [hold.debit, hold.credit]);
             visible.then(|| parse::hold(state, id, hold))
         };
-        let Answer { value, seq } =
-            self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
+        let Answer { value, seq } = edge::look(&self.handle, &request, look).await?;
         let missing = || {
             not_found("HOLD_NOT_FOUND", format!("no hold {id} is open: GetTransfer tells what became of it"))
         };
@@ -373,7 +312,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::SetFrozenRequest>,
     ) -> Result<Response<wire::SetFrozenResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::set_frozen(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::set_frozen(wanted)).await
     }
 
     async fn set_limits(
@@ -381,7 +320,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::SetLimitsRequest>,
     ) -> Result<Response<wire::SetLimitsResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::set_limits(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::set_limits(wanted)).await
     }
 
     async fn register_submitter(
@@ -389,7 +328,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::RegisterSubmitterRequest>,
     ) -> Result<Response<wire::RegisterSubmitterResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::register_submitter(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::register_submitter(wanted)).await
     }
 
     async fn record_deposit(
@@ -416,8 +355,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         &self,
         request: Request<wire::GetSupplyRequest>,
     ) -> Result<Response<wire::GetSupplyResponse>, Status> {
-        edge::principal(&request)?;
-        let answer = self.handle.read(edge::at(&request)?, parse::supplies).await.map_err(edge::status)?;
+        let answer = edge::look(&self.handle, &request, parse::supplies).await?;
         Ok(edge::answered(answer, |supplies| wire::GetSupplyResponse { supplies }))
     }
 }

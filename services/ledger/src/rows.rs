@@ -289,11 +289,6 @@ impl Iterator for Rows<'_> {
     }
 }
 
-/// The ids of a column.
-pub fn ids(column: &[u8]) -> impl Iterator<Item = Id> + '_ {
-    column.chunks_exact(ID).filter_map(Id::from_slice)
-}
-
 fn chunk<const N: usize>(column: &[u8], at: usize) -> Option<[u8; N]> {
     column.get(at * N..(at + 1) * N)?.try_into().ok()
 }

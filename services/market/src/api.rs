@@ -1,6 +1,6 @@
 //! The gRPC service of the market over a [`Handle`]: parses, submits or reads, answers.
 
-use holmes_kernel::{Answer, At, Handle, Id, Principal, Refusal};
+use holmes_kernel::{Answer, At, Handle, Id, Principal};
 use holmes_proto::edge;
 use holmes_proto::market::v1 as wire;
 use holmes_proto::market::v1::market_server::{Market as Service, MarketServer};
@@ -13,10 +13,6 @@ use crate::state::{Session, State};
 use crate::wire as parse;
 use crate::wire::Malformed;
 
-/// Most sessions of one page.
-pub const MOST_PER_PAGE: u32 = 1_000;
-/// Sessions of a page where the caller does not say.
-const PER_PAGE: u32 = 100;
 /// The one source of the token's price.
 const FIXED: &str = "fixed";
 
@@ -37,27 +33,6 @@ impl<H: Handle<Market>> Api<H> {
         Api { handle }
     }
 
-    async fn submit<T>(
-        &self,
-        request: &Request<T>,
-        request_id: &str,
-        command: Result<Command, Malformed>,
-    ) -> Result<Answer<Reply>, Status> {
-        let call = edge::call(request, request_id)?;
-        self.handle.submit(call, command.map_err(invalid)?).await.map_err(edge::status)
-    }
-
-    /// Carries out a command that answers nothing but that it is so.
-    async fn done<T, R: Default>(
-        &self,
-        request: &Request<T>,
-        request_id: &str,
-        command: Result<Command, Malformed>,
-    ) -> Result<Response<R>, Status> {
-        let answer = self.submit(request, request_id, command).await?;
-        Ok(edge::answered(answer, |_| R::default()))
-    }
-
     /// Carries out a command that leads to a session, and answers that as it stands behind it.
     async fn session_after<T>(
         &self,
@@ -65,7 +40,7 @@ impl<H: Handle<Market>> Api<H> {
         request_id: &str,
         command: Result<Command, Malformed>,
     ) -> Result<Answer<Option<wire::Session>>, Status> {
-        let Answer { value, seq } = self.submit(request, request_id, command).await?;
+        let Answer { value, seq } = edge::submit(&self.handle, request, request_id, command).await?;
         let Reply::Session(id) = value else { return Ok(Answer { value: None, seq }) };
         let look = move |state: &State| state.sessions.get(&id).map(|session| parse::session(id, session));
         let Answer { value, .. } = self.handle.read(At::Seq(seq), look).await.map_err(edge::status)?;
@@ -84,21 +59,10 @@ impl<H: Handle<Market>> Api<H> {
         let found = move |state: &State| {
             let session =
                 state.sessions.get(&id).filter(|session| decide::may_act_for(&who, &session.renter));
-            session.map(|session| look(id, session))
+            session.map(|session| look(id, session)).ok_or(Rejection::SessionNotFound(id))
         };
-        let Answer { value, seq } =
-            self.handle.read(edge::at(request)?, found).await.map_err(edge::status)?;
-        let value = value.ok_or_else(|| refused(&Rejection::SessionNotFound(id)))?;
-        Ok(Answer { value, seq })
+        edge::read(&self.handle, request, found).await
     }
-}
-
-fn invalid(why: Malformed) -> Status {
-    edge::invalid(&why.field, why.expected)
-}
-
-fn refused(why: &Rejection) -> Status {
-    edge::status(Refusal::of(why))
 }
 
 /// Whose sessions are asked for: `None` for everybody's.
@@ -106,13 +70,13 @@ fn whose(who: Principal, text: &str) -> Result<Option<Principal>, Status> {
     let whose = match text {
         "" => Some(who),
         "*" => None,
-        text => Some(parse::renter("renter", text).map_err(invalid)?),
+        text => Some(parse::renter("renter", text)?),
     };
     if decide::may_list(&who, whose.as_ref()) {
         return Ok(whose);
     }
     let needs = "only gateways, services and staff see another's sessions, and only services and staff all";
-    Err(refused(&Rejection::Forbidden { who, needs }))
+    Err(edge::refused(&Rejection::Forbidden { who, needs }))
 }
 
 #[tonic::async_trait]
@@ -122,20 +86,19 @@ impl<H: Handle<Market>> Service for Api<H> {
         request: Request<wire::SetModelRequest>,
     ) -> Result<Response<wire::SetModelResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::set_model(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::set_model(wanted)).await
     }
 
     async fn list_models(
         &self,
         request: Request<wire::ListModelsRequest>,
     ) -> Result<Response<wire::ListModelsResponse>, Status> {
-        edge::principal(&request)?;
         let withdrawn = request.get_ref().withdrawn;
         let look = move |state: &State| {
             let shown = state.models.iter().filter(|(_, model)| withdrawn || !model.withdrawn);
             shown.map(|(name, model)| model.to_wire(name)).collect()
         };
-        let answer = self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
+        let answer = edge::look(&self.handle, &request, look).await?;
         Ok(edge::answered(answer, |models| wire::ListModelsResponse { models }))
     }
 
@@ -144,25 +107,24 @@ impl<H: Handle<Market>> Service for Api<H> {
         request: Request<wire::SetAccountRequest>,
     ) -> Result<Response<wire::SetAccountResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::set_account(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::set_account(wanted)).await
     }
 
     async fn quote(
         &self,
         request: Request<wire::QuoteRequest>,
     ) -> Result<Response<wire::QuoteResponse>, Status> {
-        edge::principal(&request)?;
         let wanted = request.get_ref().clone();
         let look = move |state: &State| {
             let asset = if wanted.asset == 0 { state.params.usd.id } else { wanted.asset };
-            decide::known_asset(state, asset).map_err(|why| refused(&why))?;
+            decide::known_asset(state, asset).map_err(|why| edge::refused(&why))?;
             let offered = state.models.get(&wanted.model).filter(|model| !model.withdrawn);
-            let model = offered.ok_or_else(|| refused(&Rejection::ModelNotFound(wanted.model.clone())))?;
+            let model =
+                offered.ok_or_else(|| edge::refused(&Rejection::ModelNotFound(wanted.model.clone())))?;
             let quote = parse::quote(state, model, asset, wanted.input_tokens, wanted.output_tokens);
             quote.ok_or_else(|| edge::invalid("output_tokens", "so few tokens that their price fits 64 bits"))
         };
-        let Answer { value, seq } =
-            self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
+        let Answer { value, seq } = edge::look(&self.handle, &request, look).await?;
         Ok(edge::answered(Answer { value: value?, seq }, |quote| quote))
     }
 
@@ -201,10 +163,10 @@ impl<H: Handle<Market>> Service for Api<H> {
         let who = edge::principal(&request)?;
         let wanted = request.get_ref();
         let whose = whose(who, &wanted.renter)?;
-        let behind = parse::page_from(&wanted.page_token).map_err(invalid)?;
-        let size = if wanted.page_size == 0 { PER_PAGE } else { wanted.page_size.min(MOST_PER_PAGE) };
-        let look = move |state: &State| parse::page(state, whose, behind, size as usize);
-        let answer = self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
+        let behind = parse::page_from(&wanted.page_token)?;
+        let size = edge::page_size(wanted.page_size);
+        let look = move |state: &State| parse::page(state, whose, behind, size);
+        let answer = edge::look(&self.handle, &request, look).await?;
         Ok(edge::answered(answer, |(sessions, more)| wire::ListSessionsResponse {
             sessions,
             next_page_token: more.map(parse::page_token).unwrap_or_default(),
@@ -223,9 +185,8 @@ impl<H: Handle<Market>> Service for Api<H> {
         &self,
         request: Request<wire::GetPriceRequest>,
     ) -> Result<Response<wire::GetPriceResponse>, Status> {
-        edge::principal(&request)?;
         let look = |state: &State| state.params.token_price;
-        let answer = self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
+        let answer = edge::look(&self.handle, &request, look).await?;
         Ok(edge::answered(answer, |token_price_micro_usd| wire::GetPriceResponse {
             token_price_micro_usd,
             sources: vec![wire::PriceSource { name: FIXED.into(), token_price_micro_usd }],

@@ -2,6 +2,7 @@
 
 use holmes_kernel::machine::{Code, Rejection as Refuses};
 use holmes_kernel::{Id, Principal};
+use holmes_proto::heard::Refused;
 use holmes_proto::market::v1::Event;
 use serde::Serialize;
 
@@ -91,23 +92,6 @@ pub struct Metered {
     pub pico: u128,
     /// Their work, millionths of a unit.
     pub micro_units: u128,
-}
-
-/// Why the ledger did not carry a send out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Refused {
-    /// Its stable reason.
-    pub reason: String,
-    /// Which transfer of the chain was at fault; `None` when the send as a whole was.
-    pub at: Option<u32>,
-}
-
-impl Refused {
-    /// Whether the transfer's id was at fault, and neither an account nor a hold: somebody else has taken it (E-2.3). Ids
-    /// can be guessed, so nothing follows from it but that it is asked again, under another one.
-    pub fn is_of_the_id(&self) -> bool {
-        self.reason == "EXISTS_DIFFERENT"
-    }
 }
 
 /// What the market answers.

@@ -10,10 +10,11 @@ mod settling;
 mod tests;
 
 use holmes_kernel::{Ctx, Id, Principal, PrincipalKind, ServiceId};
+use holmes_proto::heard::Refused;
 use holmes_proto::market::v1::Event;
 use holmes_proto::market::v1::event::Event as Kind;
 
-use crate::command::{Command, Refused, Rejection};
+use crate::command::{Command, Rejection};
 use crate::state::{Awaited, State};
 pub(crate) use offers::known_asset;
 pub(crate) use sessions::{conversion, may_list, rates};

@@ -1,13 +1,12 @@
 //! What other logs mean here: calls that scheduling has metered, and the ledger's answers to the market's sends.
 
-use holmes_kernel::{Entry, Event as _, Id, Principal, Sighted, Unknown};
-use holmes_proto::ledger::v1::event::Event as Told;
-use holmes_proto::ledger::v1::{self as ledger, TransferCode, TransfersRecorded};
+use holmes_kernel::{Event as _, Id, Principal, Sighted, Unknown};
+use holmes_proto::heard;
 use holmes_proto::market::v1::Event as Ours;
 use holmes_proto::scheduling::v1::event::Event as Seen;
 use holmes_proto::scheduling::v1::{self as scheduling, CallsMetered};
 
-use crate::command::{Command, Metered, Refused};
+use crate::command::{Command, Metered};
 use crate::{LEDGER, SCHEDULING};
 
 /// The command that an entry of another log causes, if any.
@@ -17,53 +16,16 @@ use crate::{LEDGER, SCHEDULING};
 pub fn command(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
     if entry.log.svc == LEDGER {
         let Some(seq) = entry.answers(Ours::SERVICE) else { return Ok(None) };
-        return Ok(Some(Command::Answered { seq, refused: refused(entry)? }));
+        return Ok(Some(Command::Answered { seq, refused: heard::refused(entry)? }));
     }
     if entry.log.svc == SCHEDULING {
-        let events: Vec<scheduling::Event> = events(entry)?;
+        let events: Vec<scheduling::Event> = heard::events(entry)?;
         let metered: Vec<Metered> = events.iter().filter_map(metered).collect();
         let drained: Vec<Id> = events.iter().filter_map(drained).collect();
         let said = !metered.is_empty() || !drained.is_empty();
         return Ok(said.then_some(Command::NoteCalls { metered, drained }));
     }
     Ok(None)
-}
-
-fn events<E: holmes_kernel::Event>(entry: &Sighted<'_>) -> Result<Vec<E>, Unknown> {
-    let unknown = |what: String| Unknown { service: entry.log.svc, what };
-    let read = |bytes: &prost::bytes::Bytes| {
-        let event = E::decode(bytes.clone()).map_err(|why| unknown(why.to_string()))?;
-        if event.name().is_some() {
-            Ok(event)
-        } else {
-            Err(unknown("an event without a known variant".into()))
-        }
-    };
-    entry.entry.events.iter().map(read).collect()
-}
-
-/// Why the ledger did not carry a send out: as a whole, or the transfer that its chain failed for.
-fn refused(entry: &Sighted<'_>) -> Result<Option<Refused>, Unknown> {
-    let Entry { refused, .. } = entry.entry;
-    if let Some(refused) = refused {
-        return Ok(Some(Refused { reason: refused.reason.clone(), at: None }));
-    }
-    let events: Vec<ledger::Event> = events(entry)?;
-    Ok(events.iter().find_map(|event| match &event.event {
-        Some(Told::TransfersRecorded(recorded)) => failed(recorded),
-        _ => None,
-    }))
-}
-
-/// What a chain failed for: all but one of its transfers only failed with it.
-fn failed(recorded: &TransfersRecorded) -> Option<Refused> {
-    let codes =
-        recorded.codes.iter().map(|code| TransferCode::try_from(i32::from(*code)).unwrap_or_default());
-    let failures =
-        codes.enumerate().filter(|(_, code)| !matches!(code, TransferCode::Ok | TransferCode::Exists));
-    let (at, code) = failures.min_by_key(|(at, code)| (*code == TransferCode::LinkedFailed, *at))?;
-    let reason = code.as_str_name().trim_start_matches("TRANSFER_CODE_").to_owned();
-    Some(Refused { reason, at: u32::try_from(at).ok() })
 }
 
 /// What a lease's lines come to together. Sums that would not fit stay at the largest number, which no hold covers.

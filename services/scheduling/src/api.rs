@@ -18,12 +18,6 @@ use crate::explain::explain;
 use crate::signatures;
 use crate::state::{Lease, LeaseId, Network, State};
 use crate::wire as parse;
-use crate::wire::Malformed;
-
-/// Most nodes of one page.
-pub const MOST_PER_PAGE: u32 = 1_000;
-/// Nodes of a page where the caller does not say.
-const PER_PAGE: u32 = 100;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -44,14 +38,6 @@ pub fn server<H: Handle<Scheduling>>(
     SchedulingServer::new(Api::new(handle, signer, genesis, cell))
 }
 
-fn invalid(why: Malformed) -> Status {
-    edge::invalid(&why.field, why.expected)
-}
-
-fn refused(why: &Rejection) -> Status {
-    edge::status(Refusal::of(why))
-}
-
 fn unexpected() -> Status {
     edge::status(Refusal::new(
         holmes_kernel::Code::Internal,
@@ -66,35 +52,6 @@ impl<H: Handle<Scheduling>> Api<H> {
         Api { handle, signer: Arc::new(signer), network: Network { genesis, cell } }
     }
 
-    async fn submit<T>(
-        &self,
-        request: &Request<T>,
-        request_id: &str,
-        command: Command,
-    ) -> Result<Answer<Reply>, Status> {
-        let call = edge::call(request, request_id)?;
-        self.handle.submit(call, command).await.map_err(edge::status)
-    }
-
-    /// Carries out a command that answers nothing but that it is so.
-    async fn done<T, R: Default>(
-        &self,
-        request: &Request<T>,
-        request_id: &str,
-        command: Result<Command, Malformed>,
-    ) -> Result<Response<R>, Status> {
-        let answer = self.submit(request, request_id, command.map_err(invalid)?).await?;
-        Ok(edge::answered(answer, |_| R::default()))
-    }
-
-    async fn look<Q, T: Send + 'static>(
-        &self,
-        request: &Request<Q>,
-        look: impl FnOnce(&State) -> T + Send + 'static,
-    ) -> Result<Answer<T>, Status> {
-        self.handle.read(edge::at(request)?, look).await.map_err(edge::status)
-    }
-
     /// Looks before a command: at what is there, or as new as the caller asks.
     async fn look_ahead<Q, T: Send + 'static>(
         &self,
@@ -106,7 +63,7 @@ impl<H: Handle<Scheduling>> Api<H> {
             asked => asked,
         };
         let answer = self.handle.read(at, look).await.map_err(edge::status)?;
-        answer.value.map_err(|why| refused(&why))
+        answer.value.map_err(|why| edge::refused(&why))
     }
 
     /// Leases are signed with the key that the network knows, or not at all.
@@ -156,7 +113,7 @@ fn gateway<T>(request: &Request<T>) -> Result<Principal, Status> {
     let who = edge::principal(request)?;
     match who.kind {
         PrincipalKind::Gateway => Ok(who),
-        _ => Err(refused(&forbidden(who, "only gateways may"))),
+        _ => Err(edge::refused(&forbidden(who, "only gateways may"))),
     }
 }
 
@@ -191,13 +148,14 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         &self,
         request: Request<wire::StartGatewayRequest>,
     ) -> Result<Response<wire::StartGatewayResponse>, Status> {
+        edge::principal(&request)?;
         let wanted = request.get_ref();
-        let public_key = parse::start(wanted).map_err(invalid)?;
+        let public_key = parse::start(wanted)?;
         if !signatures::is_key(&public_key) {
-            return Err(refused(&Rejection::KeyInvalid));
+            return Err(edge::refused(&Rejection::KeyInvalid));
         }
         let command = Command::StartGateway { public_key };
-        let answer = self.submit(&request, &wanted.request_id, command).await?;
+        let answer = edge::submit(&self.handle, &request, &wanted.request_id, Ok(command)).await?;
         let params = |state: &State| state.params.clone();
         let params = self.handle.read(At::Seq(answer.seq), params).await.map_err(edge::status)?.value;
         Ok(edge::answered(answer, |_| wire::StartGatewayResponse {
@@ -216,16 +174,17 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
     ) -> Result<Response<wire::AttachResponse>, Status> {
         let wanted = request.get_ref();
         let gateway = gateway(&request)?.id.to_bytes();
-        let attach = parse::attach(wanted).map_err(invalid)?;
+        let attach = parse::attach(wanted)?;
         let id = attach.node;
         let look = move |state: &State| {
             let node = state.nodes.get(&id).ok_or(Rejection::NodeUnknown(id))?;
             Ok((state.network, node.public_key))
         };
         let (network, key) = self.look_ahead(&request, look).await?;
-        signatures::check_attach(&network, &key, &gateway, &attach).map_err(|why| refused(&why))?;
+        signatures::check_attach(&network, &key, &gateway, &attach).map_err(|why| edge::refused(&why))?;
         let command = Command::Attach(attach);
-        let Answer { value, seq } = self.submit(&request, &wanted.request_id, command).await?;
+        let Answer { value, seq } =
+            edge::submit(&self.handle, &request, &wanted.request_id, Ok(command)).await?;
         let Reply::Attached { generation } = value else { return Err(unexpected()) };
         let response = wire::AttachResponse { generation };
         Ok(edge::answered(Answer { value: response, seq }, |response| response))
@@ -236,7 +195,7 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         request: Request<wire::DetachRequest>,
     ) -> Result<Response<wire::DetachResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::detach(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::detach(wanted)).await
     }
 
     async fn report_presence(
@@ -244,8 +203,8 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         request: Request<wire::ReportPresenceRequest>,
     ) -> Result<Response<wire::ReportPresenceResponse>, Status> {
         let wanted = request.get_ref();
-        let command = parse::presence(wanted).map_err(invalid)?;
-        let answer = self.submit(&request, &wanted.request_id, command).await?;
+        let command = parse::presence(wanted);
+        let answer = edge::submit(&self.handle, &request, &wanted.request_id, command).await?;
         Ok(edge::answered(answer, |reply| match reply {
             Reply::Present { not_attached } => wire::ReportPresenceResponse {
                 not_attached_node_ids: not_attached.iter().map(Id::to_string).collect(),
@@ -258,10 +217,12 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         &self,
         request: Request<wire::PlaceRequest>,
     ) -> Result<Response<wire::PlaceResponse>, Status> {
+        edge::principal(&request)?;
         let wanted = request.get_ref();
-        let command = parse::place(wanted).map_err(invalid)?;
+        let command = parse::place(wanted)?;
         self.may_sign(&request).await?;
-        let Answer { value, seq } = self.submit(&request, &wanted.request_id, command).await?;
+        let Answer { value, seq } =
+            edge::submit(&self.handle, &request, &wanted.request_id, Ok(command)).await?;
         let Reply::Placed(granted) = value else { return Err(unexpected()) };
         let credit = granted.credit as u32; // a WorkCredit: never negative
         let lease = lease_of(*granted);
@@ -278,10 +239,12 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         &self,
         request: Request<wire::RenewLeaseRequest>,
     ) -> Result<Response<wire::RenewLeaseResponse>, Status> {
+        edge::principal(&request)?;
         let wanted = request.get_ref();
-        let command = parse::renew(wanted).map_err(invalid)?;
+        let command = parse::renew(wanted)?;
         self.may_sign(&request).await?;
-        let Answer { value, seq } = self.submit(&request, &wanted.request_id, command).await?;
+        let Answer { value, seq } =
+            edge::submit(&self.handle, &request, &wanted.request_id, Ok(command)).await?;
         let Reply::Renewed(lease) = value else { return Err(unexpected()) };
         let response = wire::RenewLeaseResponse { token: Some(self.token(&lease)) };
         Ok(edge::answered(Answer { value: response, seq }, |response| response))
@@ -292,7 +255,7 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         request: Request<wire::EndLeaseRequest>,
     ) -> Result<Response<wire::EndLeaseResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::end(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::end(wanted)).await
     }
 
     async fn report_calls(
@@ -301,7 +264,7 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
     ) -> Result<Response<wire::ReportCallsResponse>, Status> {
         let wanted = request.get_ref();
         let who = gateway(&request)?;
-        let (id, lines) = parse::report(wanted).map_err(invalid)?;
+        let (id, lines) = parse::report(wanted)?;
         let look = move |state: &State| {
             let lease = state.leases.get(&id.seq).filter(|lease| lease.term == id.term);
             let lease = lease.ok_or(Rejection::LeaseNotFound(id))?;
@@ -310,9 +273,11 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
             Ok((state.network, node.public_key, gateway.public_key))
         };
         let (network, node, gateway) = self.look_ahead(&request, look).await?;
-        signatures::check_lines(&network, id, (&node, &gateway), &lines).map_err(|why| refused(&why))?;
+        signatures::check_lines(&network, id, (&node, &gateway), &lines)
+            .map_err(|why| edge::refused(&why))?;
         let command = Command::ReportCalls { lease: id, lines };
-        let Answer { value, seq } = self.submit(&request, &wanted.request_id, command).await?;
+        let Answer { value, seq } =
+            edge::submit(&self.handle, &request, &wanted.request_id, Ok(command)).await?;
         let Reply::Reported(reported) = value else { return Err(unexpected()) };
         let mut response = wire::ReportCallsResponse::default();
         for (at, told) in reported.lines.iter().enumerate() {
@@ -330,12 +295,12 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
     ) -> Result<Response<wire::GetNodeResponse>, Status> {
         edge::principal(&request)?;
         let id = edge::id("node_id", &request.get_ref().node_id)?;
-        let look = move |state: &State| state.nodes.get(&id).map(|node| parse::node(state, id, node));
-        let answer = self.look(&request, look).await?;
-        if answer.value.is_none() {
-            return Err(refused(&Rejection::NodeNotFound(id)));
-        }
-        Ok(edge::answered(answer, |node| wire::GetNodeResponse { node }))
+        let look = move |state: &State| {
+            let node = state.nodes.get(&id).ok_or(Rejection::NodeNotFound(id))?;
+            Ok(parse::node(state, id, node))
+        };
+        let answer = edge::read(&self.handle, &request, look).await?;
+        Ok(edge::answered(answer, |node| wire::GetNodeResponse { node: Some(node) }))
     }
 
     async fn list_nodes(
@@ -345,18 +310,13 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         edge::principal(&request)?;
         let wanted = request.get_ref();
         let (attached, model) = (wanted.attached, wanted.model.clone());
-        let from = match wanted.page_token.as_str() {
-            "" => 0,
-            text => text
-                .parse()
-                .map_err(|_| edge::invalid("page_token", "the next_page_token of the page before"))?,
-        };
-        let size = if wanted.page_size == 0 { PER_PAGE } else { wanted.page_size.min(MOST_PER_PAGE) };
-        let look = move |state: &State| parse::page(state, attached, &model, from, size as usize);
-        let answer = self.look(&request, look).await?;
+        let from = edge::page_from(&wanted.page_token, 0)?;
+        let size = edge::page_size(wanted.page_size);
+        let look = move |state: &State| parse::page(state, attached, &model, from, size);
+        let answer = edge::look(&self.handle, &request, look).await?;
         Ok(edge::answered(answer, |(nodes, next)| wire::ListNodesResponse {
             nodes,
-            next_page_token: next.map(|next| next.to_string()).unwrap_or_default(),
+            next_page_token: edge::next_page(next),
         }))
     }
 
@@ -365,15 +325,14 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         request: Request<wire::GetLeaseRequest>,
     ) -> Result<Response<wire::GetLeaseResponse>, Status> {
         let who = edge::principal(&request)?;
-        let id = parse::lease_id("lease_id", &request.get_ref().lease_id).map_err(invalid)?;
+        let id = parse::lease_id("lease_id", &request.get_ref().lease_id)?;
         let look = move |state: &State| {
             let lease = state.lease(&id, state.at).ok_or(Rejection::LeaseNotFound(id))?;
             let needs = "the lease's renter and owner may, its node, gateways and the platform";
             if may_see(who, lease) { Ok(lease_response(id, lease)) } else { Err(forbidden(who, needs)) }
         };
-        let Answer { value, seq } = self.look(&request, look).await?;
-        let value = value.map_err(|why| refused(&why))?;
-        Ok(edge::answered(Answer { value, seq }, |lease| lease))
+        let answer = edge::read(&self.handle, &request, look).await?;
+        Ok(edge::answered(answer, |lease| lease))
     }
 
     async fn explain(
@@ -382,7 +341,7 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
     ) -> Result<Response<wire::ExplainResponse>, Status> {
         let who = edge::principal(&request)?;
         let wanted = request.get_ref();
-        let id = parse::lease_id("lease_id", &wanted.lease_id).map_err(invalid)?;
+        let id = parse::lease_id("lease_id", &wanted.lease_id)?;
         let node = match wanted.node_id.as_str() {
             "" => None,
             text => Some(edge::id("node_id", text)?),
@@ -396,8 +355,7 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
             }
             explain(state, id, lease, asked)
         };
-        let Answer { value, seq } = self.look(&request, look).await?;
-        let value = value.map_err(|why| refused(&why))?;
-        Ok(edge::answered(Answer { value, seq }, |explained| explained))
+        let answer = edge::read(&self.handle, &request, look).await?;
+        Ok(edge::answered(answer, |explained| explained))
     }
 }

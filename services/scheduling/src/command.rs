@@ -3,6 +3,7 @@
 mod rejection;
 
 use holmes_kernel::{Id, Principal, Time};
+use holmes_proto::columns::ids;
 use holmes_proto::scheduling::v1::event::Event as Kind;
 use holmes_proto::scheduling::v1::{CallLine, Event, Lease, LeaseGranted};
 use holmes_proto::statements::receipt_name;
@@ -299,7 +300,7 @@ pub fn reply(command: &Command, events: &[Event]) -> Reply {
         }
         (Command::ReportPresence(presence), first) => {
             let taken: Vec<Id> = match first {
-                Some(Kind::PresenceRecorded(e)) => crate::state::ids(&e.nodes).collect(),
+                Some(Kind::PresenceRecorded(e)) => ids(&e.nodes).collect(),
                 _ => Vec::new(),
             };
             let nodes = presence.nodes.iter().map(|(node, _)| *node);

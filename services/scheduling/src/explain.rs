@@ -2,6 +2,7 @@
 //! other node today's facts are told, and whether they have changed since.
 
 use holmes_kernel::Id;
+use holmes_proto::columns::ids;
 use holmes_proto::scheduling::v1::{Candidate, ExplainResponse, Placement};
 use prost::Message;
 
@@ -83,7 +84,7 @@ fn unrecorded(placement: &Placement, lease: &Lease, asked: Id, node: &Node) -> &
     if !placement.named_node.is_empty() {
         return NOT_NAMED;
     }
-    if crate::state::ids(&placement.avoided_nodes).any(|avoided| avoided == asked) {
+    if ids(&placement.avoided_nodes).any(|avoided| avoided == asked) {
         return AVOIDED;
     }
     unfit(node, &lease.model, placement.context).unwrap_or(RANKED_LOWER)

@@ -1,12 +1,13 @@
 //! What staking's and the market's logs mean here: facts of nodes, models and sessions.
 
 use holmes_kernel::{Event as Named, Id, Principal, Sighted, Time, Unknown};
+use holmes_proto::columns::{ids, wide};
+use holmes_proto::heard;
 use holmes_proto::market::v1 as market;
 use holmes_proto::market::v1::event::Event as Market;
 use holmes_proto::staking::v1 as staking;
 use holmes_proto::staking::v1::event::Event as Staking;
 use holmes_proto::staking::v1::{NodeKind, NodeState};
-use prost::bytes::Bytes;
 
 use crate::command::{Command, MarketFact, NodeFact};
 use crate::state::Prices;
@@ -19,18 +20,14 @@ use crate::{MARKET, STAKING};
 /// which carries out none: the source is parked.
 pub fn command(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
     let service = entry.log.svc;
-    if entry.send.is_some() {
-        let what = format!("entry {} sends to scheduling, which carries out no sends", entry.seq);
-        return Err(Unknown { service, what });
-    }
-    let events = &entry.entry.events;
+    heard::no_send(entry)?;
     let command = match service {
         STAKING => {
-            let facts = read(events, service, |event: staking::Event| event.event.map(of_staking))?;
+            let facts = read(entry, |event: staking::Event| event.event.and_then(of_staking))?;
             (!facts.is_empty()).then_some(Command::NoteNodes(facts))
         }
         MARKET => {
-            let facts = read(events, service, |event: market::Event| event.event.map(of_market))?;
+            let facts = read(entry, |event: market::Event| event.event.and_then(of_market))?;
             (!facts.is_empty()).then_some(Command::NoteMarket(facts))
         }
         _ => None,
@@ -38,19 +35,14 @@ pub fn command(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
     Ok(command)
 }
 
-/// The facts of an entry's events; an event without a variant, or whose ids are none, is another build's.
-fn read<E: Named, F>(
-    events: &[Bytes],
-    service: holmes_kernel::ServiceId,
-    facts: impl Fn(E) -> Option<Option<Vec<F>>>,
-) -> Result<Vec<F>, Unknown> {
-    let unknown = |what: String| Unknown { service, what };
+/// The facts of an entry's events; an event whose ids are none is another build's.
+fn read<E: Named, F>(entry: &Sighted<'_>, facts: impl Fn(E) -> Option<Vec<F>>) -> Result<Vec<F>, Unknown> {
     let mut all = Vec::new();
-    for bytes in events {
-        let event = E::decode(bytes.clone()).map_err(|why| unknown(why.to_string()))?;
-        let name = event.name().unwrap_or("without a known variant");
-        let facts = facts(event).flatten();
-        all.extend(facts.ok_or_else(|| unknown(format!("an event {name} that cannot be read")))?);
+    for event in heard::events::<E>(entry)? {
+        let name = event.name().unwrap_or_default();
+        let unknown =
+            || Unknown { service: entry.log.svc, what: format!("an event {name} that cannot be read") };
+        all.extend(facts(event).ok_or_else(unknown)?);
     }
     Ok(all)
 }
@@ -96,7 +88,7 @@ fn of_market(event: Market) -> Option<Vec<MarketFact>> {
         Market::SessionFunded(e) => vec![MarketFact::Funded {
             session: Id::from_slice(&e.session)?,
             renter: Principal::from_slice(&e.renter)?,
-            cap: e.cap_pico_usd.as_ref().try_into().ok().map(u128::from_be_bytes)?,
+            cap: wide(&e.cap_pico_usd)?,
             expires_at: Time::from_micros(e.expires_at_us),
         }],
         Market::SessionClosing(e) => vec![MarketFact::Closing {
@@ -107,10 +99,6 @@ fn of_market(event: Market) -> Option<Vec<MarketFact>> {
         _ => Vec::new(),
     };
     Some(facts)
-}
-
-fn ids(column: &[u8]) -> impl Iterator<Item = Id> + '_ {
-    crate::state::ids(column)
 }
 
 #[cfg(test)]

@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{check, check_step};
 pub use evolve::evolve;
-pub(crate) use evolve::ids;
 pub use node::{Attachment, Node};
 
 use crate::command::Command;

@@ -1,21 +1,15 @@
 //! The gRPC service of staking over a [`Handle`]: parses, submits or reads, answers.
 
-use holmes_kernel::{Answer, At, Ctx, Handle, Id, LogId, Machine, Principal, Refusal, Time};
+use holmes_kernel::Handle;
 use holmes_proto::edge;
 use holmes_proto::staking::v1 as wire;
 use holmes_proto::staking::v1::staking_server::{Staking as Service, StakingServer};
 use tonic::{Request, Response, Status};
 
 use crate::Staking;
-use crate::command::{Command, Rejection, Reply};
+use crate::command::{Rejection, Reply};
 use crate::state::State;
 use crate::wire as parse;
-use crate::wire::Malformed;
-
-/// Most nodes of one page.
-pub const MOST_PER_PAGE: u32 = 1_000;
-/// Nodes of a page where the caller does not say.
-const PER_PAGE: u32 = 100;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -33,62 +27,6 @@ impl<H: Handle<Staking>> Api<H> {
     pub fn new(handle: H) -> Api<H> {
         Api { handle }
     }
-
-    async fn submit<T>(
-        &self,
-        request: &Request<T>,
-        request_id: &str,
-        command: Result<Command, Malformed>,
-    ) -> Result<Answer<Reply>, Status> {
-        let call = edge::call(request, request_id)?;
-        self.handle.submit(call, command.map_err(invalid)?).await.map_err(edge::status)
-    }
-
-    /// Carries out a command that answers nothing but that it is so.
-    async fn done<T, R: Default>(
-        &self,
-        request: &Request<T>,
-        request_id: &str,
-        command: Result<Command, Malformed>,
-    ) -> Result<Response<R>, Status> {
-        let answer = self.submit(request, request_id, command).await?;
-        Ok(edge::answered(answer, |_| R::default()))
-    }
-
-    /// Carries out a command, or only says what it would do, at the moment of its request id.
-    async fn submit_or_say<T>(
-        &self,
-        request: &Request<T>,
-        request_id: &str,
-        validate_only: bool,
-        command: Result<Command, Malformed>,
-    ) -> Result<Answer<Reply>, Status> {
-        if !validate_only {
-            return self.submit(request, request_id, command).await;
-        }
-        let (call, command) = (edge::call(request, request_id)?, command.map_err(invalid)?);
-        let moment = edge::id("request_id", request_id)?.moment();
-        let now = moment.ok_or_else(|| edge::invalid("request_id", "a UUIDv7"))?;
-        let at = call.after.map_or(At::Latest, At::After);
-        let look = move |state: &State| preview(state, &command, call.principal, now);
-        let Answer { value, seq } = self.handle.read(at, look).await.map_err(edge::status)?;
-        Ok(Answer { value: value.map_err(edge::status)?, seq })
-    }
-}
-
-fn preview(state: &State, command: &Command, principal: Principal, now: Time) -> Result<Reply, Refusal> {
-    let ctx = Ctx { now, principal, log: LogId::default(), term: 0, seq: 0 };
-    let mut events = Vec::new();
-    Staking::decide(state, command, &ctx, &mut events).map_err(|why| Refusal::of(&why))?;
-    Ok(Staking::reply(command, &events))
-}
-
-fn invalid(why: Malformed) -> Status {
-    edge::invalid(&why.field, why.expected)
-}
-
-fn not_found(id: Id) -> Status {
-    edge::status(Refusal::of(&Rejection::NodeNotFound(id)))
 }
 
 #[tonic::async_trait]
@@ -98,7 +36,8 @@ impl<H: Handle<Staking>> Service for Api<H> {
         request: Request<wire::RegisterNodeRequest>,
     ) -> Result<Response<wire::RegisterNodeResponse>, Status> {
         let wanted = request.get_ref();
-        let answer = self.submit(&request, &wanted.request_id, parse::register_node(wanted)).await?;
+        let answer =
+            edge::submit(&self.handle, &request, &wanted.request_id, parse::register_node(wanted)).await?;
         Ok(edge::answered(answer, |reply| match reply {
             Reply::Registered { node } => wire::RegisterNodeResponse { node_id: node.to_string() },
             _ => wire::RegisterNodeResponse::default(),
@@ -110,7 +49,7 @@ impl<H: Handle<Staking>> Service for Api<H> {
         request: Request<wire::SetRatingRequest>,
     ) -> Result<Response<wire::SetRatingResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::set_rating(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::set_rating(wanted)).await
     }
 
     async fn bond(
@@ -119,7 +58,7 @@ impl<H: Handle<Staking>> Service for Api<H> {
     ) -> Result<Response<wire::BondResponse>, Status> {
         let wanted = request.get_ref();
         let (id, only) = (&wanted.request_id, wanted.validate_only);
-        let answer = self.submit_or_say(&request, id, only, parse::bond(wanted)).await?;
+        let answer = edge::submit_or_say(&self.handle, &request, id, only, parse::bond(wanted)).await?;
         Ok(edge::answered(answer, |reply| match reply {
             Reply::Bonding { amount } => wire::BondResponse { amount_units: amount.units() },
             _ => wire::BondResponse::default(),
@@ -132,7 +71,7 @@ impl<H: Handle<Staking>> Service for Api<H> {
     ) -> Result<Response<wire::UnbondResponse>, Status> {
         let wanted = request.get_ref();
         let (id, only) = (&wanted.request_id, wanted.validate_only);
-        let answer = self.submit_or_say(&request, id, only, parse::unbond(wanted)).await?;
+        let answer = edge::submit_or_say(&self.handle, &request, id, only, parse::unbond(wanted)).await?;
         Ok(edge::answered(answer, |reply| match reply {
             Reply::Unbonding { unbonding, amount, ready_at } => wire::UnbondResponse {
                 unbonding,
@@ -148,7 +87,7 @@ impl<H: Handle<Staking>> Service for Api<H> {
         request: Request<wire::SetPayoutAccountRequest>,
     ) -> Result<Response<wire::SetPayoutAccountResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::set_payout(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::set_payout(wanted)).await
     }
 
     async fn get_node(
@@ -157,12 +96,12 @@ impl<H: Handle<Staking>> Service for Api<H> {
     ) -> Result<Response<wire::GetNodeResponse>, Status> {
         edge::principal(&request)?;
         let id = edge::id("node_id", &request.get_ref().node_id)?;
-        let look = move |state: &State| state.nodes.get(&id).map(|node| parse::node(state, id, node));
-        let answer = self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
-        if answer.value.is_none() {
-            return Err(not_found(id));
-        }
-        Ok(edge::answered(answer, |node| wire::GetNodeResponse { node }))
+        let look = move |state: &State| {
+            let node = state.nodes.get(&id).ok_or(Rejection::NodeNotFound(id))?;
+            Ok(parse::node(state, id, node))
+        };
+        let answer = edge::read(&self.handle, &request, look).await?;
+        Ok(edge::answered(answer, |node| wire::GetNodeResponse { node: Some(node) }))
     }
 
     async fn list_nodes(
@@ -174,22 +113,17 @@ impl<H: Handle<Staking>> Service for Api<H> {
         let owner = match wanted.owner.as_str() {
             "" => Some(principal),
             "*" => None,
-            text => Some(parse::owner("owner", text).map_err(invalid)?),
+            text => Some(parse::owner("owner", text)?),
         };
         let only = wire::NodeState::try_from(wanted.state)
             .map_err(|_| edge::invalid("state", "a state, or UNSPECIFIED for any"))?;
-        let from = match wanted.page_token.as_str() {
-            "" => 0,
-            text => text
-                .parse()
-                .map_err(|_| edge::invalid("page_token", "the next_page_token of the page before"))?,
-        };
-        let size = if wanted.page_size == 0 { PER_PAGE } else { wanted.page_size.min(MOST_PER_PAGE) };
-        let look = move |state: &State| parse::page(state, owner, only, from, size as usize);
-        let answer = self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
+        let from = edge::page_from(&wanted.page_token, 0)?;
+        let size = edge::page_size(wanted.page_size);
+        let look = move |state: &State| parse::page(state, owner, only, from, size);
+        let answer = edge::look(&self.handle, &request, look).await?;
         Ok(edge::answered(answer, |(nodes, next)| wire::ListNodesResponse {
             nodes,
-            next_page_token: next.map(|next| next.to_string()).unwrap_or_default(),
+            next_page_token: edge::next_page(next),
         }))
     }
 
@@ -208,11 +142,13 @@ impl<H: Handle<Staking>> Service for Api<H> {
         };
         let look = move |state: &State| match node {
             None => Ok(parse::required(state, rating)),
-            Some(id) => state.nodes.get(&id).map(|node| parse::required_of(state, node)).ok_or(id),
+            Some(id) => {
+                let node = state.nodes.get(&id).ok_or(Rejection::NodeNotFound(id))?;
+                Ok(parse::required_of(state, node))
+            }
         };
-        let Answer { value, seq } =
-            self.handle.read(edge::at(&request)?, look).await.map_err(edge::status)?;
-        Ok(edge::answered(Answer { value: value.map_err(not_found)?, seq }, |required| required))
+        let answer = edge::read(&self.handle, &request, look).await?;
+        Ok(edge::answered(answer, |required| required))
     }
 
     async fn jail(
@@ -220,7 +156,7 @@ impl<H: Handle<Staking>> Service for Api<H> {
         request: Request<wire::JailRequest>,
     ) -> Result<Response<wire::JailResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::jail(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::jail(wanted)).await
     }
 
     async fn unjail(
@@ -228,7 +164,7 @@ impl<H: Handle<Staking>> Service for Api<H> {
         request: Request<wire::UnjailRequest>,
     ) -> Result<Response<wire::UnjailResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::unjail(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::unjail(wanted)).await
     }
 
     async fn tombstone(
@@ -236,6 +172,6 @@ impl<H: Handle<Staking>> Service for Api<H> {
         request: Request<wire::TombstoneRequest>,
     ) -> Result<Response<wire::TombstoneResponse>, Status> {
         let wanted = request.get_ref();
-        self.done(&request, &wanted.request_id, parse::tombstone(wanted)).await
+        edge::done(&self.handle, &request, &wanted.request_id, parse::tombstone(wanted)).await
     }
 }

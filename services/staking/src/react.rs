@@ -1,8 +1,9 @@
 //! What others' logs mean here: the ledger's holds of which staking is the coordinator, and its answers to staking's own
 //! sends; what emission says of the pools and of the supply.
 
-use holmes_kernel::{Amount, Entry, Event as _, Id, Sighted, Unknown};
+use holmes_kernel::{Amount, Event as _, Id, Sighted, Unknown};
 use holmes_proto::emission::v1 as emission;
+use holmes_proto::heard;
 use holmes_proto::ledger::v1::event::Event as Kind;
 use holmes_proto::ledger::v1::{Event, TransferCode, TransferKind, TransfersRecorded};
 use holmes_proto::staking::v1::Event as Ours;
@@ -17,15 +18,15 @@ use crate::{EMISSION, LEDGER};
 pub fn command(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
     match entry.log.svc {
         LEDGER => of_ledger(entry),
-        EMISSION => of_emission(entry.entry),
+        EMISSION => of_emission(entry),
         _ => Ok(None),
     }
 }
 
 /// The last epoch of an entry counts.
-fn of_emission(entry: &Entry) -> Result<Option<Command>, Unknown> {
+fn of_emission(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
     let mut command = None;
-    for event in events::<emission::Event>(entry)? {
+    for event in heard::events::<emission::Event>(entry)? {
         if let Some(emission::event::Event::EpochClosed(closed)) = event.event {
             let circulating = Amount::new(closed.circulating_units);
             command = Some(Command::NoteEmission {
@@ -38,44 +39,13 @@ fn of_emission(entry: &Entry) -> Result<Option<Command>, Unknown> {
 }
 
 fn of_ledger(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
-    let events = events::<Event>(entry.entry)?;
     if let Some(seq) = entry.answers(Ours::SERVICE) {
-        return Ok(Some(Command::Answered { seq, refused: refused(entry.entry, &events) }));
+        let refused = heard::refused(entry)?.map(|refused| refused.reason);
+        return Ok(Some(Command::Answered { seq, refused }));
     }
-    let holds: Vec<SeenHold> = events.iter().flat_map(holds).collect();
+    let holds: Vec<SeenHold> = heard::events::<Event>(entry)?.iter().flat_map(holds).collect();
     let opener = entry.entry.asked_by();
     Ok((!holds.is_empty()).then_some(Command::NoteHolds { opener, holds }))
-}
-
-fn events<E: holmes_kernel::Event>(entry: &Entry) -> Result<Vec<E>, Unknown> {
-    let unknown = |what: String| Unknown { service: E::SERVICE, what };
-    let read = |bytes: &prost::bytes::Bytes| {
-        let event = E::decode(bytes.clone()).map_err(|why| unknown(why.to_string()))?;
-        if event.name().is_some() {
-            Ok(event)
-        } else {
-            Err(unknown("an event without a known variant".into()))
-        }
-    };
-    entry.events.iter().map(read).collect()
-}
-
-/// Why the ledger did not carry out a send: as a whole, or its one transfer. A transfer that exists was carried out.
-fn refused(entry: &Entry, events: &[Event]) -> Option<String> {
-    if let Some(refused) = &entry.refused {
-        return Some(refused.reason.clone());
-    }
-    let code = events.iter().find_map(|event| match &event.event {
-        Some(Kind::TransfersRecorded(recorded)) => Some(code_at(recorded, 0)),
-        _ => None,
-    })?;
-    let name = code.as_str_name().trim_start_matches("TRANSFER_CODE_");
-    (!matches!(code, TransferCode::Ok | TransferCode::Exists)).then(|| name.to_owned())
-}
-
-fn code_at(recorded: &TransfersRecorded, at: usize) -> TransferCode {
-    let code = recorded.codes.get(at).and_then(|code| TransferCode::try_from(i32::from(*code)).ok());
-    code.unwrap_or(TransferCode::Unspecified)
 }
 
 /// The holds that an event opened with staking as their coordinator.
@@ -94,7 +64,8 @@ fn hold_at(recorded: &TransfersRecorded, at: usize, nth: usize) -> Option<SeenHo
     let id = |column: &[u8]| Id::from_slice(column.get(at * 16..(at + 1) * 16)?);
     let (service, coordination) = recorded.coordinators.get(nth * 18..(nth + 1) * 18)?.split_at(2);
     let ours = service == Ours::SERVICE.0.to_be_bytes();
-    (ours && code_at(recorded, at) == TransferCode::Ok).then_some(())?;
+    let done = recorded.codes.get(at) == Some(&(TransferCode::Ok as u8));
+    (ours && done).then_some(())?;
     Some(SeenHold {
         hold: id(&recorded.ids)?,
         debit: id(&recorded.debits)?,

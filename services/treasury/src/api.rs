@@ -34,9 +34,7 @@ impl<H: Handle<Treasury>> Api<H> {
         request: &Request<T>,
         look: fn(&State) -> R,
     ) -> Result<Response<R>, Status> {
-        edge::principal(request)?;
-        let answer = self.handle.read(edge::at(request)?, look).await.map_err(edge::status)?;
-        Ok(edge::answered(answer, |value| value))
+        Ok(edge::answered(edge::look(&self.handle, request, look).await?, |value| value))
     }
 }
 
@@ -67,8 +65,6 @@ impl<H: Handle<Treasury>> Service for Api<H> {
         &self,
         request: Request<wire::RetryGenesisRequest>,
     ) -> Result<Response<wire::RetryGenesisResponse>, Status> {
-        let call = edge::call(&request, &request.get_ref().request_id)?;
-        let answer = self.handle.submit(call, Command::RetryGenesis).await.map_err(edge::status)?;
-        Ok(edge::answered(answer, |_| wire::RetryGenesisResponse {}))
+        edge::done(&self.handle, &request, &request.get_ref().request_id, Ok(Command::RetryGenesis)).await
     }
 }

@@ -1,6 +1,7 @@
 //! What each event does to the state. Total: what it names and cannot find is left alone; `check_step` sees it.
 
 use holmes_kernel::{Amount, Id, Meta, Principal, Time};
+use holmes_proto::columns::ids;
 use holmes_proto::emission::v1::event::Event as Kind;
 use holmes_proto::emission::v1::{
     AttendanceNoted, EpochClosed, Event, GrantExited, GrantsUnlocked, LockedBurned, NodeNoted, NodesBarred,
@@ -49,11 +50,6 @@ pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
         ) => state.stepped(event, meta.ts),
         _ => state.moved(event, meta),
     }
-}
-
-/// The ids of a column.
-pub(crate) fn ids(column: &[u8]) -> impl Iterator<Item = Id> + '_ {
-    column.chunks_exact(16).filter_map(Id::from_slice)
 }
 
 /// The numbers of a column.

@@ -1,10 +1,10 @@
 //! What each event of the dealings with the ledger does to the state.
 
 use holmes_kernel::{Id, Meta, Time};
+use holmes_proto::columns::ids;
 use holmes_proto::emission::v1::event::Event as Kind;
 use holmes_proto::emission::v1::{Event, PaymentsAnswered, PaymentsSent};
 
-use super::evolve::ids;
 use super::{ACCOUNTS, Account, Awaited, State};
 
 impl State {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use holmes_kernel::{Code, Refusal};
 use holmes_proto::inference::v1::{FinishReason, Output, Tokens, Usage, Vectors, output, work};
 use holmes_proto::scheduling::v1::{CallLine, Finish};
+use holmes_proto::statements::prompt_commitment;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -16,7 +17,7 @@ use crate::leases::Lease;
 use crate::nodes::{FromCall, NodeCall};
 use crate::price::Bound;
 use crate::settings::ms;
-use crate::signed::{Facts, Untrue, check, prompt_commitment};
+use crate::signed::{Facts, Untrue, check};
 
 /// How a call's time at a node ended.
 #[derive(Debug)]
@@ -89,7 +90,8 @@ impl<'a> Run<'a> {
             call,
             lease,
             renewal,
-            prompt: prompt_commitment(secret, &ask.work),
+            // An ask has a prompt; a line fits no zeros.
+            prompt: prompt_commitment(secret, &ask.work).unwrap_or_default(),
             answer: blake3::Hasher::new_keyed(secret),
             delivered: 0,
             checkpoint: None,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use holmes_kernel::table::Place;
 use holmes_kernel::{Broken, Id, Time};
+use holmes_proto::columns::ids;
 use holmes_proto::ledger::v1::event::Event as Kind;
 use holmes_proto::ledger::v1::{Event, TransferCode, TransferKind};
 
@@ -29,7 +30,7 @@ pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
             Some(Kind::DepositRecorded(e)) => account(&e.account)?,
             Some(Kind::WithdrawalRecorded(e)) => account(&e.account)?,
             Some(Kind::HoldsExpired(e)) => {
-                if let Some(id) = rows::ids(&e.holds).find(|id| state.holds.contains(id)) {
+                if let Some(id) = ids(&e.holds).find(|id| state.holds.contains(id)) {
                     return Err(Broken(format!("hold {id} expired and is still open")));
                 }
             }

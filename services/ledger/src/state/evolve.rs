@@ -3,6 +3,7 @@
 use holmes_kernel::table::Place;
 use holmes_kernel::window::WINDOW_AGE_MS;
 use holmes_kernel::{Id, Meta, Principal, canon};
+use holmes_proto::columns::ids;
 use holmes_proto::ledger::v1::event::Event as Kind;
 use holmes_proto::ledger::v1::{
     AccountOpened, Event, HoldsExpired, LimitsSet, SubmitterRegistered, TokensDestroyed, TransferCode,
@@ -175,7 +176,7 @@ impl State {
     }
 
     fn holds_expired(&mut self, event: &HoldsExpired) {
-        rows::ids(&event.holds).for_each(|id| self.released(id));
+        ids(&event.holds).for_each(|id| self.released(id));
     }
 
     fn account_opened(&mut self, event: &AccountOpened) {

@@ -1,13 +1,13 @@
 //! What time does by itself: the log's beginning, the market's own accounts, the ends of epochs.
 
 use holmes_kernel::Ctx;
+use holmes_proto::heard::Refused;
 use holmes_proto::market::v1::event::Event as Kind;
 use holmes_proto::market::v1::{
     EpochSealed, MarketOpened, PriceSealed, SystemAccountOpened, SystemAccountRefused, SystemAccountRequested,
 };
 
 use super::{Decided, only_time};
-use crate::command::Refused;
 use crate::sends;
 use crate::state::State;
 

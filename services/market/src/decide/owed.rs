@@ -1,11 +1,11 @@
 //! What waits in `unclaimed/<asset>` for owners who had named no account.
 
 use holmes_kernel::{Ctx, Principal};
+use holmes_proto::heard::Refused;
 use holmes_proto::market::v1::event::Event as Kind;
 use holmes_proto::market::v1::{OwedPaid, OwedRefused, OwedSent};
 
 use super::{Decided, only_time, owned};
-use crate::command::Refused;
 use crate::sends;
 use crate::state::State;
 

@@ -1,6 +1,7 @@
 //! Sessions from their opening until they close.
 
 use holmes_kernel::{Ctx, Id, Principal, PrincipalKind, Time};
+use holmes_proto::heard::Refused;
 use holmes_proto::market::v1::event::Event as Kind;
 use holmes_proto::market::v1::{
     HoldMade, HoldSent, SessionClosed, SessionClosing, SessionFunded, SessionOpened,
@@ -8,7 +9,7 @@ use holmes_proto::market::v1::{
 
 use super::offers::known_asset;
 use super::{Decided, bytes, forbidden, is_platform, may_act_for, owned, refuse_if};
-use crate::command::{OpenSession, Refused, Rejection};
+use crate::command::{OpenSession, Rejection};
 use crate::fees::{Conversion, Rates, cap_pico};
 use crate::sends::{self, Reserve};
 use crate::settlement::bytes as wide;

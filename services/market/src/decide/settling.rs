@@ -1,6 +1,7 @@
 //! E-9.1, E-9.2, E-10.2: windows end, the ledger pays them, sessions close. Nobody has to call it.
 
 use holmes_kernel::{Ctx, Id, Principal};
+use holmes_proto::heard::Refused;
 use holmes_proto::market::v1::event::Event as Kind;
 use holmes_proto::market::v1::{
     HoldLost, SessionForgotten, SessionLimited, Settled, SettlementRefused, SettlementSent, WindowEnded,
@@ -8,7 +9,6 @@ use holmes_proto::market::v1::{
 
 use super::sessions::{closed, closing, funded};
 use super::{Decided, bytes, only_time, owned};
-use crate::command::Refused;
 use crate::params::MOST_ROWS;
 use crate::sends;
 use crate::settlement::{self, bytes as wide};

@@ -2,11 +2,12 @@
 
 use holmes_kernel::machine::Rejection as _;
 use holmes_kernel::{Ctx, Id, LogId, Machine, Meta, Opened, Principal, PrincipalKind, ServiceId, Time};
+use holmes_proto::heard::Refused;
 use holmes_proto::market::v1::event::Event as Kind;
 use holmes_proto::market::v1::{Event, WorkCredit};
 
 use super::bytes;
-use crate::command::{Metered, OpenSession, Refused};
+use crate::command::{Metered, OpenSession};
 use crate::state::{Session, Stage};
 use crate::{Command, LEDGER, Market, SCHEDULING, State, params};
 

@@ -1,6 +1,7 @@
 //! What each event does to the state. Total: what it names and cannot find is left alone; `check_step` sees it.
 
 use holmes_kernel::{Id, Meta, Principal, Time};
+use holmes_proto::columns;
 use holmes_proto::market::v1::event::Event as Kind;
 use holmes_proto::market::v1::{
     AccountSet, CallsNoted, Event, HoldSent, ModelPriced, OwedPaid, OwedRefused, OwedSent, SessionClosed,
@@ -76,14 +77,9 @@ pub(crate) fn principals(column: &[u8]) -> impl Iterator<Item = Principal> + '_ 
     column.chunks_exact(17).filter_map(Principal::from_slice)
 }
 
-/// The ids of a column: 16 bytes each.
-pub(crate) fn ids(column: &[u8]) -> impl Iterator<Item = Id> + '_ {
-    column.chunks_exact(16).filter_map(Id::from_slice)
-}
-
 /// A u128 of 16 bytes, big-endian; 0 where it is none.
 pub(crate) fn wide(bytes: &[u8]) -> u128 {
-    bytes.try_into().map_or(0, u128::from_be_bytes)
+    columns::wide(bytes).unwrap_or_default()
 }
 
 impl State {

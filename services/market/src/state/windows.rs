@@ -1,9 +1,10 @@
 //! What a window's end, its settlement and its loss do to a session, and to those who are paid.
 
 use holmes_kernel::{Id, Meta, Principal, Time};
+use holmes_proto::columns::ids;
 use holmes_proto::market::v1::{SettlementRefused, SettlementSent, WindowEnded};
 
-use super::evolve::{ids, principals, wide};
+use super::evolve::{principals, wide};
 use super::{Awaited, Ended, EndedRow, Hold, Line, Row, RowKey, Sent, Session, State};
 use crate::params::MOST_LINES;
 use crate::settlement::MICRO;

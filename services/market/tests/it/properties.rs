@@ -8,9 +8,10 @@ use holmes_kernel::{
     Time, canon,
 };
 use holmes_ledger::command as ledger;
-use holmes_market::command::{Metered, OpenSession, Refused};
+use holmes_market::command::{Metered, OpenSession};
 use holmes_market::state::{Purse, Stage};
 use holmes_market::{Command, LEDGER, Market, Reply, SCHEDULING, State};
+use holmes_proto::heard::Refused;
 use holmes_proto::market::v1::{Event, Params, WorkCredit};
 use proptest::prelude::*;
 use prost::Message as _;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holmes_kernel::{Broken, Id};
+use holmes_proto::columns::ids;
 use holmes_proto::scheduling::v1::Event;
 use holmes_proto::scheduling::v1::event::Event as Kind;
 
-use super::evolve::ids;
 use super::{Lease, LeaseId, Node, Session, Stand, State};
 use crate::matching::Pool;
 

@@ -1,9 +1,10 @@
 //! What presence and the sealing of epochs do to the state (E-0.6).
 
 use holmes_kernel::Id;
+use holmes_proto::columns::ids;
 use holmes_proto::scheduling::v1::{BeatsWeighed, EpochAttendance, EpochSealed, PresenceRecorded};
 
-use super::{Seal, State, ids};
+use super::{Seal, State};
 use crate::attendance::{bytes_of, count, counted, set, unite};
 
 impl State {

@@ -1,6 +1,7 @@
 //! What each event does to the state. Total: what it names and cannot find is left alone; `check_step` sees it.
 
 use holmes_kernel::{Id, Meta, Principal, PrincipalKind, Time};
+use holmes_proto::columns::ids;
 use holmes_proto::scheduling::v1::event::Event as Kind;
 use holmes_proto::scheduling::v1::{
     DetachReason, Event, GatewayStarted, LeaseEnd, ModelNoted, NodeAttached, NodeDetached, NodeNoted,
@@ -42,11 +43,6 @@ pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
         Some(Kind::SessionEnded(e)) => state.session_ended(&e.session),
         Some(Kind::GatewayHeard(_) | Kind::LinesAnswered(_)) | None => {} // heard above; answered by the event itself
     }
-}
-
-/// The ids of a column.
-pub(crate) fn ids(column: &[u8]) -> impl Iterator<Item = Id> + '_ {
-    column.chunks_exact(16).filter_map(Id::from_slice)
 }
 
 impl State {

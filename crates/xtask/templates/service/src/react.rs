@@ -1,6 +1,7 @@
 //! What other services' entries mean here: nothing yet. {{Name}} listens to no log and knows no sends.
 
 use holmes_kernel::{Sighted, Unknown};
+use holmes_proto::heard;
 
 use crate::command::Command;
 
@@ -9,8 +10,6 @@ use crate::command::Command;
 /// # Errors
 /// For a send, which a newer build must have meant: its source is parked, never skipped.
 pub fn react(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
-    match entry.send {
-        None => Ok(None),
-        Some(_) => Err(Unknown { service: entry.log.svc, what: format!("the send at {}", entry.seq) }),
-    }
+    heard::no_send(entry)?;
+    Ok(None)
 }
