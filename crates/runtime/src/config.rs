@@ -251,7 +251,7 @@ pub fn explain(file: Option<&Path>) -> Result<Vec<Explained>, ConfigError> {
         let source = match from {
             Some((name, _)) if name.contains("Config") => "default".into(),
             Some((_, Some(file))) => file,
-            Some((name, None)) => name.trim_matches('`').to_lowercase(),
+            Some((_, None)) => "environment".into(), // figment's own words have its prefix in them
             None => String::new(),
         };
         let variable = format!("HOLMES__{}", key.to_uppercase().replace('.', "__"));

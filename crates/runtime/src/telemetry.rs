@@ -38,10 +38,14 @@ pub struct Guard {
     metrics: PrometheusHandle,
 }
 
+/// What is logged.
+pub fn filter(settings: &Telemetry) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(&settings.log).map_err(|_| TelemetryError::Filter(settings.log.clone()))
+}
+
 /// Sets telemetry up for the whole process. Inside a tokio runtime, once.
 pub fn init(settings: &Telemetry, service: &str) -> Result<Guard, TelemetryError> {
-    let filter =
-        EnvFilter::try_new(&settings.log).map_err(|_| TelemetryError::Filter(settings.log.clone()))?;
+    let filter = filter(settings)?;
     let traces = if settings.otlp.is_empty() { None } else { Some(traces(settings, service)?) };
     let exported =
         traces.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("holmes")));

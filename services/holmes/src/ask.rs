@@ -4,6 +4,7 @@
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result, bail};
+use holmes_kernel::Id;
 use holmes_proto::inference::v1::generate_response::Part;
 use holmes_proto::inference::v1::{
     ChatMessage, Conversation, Ended, GenerateRequest, GenerateResponse, GenerateWork, Sampling, Started,
@@ -12,8 +13,10 @@ use holmes_proto::inference::v1::{
 use holmes_proto::ledger::v1::{Account, ListAccountsRequest, ListAccountsResponse};
 use holmes_runtime::auth::Network;
 use holmes_runtime::fresh_id;
+use serde::Serialize;
 
 use crate::client::{Client, Proof};
+use crate::output::{self, Format};
 
 /// What is asked.
 #[derive(Debug, clap::Args)]
@@ -21,6 +24,7 @@ use crate::client::{Client, Proof};
   export HOLMES_API_KEY=hk_…
   holmes ask --model holmes-tiny \"Sort these numbers: 41, 7, 93, 18\"
   holmes ask --model smollm2-135m-instruct --most 200 \"Write a poem about logs\" > poem.txt
+  holmes ask --model holmes-tiny -o json \"Sort these numbers: 41, 7\" | jq .price_micro_usd
 
 The words go to stdout as they come; node, lease, price, receipts and balances to stderr. The renter's account and key are
 made as docs/how-to/rent-inference.md says.")]
@@ -50,72 +54,144 @@ pub(crate) struct Args {
     key: String,
 }
 
+/// What is known of an answer when it is whole.
+#[derive(Serialize)]
+struct Answer {
+    text: String,
+    node: String,
+    lease: String,
+    session: String,
+    finish: String,
+    input_tokens: u32,
+    output_tokens: u32,
+    price_micro_usd: u64,
+    most_micro_usd: u64,
+    receipts: Vec<String>,
+    balances: Vec<Balance>,
+}
+
+/// What an account has for other things, before and after.
+#[derive(Serialize)]
+struct Balance {
+    account: String,
+    asset: u32,
+    before_units: u64,
+    available_units: u64,
+}
+
 /// Asks, and prints the answer.
-pub(crate) async fn run(args: Args) -> Result<()> {
+pub(crate) async fn run(args: Args, format: Format) -> Result<()> {
+    if args.question.trim().is_empty() {
+        bail!("the question is empty");
+    }
     let nowhere = Network { genesis: [0; 16], cell: 0 }; // an API key signs nothing
     let client = Client::new(&args.to, nowhere, Proof::ApiKey(args.key.clone()))?;
     let before = balances(&client).await?;
     let id = fresh_id();
+    let method = "holmes.inference.v1.Inference/Generate";
+    let mut stream = client.stream(method, id, request(&args, id)).await?;
+    let mut answer = follow(&mut stream, format == Format::Table).await?;
+    // The answer is whole: a server that drains need not tell balances any more.
+    let after = balances(&client).await.unwrap_or_default();
+    answer.balances = before.iter().zip(&after).map(|(was, now)| balance(was, now)).collect();
+    match format {
+        Format::Table => tell(&answer),
+        Format::Json => output::text(&serde_json::to_string_pretty(&answer)?)?,
+    }
+    Ok(())
+}
+
+fn request(args: &Args, id: Id) -> GenerateRequest {
     let message = ChatMessage { role: "user".into(), content: args.question.clone() };
-    let request = GenerateRequest {
+    let sampling = Sampling { temperature: args.temperature, seed: seed(id), ..Default::default() };
+    let (asset, max_price_micro_usd) = (args.asset.clone(), args.max_price);
+    GenerateRequest {
         request_id: id.to_string(),
         model: args.model.clone(),
         work: Some(GenerateWork {
             prompt: Some(Prompt::Chat(Conversation { messages: vec![message] })),
             max_tokens: args.most,
-            sampling: Some(Sampling { temperature: args.temperature, seed: seed(id), ..Default::default() }),
+            sampling: Some(sampling),
             ..Default::default()
         }),
-        terms: Some(Terms { asset: args.asset, max_price_micro_usd: args.max_price, ..Default::default() }),
-    };
-    let mut stream = client.stream("holmes.inference.v1.Inference/Generate", id, request).await?;
-    let (started, ended) = follow(&mut stream).await?;
-    let usage = ended.usage.unwrap_or_default();
-    eprintln!();
-    eprintln!("node      {}", started.node_id);
-    eprintln!("lease     {}", started.lease_id);
-    eprintln!("session   {}", started.session_id);
-    eprintln!("tokens    {} read, {} written", usage.input_tokens, usage.output_tokens);
-    eprintln!(
-        "price     {} micro-dollars, at most {} were asked for",
-        ended.price_micro_usd, started.most_micro_usd
-    );
-    for receipt in &ended.receipts {
-        eprintln!("receipt   {receipt}");
+        terms: Some(Terms { asset, max_price_micro_usd, ..Default::default() }),
     }
-    // The answer is whole: a server that drains need not tell balances any more.
-    for (was, now) in before.iter().zip(balances(&client).await.unwrap_or_default()) {
-        eprintln!(
-            "balance   account {}, asset {}: {} available before, {} now (holds are settled by the window)",
-            now.account_id, now.asset, was.available_units, now.available_units
-        );
-    }
-    Ok(())
 }
 
-/// Prints words as they come; answers where the call ran last and how it ended.
-async fn follow(stream: &mut tonic::Streaming<GenerateResponse>) -> Result<(Started, Ended)> {
-    let mut at = Started::default();
+fn balance(was: &Account, now: &Account) -> Balance {
+    Balance {
+        account: now.account_id.clone(),
+        asset: now.asset,
+        before_units: was.available_units,
+        available_units: now.available_units,
+    }
+}
+
+/// Tells all but the words, which stand on stdout already.
+fn tell(answer: &Answer) {
+    eprintln!();
+    eprintln!("node      {}", answer.node);
+    eprintln!("lease     {}", answer.lease);
+    eprintln!("session   {}", answer.session);
+    eprintln!("tokens    {} read, {} written", answer.input_tokens, answer.output_tokens);
+    eprintln!(
+        "price     {} micro-dollars, at most {} were asked for",
+        answer.price_micro_usd, answer.most_micro_usd
+    );
+    for receipt in &answer.receipts {
+        eprintln!("receipt   {receipt}");
+    }
+    for of in &answer.balances {
+        eprintln!(
+            "balance   account {}, asset {}: {} available before, {} now (holds are settled by the window)",
+            of.account, of.asset, of.before_units, of.available_units
+        );
+    }
+}
+
+/// Follows a call to its end; prints words as they come where they are `shown`.
+async fn follow(stream: &mut tonic::Streaming<GenerateResponse>, shown: bool) -> Result<Answer> {
+    let (mut at, mut text) = (Started::default(), String::new());
     let mut out = std::io::stdout().lock();
     while let Some(message) = stream.message().await.context("the answer broke off")? {
         match message.part {
             Some(Part::Started(started)) => at = started,
-            Some(Part::Tokens(tokens)) => {
+            Some(Part::Tokens(tokens)) if shown => {
                 out.write_all(tokens.text.as_bytes())?;
                 out.flush()?;
             }
+            Some(Part::Tokens(tokens)) => text.push_str(&tokens.text),
             Some(Part::Moved(moved)) => {
                 eprintln!("\n(node {} was lost; {} goes on)", moved.lost_node_id, moved.node_id);
                 (at.node_id, at.lease_id) = (moved.node_id, moved.lease_id);
             }
             Some(Part::Ended(ended)) => {
-                writeln!(out)?;
-                return Ok((at, ended));
+                if shown {
+                    writeln!(out)?;
+                }
+                return Ok(answer(at, ended, text));
             }
             None => {}
         }
     }
     bail!("the answer broke off: the same request id tells what became of it")
+}
+
+fn answer(at: Started, ended: Ended, text: String) -> Answer {
+    let usage = ended.usage.unwrap_or_default();
+    Answer {
+        text,
+        node: at.node_id,
+        lease: at.lease_id,
+        session: at.session_id,
+        finish: ended.reason().as_str_name().trim_start_matches("FINISH_REASON_").to_owned(),
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        price_micro_usd: ended.price_micro_usd,
+        most_micro_usd: at.most_micro_usd,
+        receipts: ended.receipts,
+        balances: Vec::new(),
+    }
 }
 
 async fn balances(client: &Client) -> Result<Vec<Account>> {
@@ -125,7 +201,7 @@ async fn balances(client: &Client) -> Result<Vec<Account>> {
 }
 
 /// A seed of its own for every question.
-fn seed(id: holmes_kernel::Id) -> u64 {
+fn seed(id: Id) -> u64 {
     let bytes = id.to_bytes();
     bytes[8..].iter().fold(0, |all, byte| all << 8 | u64::from(*byte))
 }

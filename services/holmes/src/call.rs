@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
-use ed25519_dalek::{Signer as _, SigningKey};
-use holmes_kernel::{Id, Principal, PrincipalKind};
-use holmes_runtime::auth::{Network, signing_input};
+use holmes_kernel::{Id, PrincipalKind};
+use holmes_runtime::auth::Network;
 use holmes_runtime::config::Config;
-use holmes_runtime::{Clock, fresh_id};
+use holmes_runtime::fresh_id;
 use prost_reflect::prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions, Value};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, EnumDescriptor, Kind, MessageDescriptor, MethodDescriptor,
+    ReflectMessage as _, Value,
+};
+use serde_json::Value as Json;
 use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -20,11 +23,10 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use tonic_types::StatusExt as _;
 
+use crate::client::Proof;
 use crate::profile::Profile;
+use crate::readable::Readable;
 use crate::{keys, output};
-
-/// How long a signature is good for.
-const SIGNED_FOR_MS: u64 = 60_000;
 
 /// What is called, and how.
 #[derive(Debug, clap::Args)]
@@ -36,7 +38,8 @@ const SIGNED_FOR_MS: u64 = 60_000;
 
 A request_id that the request has and the JSON leaves out is made and told on stderr; after a failure whose outcome
 is not known, send the same one again. Other ids that the caller chooses are made by `holmes keys id`. Bytes are
-base64, amounts decimal strings.")]
+base64 (in answers ids, principals and leases are their texts), amounts decimal strings; of an enum's value the part
+behind its type's name will do.")]
 pub(crate) struct Args {
     /// Service and method; the package may be left out where the name is unique. Nothing: list what there is.
     method: Option<String>,
@@ -103,13 +106,9 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     let message = request_message(&method, &args.json)?;
     let mut request = Request::new(message);
     request.set_timeout(timeout);
-    if let Some(key) = args.key.as_ref().filter(|_| args.sign_with.is_none()) {
-        let bearer = format!("Bearer {key}").parse().context("--key: an API key is printable ASCII")?;
-        request.metadata_mut().insert("authorization", bearer);
-    }
-    if let Some(file) = &args.sign_with {
-        sign(&mut request, &method, &keys::read(file)?, args.signer, &config)?;
-    }
+    let (bytes, id) = (request.get_ref().encode_to_vec(), request_id(request.get_ref())?);
+    let proof = proof(&args)?;
+    proof.add_to(request.metadata_mut(), || network(&config), &path_of(&method), &bytes, id)?;
     for pair in &args.metadata {
         let (name, value) =
             pair.split_once('=').with_context(|| format!("--metadata {pair}: write NAME=VALUE"))?;
@@ -120,36 +119,28 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     answer(channel, &method, request).await
 }
 
-/// Signs a request: see the docs, Signing.
-fn sign(
-    request: &mut Request<DynamicMessage>,
-    method: &MethodDescriptor,
-    key: &SigningKey,
-    signer: Signer,
-    config: &Config,
-) -> Result<()> {
-    let field = method.input().get_field_by_name("request_id");
-    let request_id = field.map(|field| request.get_ref().get_field(&field).into_owned());
-    let request_id: Id = match request_id.as_ref().and_then(Value::as_str) {
-        Some(text) if !text.is_empty() => text.parse().context("request_id")?,
-        _ => fresh_id(), // a read, or a numbered submission: nothing can run twice
-    };
-    let principal = Principal::new(signer.kind(), Id::of_key(&key.verifying_key().to_bytes()));
-    let expires_ms = Clock::System.now().after_millis(SIGNED_FOR_MS).millis();
-    let network = Network { genesis: Profile::load(&config.cell.profile)?.hash(), cell: config.cell.number };
-    let path = path_of(method);
-    let input =
-        signing_input(&network, &path, &request.get_ref().encode_to_vec(), request_id, expires_ms, principal);
-    let fields = [
-        ("holmes-principal", output::hex(&principal.to_bytes())),
-        ("holmes-request-id", request_id.to_string()),
-        ("holmes-expires", expires_ms.to_string()),
-        ("holmes-signature", output::hex(&key.sign(&input).to_bytes())),
-    ];
-    for (name, value) in fields {
-        request.metadata_mut().insert(name, value.parse()?);
+/// What proves who calls.
+fn proof(args: &Args) -> Result<Proof> {
+    Ok(match (&args.sign_with, &args.key) {
+        (Some(file), _) => Proof::Key(Box::new(keys::read(file)?), args.signer.kind()),
+        (None, Some(key)) => Proof::ApiKey(key.clone()),
+        (None, None) => Proof::Nobody,
+    })
+}
+
+/// The network that a signature counts in.
+fn network(config: &Config) -> Result<Network> {
+    Ok(Network { genesis: Profile::load(&config.cell.profile)?.hash(), cell: config.cell.number })
+}
+
+/// The id that a signature covers.
+fn request_id(message: &DynamicMessage) -> Result<Id> {
+    let field = message.descriptor().get_field_by_name("request_id");
+    let text = field.map(|field| message.get_field(&field).into_owned());
+    match text.as_ref().and_then(Value::as_str) {
+        Some(text) if !text.is_empty() => text.parse().context("request_id"),
+        _ => Ok(fresh_id()), // a read, or a numbered submission: nothing can run twice
     }
-    Ok(())
 }
 
 fn path_of(method: &MethodDescriptor) -> String {
@@ -164,13 +155,9 @@ async fn answer(channel: Channel, method: &MethodDescriptor, request: Request<Dy
     if let Some(seq) = streamed.metadata().get(holmes_proto::edge::SEQ).and_then(|seq| seq.to_str().ok()) {
         eprintln!("{}: {seq}", holmes_proto::edge::SEQ);
     }
-    let mut messages = streamed.into_inner();
+    let (mut messages, readable) = (streamed.into_inner(), Readable::of_answers()?);
     while let Some(message) = messages.message().await.map_err(told)? {
-        let mut bytes = Vec::new();
-        let mut json = serde_json::Serializer::pretty(&mut bytes);
-        let options = SerializeOptions::new().skip_default_fields(false);
-        message.serialize_with_options(&mut json, &options)?;
-        output::text(&String::from_utf8(bytes)?)?;
+        output::text(&serde_json::to_string_pretty(&readable.message(&message))?)?;
     }
     Ok(())
 }
@@ -196,13 +183,11 @@ fn request_message(method: &MethodDescriptor, json: &str) -> Result<DynamicMessa
     }
     let text = if json == "-" { std::io::read_to_string(std::io::stdin())? } else { json.to_owned() };
     let input = method.input();
-    let mut parser = serde_json::Deserializer::from_str(&text);
-    let mut message = DynamicMessage::deserialize(input.clone(), &mut parser).with_context(|| {
-        format!("the JSON is not a {}; its fields: {}", input.full_name(), fields(&input))
-    })?;
-    parser.end().context("there is more behind the JSON object")?;
-    let named: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text)?;
-    let is_named = ["request_id", "requestId"].iter().any(|name| named.contains_key(*name));
+    let wrong = || format!("the JSON is not a {}; its fields: {}", input.full_name(), fields(&input));
+    let mut json: Json = serde_json::from_str(&text).with_context(wrong)?;
+    name_values(&mut json, &input);
+    let is_named = ["request_id", "requestId"].iter().any(|name| json.get(name).is_some());
+    let mut message = DynamicMessage::deserialize(input.clone(), json).with_context(wrong)?;
     if let Some(field) = input.get_field_by_name("request_id")
         && !is_named
     {
@@ -213,7 +198,34 @@ fn request_message(method: &MethodDescriptor, json: &str) -> Result<DynamicMessa
     Ok(message)
 }
 
-fn fields(message: &prost_reflect::MessageDescriptor) -> String {
+/// Gives values of enums their full names: RENTER becomes ROLE_RENTER. What is none stays, and is refused by its name.
+fn name_values(json: &mut Json, message: &MessageDescriptor) {
+    let Json::Object(fields) = json else { return };
+    for (name, value) in fields {
+        let named = message.get_field_by_json_name(name).or_else(|| message.get_field_by_name(name));
+        let values = match value {
+            Json::Array(values) => values.as_mut_slice(),
+            one => std::slice::from_mut(one),
+        };
+        match named.map(|field| field.kind()) {
+            Some(Kind::Enum(kind)) => values.iter_mut().for_each(|value| name_value(value, &kind)),
+            Some(Kind::Message(kind)) => values.iter_mut().for_each(|value| name_values(value, &kind)),
+            _ => {}
+        }
+    }
+}
+
+fn name_value(value: &mut Json, kind: &EnumDescriptor) {
+    let Some(short) = value.as_str().map(str::to_owned) else { return };
+    let unspecified = kind.default_value();
+    let prefix = unspecified.name().trim_end_matches("UNSPECIFIED");
+    let full = format!("{prefix}{}", short.to_uppercase());
+    if kind.get_value_by_name(&short).is_none() && kind.get_value_by_name(&full).is_some() {
+        *value = full.into();
+    }
+}
+
+fn fields(message: &MessageDescriptor) -> String {
     let names: Vec<String> = message.fields().map(|field| field.json_name().to_owned()).collect();
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
@@ -342,5 +354,30 @@ impl Decoder for Decoding {
         DynamicMessage::decode(self.0.clone(), buffer)
             .map(Some)
             .map_err(|why| Status::internal(why.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(name: &str) -> MessageDescriptor {
+        let pool = DescriptorPool::decode(holmes_proto::DESCRIPTORS).unwrap();
+        pool.get_message_by_name(name).unwrap()
+    }
+
+    #[test]
+    fn values_of_enums_may_leave_their_types_name_out() {
+        let mut json = serde_json::json!({ "roles": ["RENTER", "operator", "ROLE_STAFF", "nobody", 1] });
+        name_values(&mut json, &message("holmes.accounts.v1.SetRolesRequest"));
+        let named = serde_json::json!(["ROLE_RENTER", "ROLE_OPERATOR", "ROLE_STAFF", "nobody", 1]);
+        assert_eq!(json["roles"], named);
+    }
+
+    #[test]
+    fn values_inside_messages_are_named_too() {
+        let mut json = serde_json::json!({ "transfers": [{ "kind": "hold" }] });
+        name_values(&mut json, &message("holmes.ledger.v1.CreateTransfersRequest"));
+        assert_eq!(json["transfers"][0]["kind"], "TRANSFER_KIND_HOLD");
     }
 }

@@ -37,7 +37,7 @@ impl Proof {
     pub(crate) fn add_to(
         &self,
         metadata: &mut MetadataMap,
-        network: &Network,
+        network: impl FnOnce() -> Result<Network>,
         path: &str,
         message: &[u8],
         request_id: Id,
@@ -51,7 +51,7 @@ impl Proof {
             Proof::Key(key, kind) => {
                 let principal = Principal::new(*kind, Id::of_key(&key.verifying_key().to_bytes()));
                 let expires_ms = Clock::System.now().after_millis(SIGNED_FOR_MS).millis();
-                let input = signing_input(network, path, message, request_id, expires_ms, principal);
+                let input = signing_input(&network()?, path, message, request_id, expires_ms, principal);
                 let fields = [
                     ("holmes-principal", output::hex(&principal.to_bytes())),
                     ("holmes-request-id", request_id.to_string()),
@@ -119,7 +119,7 @@ impl Client {
         let mut request = Request::new(question);
         request.set_timeout(PATIENCE);
         let path = format!("/{method}");
-        self.proof.add_to(request.metadata_mut(), &self.network, &path, &bytes, request_id)?;
+        self.proof.add_to(request.metadata_mut(), || Ok(self.network.clone()), &path, &bytes, request_id)?;
         Ok(request)
     }
 }

@@ -35,17 +35,17 @@ fn place_of(why: &JournalError) -> String {
     format!(": {service}, the frame that begins at {}", after.saturating_add(1))
 }
 
+/// The names of the roles with a log.
+pub(crate) fn known() -> String {
+    roles::all().iter().map(|role| role.name).collect::<Vec<_>>().join(", ")
+}
+
 /// The roles with a log that are named, all when none is.
 pub(crate) fn roles(names: &[String]) -> Result<Vec<Role>> {
     let all = roles::all();
     let named = |name: &String| name == "all" || all.iter().any(|role| role.name == *name);
     if let Some(wrong) = names.iter().find(|name| !named(name)) {
-        let known: Vec<&str> = all.iter().map(|role| role.name).collect();
-        let known = known.join(", ");
-        if wrong == roles::GATEWAY {
-            bail!("the role {wrong} keeps no log; those that do: all, {known}");
-        }
-        bail!("there is no role {wrong}; there are: all, {known}");
+        bail!("there is no role {wrong} with a log; there are: all, {}", known());
     }
     let every = names.is_empty() || names.iter().any(|name| name == "all");
     Ok(all.into_iter().filter(|role| every || names.iter().any(|name| name == role.name)).collect())

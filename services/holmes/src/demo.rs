@@ -13,7 +13,7 @@ mod world;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use holmes_runtime::config::Config;
 
 use tell::Teller;
@@ -49,6 +49,12 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     };
     std::fs::create_dir_all(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     let dir = dir.canonicalize()?;
+    if dir.read_dir()?.next().is_some() {
+        bail!(
+            "{} is not empty, and the demo begins a network of its own: name a new directory",
+            dir.display()
+        );
+    }
     tell.title("Holmes: a GPU network in a box, on this machine")?;
     let models = world::models(&tell, &config, args.model.as_deref())?;
     let mut world = World::open(&tell, dir, models).await?;

@@ -60,7 +60,11 @@ pub(crate) fn run(_: &Args, file: Option<&Path>, format: Format) -> Result<bool>
     let mut checks = vec![of("configuration", Ok((Verdict::Fine, "right".into())))];
     checks.push(of("profile", profile(&config)));
     checks.push(of("data directory", directory(&config.store.dir)));
-    for (what, address) in [("gRPC port", config.server.listen), ("admin port", config.server.admin)] {
+    for (what, address) in [
+        ("gRPC port", config.server.listen),
+        ("admin port", config.server.admin),
+        ("HTTP port", config.gateway.http),
+    ] {
         checks.push(of(what, port(address)));
     }
     checks.push(of("clock", clock(&config.store.dir)));

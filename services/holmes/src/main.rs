@@ -26,6 +26,7 @@ mod roles;
 mod serve;
 mod settings;
 mod verify;
+mod wallet;
 
 /// A decentralised GPU network in a box.
 #[derive(Parser)]
@@ -73,6 +74,8 @@ enum Command {
     Call(call::Args),
     /// Make keys: Ed25519 key files and API keys.
     Keys(keys::Args),
+    /// What a holder has, and how he sends some of it.
+    Wallet(wallet::Args),
     /// Rebuild every service from its log and compare digests, chains and invariants.
     Verify(verify::Args),
     /// Read the log: entries as JSON lines, or raw frames into files.
@@ -130,7 +133,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => wait(demo::run(args, holmes_runtime::config::load(file)?))?,
         Command::Executor(args) => wait(executor::run(args, holmes_runtime::config::load(file)?))?,
         Command::Worker(args) => executor::worker(args)?,
-        Command::Ask(args) => wait(ask::run(args))?,
+        Command::Wallet(args) => wait(wallet::run(args, holmes_runtime::config::load(file)?, format))?,
+        Command::Ask(args) => wait(ask::run(args, format))?,
         Command::Call(args) => wait(call::run(args, holmes_runtime::config::load(file)?))?,
         Command::Replay(args) => wait(replay::run(args, holmes_runtime::config::load(file)?))?,
         Command::State(args) => wait(replay::state(args, holmes_runtime::config::load(file)?))?,

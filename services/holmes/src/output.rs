@@ -26,15 +26,39 @@ pub(crate) fn rows<T: Serialize>(
     if format == Format::Json {
         return text(&serde_json::to_string_pretty(rows)?);
     }
-    let mut lines = vec![columns.iter().map(|column| (*column).to_owned()).collect::<Vec<String>>()];
-    lines.extend(rows.iter().map(cells));
+    let head = columns.iter().map(|column| (*column).to_owned()).collect();
+    table(head, rows.iter().map(cells).collect()).iter().try_for_each(|line| text(line))
+}
+
+/// The lines of a table: each column as wide as its widest cell.
+pub(crate) fn table(head: Vec<String>, rows: Vec<Vec<String>>) -> Vec<String> {
+    let lines: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
     let width = |at: usize| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    for line in &lines {
-        let padded = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        text(padded.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+    let padded = |line: &Vec<String>| {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines.iter().map(padded).collect()
+}
+
+/// Base units as people read them.
+pub(crate) fn coins(units: u64, decimals: u32) -> String {
+    let one = 10u64.pow(decimals);
+    format!("{}.{:0width$}", units / one, units % one, width = decimals as usize)
+}
+
+/// What people write, as base units; `None` when it is no amount of at least one unit, or finer than a unit.
+pub(crate) fn units(coins: &str, decimals: u32) -> Option<u64> {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, part) = match coins.split_once('.') {
+        Some((whole, part)) if digits(part) => (whole, part),
+        None => (coins, ""),
+        _ => return None,
+    };
+    let missing = (decimals as usize).checked_sub(part.len())?;
+    let units = format!("{whole}{part}{}", "0".repeat(missing)).parse().ok();
+    units.filter(|units| *units > 0 && digits(whole))
 }
 
 /// Prints a text and ends its line.
@@ -79,5 +103,27 @@ mod tests {
             assert_eq!(base64(bytes.as_bytes()), text);
         }
         assert_eq!(base64(&[0xfb, 0xff, 0xbf]), "+/+/");
+    }
+
+    #[test]
+    fn amounts_are_read_as_they_are_written_and_never_rounded() {
+        assert_eq!((coins(1_500_000_000, 9), coins(7, 6)), ("1.500000000".into(), "0.000007".into()));
+        for (text, decimals, read) in [
+            ("12.5", 9, Some(12_500_000_000)),
+            ("0.000001", 6, Some(1)),
+            ("7", 0, Some(7)),
+            ("18446744073.709551615", 9, Some(u64::MAX)),
+            ("18446744073.709551616", 9, None),
+            ("0", 9, None),
+            ("0.0000001", 6, None),
+            ("-1", 9, None),
+            ("+1", 9, None),
+            ("1e3", 9, None),
+            (".5", 9, None),
+            ("1.", 9, None),
+            ("", 9, None),
+        ] {
+            assert_eq!(units(text, decimals), read, "{text}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Events as people and their tools read them: ids, principals and leases as texts, columns as lists, wide numbers in
+//! Messages as people and their tools read them: ids, principals and leases as texts, columns as lists, wide numbers in
 //! digits, sends as the commands that they are. What the bytes of a field are follows from its name, which the protos use
 //! in one sense only.
 
@@ -7,11 +7,11 @@ use holmes_kernel::{Id, Principal};
 use holmes_proto::statements::lease_text;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor,
-    Value,
+    ReflectMessage as _, Value,
 };
 use serde_json::{Map, Value as Json};
 
-use crate::output::hex;
+use crate::output::{base64, hex};
 
 /// What the bytes of a field are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ const SHAPES: &[(Shape, &[&str])] = &[
             "billed_pico_usd",
             "cap_pico_usd",
             "covers_micro_usd",
+            "credits_posted",
+            "debits_posted",
             "full_units",
             "full_work_units",
             "quarter_units",
@@ -91,18 +93,27 @@ fn shape(name: &str) -> Option<Shape> {
     SHAPES.iter().find(|(_, names)| names.contains(&name)).map(|(shape, _)| *shape)
 }
 
-/// Shows events of any service.
+/// Shows messages of any service.
 pub(crate) struct Readable {
     pool: DescriptorPool,
     sends: ExtensionDescriptor,
+    /// Whether fields that say nothing are shown too.
+    whole: bool,
+    /// How bytes are written that have no better text.
+    raw: fn(&[u8]) -> String,
 }
 
 impl Readable {
-    /// By the build's own descriptors.
+    /// Of events: what is set in them, bytes in hexadecimal digits.
     pub(crate) fn new() -> Result<Readable> {
         let pool = DescriptorPool::decode(holmes_proto::DESCRIPTORS).context("the build's descriptors")?;
         let sends = pool.get_extension_by_name("holmes.sends").context("the build's options")?;
-        Ok(Readable { pool, sends })
+        Ok(Readable { pool, sends, whole: false, raw: hex })
+    }
+
+    /// Of answers: every field, bytes as JSON reads them.
+    pub(crate) fn of_answers() -> Result<Readable> {
+        Ok(Readable { whole: true, raw: base64, ..Readable::new()? })
     }
 
     /// The type of a service's events.
@@ -111,10 +122,16 @@ impl Readable {
         self.pool.get_message_by_name(&name).with_context(|| format!("there is no message {name}"))
     }
 
-    /// A message with everything that is set in it.
+    /// A message, its fields in the order of their numbers.
     pub(crate) fn message(&self, message: &DynamicMessage) -> Json {
-        let fields =
-            message.fields().map(|(field, value)| (field.json_name().to_owned(), self.field(&field, value)));
+        let kind = message.descriptor();
+        let shown = kind
+            .fields()
+            .filter(|field| message.has_field(field) || (self.whole && !field.supports_presence()));
+        let fields = shown.map(|field| {
+            let value = self.field(&field, &message.get_field(&field));
+            (field.json_name().to_owned(), value)
+        });
         Json::Object(fields.collect::<Map<String, Json>>())
     }
 
@@ -170,14 +187,14 @@ impl Readable {
             Some(Shape::Capabilities) => Some(self.decoded("holmes.scheduling.v1.Capabilities", bytes)),
             Some(Shape::Raw) | None => None,
         };
-        shown.unwrap_or_else(|| hex(bytes).into())
+        shown.unwrap_or_else(|| (self.raw)(bytes).into())
     }
 
     /// Bytes that are a message; as they are when they are none.
     fn decoded(&self, name: &str, bytes: &[u8]) -> Json {
         let kind = self.pool.get_message_by_name(name);
         let message = kind.and_then(|kind| DynamicMessage::decode(kind, bytes).ok());
-        message.map_or_else(|| hex(bytes).into(), |message| self.message(&message))
+        message.map_or_else(|| (self.raw)(bytes).into(), |message| self.message(&message))
     }
 }
 
@@ -249,7 +266,6 @@ mod tests {
 
     #[test]
     fn ids_columns_wide_numbers_and_sends_are_texts() {
-        use prost_reflect::ReflectMessage as _;
         let readable = Readable::new().unwrap();
         let mut of =
             DynamicMessage::new(readable.pool.get_message_by_name("holmes.market.v1.Settled").unwrap());

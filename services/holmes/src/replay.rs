@@ -161,7 +161,8 @@ async fn print_entries(
     let mut out = BufWriter::new(std::io::stdout().lock());
     frames(role, journal, cell, after, |frame| {
         for (seq, entry) in frame.entries()? {
-            serde_json::to_writer(&mut out, &line(role.name, frame, seq, &entry, &kind, readable)?)?;
+            let line = line(role.name, frame, seq, &entry, &kind, readable)?;
+            serde_json::to_writer(&mut out, &line).map_err(std::io::Error::from)?; // nobody may read on
             writeln!(out)?;
         }
         Ok(())

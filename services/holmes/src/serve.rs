@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use holmes_accounts::Accounts;
 use holmes_kernel::Time;
 use holmes_kernel::ports::Journal as _;
@@ -239,7 +239,8 @@ fn wanted(names: &[String]) -> Result<(Vec<Role>, bool)> {
     if logs.is_empty() {
         bail!("the role {GATEWAY} needs scheduling and market in its process: name them too (--role)");
     }
-    Ok((data::roles(&logs)?, every || logs.len() < names.len()))
+    let roles = data::roles(&logs).map_err(|why| anyhow!("{why}; and {GATEWAY}, which has none"))?;
+    Ok((roles, every || logs.len() < names.len()))
 }
 
 /// Where a process is reached.

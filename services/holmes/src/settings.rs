@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use holmes_runtime::config;
+use holmes_runtime::config::{self, Config};
+use holmes_runtime::telemetry;
 
 use crate::output::{self, Format};
+use crate::profile::Profile;
 
 /// What to do with the configuration.
 #[derive(Debug, clap::Args)]
@@ -28,11 +30,20 @@ enum Action {
     Explain,
 }
 
+/// What only a use would show: a profile, a filter or a directory that is none.
+fn check(config: &Config) -> anyhow::Result<()> {
+    Profile::load(&config.cell.profile)?;
+    telemetry::filter(&config.telemetry)?;
+    let dir = &config.store.dir;
+    anyhow::ensure!(!dir.exists() || dir.is_dir(), "store.dir = {}: a file, not a directory", dir.display());
+    Ok(())
+}
+
 /// Carries it out.
 pub(crate) fn run(args: &Args, file: Option<&Path>, format: Format) -> anyhow::Result<()> {
     match args.action {
         Action::Check => {
-            config::load(file)?;
+            check(&config::load(file)?)?;
             eprintln!("the configuration is right");
         }
         Action::Dump => output::text(config::load(file)?.to_toml().trim_end())?,

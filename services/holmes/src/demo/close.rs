@@ -7,8 +7,9 @@ use holmes_proto::market::v1 as market;
 use holmes_runtime::fresh_id;
 
 use super::people::{DOLLAR, TOKEN};
-use super::tell::{Teller, coins, short};
+use super::tell::{Teller, short};
 use super::world::{self, World, until};
+use crate::output::coins;
 
 /// Every renter closes its sessions; the market pays what was metered and gives the rest of the holds back.
 pub(super) async fn invoices(tell: &Teller, world: &mut World) -> Result<()> {

@@ -12,9 +12,10 @@ use holmes_proto::staking::v1 as staking;
 use holmes_proto::treasury::v1 as treasury;
 use holmes_runtime::fresh_id;
 
-use super::tell::{Teller, coins};
+use super::tell::Teller;
 use super::world::{World, until};
 use crate::client::{Client, Proof};
+use crate::output::coins;
 
 /// Number and decimals of an asset of the demo's profile.
 pub(super) const TOKEN: (u32, u32) = (1, 9);

@@ -28,24 +28,12 @@ impl Teller {
 
     /// A table, indented to stand below a line.
     pub(super) fn table(&self, columns: &[&str], rows: &[Vec<String>]) -> Result<()> {
-        let head: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
-        let lines = || std::iter::once(&head).chain(rows);
-        let width = |at: usize| lines().map(|line| line[at].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-        for line in lines() {
-            let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-            output::text(
-                format!("          {}", cells.collect::<Vec<_>>().join("  ").trim_end()).trim_end(),
-            )?;
+        let head = columns.iter().map(|column| (*column).to_owned()).collect();
+        for line in output::table(head, rows.to_vec()) {
+            output::text(format!("          {line}").trim_end())?;
         }
         Ok(())
     }
-}
-
-/// Base units as people read them.
-pub(super) fn coins(units: u64, decimals: u32) -> String {
-    let one = 10u64.pow(decimals);
-    format!("{}.{:0width$}", units / one, units % one, width = decimals as usize)
 }
 
 /// The beginning of a text, on one line.
@@ -68,8 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_and_texts_are_short_and_whole() {
-        assert_eq!((coins(1_500_000_000, 9), coins(7, 6)), ("1.500000000".into(), "0.000007".into()));
+    fn texts_are_short_and_whole() {
         assert_eq!((start_of("a  b\nc", 9), start_of("abcdef", 4)), ("a b c".into(), "abc…".into()));
         assert_eq!(short("0192f3a0-7c1d-7b43-9b0e-3f1d2c4b5a69"), "3f1d2c4b5a69");
     }

@@ -101,15 +101,7 @@ fn the_tutorial_works_as_it_is_typed() {
     let (running, stopped) = page.split_once("<!-- stopped -->").expect("the place where the server stops");
     let place = Place::new();
     let server = place.serve(&[]);
-    let bin = Path::new(env!("CARGO_BIN_EXE_holmes")).parent().expect("a directory");
-    let old = std::env::var("PATH").unwrap_or_default();
-    let sh = |script: String, address: &str| {
-        let mut command = place.shell(&format!("set -eu\n{script}\n"));
-        let command = command.env("HOLMES_SERVER", address).env("PATH", format!("{}:{old}", bin.display()));
-        let ran = command.output().expect("sh runs");
-        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-        String::from_utf8(ran.stdout).expect("UTF-8")
-    };
+    let sh = |script: String, address: &str| place.typed(&script, address, &[]);
     let said = sh(script(running), &server.address);
     for line in
         ["\"existingUnits\": \"1000000000000000000\"", "TRANSFER_CODE_OK", "\"balanceUnits\": \"21000000\""]

@@ -1,6 +1,5 @@
 //! The how-to guides work as they are typed: an operator's, and behind it a renter's.
 
-use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,16 +29,7 @@ fn an_operator_and_a_renter_get_where_their_guides_say() {
     let http = server.lines.iter().find_map(|line| Some(line.split_once("HTTP ")?.1.trim().to_owned()));
     let http = http.expect("the server tells its HTTP address");
     let http = http.split("/v1").next().expect("an address").to_owned();
-    let bin = Path::new(env!("CARGO_BIN_EXE_holmes")).parent().expect("a directory");
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
-    let sh = |script: &str| {
-        let mut command = place.shell(&format!("set -eu\n{script}\n"));
-        let command =
-            command.env("HOLMES_SERVER", &server.address).env("HOLMES_HTTP", &http).env("PATH", &path);
-        let ran = command.output().expect("sh runs");
-        assert!(ran.status.success(), "{script}\n{}", String::from_utf8_lossy(&ran.stderr));
-        String::from_utf8(ran.stdout).expect("UTF-8")
-    };
+    let sh = |script: &str| place.typed(script, &server.address, &[("HOLMES_HTTP", &http)]);
     let said = sh(&script(before));
     for line in ["\"state\": \"NODE_STATE_ACTIVE\"", "\"qualified\": true"] {
         assert!(operate.contains(line) && said.contains(line), "{line}: {said}");
@@ -61,6 +51,17 @@ fn an_operator_and_a_renter_get_where_their_guides_say() {
     }
     let said = sh(&script(rent));
     for words in ["7 18 41 93", "\"receipts/", "SESSION_STATE_CLOSED", "\"priceMicroUsd\": \"680\""] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
+fn a_holder_of_tokens_gets_where_the_guide_says() {
+    let page = include_str!("../../../../docs/how-to/hold-tokens.md");
+    let place = Place::new();
+    let server = place.serve(&["--role", "all"]);
+    let said = place.typed(&script(page), &server.address, &[]);
+    for words in ["12.500000000", "7.500000000"] {
         assert!(said.contains(words), "{words}: {said}");
     }
 }

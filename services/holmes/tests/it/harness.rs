@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -73,6 +73,17 @@ impl Place {
         let mut command = self.clean("sh");
         command.args(["-c", script]);
         command
+    }
+
+    /// What a page's lines say when they are typed here, against a server.
+    pub(crate) fn typed(&self, script: &str, server: &str, more: &[(&str, &str)]) -> String {
+        let bin = Path::new(env!("CARGO_BIN_EXE_holmes")).parent().expect("a directory");
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+        let mut command = self.shell(&format!("set -eu\n{script}\n"));
+        command.env("HOLMES_SERVER", server).env("PATH", path).envs(more.iter().copied());
+        let ran = command.output().expect("sh runs");
+        assert!(ran.status.success(), "{script}\n{}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).expect("UTF-8")
     }
 
     fn clean(&self, program: &str) -> Command {

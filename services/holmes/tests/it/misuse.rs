@@ -56,7 +56,8 @@ fn a_state_is_asked_for_only_where_there_is_one() {
 #[test]
 fn what_is_not_known_is_answered_with_what_there_is() {
     let place = Place::new();
-    serve_with(&place, &["--role", "alchemy"]).fails(1, &["no role alchemy", "all, ledger, accounts"]);
+    serve_with(&place, &["--role", "alchemy"])
+        .fails(1, &["no role alchemy", "all, ledger, accounts", "gateway"]);
     serve_with(&place, &["--profile", "nowhere"]).fails(1, &["no profile nowhere", "demo, hol or a file"]);
     place.run(&["state", "alchemy"]).fails(1, &["no role alchemy", "all, ledger, accounts"]);
     place.run(&["state", "ledger"]).fails(1, &["holmes-data", "holmes serve"]);
@@ -96,6 +97,30 @@ fn a_key_that_the_configuration_does_not_know_is_named_with_those_that_it_knows(
     let ran = command.env("HOLMES__SERVER__MAX_CALLS", "0").output().expect("it runs");
     assert_eq!(ran.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&ran.stderr).contains("server.max_calls = 0: 1 to 1000000"));
+}
+
+#[test]
+fn a_configuration_is_right_only_when_all_that_it_names_is_there() {
+    let place = Place::new();
+    std::fs::write(place.path("a-file"), "").expect("written");
+    for (wrong, words) in [
+        ("[cell]\nprofile = \"nowhere\"\n", ["no profile nowhere", "demo, hol"]),
+        ("[telemetry]\nlog = \"holmes=loud\"\n", ["telemetry.log", "holmes=loud"]),
+        ("[store]\ndir = \"a-file\"\n", ["store.dir", "a file"]),
+    ] {
+        std::fs::write(place.path("holmes.toml"), wrong).expect("written");
+        place.run(&["-c", "holmes.toml", "config", "check"]).fails(1, &words);
+    }
+}
+
+#[test]
+fn what_begins_anew_or_says_nothing_is_refused_before_it_begins() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("mine")).expect("made");
+    std::fs::write(place.path("mine/thesis.txt"), "mine").expect("written");
+    place.run(&["demo", "--dir", "mine"]).fails(1, &["not empty", "new directory"]);
+    place.run(&["ask", " ", "--model", "m", "--key", "hk_1"]).fails(1, &["the question is empty"]);
+    place.run(&["wallet", "balance"]).fails(1, &["--sign-with", "--key"]);
 }
 
 #[test]

@@ -1,0 +1,229 @@
+//! `holmes wallet`: what a holder of tokens or dollars has, and how he sends some.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use holmes_kernel::{Id, PrincipalKind};
+use holmes_proto::ledger::v1::{
+    Account, Asset, CreateTransfersRequest, CreateTransfersResponse, GetSupplyRequest, GetSupplyResponse,
+    ListAccountsRequest, ListAccountsResponse, OpenAccountRequest, OpenAccountResponse, Transfer,
+    TransferCode, TransferKind,
+};
+use holmes_runtime::auth::Network;
+use holmes_runtime::config::Config;
+use holmes_runtime::fresh_id;
+use serde::Serialize;
+
+use crate::client::{Client, Proof};
+use crate::keys;
+use crate::output::{self, Format, coins, units};
+use crate::profile::Profile;
+
+/// What is done, and as whom.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  holmes wallet balance --sign-with wallet.key
+  holmes wallet open HOL --sign-with wallet.key
+  holmes wallet send 12.5 --from ACCOUNT --to ACCOUNT --sign-with wallet.key
+
+An API key sees what there is; it moves money only when it has the scope `admin`. A transfer that does not happen
+is exit code 1, with its reason on stderr; when the outcome is not known, the same --id makes sure that it happens
+once.")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+    /// Where the server is.
+    #[arg(long, global = true, default_value = "http://127.0.0.1:7070", env = "HOLMES_SERVER")]
+    server: String,
+    /// API key.
+    #[arg(long, global = true, env = "HOLMES_API_KEY", hide_env_values = true)]
+    key: Option<String>,
+    /// Sign with this key file; no API key is sent then.
+    #[arg(long, global = true, value_name = "FILE")]
+    sign_with: Option<PathBuf>,
+    /// Profile of the network, which a signature covers: a built-in name or a file.
+    #[arg(long, global = true)]
+    profile: Option<String>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// What each account has.
+    Balance,
+    /// Open an account for an asset.
+    Open {
+        /// The asset's name, as in HOL or USD.
+        asset: String,
+    },
+    /// Send an amount to an account.
+    Send {
+        /// How much, in whole coins: 12.5.
+        amount: String,
+        /// From which of your accounts.
+        #[arg(long)]
+        from: Id,
+        /// To which account.
+        #[arg(long)]
+        to: Id,
+        /// The transfer's id; by default a fresh one, told on stderr.
+        #[arg(long)]
+        id: Option<Id>,
+    },
+}
+
+/// An account, as its holder reads it.
+#[derive(Serialize)]
+struct Row {
+    account: String,
+    asset: String,
+    balance: String,
+    available: String,
+    held: String,
+}
+
+/// A transfer that happened.
+#[derive(Serialize)]
+struct Sent {
+    transfer: String,
+    asset: String,
+    amount: String,
+    burned: String,
+}
+
+/// Carries it out.
+pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Result<()> {
+    config.cell.profile = args.profile.clone().unwrap_or(config.cell.profile);
+    let proof = match (&args.sign_with, args.key) {
+        (Some(file), _) => Proof::Key(Box::new(keys::read(file)?), PrincipalKind::Account),
+        (None, Some(key)) => Proof::ApiKey(key),
+        (None, None) => bail!("whose wallet? Name its key file (--sign-with) or an API key (--key)"),
+    };
+    let network = Network { genesis: Profile::load(&config.cell.profile)?.hash(), cell: config.cell.number };
+    let wallet = Wallet { client: Client::new(&args.server, network, proof)? };
+    match args.action {
+        Action::Balance => wallet.balance(format).await,
+        Action::Open { asset } => wallet.open(&asset, format).await,
+        Action::Send { amount, from, to, id } => wallet.send(&amount, (from, to), id, format).await,
+    }
+}
+
+struct Wallet {
+    client: Client,
+}
+
+impl Wallet {
+    async fn assets(&self) -> Result<Vec<Asset>> {
+        let method = "holmes.ledger.v1.Ledger/GetSupply";
+        let all: GetSupplyResponse = self.client.ask(method, fresh_id(), GetSupplyRequest {}).await?;
+        Ok(all.supplies.into_iter().filter_map(|supply| supply.asset).collect())
+    }
+
+    /// All accounts of the caller, page by page.
+    async fn accounts(&self) -> Result<Vec<Account>> {
+        let (mut all, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let asked = ListAccountsRequest { page_token, ..Default::default() };
+            let method = "holmes.ledger.v1.Ledger/ListAccounts";
+            let page: ListAccountsResponse = self.client.ask(method, fresh_id(), asked).await?;
+            all.extend(page.accounts);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn balance(&self, format: Format) -> Result<()> {
+        let assets = self.assets().await?;
+        let mut rows = Vec::new();
+        for account in self.accounts().await? {
+            let asset = asset(&assets, |asset| asset.id == account.asset)?;
+            let shown = |units| coins(units, asset.decimals);
+            rows.push(Row {
+                account: account.account_id,
+                asset: asset.name.clone(),
+                balance: shown(account.balance_units),
+                available: shown(account.available_units),
+                held: shown(account.debits_pending_units),
+            });
+        }
+        if rows.is_empty() {
+            eprintln!("there is no account yet: `holmes wallet open HOL` opens one");
+        }
+        output::rows(format, &["ACCOUNT", "ASSET", "BALANCE", "AVAILABLE", "HELD"], &rows, |row| {
+            [&row.account, &row.asset, &row.balance, &row.available, &row.held].map(String::clone).to_vec()
+        })
+    }
+
+    async fn open(&self, name: &str, format: Format) -> Result<()> {
+        let assets = self.assets().await?;
+        let asset = asset(&assets, |asset| asset.name == name)?;
+        let (id, account) = (fresh_id(), fresh_id());
+        let asked = OpenAccountRequest {
+            request_id: id.to_string(),
+            account_id: account.to_string(),
+            asset: asset.id,
+            ..Default::default()
+        };
+        let method = "holmes.ledger.v1.Ledger/OpenAccount";
+        let opened: OpenAccountResponse = self.client.ask(method, id, asked).await?;
+        output::rows(format, &["ACCOUNT"], &[opened.account_id], |account| vec![account.clone()])
+    }
+
+    async fn send(&self, amount: &str, sides: (Id, Id), id: Option<Id>, format: Format) -> Result<()> {
+        let from = sides.0.to_string();
+        let account = self.accounts().await?.into_iter().find(|account| account.account_id == from);
+        let account = account.with_context(|| {
+            format!("--from {from} is no account of yours: `holmes wallet balance` lists them")
+        })?;
+        let assets = self.assets().await?;
+        let asset = asset(&assets, |asset| asset.id == account.asset)?;
+        let amount_units = units(amount, asset.decimals)
+            .with_context(|| format!("{amount}: an amount of {} as in 12.5", asset.name))?;
+        let id = id.unwrap_or_else(|| {
+            let id = fresh_id();
+            eprintln!("transfer {id}");
+            id
+        });
+        let transfer = Transfer {
+            transfer_id: id.to_string(),
+            kind: TransferKind::Single.into(),
+            debit_account_id: from,
+            credit_account_id: sides.1.to_string(),
+            amount_units,
+            ..Default::default()
+        };
+        let request_id = fresh_id();
+        let asked = CreateTransfersRequest {
+            request_id: request_id.to_string(),
+            transfers: vec![transfer],
+            ..Default::default()
+        };
+        let method = "holmes.ledger.v1.Ledger/CreateTransfers";
+        let told: CreateTransfersResponse = self.client.ask(method, request_id, asked).await?;
+        let result = told.results.first().context("the ledger has answered nothing")?;
+        let code = result.code();
+        if !matches!(code, TransferCode::Ok | TransferCode::Exists) {
+            let reason = code.as_str_name().trim_start_matches("TRANSFER_CODE_");
+            bail!("nothing was sent: {reason}");
+        }
+        let shown = |units| coins(units, asset.decimals);
+        let sent = Sent {
+            transfer: id.to_string(),
+            asset: asset.name.clone(),
+            amount: shown(result.amount_units),
+            burned: shown(result.burned_units),
+        };
+        output::rows(format, &["TRANSFER", "ASSET", "AMOUNT", "BURNED"], &[sent], |sent| {
+            [&sent.transfer, &sent.asset, &sent.amount, &sent.burned].map(String::clone).to_vec()
+        })
+    }
+}
+
+fn asset(assets: &[Asset], wanted: impl Fn(&Asset) -> bool) -> Result<&Asset> {
+    let names = || assets.iter().map(|asset| asset.name.as_str()).collect::<Vec<_>>().join(", ");
+    assets
+        .iter()
+        .find(|asset| wanted(asset))
+        .with_context(|| format!("no such asset; there are: {}", names()))
+}
