@@ -20,7 +20,7 @@ pub(crate) struct Args {
 }
 
 /// Where a file of the scaffold goes below the root, and what it holds; `@` stands for the service's directory.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 12] = [
     ("proto/holmes/{{name}}/v1/events.proto", include_str!("../templates/service/events.proto")),
     ("proto/holmes/{{name}}/v1/{{name}}.proto", include_str!("../templates/service/service.proto")),
     ("@/Cargo.toml", include_str!("../templates/service/Cargo.toml")),
@@ -32,6 +32,7 @@ const FILES: [(&str, &str); 11] = [
     ("@/src/react.rs", include_str!("../templates/service/src/react.rs")),
     ("@/src/api.rs", include_str!("../templates/service/src/api.rs")),
     ("@/tests/it.rs", include_str!("../templates/service/tests/it.rs")),
+    ("@/tests/golden/Begun.hex", include_str!("../templates/service/tests/golden/Begun.hex")),
 ];
 
 pub(crate) fn run(house: &House, args: &Args) -> Result<()> {

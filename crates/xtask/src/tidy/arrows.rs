@@ -34,7 +34,7 @@ const MACHINE: &str = "services/*";
 const EVERYTHING: &[&str] = &["*"];
 
 /// The arrows. `services/*` stands for every state-machine service.
-const ROOMS: [(&str, Room); 14] = [
+const ROOMS: [(&str, Room); 15] = [
     ("crates/kernel", Room { ships: &[], tests: &[] }),
     ("proto", Room { ships: &["crates/kernel"], tests: &[] }),
     ("crates/store", Room { ships: &["crates/kernel"], tests: &[] }),
@@ -45,13 +45,20 @@ const ROOMS: [(&str, Room); 14] = [
         Room { ships: &["crates/kernel", "proto"], tests: &["crates/runtime", "crates/store"] },
     ),
     ("crates/sim", Room { ships: EVERYTHING, tests: &[] }),
+    ("crates/testing", Room { ships: &["crates/kernel"], tests: &["proto"] }),
     ("crates/xtask", Room { ships: &[], tests: &[] }),
     // The ledger and staking in tests: what is sent to the one and heard from the other is tested with the real ones.
     (
         MACHINE,
         Room {
             ships: &["crates/kernel", "proto"],
-            tests: &["crates/runtime", "crates/store", "services/ledger", "services/staking"],
+            tests: &[
+                "crates/runtime",
+                "crates/store",
+                "crates/testing",
+                "services/ledger",
+                "services/staking",
+            ],
         },
     ),
     ("services/gateway", EDGE),
@@ -68,7 +75,7 @@ const EDGE: Room =
 const DIALS: &str = "services/executor";
 
 /// Crates that only development uses: nothing that ships may name them.
-const DEV_ONLY: [&str; 3] = ["crates/sim", "crates/xtask", "load-tests"];
+const DEV_ONLY: [&str; 4] = ["crates/sim", "crates/testing", "crates/xtask", "load-tests"];
 
 /// Crates outside with one caller among ours.
 const ONE_CALLER: [(&str, &str); 7] = [
@@ -229,6 +236,9 @@ mod tests {
             ("services/ledger", "proto", Normal),
             ("services/ledger", "crates/runtime", Development),
             ("services/ledger", "crates/store", Development),
+            ("services/ledger", "crates/testing", Development),
+            ("services/holmes", "crates/testing", Development),
+            ("crates/testing", "crates/kernel", Normal),
             ("services/gateway", "crates/runtime", Normal),
             ("services/executor", "crates/engine", Normal),
             ("services/holmes", "services/ledger", Normal),
@@ -263,6 +273,9 @@ mod tests {
             ("services/gateway", "services/ledger", Normal),
             ("services/gateway", "crates/store", Normal),
             ("services/holmes", "crates/sim", Normal),
+            ("services/holmes", "crates/testing", Normal),
+            ("services/ledger", "crates/testing", Normal),
+            ("crates/testing", "services/ledger", Normal),
             ("crates/runtime", "fjall", Normal),
             ("services/holmes", "scylla", Development),
             ("services/executor", "cudarc", Normal),

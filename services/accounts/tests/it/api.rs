@@ -1,7 +1,6 @@
 //! The gRPC service over accounts.
 
-use std::sync::{Arc, Mutex};
-
+use holmes_accounts::Accounts;
 use holmes_accounts::api::Api;
 use holmes_accounts::possession::OfferedKey;
 use holmes_kernel::{Id, Principal, PrincipalKind, canon};
@@ -9,14 +8,15 @@ use holmes_proto::accounts::v1 as wire;
 use holmes_proto::accounts::v1::Role;
 use holmes_proto::accounts::v1::accounts_server::Accounts as _;
 use holmes_proto::edge::{SEQ, SignedRequest};
+use holmes_testing::{Local, now};
 use tonic::{Request, Status};
 
-use crate::harness::{Driver, Local, STAFF, hash, id, now, offer, public, secret, staff, wallet};
+use crate::harness::{STAFF, driver, hash, id, offer, public, secret, staff, wallet};
 
 /// A cell's accounts, and their service.
 pub(crate) struct Desk {
-    pub(crate) api: Api<Local>,
-    pub(crate) driver: Arc<Mutex<Driver>>,
+    pub(crate) api: Api<Local<Accounts>>,
+    pub(crate) accounts: Local<Accounts>,
 }
 
 /// An RPC's answer: `$desk.api.$call`, with whoever signs or holds a key as `$who`.
@@ -110,8 +110,8 @@ pub(crate) const OPERATOR: i32 = Role::Operator as i32;
 impl Desk {
     /// With two wallets, of seeds 2 and 3, both renter and operator.
     pub(crate) fn new() -> Desk {
-        let driver = Arc::new(Mutex::new(Driver::new()));
-        let desk = Desk { api: Api::new(Local(driver.clone())), driver };
+        let accounts = Local::new(driver());
+        let desk = Desk { api: Api::new(accounts.clone()), accounts };
         for seed in [2, 3] {
             let message = desk.new_wallet(seed);
             call!(desk, Who::Nobody, create_account, message).unwrap();
@@ -120,11 +120,11 @@ impl Desk {
     }
 
     pub(crate) fn fresh(&self) -> Id {
-        self.driver.lock().unwrap().fresh()
+        self.accounts.driver().fresh()
     }
 
     pub(crate) fn digest(&self) -> canon::Digest {
-        self.driver.lock().unwrap().digest()
+        self.accounts.driver().digest()
     }
 
     pub(crate) fn new_wallet(&self, seed: u8) -> wire::CreateAccountRequest {
@@ -172,7 +172,7 @@ fn an_api_key_is_made_by_its_owner_used_and_revoked() -> Result<(), Status> {
     let key_id = message.key_id.clone();
     call!(desk, by(2), create_api_key, message)?;
     let speaks_for = |desk: &Desk| {
-        let driver = desk.driver.lock().unwrap();
+        let driver = desk.accounts.driver();
         driver.state().api_key(&hash(1), driver.now).map(|(principal, _)| principal)
     };
     assert_eq!(speaks_for(&desk), Ok(wallet(2)));
@@ -213,7 +213,7 @@ fn keys_of_wallets_nodes_gateways_and_services_sign_once_they_are_registered() -
     let key = offered(offer(9, service, None));
     let register = wire::RegisterServiceKeyRequest { request_id: request_id(), service_number: 4, key };
     call!(desk, by_staff(), register_service_key, register)?;
-    let driver = desk.driver.lock().unwrap();
+    let driver = desk.accounts.driver();
     for (principal, seed) in [(wallet(2), 6), (node, 7), (gateway, 8), (service, 9), (staff(), STAFF)] {
         assert_eq!(driver.state().public_key(&principal), Ok(public(seed)), "{principal}");
     }

@@ -3,17 +3,15 @@
 use holmes_kernel::{Id, Principal, PrincipalKind, ServiceId};
 use holmes_proto::accounts::v1 as wire;
 use holmes_proto::accounts::v1::accounts_server::Accounts as _;
+use holmes_testing::grpc::reason;
+use holmes_testing::now;
 use tonic::Status;
-use tonic_types::StatusExt;
 
 use crate::api::{Desk, RENTER, Who, by, by_staff, call, offered};
-use crate::harness::{START_MS, hash, id, now, offer, public, wallet};
+use crate::harness::{START_MS, hash, id, offer, public, wallet};
 
 fn reason_of<T: std::fmt::Debug>(answer: Result<T, Status>) -> String {
-    let status = answer.expect_err("bad input is refused");
-    let info = status.get_details_error_info().expect("every refusal has a reason");
-    assert!(!status.message().is_empty() && info.domain == "holmes");
-    info.reason
+    reason(&answer.expect_err("bad input is refused"))
 }
 
 /// Calls with a good message that one case makes bad, and compares reasons; nothing may have changed.

@@ -8,7 +8,7 @@ use holmes_accounts::{By, Change, Command, Roles};
 use holmes_kernel::{Id, Principal, PrincipalKind, ServiceId};
 use proptest::prelude::*;
 
-use crate::harness::{Driver, STAFF, START_MS, hash, id, offer, public, wallet};
+use crate::harness::{Driver, STAFF, START_MS, driver, hash, id, offer, public, wallet};
 
 /// Wallets have these seeds, the first staff's among them.
 const WALLETS: std::ops::RangeInclusive<u8> = STAFF..=4;
@@ -105,7 +105,7 @@ struct Run {
 impl Run {
     /// Every wallet has its account, and the second one is staff too.
     fn new() -> Run {
-        let mut run = Run { driver: Driver::new(), revoked: BTreeSet::new(), happened: 0 };
+        let mut run = Run { driver: driver(), revoked: BTreeSet::new(), happened: 0 };
         let op = |who, of, what| {
             let (as_staff, forged, key) = (who == STAFF, false, None);
             Op { who, as_staff, forged, key, of, what, wait_ms: 0 }

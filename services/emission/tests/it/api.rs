@@ -3,17 +3,16 @@
 use holmes_emission::api::Api;
 use holmes_emission::command::Fact;
 use holmes_emission::{Command, Emission, MARKET, SCHEDULING, STAKING};
-use holmes_kernel::{Call, Handle as _, Id, LogId, Principal, ServiceId, canon};
+use holmes_kernel::{Id, LogId, Principal, ServiceId, canon};
 use holmes_proto::emission::v1 as wire;
 use holmes_proto::emission::v1::emission_server::Emission as _;
 use holmes_runtime::rig::{Rig, Seat};
 use holmes_store::journal::memory::Journal;
-use tonic::{Request, Status};
-use tonic_types::StatusExt;
+use holmes_testing::ask;
+use holmes_testing::grpc::{answer, request};
+use tonic::Request;
 
-use crate::harness::{
-    HOL, SOURCES, STAFF, START, account, bonded, node_id, now, opened, owner, with, worked,
-};
+use crate::harness::{HOL, SOURCES, STAFF, START, account, bonded, node_id, opened, owner, with, worked};
 
 /// Emission alone: nobody answers its sends, and the test speaks for the sources.
 struct Desk {
@@ -23,24 +22,10 @@ struct Desk {
     asked: u32,
 }
 
-fn reason(status: &Status) -> String {
-    let info = status.get_details_error_info().expect("every refusal has a reason");
-    assert!(!status.message().is_empty() && info.domain == "holmes");
-    info.reason
-}
-
-fn request<T>(who: Principal, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(who);
-    request
-}
-
 /// Calls the service and answers the message, or the reason of the refusal.
 macro_rules! call {
     ($desk:ident.$rpc:ident, $who:expr, $message:expr) => {
-        now($desk.api.$rpc(request($who, $message)))
-            .map(tonic::Response::into_inner)
-            .map_err(|why| reason(&why))
+        answer($desk.api.$rpc(request($who, $message)))
     };
 }
 
@@ -69,9 +54,9 @@ impl Desk {
     }
 
     fn note(&mut self, source: ServiceId, facts: Vec<Fact>) {
-        let call = Call::request(Principal::service(source), self.id().parse().unwrap());
-        let at = self.rig.now();
-        now(self.seat.submit(call, Command::Note { source, at, facts })).unwrap();
+        let (id, at) = (self.id().parse().unwrap(), self.rig.now());
+        let note = Command::Note { source, at, facts };
+        ask(&self.seat, Principal::service(source), id, note).unwrap();
     }
 
     fn id(&mut self) -> String {
@@ -272,6 +257,6 @@ fn reads_of_what_is_not_there_or_by_nobody_are_refused() {
     assert_eq!(call!(desk.get_grant, STAFF, get(&node, 0)), Err("FIELD_INVALID".into()));
     assert_eq!(call!(desk.get_grant, STAFF, get(&nobody, 1)), Err("NODE_NOT_FOUND".into()));
     assert_eq!(call!(desk.get_grant, STAFF, get(&node, 9)), Err("GRANT_NOT_FOUND".into()));
-    let unknown = now(desk.api.get_pools(Request::new(wire::GetPoolsRequest {}))).unwrap_err();
-    assert_eq!(reason(&unknown), "UNAUTHENTICATED");
+    let unknown = answer(desk.api.get_pools(Request::new(wire::GetPoolsRequest {}))).unwrap_err();
+    assert_eq!(unknown, "UNAUTHENTICATED");
 }

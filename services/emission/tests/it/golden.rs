@@ -1,7 +1,4 @@
-//! The bytes of every event ever released. A file of tests/golden is never edited: a new version of an event gets a new
-//! file, and the old one must still be read as it was.
-
-use std::path::Path;
+//! The bytes of every event ever released; [`golden`] says how they are kept.
 
 use holmes_kernel::{Event as _, Id, ServiceId};
 use holmes_proto::emission::v1::event::Event as Kinds;
@@ -14,7 +11,7 @@ use holmes_proto::emission::v1::{
 };
 use holmes_proto::market::v1::WorkCredit;
 use holmes_proto::staking::v1::NodeKind;
-use prost::Message;
+use holmes_testing::golden;
 use prost::bytes::Bytes;
 
 const UNITS: u64 = u64::MAX;
@@ -157,40 +154,18 @@ fn every_event() -> Vec<Event> {
     kinds.map(|kind| Event { event: Some(kind) }).collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let lines: Vec<String> =
-        digits.as_bytes().chunks(100).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    lines.join("\n") + "\n"
-}
-
 #[test]
 fn every_event_has_the_bytes_that_it_was_released_with() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    for event in every_event() {
-        let bytes = event.encode_to_vec();
-        let name = event.name().unwrap();
-        let golden = std::fs::read_to_string(folder.join(format!("{name}.hex")));
-        let golden = golden.unwrap_or_else(|why| panic!("{name}.hex: {why}; it would be\n{}", hex(&bytes)));
-        assert_eq!(hex(&bytes), golden, "{name}");
-        assert_eq!(Event::decode(bytes.as_slice()).unwrap(), event);
-    }
-    let files = std::fs::read_dir(folder).unwrap().filter_map(Result::ok);
-    let golden = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "hex")).count();
-    assert_eq!(golden, every_event().len(), "an event has no golden bytes, or bytes have no event");
+    golden::check(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), &every_event());
 }
 
 #[test]
 fn only_what_others_need_leaves_emission() {
-    let events = every_event();
-    let public = events.iter().filter(|event| event.is_public()).filter_map(|event| event.name());
-    assert_eq!(public.collect::<Vec<_>>(), ["EpochClosed"]);
+    assert_eq!(golden::named(&every_event(), Event::is_public), ["EpochClosed"]);
 }
 
 #[test]
 fn what_emission_sends_goes_to_the_ledger() {
-    let events = every_event();
-    let sends = events.iter().filter_map(|event| Some((event.name()?, event.send()?.to)));
     let expected = ["AccountRequested", "MoveSent", "PaymentsSent"].map(|name| (name, ServiceId(1)));
-    assert_eq!(sends.collect::<Vec<_>>(), expected);
+    assert_eq!(golden::sends(&every_event()), expected);
 }

@@ -1,18 +1,14 @@
 //! Emission on a disk that is always done, and a ledger whose moods the test chooses.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 
 use holmes_emission::command::{Fact, Outcome, WorkRow};
 use holmes_emission::state::{ACCOUNTS, Account, Awaited};
-use holmes_emission::{Command, Emission, LEDGER, Reply, State, params};
-use holmes_kernel::shard::{Delivery, Poison, Request};
-use holmes_kernel::{
-    Amount, Event as _, Frame, Id, Input, LogId, Opened, Output, Position, Principal, PrincipalKind, Refusal,
-    Replica, ServiceId, Shard, Time, canon,
-};
-use holmes_proto::emission::v1::{Event, Params};
+use holmes_emission::{Command, Emission, LEDGER, State, params};
+use holmes_kernel::{Amount, Event as _, Id, LogId, Opened, Principal, PrincipalKind, ServiceId, Time};
+use holmes_proto::emission::v1::Params;
 use holmes_proto::ledger::v1 as ledger;
+use holmes_testing::Driver;
 use prost::Message;
 
 pub(crate) const HOL: u64 = 1_000_000_000;
@@ -50,15 +46,6 @@ pub(crate) fn opened(params: &Params) -> Opened {
     Opened { cell: 1, params: params.encode_to_vec(), ..Opened::default() }
 }
 
-/// What a future that never waits gives.
-pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => panic!("a rig never waits"),
-    }
-}
-
 pub(crate) fn bonded(n: u8, of: u8, slashable: u64, rating_milli_cu: u32) -> Fact {
     Fact::Node {
         node: node_id(n),
@@ -76,117 +63,29 @@ pub(crate) fn worked(n: u8, of: u8, full: bool, units: u64, fees_micro_usd: u64)
     WorkRow { node: node_id(n), owner: owner(of), full, units, fees_micro_usd }
 }
 
-pub(crate) struct Driver {
-    shard: Shard<Emission>,
-    frames: Vec<Frame>,
-    pub(crate) now: Time,
-    asked: u32,
-    heard: BTreeMap<u16, u64>,
-    /// What was sent and not answered, by sequence number.
-    sent: BTreeMap<u64, Vec<u8>>,
+/// Emission under the driver, and a ledger that carries out what the test lets it.
+pub(crate) struct Play {
+    pub(crate) emission: Driver<Emission>,
     /// The ledger's books, as it would have them.
     pub(crate) balances: BTreeMap<String, u64>,
 }
 
-impl Driver {
-    pub(crate) fn new(params: &Params) -> Driver {
-        let first = Replica::<Emission>::provision(LOG, START, opened(params)).unwrap();
-        let shard = Shard::new(Replica::open(LOG, &first).unwrap(), 1, Poison::new());
-        let mut driver = Driver {
-            shard,
-            frames: vec![first],
-            now: START,
-            asked: 0,
-            heard: BTreeMap::new(),
-            sent: BTreeMap::new(),
-            balances: BTreeMap::new(),
-        };
-        let pools = [Account::Trr, Account::Br, Account::Verifier];
-        for (account, units) in pools.into_iter().zip(driver.state().held) {
-            let id = driver.state().account_id(account).to_string();
-            driver.balances.insert(id, units);
-        }
-        driver
+impl Play {
+    pub(crate) fn new(params: &Params) -> Play {
+        let emission = Driver::<Emission>::new(LOG, START, opened(params));
+        let state = emission.state();
+        let pools = [Account::Trr, Account::Br, Account::Verifier].into_iter().zip(state.held);
+        let balances = pools.map(|(account, units)| (state.account_id(account).to_string(), units)).collect();
+        Play { emission, balances }
     }
 
     pub(crate) fn state(&self) -> &State {
-        self.shard.replica().state()
-    }
-
-    pub(crate) fn digest(&self) -> canon::Digest {
-        self.shard.replica().digest()
-    }
-
-    pub(crate) fn ask(&mut self, principal: Principal, command: Command) -> Result<Reply, Refusal> {
-        self.asked += 1;
-        let request_id = Id::derive(self.now, b"driver", self.asked);
-        let (ticket, digest, traceparent) = (0, canon::digest(&command), String::new());
-        self.run(Input::Request(Request { ticket, principal, request_id, digest, traceparent, command }))
-            .expect("a request is answered")
+        self.emission.state()
     }
 
     pub(crate) fn note(&mut self, source: ServiceId, facts: Vec<Fact>) {
-        let at = self.now;
-        self.hear(source, Command::Note { source, at, facts });
-    }
-
-    fn hear(&mut self, source: ServiceId, command: Command) {
-        let heard = self.heard.entry(source.0).or_default();
-        let from = *heard;
-        *heard += 1;
-        let to = Position { term: 1, seq: from + 1, chain: [9; 32] };
-        self.run(Input::Delivery(Delivery {
-            ticket: 0,
-            source: LogId::new(1, source),
-            from,
-            to,
-            ts: Time::from_millis(1),
-            principal: Principal::service(source),
-            traceparent: String::new(),
-            command: Some(command),
-        }));
-    }
-
-    pub(crate) fn wait(&mut self, ms: u64) {
-        self.now = self.now.after_millis(ms);
-        while self.shard.next_due().is_some_and(|at| at <= self.now) {
-            self.run(Input::Tick);
-        }
-    }
-
-    fn run(&mut self, input: Input<Command>) -> Option<Result<Reply, Refusal>> {
-        self.now = self.now.next();
-        let (mut out, mut answer) = (Vec::new(), None);
-        self.shard.step(self.now, input, &mut out);
-        self.shard.step(self.now, Input::Idle, &mut out);
-        while !out.is_empty() {
-            for output in std::mem::take(&mut out) {
-                match output {
-                    Output::Append(frame) => {
-                        self.keep(frame);
-                        self.shard.step(self.now, Input::Appended, &mut out);
-                        self.shard.step(self.now, Input::Idle, &mut out);
-                    }
-                    Output::Reply { answer: given, .. } => answer = Some(given),
-                    Output::Halt(why) | Output::Reclaim(why) => panic!("the shard stopped: {why}"),
-                    Output::Recall { .. } | Output::Release { .. } => {}
-                    Output::Delivered { .. } | Output::Early { .. } => {}
-                }
-            }
-        }
-        answer
-    }
-
-    fn keep(&mut self, frame: Frame) {
-        for (first, entry) in frame.entries().unwrap() {
-            for (seq, bytes) in (first..).zip(&entry.events) {
-                let event = Event::decode(bytes.clone()).unwrap();
-                if let Some(send) = event.send() {
-                    self.sent.insert(seq, send.command.to_vec());
-                }
-            }
-        }
-        self.frames.push(frame);
+        let at = self.emission.now;
+        self.emission.hear(source, Command::Note { source, at, facts });
     }
 
     /// Answers one of the sends that wait. What is carried out moves money, and never more than there is.
@@ -194,10 +93,12 @@ impl Driver {
         let waiting: Vec<u64> = self.state().awaited.keys().copied().collect();
         let Some(seq) = waiting.get(which % waiting.len().max(1)).copied() else { return };
         let is_payment = matches!(self.state().awaited[&seq], Awaited::Payments(_));
-        let sent = ledger::Command::decode(self.sent[&seq].as_slice()).unwrap();
+        let event = self.emission.event(seq);
+        let sent = ledger::Command::decode(event.send().unwrap().command).unwrap();
         let Some(ledger::command::Command::CreateTransfers(request)) = sent.command else {
             let outcome = refused.map_or(Outcome::Done(vec![]), |reason| Outcome::Refused(reason.into()));
-            return self.hear(LEDGER, Command::Answered { seq, outcome });
+            self.emission.hear(LEDGER, Command::Answered { seq, outcome });
+            return;
         };
         let mut reasons = Vec::new();
         for (at, transfer) in request.transfers.iter().enumerate() {
@@ -211,36 +112,24 @@ impl Driver {
                     transfer.amount_units;
             }
         }
-        self.hear(LEDGER, Command::Answered { seq, outcome: Outcome::Done(reasons) });
+        self.emission.hear(LEDGER, Command::Answered { seq, outcome: Outcome::Done(reasons) });
     }
 
     /// Lets the ledger carry out whatever is asked, until it rests.
     pub(crate) fn settle(&mut self) {
-        self.wait(0);
+        self.emission.wait(0);
         while !self.state().awaited.is_empty() {
             self.answer(0, None);
-            self.wait(0);
+            self.emission.wait(0);
         }
     }
 
     /// The invariants hold, and the ledger has what emission believes.
     pub(crate) fn agrees(&self) {
-        assert_eq!(self.shard.replica().check(), []);
+        self.emission.check();
         for (account, held) in ACCOUNTS.into_iter().zip(self.state().held) {
             let id = self.state().account_id(account).to_string();
             assert_eq!(self.balances.get(&id).copied().unwrap_or_default(), held, "{account:?}");
         }
-    }
-
-    /// The digest of the same log, read from its first frame.
-    pub(crate) fn replayed(&self) -> canon::Digest {
-        let mut replica = Replica::<Emission>::open(LOG, &self.frames[0]).unwrap();
-        self.frames[1..].iter().for_each(|frame| replica.apply(frame).unwrap());
-        replica.digest()
-    }
-
-    pub(crate) fn events(&self) -> impl Iterator<Item = Event> + '_ {
-        let entries = self.frames.iter().flat_map(|frame| frame.entries().unwrap());
-        entries.flat_map(|(_, entry)| entry.events).map(|bytes| Event::decode(bytes).unwrap())
     }
 }

@@ -7,7 +7,7 @@ use holmes_ledger::react;
 use holmes_proto::emission::v1::event::Event as Kind;
 use proptest::prelude::*;
 
-use crate::harness::{Driver, EPOCH_MS, HOL, SOURCES, STAFF, account, bonded, node_id, owner, with, worked};
+use crate::harness::{EPOCH_MS, HOL, Play, SOURCES, STAFF, account, bonded, node_id, owner, with, worked};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -83,13 +83,13 @@ fn of(node: u8) -> u8 {
     1 + node % 2
 }
 
-impl Driver {
+impl Play {
     /// Goes on to the end of the next epoch to close.
     fn pass_epoch(&mut self) -> u64 {
-        self.wait(0);
+        self.emission.wait(0);
         let epoch = self.state().next;
         let end = self.state().params.calendar.end(epoch).millis();
-        self.wait(end.saturating_sub(self.now.millis()));
+        self.emission.wait(end.saturating_sub(self.emission.now.millis()));
         epoch
     }
 
@@ -128,27 +128,27 @@ impl Driver {
             Op::Seal(which) => {
                 let epoch = self.pass_epoch();
                 self.note(SOURCES[which], vec![Fact::Sealed(epoch)]);
-                self.wait(0);
+                self.emission.wait(0);
             }
             Op::SealAll => {
                 let epoch = self.pass_epoch();
                 SOURCES.iter().for_each(|source| self.note(*source, vec![Fact::Sealed(epoch)]));
-                self.wait(0);
+                self.emission.wait(0);
             }
             Op::Without(which) => {
                 let source = SOURCES[which];
-                drop(self.ask(STAFF, Command::CloseWithout { epoch: next, source }));
-                self.wait(0);
+                drop(self.emission.ask(STAFF, Command::CloseWithout { epoch: next, source }));
+                self.emission.wait(0);
             }
             Op::Exit { node, which } => {
                 let grants =
                     self.state().nodes.get(&node_id(node)).map(|node| node.grants.keys().nth(which).copied());
                 let epoch = grants.flatten().unwrap_or(1);
-                drop(self.ask(owner(of(node)), Command::ExitGrant { node: node_id(node), epoch }));
+                drop(self.emission.ask(owner(of(node)), Command::ExitGrant { node: node_id(node), epoch }));
             }
             Op::Answer(which, refused) => self.answer(which, refused),
             Op::Settle => self.settle(),
-            Op::Wait(ms) => self.wait(ms),
+            Op::Wait(ms) => self.emission.wait(ms),
         }
     }
 }
@@ -161,18 +161,18 @@ proptest! {
         ops in proptest::collection::vec(op(), 1..150),
     ) {
         // E-4.1, E-4.7, E-5.4: `agrees` checks every invariant of the state after every step.
-        let mut driver = Driver::new(&with(|params| params.without_after_ms = 0));
-        let mut remaining = driver.state().remaining;
+        let mut play = Play::new(&with(|params| params.without_after_ms = 0));
+        let mut remaining = play.state().remaining;
         for op in &ops {
-            driver.apply(op);
-            driver.agrees();
-            let now = driver.state().remaining;
+            play.apply(op);
+            play.agrees();
+            let now = play.state().remaining;
             prop_assert!(now.iter().zip(remaining).all(|(now, before)| *now <= before), "R never rises");
             remaining = now;
         }
-        prop_assert_eq!(driver.replayed(), driver.digest());
+        play.emission.check_replay();
         // What is sent, the ledger can read; and it is the last event of its entry (the shard sees to that).
-        for event in driver.events() {
+        for event in play.emission.events() {
             if let Some(send) = event.send() {
                 let read = react::command(ServiceId(6), send.command).unwrap();
                 prop_assert!(!matches!(read, holmes_ledger::Command::Malformed { .. }), "{read:?}");
@@ -180,21 +180,21 @@ proptest! {
         }
         // When the ledger carries out all that is asked, nobody with an account waits.
         for _ in 0..40 {
-            driver.wait(21_600_000);
-            driver.settle();
+            play.emission.wait(21_600_000);
+            play.settle();
         }
-        driver.agrees();
-        prop_assert!(driver.state().moves.is_empty() && driver.state().pending.is_empty());
-        prop_assert!(driver.state().nodes.values().all(|node| node.owed == 0 || node.payout.is_none()));
+        play.agrees();
+        prop_assert!(play.state().moves.is_empty() && play.state().pending.is_empty());
+        prop_assert!(play.state().nodes.values().all(|node| node.owed == 0 || node.payout.is_none()));
     }
 
     #[test]
     fn no_transfer_id_is_used_twice(ops in proptest::collection::vec(op(), 1..150)) {
         // E-2.3: the ledger would answer a refused id with its refusal for an hour.
-        let mut driver = Driver::new(&with(|params| params.without_after_ms = 0));
-        ops.iter().for_each(|op| driver.apply(op));
+        let mut play = Play::new(&with(|params| params.without_after_ms = 0));
+        ops.iter().for_each(|op| play.apply(op));
         let mut ids = std::collections::BTreeSet::new();
-        for event in driver.events() {
+        for event in play.emission.events() {
             let Some(send) = event.send() else { continue };
             let command: holmes_proto::ledger::v1::Command = prost::Message::decode(send.command).unwrap();
             if let Some(holmes_proto::ledger::v1::command::Command::CreateTransfers(request)) = command.command {
@@ -210,21 +210,21 @@ proptest! {
         days in proptest::collection::vec((0..5u8, 0..5u8, any::<bool>()), 1..60),
     ) {
         // E-4.7: scheduled never rises, and what is paid lies below its ceiling.
-        let mut driver = Driver::new(&with(|_| {}));
-        driver.wait(0);
-        driver.note(STAKING, (1..6).map(|n| bonded(n, of(n), 1_000 * HOL, 1_000)).collect());
+        let mut play = Play::new(&with(|_| {}));
+        play.emission.wait(0);
+        play.note(STAKING, (1..6).map(|n| bonded(n, of(n), 1_000 * HOL, 1_000)).collect());
         let named = (1..6).map(|n| Fact::Payout { node: node_id(n), account: account(n), posted: true });
-        driver.note(STAKING, named.collect());
+        play.note(STAKING, named.collect());
         for (worker, present, priced) in days {
-            let epoch = driver.state().next;
-            driver.note_if(MARKET, u64::from(priced) * 700_000);
-            driver.note(MARKET, vec![Fact::Work { epoch, rows: vec![worked(worker, of(worker), true, 9, 77_777_777)] }]);
-            driver.note(SCHEDULING, vec![Fact::Attendance { epoch, rows: vec![(node_id(present), 3, true)] }]);
-            driver.apply(&Op::SealAll);
-            driver.settle();
-            driver.agrees();
+            let epoch = play.state().next;
+            play.note_if(MARKET, u64::from(priced) * 700_000);
+            play.note(MARKET, vec![Fact::Work { epoch, rows: vec![worked(worker, of(worker), true, 9, 77_777_777)] }]);
+            play.note(SCHEDULING, vec![Fact::Attendance { epoch, rows: vec![(node_id(present), 3, true)] }]);
+            play.apply(&Op::SealAll);
+            play.settle();
+            play.agrees();
         }
-        let closed = driver.events().filter_map(|event| match event.event {
+        let closed = play.emission.events().filter_map(|event| match event.event {
             Some(Kind::EpochClosed(closed)) => Some(closed),
             _ => None,
         });

@@ -9,7 +9,7 @@ use tonic::Status;
 
 use crate::gateway::{Server, generate, tiny};
 use crate::model::CONTEXT;
-use crate::node::Node;
+use crate::node::{Node, joined, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_offers_its_models_signed_and_beats() {
@@ -37,10 +37,7 @@ async fn a_node_offers_its_models_signed_and_beats() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stops_says_so_ends_its_calls_and_takes_no_more() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(1).await;
+    let (_server, mut node, mut peer) = joined(1).await;
     let lease = peer.lease(1, 1);
     peer.start(1, &lease, tiny(generate("abc", 2_000))).await;
     peer.tokens(1).await;
@@ -68,12 +65,7 @@ async fn a_node_that_stops_says_so_ends_its_calls_and_takes_no_more() {
     drop(peer);
     node.ended().await.unwrap();
     assert_eq!(node.receipts(), 0);
-    let gone = async {
-        while node.worker_pid().is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the worker is gone with it");
+    until("the worker is gone with it", Duration::from_secs(5), || node.worker_pid().is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,10 +86,7 @@ async fn a_node_that_stops_gives_up_calls_that_take_too_long_and_keeps_what_was_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_drains_is_attached_to_again_when_the_calls_have_ended() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(1).await;
+    let (mut server, _node, mut peer) = joined(1).await;
     peer.start(1, &peer.lease(1, 1), tiny(generate("abc", 500))).await;
     peer.tokens(1).await;
     peer.say(to_node::Message::Drain(Drain {})).await;

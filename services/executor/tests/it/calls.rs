@@ -9,14 +9,11 @@ use holmes_proto::scheduling::v1::{Finish, Lease};
 use prost::Message as _;
 
 use crate::gateway::{COMMITMENT_KEY, Peer, Server, generate, now_us, scheduling, sign, tiny};
-use crate::node::Node;
+use crate::node::{Node, joined};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_streams_numbered_tokens_with_checkpoints_and_ends_with_a_receipt() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(7).await;
+    let (_server, node, mut peer) = joined(7).await;
     let lease = peer.lease(1, 1);
     peer.start(1, &lease, tiny(generate("abc", 400))).await;
     let answer = peer.answer(1).await;
@@ -43,10 +40,7 @@ async fn a_call_streams_numbered_tokens_with_checkpoints_and_ends_with_a_receipt
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_is_committed_to_as_its_message() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(7).await;
+    let (_server, _node, mut peer) = joined(7).await;
     let message = |role: &str, content: &str| ChatMessage { role: role.into(), content: content.into() };
     let chat = Conversation { messages: vec![message("system", "be brief"), message("user", "hi")] };
     let prompt = Some(generate_work::Prompt::Chat(chat.clone()));
@@ -59,10 +53,7 @@ async fn a_conversation_is_committed_to_as_its_message() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_text_ends_the_answer_and_is_not_part_of_it() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(7).await;
+    let (_server, _node, mut peer) = joined(7).await;
     let lease = peer.lease(1, 1);
     let work = GenerateWork {
         sampling: Some(Sampling { temperature: 1.0, top_k: 4, seed: 3, ..Sampling::default() }),
@@ -80,10 +71,7 @@ async fn a_stop_text_ends_the_answer_and_is_not_part_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_continued_where_it_was_left_when_it_can_be_repeated() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(7).await;
+    let (_server, _node, mut peer) = joined(7).await;
     let lease = peer.lease(1, 1);
     let sampling = Sampling { temperature: 1.0, top_k: 4, seed: 3, ..Sampling::default() };
     let work = GenerateWork { sampling: Some(sampling), ..generate("abc", 30) };
@@ -108,10 +96,7 @@ async fn an_answer_is_continued_where_it_was_left_when_it_can_be_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_call_ends_at_once_with_a_receipt_for_what_was_sent() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(7).await;
+    let (_server, _node, mut peer) = joined(7).await;
     let lease = peer.lease(1, 1);
     peer.start(1, &lease, tiny(generate("abc", 60_000))).await;
     let mut answer = Default::default();
@@ -129,10 +114,7 @@ async fn a_cancelled_call_ends_at_once_with_a_receipt_for_what_was_sent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_lease_ends_its_calls_and_starts_no_more() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(7).await;
+    let (_server, _node, mut peer) = joined(7).await;
     let lease = peer.lease(1, 1);
     peer.start(1, &lease, tiny(generate("abc", 60_000))).await;
     peer.tokens(1).await;
@@ -147,10 +129,7 @@ async fn the_end_of_a_lease_ends_its_calls_and_starts_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_without_a_lease_of_this_node_and_moment_are_refused_and_change_nothing() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(7).await;
+    let (_server, _node, mut peer) = joined(7).await;
     let good = peer.lease(5, 1);
     peer.start(1, &good, tiny(generate("abc", 3))).await;
     peer.answer(1).await.receipt(Finish::Length);
@@ -182,10 +161,7 @@ async fn calls_without_a_lease_of_this_node_and_moment_are_refused_and_change_no
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_question_is_the_callers_fault_and_has_no_receipt() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(7).await;
+    let (_server, node, mut peer) = joined(7).await;
     let lease = peer.lease(1, 1);
     let sampling = |sampling| GenerateWork { sampling: Some(sampling), ..generate("abc", 3) };
     let texts = vec!["a".to_owned()];
@@ -210,10 +186,7 @@ async fn a_bad_question_is_the_callers_fault_and_has_no_receipt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_token_is_sent_beyond_what_the_lease_allows_over_all_its_calls() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(7).await;
+    let (_server, _node, mut peer) = joined(7).await;
     // 2 tokens to read at 1, each token to write at 10
     let lease = Lease { allowance_pico_usd: 2 + 50 + 2 + 300, ..peer.lease(1, 1) };
     peer.start(1, &lease, tiny(generate("abc", 5))).await;

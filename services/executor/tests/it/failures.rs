@@ -4,15 +4,12 @@ use std::time::Duration;
 
 use holmes_proto::scheduling::v1::Finish;
 
-use crate::gateway::{Answer, Server, generate, tiny};
-use crate::node::Node;
+use crate::gateway::{Answer, generate, tiny};
+use crate::node::{Node, joined, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_breaks_leaves_a_receipt_for_what_was_sent_and_the_node_comes_back() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(1).await;
+    let (mut server, node, mut peer) = joined(1).await;
     let lease = peer.lease(1, 1);
     peer.start(1, &lease, tiny(generate("abc", 60_000))).await;
     let mut answer = Answer::default();
@@ -35,10 +32,7 @@ async fn a_stream_that_breaks_leaves_a_receipt_for_what_was_sent_and_the_node_co
 
 #[tokio::test(flavor = "multi_thread")]
 async fn receipts_that_were_not_accepted_are_sent_again_even_by_another_process() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(1).await;
+    let (mut server, mut node, mut peer) = joined(1).await;
     let lease = peer.lease(1, 1);
     let mut lines = Vec::new();
     for call in [1, 2] {
@@ -53,21 +47,12 @@ async fn receipts_that_were_not_accepted_are_sent_again_even_by_another_process(
     assert_eq!(peer.receipt().await, (2, lines[1].clone()));
     peer.accept(1, "").await;
     peer.accept(2, "CALL_UNKNOWN").await; // refused for ever is as good
-    for _ in 0..100 {
-        if node.receipts() == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("accepted receipts are forgotten");
+    until("accepted receipts are forgotten", Duration::from_secs(2), || node.receipts() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_death_of_the_worker_fails_its_calls_and_the_next_call_works() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(1).await;
+    let (_server, node, mut peer) = joined(1).await;
     let lease = peer.lease(1, 1);
     peer.start(1, &lease, tiny(generate("abc", 60_000))).await;
     let mut answer = Default::default();
@@ -124,10 +109,7 @@ async fn a_worker_that_takes_too_long_or_speaks_something_else_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_does_not_read_ends_the_call_and_costs_no_memory_without_bound() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.welcome(1).await;
+    let (_server, _node, mut peer) = joined(1).await;
     let lease = peer.lease(1, 1);
     peer.start(1, &lease, tiny(generate("abc", 60_000))).await;
     // long enough for every queue on the way to fill

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::gateway::{Peer, Server};
 use crate::model;
 
 /// The node's key.
@@ -101,6 +102,25 @@ impl Node {
                 .count()
         })
     }
+}
+
+/// A gateway and a node that it has welcomed.
+pub(crate) async fn joined(generation: u64) -> (Server, Node, Peer) {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server.url);
+    node.start();
+    let peer = server.welcome(generation).await;
+    (server, node, peer)
+}
+
+/// Waits until something is so, but not for ever.
+pub(crate) async fn until(what: &str, within: Duration, so: impl Fn() -> bool) {
+    let waiting = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(within, waiting).await.expect(what);
 }
 
 impl Drop for Node {

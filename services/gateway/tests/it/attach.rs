@@ -7,7 +7,7 @@ use holmes_kernel::{Code, Refusal};
 use holmes_proto::gateway::v1::{Receipt, to_node};
 use holmes_proto::scheduling::v1::{CallLine, DetachReason};
 
-use super::node::{Script, hello, id_of, key};
+use super::node::{Script, hello, id_of, in_order, key};
 use super::world::{World, asked, reason, settings, whole};
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn scheduling_hears_of_a_gateway_without_nodes() {
 #[tokio::test]
 async fn a_node_that_falls_silent_is_detached_and_its_call_moves() {
     let world = World::new().await;
-    let (first, second) = if id_of(1) < id_of(2) { (1, 2) } else { (2, 1) };
+    let (first, second) = in_order();
     let silent = world.node(first, Script::Slowly(1_000, Duration::from_secs(60))).await;
     let stream = world.generate(asked("hello")).await.unwrap();
     world.till(|| !silent.heard.starts().is_empty()).await;
@@ -75,7 +75,7 @@ async fn a_second_stream_of_a_node_supersedes_the_first() {
     let first = world.node(1, Script::Write(1)).await;
     let second = world.node(1, Script::Write(5)).await;
     assert!(second.welcome.generation > first.welcome.generation);
-    let answer = whole(world.generate(asked("hello")).await.unwrap()).await;
+    let answer = world.hello().await;
     assert_eq!(answer.ended.unwrap().usage.unwrap().output_tokens, 5);
     assert!(first.heard.starts().is_empty());
     assert!(world.services.kept(|kept| kept.attached.contains_key(&id_of(1))));
@@ -95,7 +95,7 @@ async fn a_node_that_leaves_gets_no_calls_and_goes_when_it_has_none() {
 async fn a_receipt_that_is_sent_again_is_answered_as_before_and_an_unknown_one_is_refused() {
     let world = World::new().await;
     let node = world.node(1, Script::Write(2)).await;
-    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    world.hello().await.ended.unwrap();
     world.till(|| node.heard.accepted() == [""]).await;
     let (lease, line) =
         world.services.kept(|kept| (*kept.leases.keys().next().unwrap(), kept.reported[0].clone()));
@@ -110,13 +110,13 @@ async fn a_receipt_that_is_sent_again_is_answered_as_before_and_an_unknown_one_i
 #[tokio::test]
 async fn a_node_that_was_lost_is_answered_for_what_was_reported_of_its_call() {
     let world = World::new().await;
-    let order = |number| id_of(number).to_bytes();
-    let (first, second) = if order(1) < order(2) { (1, 2) } else { (2, 1) }; // placements take the lowest id
+    let (first, second) = in_order();
     let _dies = world.node(first, Script::DieAfter(4)).await;
     let _lives = world.node(second, Script::Write(9)).await;
-    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    world.hello().await.ended.unwrap();
     let (lease, checkpoint) = world.services.kept(|kept| {
-        let of_first = |lease: &&holmes_proto::scheduling::v1::Lease| lease.node == order(first).to_vec();
+        let of_first =
+            |lease: &&holmes_proto::scheduling::v1::Lease| lease.node == id_of(first).to_bytes().to_vec();
         (kept.leases.values().find(of_first).unwrap().lease.clone(), kept.reported[0].clone())
     });
     let again = world.node(first, Script::Write(1)).await;
@@ -133,7 +133,7 @@ async fn a_receipt_that_scheduling_did_not_answer_is_reported_when_its_node_send
     let node = world.node(1, Script::Write(2)).await;
     let down = || Refusal::new(Code::Unavailable, "UNAVAILABLE", "scheduling is away");
     world.services.kept(|kept| kept.refuse_report = vec![down(), down(), down()]);
-    let ended = whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    let ended = world.hello().await.ended.unwrap();
     assert_eq!((ended.receipts.len(), ended.price_micro_usd), (0, 0));
     assert_eq!(node.heard.accepted(), [""; 0], "nothing is said that could change");
     let (lease, start) = world.services.kept(|kept| {
@@ -150,7 +150,7 @@ async fn a_receipt_that_scheduling_did_not_answer_is_reported_when_its_node_send
 async fn a_node_hears_that_a_lease_is_over() {
     let world = World::new().await;
     let node = world.node(1, Script::Write(2)).await;
-    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    world.hello().await.ended.unwrap();
     let over = || node.heard.all().iter().any(|message| matches!(message, to_node::Message::LeaseOver(_)));
     world.till(over).await;
 }
@@ -162,5 +162,5 @@ async fn a_gateway_that_scheduling_has_given_up_starts_anew_and_its_nodes_attach
     world.services.kept(|kept| kept.refuse_presence = Some(lost));
     world.till(|| world.services.kept(|kept| kept.starts == 2) && world.gateway.ready()).await;
     let _node = world.node(1, Script::Write(2)).await;
-    assert!(whole(world.generate(asked("hello")).await.unwrap()).await.ended.is_some());
+    assert!(world.hello().await.ended.is_some());
 }

@@ -10,7 +10,7 @@ use holmes_proto::inference::v1::{
 };
 use holmes_proto::scheduling::v1::Finish;
 
-use super::node::{Script, id_of};
+use super::node::{Script, id_of, in_order};
 use super::services::{INPUT_PICO, OUTPUT_PICO};
 use super::world::{World, as_renter, asked, reason, settings, whole, words};
 
@@ -18,7 +18,7 @@ use super::world::{World, as_renter, asked, reason, settings, whole, words};
 async fn a_call_brings_its_tokens_and_ends_with_a_receipt_and_its_price() {
     let world = World::new().await;
     let node = world.node(1, Script::Write(9)).await;
-    let answer = whole(world.generate(asked("hello")).await.unwrap()).await;
+    let answer = world.hello().await;
     assert_eq!(answer.text, words(9));
     let (started, ended) = (answer.started.unwrap(), answer.ended.unwrap());
     assert_eq!(started.node_id, id_of(1).to_string());
@@ -45,13 +45,13 @@ async fn a_lease_serves_a_sessions_next_call_and_is_ended_when_it_is_idle() {
     let world = World::new().await;
     let _node = world.node(1, Script::Write(3)).await;
     for _ in 0..3 {
-        whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+        world.hello().await.ended.unwrap();
     }
     world.services.kept(|kept| {
         assert_eq!((kept.placed.len(), kept.sessions_opened, kept.reported.len()), (1, 1, 3));
     });
     world.till(|| world.services.kept(|kept| kept.ended.len() == 1)).await;
-    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    world.hello().await.ended.unwrap();
     world.services.kept(|kept| assert_eq!((kept.placed.len(), kept.sessions_opened), (2, 1)));
 }
 
@@ -60,7 +60,7 @@ async fn a_lease_serves_so_many_calls_and_then_another_is_placed() {
     let world = World::with(holmes_gateway::Settings { most_calls_per_lease: 2, ..settings() }).await;
     let _node = world.node(1, Script::Write(3)).await;
     for _ in 0..3 {
-        whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+        world.hello().await.ended.unwrap();
     }
     world.services.kept(|kept| assert_eq!(kept.placed.len(), 2));
 }
@@ -70,19 +70,18 @@ async fn a_lease_that_is_short_of_time_is_renewed_before_the_next_call() {
     let world = World::new().await;
     world.services.kept(|kept| kept.lease_ms = 5_000); // below what a call wants to have left
     let _node = world.node(1, Script::Write(3)).await;
-    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
-    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    world.hello().await.ended.unwrap();
+    world.hello().await.ended.unwrap();
     world.services.kept(|kept| assert_eq!((kept.placed.len(), kept.renewed), (1, 1)));
 }
 
 #[tokio::test]
 async fn a_call_whose_node_dies_goes_on_at_another_one_where_the_text_stood() {
     let world = World::new().await;
-    let order = |number| id_of(number).to_bytes();
-    let (first, second) = if order(1) < order(2) { (1, 2) } else { (2, 1) }; // placements take the lowest id
+    let (first, second) = in_order();
     let _dies = world.node(first, Script::DieAfter(4)).await;
     let lives = world.node(second, Script::Write(9)).await;
-    let answer = whole(world.generate(asked("hello")).await.unwrap()).await;
+    let answer = world.hello().await;
     assert_eq!(answer.text, words(9)); // nothing twice, nothing left out
     assert_eq!(answer.moved.len(), 1);
     assert_eq!(answer.moved[0].lost_node_id, id_of(first).to_string());
@@ -105,7 +104,7 @@ async fn a_call_whose_node_dies_goes_on_at_another_one_where_the_text_stood() {
 async fn a_node_that_fails_a_call_is_paid_for_what_it_delivered_and_left_out() {
     let world = World::new().await;
     let _node = world.node(1, Script::FailAfter(2)).await;
-    let answer = whole(world.generate(asked("hello")).await.unwrap()).await;
+    let answer = world.hello().await;
     assert_eq!(answer.text, words(2));
     assert_eq!(reason(&answer.error.unwrap()), "NO_NODE_ABLE");
     world.till(|| world.services.kept(|kept| kept.reported.len() == 1)).await;
@@ -149,7 +148,7 @@ async fn a_slow_renter_holds_up_nobody_else_and_loses_nothing() {
 async fn a_receipt_above_what_was_delivered_is_refused_and_the_checkpoint_counts() {
     let world = World::new().await;
     let node = world.node(1, Script::Lie(6)).await;
-    let answer = whole(world.generate(asked("hello")).await.unwrap()).await;
+    let answer = world.hello().await;
     assert_eq!(answer.text, words(6));
     assert_eq!(answer.ended.unwrap().usage.unwrap().output_tokens, 6);
     world.services.kept(|kept| {
@@ -162,7 +161,7 @@ async fn a_receipt_above_what_was_delivered_is_refused_and_the_checkpoint_counts
 async fn what_a_node_has_not_signed_itself_is_never_reported_and_costs_nothing() {
     let world = World::new().await;
     let node = world.node(1, Script::Forge(6)).await;
-    let answer = whole(world.generate(asked("hello")).await.unwrap()).await;
+    let answer = world.hello().await;
     let ended = answer.ended.unwrap();
     assert_eq!((ended.price_micro_usd, ended.receipts.len()), (0, 0));
     assert!(world.services.kept(|kept| kept.reported.is_empty()));
@@ -175,7 +174,7 @@ async fn a_report_that_scheduling_refuses_is_not_paid_and_the_node_hears_why() {
     let refused = Refusal::new(Code::Precondition, "ALLOWANCE_EXCEEDED", "too much");
     world.services.kept(|kept| kept.refuse_report.push(refused));
     let node = world.node(1, Script::Write(6)).await;
-    let ended = whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    let ended = world.hello().await.ended.unwrap();
     assert_eq!((ended.price_micro_usd, ended.receipts.len()), (0, 0));
     world.till(|| node.heard.accepted() == ["ALLOWANCE_EXCEEDED"]).await;
 }
@@ -185,7 +184,7 @@ async fn a_line_that_is_not_metered_is_not_paid_and_the_node_hears_why() {
     let world = World::new().await;
     world.services.kept(|kept| kept.refuse_lines = Some("LEASE_FULL"));
     let node = world.node(1, Script::Write(6)).await;
-    let ended = whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    let ended = world.hello().await.ended.unwrap();
     assert_eq!((ended.price_micro_usd, ended.receipts.len()), (0, 0));
     world.till(|| node.heard.accepted() == ["LEASE_FULL"]).await;
 }
@@ -196,7 +195,7 @@ async fn a_report_without_a_definite_answer_is_sent_again() {
     let unknown = Refusal::new(Code::Unavailable, "OUTCOME_UNKNOWN", "again");
     world.services.kept(|kept| kept.refuse_report.push(unknown));
     let _node = world.node(1, Script::Write(6)).await;
-    let ended = whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    let ended = world.hello().await.ended.unwrap();
     assert_eq!(ended.receipts.len(), 1);
 }
 
@@ -246,7 +245,7 @@ async fn a_session_without_a_hold_says_why_and_another_is_opened_next_time() {
     world.services.kept(|kept| kept.no_hold = Some("INSUFFICIENT_FUNDS"));
     assert_eq!(reason(&world.generate(asked("hello")).await.unwrap_err()), "INSUFFICIENT_FUNDS");
     world.services.kept(|kept| kept.no_hold = None);
-    assert!(whole(world.generate(asked("hello")).await.unwrap()).await.ended.is_some());
+    assert!(world.hello().await.ended.is_some());
     world.services.kept(|kept| assert_eq!(kept.sessions_opened, 2));
 }
 
@@ -256,7 +255,7 @@ async fn a_session_that_was_closed_is_opened_anew_once() {
     let _node = world.node(1, Script::Write(6)).await;
     let closed = || Refusal::new(Code::Precondition, "SESSION_CLOSED", "it is closed");
     world.services.kept(|kept| kept.refuse_place = vec![closed()]);
-    assert!(whole(world.generate(asked("hello")).await.unwrap()).await.ended.is_some());
+    assert!(world.hello().await.ended.is_some());
     world.services.kept(|kept| assert_eq!(kept.sessions_opened, 2));
 }
 
@@ -264,7 +263,7 @@ async fn a_session_that_was_closed_is_opened_anew_once() {
 async fn what_a_sessions_idle_lease_holds_is_given_up_for_another_models_call() {
     let world = World::with(holmes_gateway::Settings { lease_idle_ms: 60_000, ..settings() }).await;
     let _talks = world.node(1, Script::Write(6)).await;
-    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    world.hello().await.ended.unwrap();
     let full = || Refusal::new(Code::Precondition, "SESSION_BUDGET_EXCEEDED", "end leases");
     // The first is for the greater allowance, the second for what the call needs.
     world.services.kept(|kept| kept.refuse_place = vec![full(), full()]);
@@ -280,7 +279,7 @@ async fn a_call_waits_a_little_for_a_slot_and_no_longer() {
     let _node = world.node(1, Script::Write(6)).await;
     let full = || Refusal::new(Code::Exhausted, "NO_FREE_SLOT", "wait").retry_after(500);
     world.services.kept(|kept| kept.refuse_place = vec![full(), full(), full()]);
-    assert!(whole(world.generate(asked("hello")).await.unwrap()).await.ended.is_some());
+    assert!(world.hello().await.ended.is_some());
     world.till(|| world.services.kept(|kept| !kept.ended.is_empty())).await; // the lease is gone again
     world.services.kept(|kept| kept.refuse_place = (0..100).map(|_| full()).collect());
     let refused = world.generate(asked("hello")).await.unwrap_err();
@@ -306,7 +305,7 @@ async fn a_price_limit_is_kept_before_anything_runs() {
 async fn what_the_node_blames_on_the_caller_is_the_callers_error_and_moves_nowhere() {
     let world = World::new().await;
     let _node = world.node(1, Script::Blame).await;
-    let answer = whole(world.generate(asked("hello")).await.unwrap()).await;
+    let answer = world.hello().await;
     let error = answer.error.unwrap();
     assert_eq!((error.code(), reason(&error).as_str()), (tonic::Code::InvalidArgument, "PROMPT_TOO_LONG"));
     world.services.kept(|kept| assert_eq!((kept.placed.len(), kept.reported.len()), (1, 0)));

@@ -51,6 +51,11 @@ pub fn id_of(number: u8) -> Id {
     Id::of_key(&key(number).verifying_key().to_bytes())
 }
 
+/// Nodes 1 and 2, the one that placements take first before the other: they take the lowest id.
+pub fn in_order() -> (u8, u8) {
+    if id_of(1) < id_of(2) { (1, 2) } else { (2, 1) }
+}
+
 pub fn key_of(node: Id) -> SigningKey {
     (1..=9).map(key).find(|key| Id::of_key(&key.verifying_key().to_bytes()) == node).unwrap()
 }

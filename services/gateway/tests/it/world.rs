@@ -146,6 +146,11 @@ impl World {
         self.generate_as(1, request).await
     }
 
+    /// All that comes of a call by renter 1, which is let in.
+    pub async fn hello(&self) -> Whole {
+        whole(self.generate(asked("hello")).await.unwrap()).await
+    }
+
     pub async fn generate_as(
         &self,
         who: u8,

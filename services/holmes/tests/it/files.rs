@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::harness::Place;
+use crate::harness::{Place, SERVE};
 
 /// The model that the repository ships.
 const OWN: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
@@ -154,15 +154,14 @@ fn a_hostile_configuration_or_profile_is_refused_before_anything_runs() {
             b"[server]\nmax_calls = 99999999999999999999999\n".to_vec(),
         ]
     };
-    let serve = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     for text in texts(&dumped) {
         std::fs::write(place.path("bad.toml"), &text).expect("written");
         place.run(&["-c", "bad.toml", "config", "check"]).fails(1, &["error: "]);
-        place.run(&[&["-c", "bad.toml"], &serve[..]].concat()).fails(1, &["error: "]);
+        place.run(&[&["-c", "bad.toml"], &SERVE[..]].concat()).fails(1, &["error: "]);
     }
     for text in texts(demo) {
         std::fs::write(place.path("bad.toml"), &text).expect("written");
-        place.run(&[&serve[..], &["--profile", "bad.toml"]].concat()).fails(1, &["bad.toml"]);
+        place.run(&[&SERVE[..], &["--profile", "bad.toml"]].concat()).fails(1, &["bad.toml"]);
     }
     assert!(!place.path("holmes-data").exists(), "nothing of this makes a data directory");
 }

@@ -1,23 +1,12 @@
 //! The how-to guides work as they are typed: an operator's, and behind it a renter's.
 
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
 use crate::docs::script;
-use crate::harness::{PATIENCE, Place};
+use crate::harness::{Killed, Place, until};
 
 /// The place in the operator's guide at which the node is attached.
 const ATTACHED: &str = "<!-- attached -->";
-
-/// A child that does not outlive its test.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn an_operator_and_a_renter_get_where_their_guides_say() {
@@ -26,9 +15,7 @@ fn an_operator_and_a_renter_get_where_their_guides_say() {
     let (before, after) = operate.split_once(ATTACHED).expect("the place where the node is attached");
     let place = Place::new();
     let server = place.serve(&["--role", "all"]);
-    let http = server.lines.iter().find_map(|line| Some(line.split_once("HTTP ")?.1.trim().to_owned()));
-    let http = http.expect("the server tells its HTTP address");
-    let http = http.split("/v1").next().expect("an address").to_owned();
+    let http = format!("http://{}", server.http());
     let sh = |script: &str| place.typed(script, &server.address, &[("HOLMES_HTTP", &http)]);
     let said = sh(&script(before));
     for line in ["\"state\": \"NODE_STATE_ACTIVE\"", "\"qualified\": true"] {
@@ -44,11 +31,8 @@ fn an_operator_and_a_renter_get_where_their_guides_say() {
         .filter(|line| ["staff()", "me()", "owner=", "node="].iter().any(|name| line.starts_with(name)))
         .collect::<Vec<_>>()
         .join("\n");
-    let end = Instant::now() + PATIENCE;
-    while !sh(&format!("{names}\n{}", script(after))).contains("\"attached\": true") {
-        assert!(Instant::now() < end, "the node is not attached");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    let asks = format!("{names}\n{}", script(after));
+    until("the node's attachment", || sh(&asks).contains("\"attached\": true").then_some(()));
     let said = sh(&script(rent));
     for words in ["7 18 41 93", "\"receipts/", "SESSION_STATE_CLOSED", "\"priceMicroUsd\": \"680\""] {
         assert!(said.contains(words), "{words}: {said}");

@@ -13,6 +13,37 @@ use serde_json::{Value, json};
 /// How long anything may take before the test says that it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// `holmes serve` on free ports.
+pub(crate) const SERVE: [&str; 7] =
+    ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+
+/// Asks until it is so.
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = ask() {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A number as JSON has it: in text.
+pub(crate) fn number(value: &Value) -> u64 {
+    value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// A child that does not outlive its test.
+pub(crate) struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// An empty directory in which commands run.
 pub(crate) struct Place {
     dir: tempfile::TempDir,
@@ -115,6 +146,14 @@ impl Place {
         Ran { code: done.status.code().unwrap_or(-1), out: text(done.stdout), err: text(done.stderr) }
     }
 
+    /// Verifies every log; how many there are.
+    pub(crate) fn verified(&self) -> usize {
+        let verified = self.run(&["verify", "-o", "json"]).json();
+        let rows = verified.as_array().expect("a row for every log");
+        assert!(rows.iter().all(|row| row["ok"] == true), "{verified}");
+        rows.len()
+    }
+
     /// Lets the audit that shares nothing with us read the log. `cargo xtask test` says which Python has what it needs;
     /// without one, it is left to `tests/test_audit.py`.
     pub(crate) fn audit(&self) {
@@ -142,6 +181,7 @@ impl Place {
         let (say, said) = channel();
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
+        let child = Killed(child);
         let mut server = Server { place: self, child, said, address: String::new(), lines: Vec::new() };
         while !server.lines.last().is_some_and(|line| line.contains("staff.key")) {
             server.hear();
@@ -165,7 +205,7 @@ pub(crate) fn ask(address: &str, request: &[u8]) -> String {
 /// A running server; killed when it is dropped.
 pub(crate) struct Server<'a> {
     place: &'a Place,
-    child: Child,
+    child: Killed,
     said: Receiver<String>,
     /// Where it answers: `http://…`.
     pub address: String,
@@ -206,7 +246,7 @@ impl Server<'_> {
 
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.0.id()
     }
 
     /// SIGTERM, and what came of it.
@@ -215,7 +255,7 @@ impl Server<'_> {
         assert!(kill.expect("sh runs").success());
         let end = Instant::now() + PATIENCE;
         let status = loop {
-            match self.child.try_wait().expect("a child") {
+            match self.child.0.try_wait().expect("a child") {
                 Some(status) => break status,
                 None => assert!(Instant::now() < end, "it does not stop: {:#?}", self.lines),
             }
@@ -229,8 +269,8 @@ impl Server<'_> {
 
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
-        self.child.kill().expect("killed");
-        self.child.wait().expect("gone");
+        self.child.0.kill().expect("killed");
+        self.child.0.wait().expect("gone");
     }
 
     /// `holmes call` with these arguments.
@@ -278,19 +318,11 @@ impl Server<'_> {
     /// What is in an account, base units.
     pub(crate) fn balance(&self, key: &str, account: &str) -> u64 {
         let found = self.with_key(key, "Ledger/GetAccount", &json!({ "account_id": account }));
-        let units = found["account"]["balanceUnits"].as_str().and_then(|units| units.parse().ok());
-        units.expect("a number")
+        number(&found["account"]["balanceUnits"])
     }
 
     /// A fresh id.
     pub(crate) fn new_id(&self) -> String {
         self.place.run(&["keys", "id"]).out.trim().to_owned()
-    }
-}
-
-impl Drop for Server<'_> {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -2,13 +2,10 @@
 
 use std::net::TcpListener;
 
-use crate::harness::Place;
+use crate::harness::{Place, Ran, SERVE};
 
-const PORTS: [&str; 7] =
-    ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-
-fn serve_with(place: &Place, more: &[&str]) -> crate::harness::Ran {
-    place.run(&[&PORTS, more].concat())
+fn serve_with(place: &Place, more: &[&str]) -> Ran {
+    place.run(&[&SERVE, more].concat())
 }
 
 #[test]
@@ -92,7 +89,7 @@ fn a_key_that_the_configuration_does_not_know_is_named_with_those_that_it_knows(
     std::fs::write(place.path("holmes.toml"), "[server]\nlissten = \"127.0.0.1:0\"\n").expect("written");
     let known = ["lissten", "listen", "holmes config explain"];
     place.run(&["-c", "holmes.toml", "config", "check"]).fails(1, &known);
-    place.run(&[&["-c", "holmes.toml"], &PORTS[..]].concat()).fails(1, &known);
+    place.run(&[&["-c", "holmes.toml"], &SERVE[..]].concat()).fails(1, &known);
     let mut command = place.command(&["config", "check"]);
     let ran = command.env("HOLMES__SERVER__MAX_CALLS", "0").output().expect("it runs");
     assert_eq!(ran.status.code(), Some(1));

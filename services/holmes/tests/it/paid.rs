@@ -2,28 +2,21 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, Place, Ran, Server, ask};
+use crate::harness::{Killed, Place, Ran, Server, ask, number, until};
 
 const MODEL: &str = "holmes-tiny";
 const HOL: u64 = 1_000_000_000;
 const PEOPLE: [&str; 3] = ["ada", "ben", "cleo"];
 
-/// The processes of nodes; killed when they are dropped.
+/// A node, whose process is killed when it is dropped.
 struct Node {
     id: String,
     dollars: String,
-    child: Child,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    _process: Killed,
 }
 
 fn show(place: &Place, key: &str) -> String {
@@ -48,18 +41,6 @@ fn network() -> Place {
     place
 }
 
-/// Asks until it is so.
-fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = ask() {
-            return found;
-        }
-        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 fn signed(server: &Server<'_>, name: &str, method: &str, request: &Value) -> Ran {
     server.call(&[method, &request.to_string(), "--sign-with", &format!("{name}.key")])
 }
@@ -79,8 +60,7 @@ fn bond(place: &Place, server: &Server<'_>, name: &str, grant: &str) -> (String,
     signed(server, name, "Staking/RegisterNode", &register).json();
     let node = show(place, &node);
     let required = signed(server, name, "Staking/GetRequired", &json!({ "node_id": node })).json();
-    let required: u64 =
-        required["requiredUnits"].as_str().and_then(|units| units.parse().ok()).expect("a number");
+    let required = number(&required["requiredUnits"]);
     let hold = server.new_id();
     let transfer = json!({
         "transfer_id": hold, "kind": "TRANSFER_KIND_HOLD", "debit_account_id": grant,
@@ -106,11 +86,11 @@ fn bond(place: &Place, server: &Server<'_>, name: &str, grant: &str) -> (String,
 }
 
 /// Starts a node's executor.
-fn executor(place: &Place, server: &Server<'_>, key: &str) -> Child {
+fn executor(place: &Place, server: &Server<'_>, key: &str) -> Killed {
     let model = format!("{MODEL}={}", concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/holmes-tiny"));
     let words = ["executor", "--join", &server.address, "--key", key, "--model", &model, "--slots", "4"];
     let mut command = place.command(&[&words[..], &["--threads", "1"]].concat());
-    command.stderr(Stdio::null()).spawn().expect("the binary starts")
+    Killed(command.stderr(Stdio::null()).spawn().expect("the binary starts"))
 }
 
 /// Three nodes that may serve.
@@ -125,7 +105,8 @@ fn nodes(place: &Place, server: &Server<'_>) -> Vec<Node> {
         let grant = grants.as_array().and_then(|all| all.iter().find(|grant| grant["name"] == name));
         let grant = grant.and_then(|grant| grant["accountId"].as_str()).expect("its grant");
         let (id, dollars) = bond(place, server, name, grant);
-        nodes.push(Node { id, dollars, child: executor(place, server, &format!("{name}-node.key")) });
+        let process = executor(place, server, &format!("{name}-node.key"));
+        nodes.push(Node { id, dollars, _process: process });
     }
     for node in &nodes {
         attached(server, &node.id);
@@ -160,6 +141,13 @@ fn generate(most: u32) -> Value {
     })
 }
 
+/// A process that calls for a long text.
+fn calling(place: &Place, server: &Server<'_>, key: &str, out: Stdio) -> Child {
+    let request = generate(160).to_string();
+    let words = ["call", "--to", &server.address, "Inference/Generate", &request, "--key", key];
+    place.command(&words).stdout(out).stderr(Stdio::null()).spawn().expect("it starts")
+}
+
 /// The messages of a stream.
 fn parts(text: &str) -> Vec<Value> {
     serde_json::Deserializer::from_str(text).into_iter().map(|part| part.expect("JSON")).collect()
@@ -168,7 +156,6 @@ fn parts(text: &str) -> Vec<Value> {
 /// Closes the renter's sessions; what was charged, and what the nodes were paid.
 fn settle(server: &Server<'_>, key: &str) -> (u64, u64) {
     let list = server.with_key(key, "Market/ListSessions", &json!({}));
-    let number = |value: &Value| value.as_str().and_then(|text| text.parse::<u64>().ok()).expect("a number");
     let (mut charged, mut paid) = (0, 0);
     for session in list["sessions"].as_array().expect("sessions") {
         let request = json!({ "session_id": session["sessionId"] });
@@ -186,7 +173,7 @@ fn settle(server: &Server<'_>, key: &str) -> (u64, u64) {
 
 fn balance(server: &Server<'_>, account: &str) -> u64 {
     let found = server.staff("Ledger/GetAccount", &json!({ "account_id": account }));
-    found["account"]["balanceUnits"].as_str().and_then(|units| units.parse().ok()).expect("a number")
+    number(&found["account"]["balanceUnits"])
 }
 
 fn chat(server: &Server<'_>, key: &str) -> String {
@@ -222,10 +209,7 @@ fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anythin
     // The node dies in the middle: the call finishes elsewhere.
     let mut moved = false;
     for _ in 0..nodes.len() - 1 {
-        let words = ["call", "--to", &server.address, "Inference/Generate"];
-        let request = generate(160).to_string();
-        let mut command = place.command(&[&words[..], &[&request, "--key", &key]].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut child = calling(&place, &server, &key, Stdio::piped());
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
         let mut text = String::new();
         let mut victim = None;
@@ -251,10 +235,7 @@ fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anythin
     assert!(moved, "no call was in progress when its node died");
 
     // The server dies while calls run; its nodes come back by themselves.
-    let words = ["call", "--to", &server.address, "Inference/Generate"];
-    let request = generate(160).to_string();
-    let mut command = place.command(&[&words[..], &[&request, "--key", &key]].concat());
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut child = calling(&place, &server, &key, Stdio::null());
     std::thread::sleep(Duration::from_millis(300));
     let listen = server.address.trim_start_matches("http://").to_owned();
     server.kill();
@@ -278,7 +259,6 @@ fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anythin
     assert!(earned <= paid);
     let (status, said) = server.terminate();
     assert!(status.success(), "{said:#?}");
-    let verified = place.run(&["verify", "-o", "json"]).json();
-    assert!(verified.as_array().is_some_and(|rows| rows.iter().all(|row| row["ok"] == true)), "{verified}");
+    assert!(place.verified() > 0);
     place.audit();
 }

@@ -3,16 +3,11 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
 
-use std::marker::PhantomData;
 use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use holmes_emission::{Emission, State, params};
-use holmes_kernel::machine::{BadParams, Code, Rejection};
-use holmes_kernel::{
-    Amount, Broken, Call, Ctx, Event, Handle as _, Id, LogId, Machine, Meta, Opened, Principal,
-    PrincipalKind, ServiceId, Time,
-};
+use holmes_kernel::{Amount, Id, LogId, Opened, Principal, PrincipalKind, ServiceId, Time};
 use holmes_ledger::command::{self as ledger, Coordinator, Kind, Move, OpenAccount, Transfer, Via};
 use holmes_ledger::{Ledger, system_account};
 use holmes_proto::ledger::v1::{Asset, TransferCode};
@@ -24,6 +19,7 @@ use holmes_staking::Staking;
 use holmes_staking::command::{Command as Stake, RegisterNode};
 use holmes_staking::possession::{Network, statement};
 use holmes_store::journal::memory::Journal;
+use holmes_testing::{Script, ask};
 use holmes_treasury::Treasury;
 use prost_reflect::prost::Message;
 
@@ -39,72 +35,6 @@ const DAY_ONE_BR: u64 = 94_841_674_521_834;
 /// The n-th owner.
 fn owner(n: u8) -> Principal {
     Principal::new(PrincipalKind::Account, Id::from_bytes([n; 16]))
-}
-
-/// What a future that never waits gives.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => panic!("a rig never waits"),
-    }
-}
-
-/// A service whose log says what a test lets it say.
-struct Script<E>(PhantomData<E>);
-
-/// It refuses nothing.
-#[derive(Debug)]
-struct Never;
-
-impl std::fmt::Display for Never {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("never")
-    }
-}
-
-impl Rejection for Never {
-    fn code(&self) -> Code {
-        Code::Internal
-    }
-
-    fn reason(&self) -> &'static str {
-        "NEVER"
-    }
-}
-
-impl<E: Event> Machine for Script<E> {
-    const NAME: &'static str = "script";
-    const STATE: u32 = 1;
-
-    type State = u64;
-    type Command = Vec<Vec<u8>>;
-    type Event = E;
-    type Reply = ();
-    type Rejection = Never;
-
-    fn init(_: &Opened) -> Result<u64, BadParams> {
-        Ok(0)
-    }
-
-    fn decide(_: &u64, said: &Vec<Vec<u8>>, _: &Ctx, out: &mut Vec<E>) -> Result<(), Never> {
-        out.extend(said.iter().map(|bytes| E::decode(bytes.as_slice()).unwrap()));
-        Ok(())
-    }
-
-    fn evolve(said: &mut u64, _: &E, _: &Meta) {
-        *said += 1;
-    }
-
-    fn reply(_: &Vec<Vec<u8>>, _: &[E]) {}
-
-    fn check_step(_: &u64, _: &[E]) -> Result<(), Broken> {
-        Ok(())
-    }
-
-    fn check(_: &u64) -> Vec<Broken> {
-        Vec::new()
-    }
 }
 
 struct World {
@@ -175,8 +105,8 @@ impl World {
     }
 
     fn ask_ledger(&mut self, who: Principal, command: ledger::Command) -> ledger::Reply {
-        let call = Call::request(who, self.fresh());
-        now(self.ledger.submit(call, command)).unwrap().value
+        let id = self.fresh();
+        ask(&self.ledger, who, id, command).unwrap()
     }
 
     fn transfer(&mut self, who: Principal, kind: Kind) -> Id {
@@ -192,8 +122,8 @@ impl World {
     }
 
     fn stake(&mut self, who: Principal, command: Stake) {
-        let call = Call::request(who, self.fresh());
-        now(self.staking.submit(call, command)).unwrap();
+        let id = self.fresh();
+        ask(&self.staking, who, id, command).unwrap();
         self.rig.settle();
     }
 
@@ -216,18 +146,16 @@ impl World {
     }
 
     fn say_market(&mut self, said: Vec<market::event::Event>) {
-        let said =
-            said.into_iter().map(|event| market::Event { event: Some(event) }.encode_to_vec()).collect();
-        let call = Call::request(STAFF, self.fresh());
-        now(self.market.submit(call, said)).unwrap();
+        let said = said.into_iter().map(|event| market::Event { event: Some(event) });
+        let id = self.fresh();
+        ask(&self.market, STAFF, id, Script::saying(said)).unwrap();
         self.rig.settle();
     }
 
     fn say_scheduling(&mut self, said: Vec<scheduling::event::Event>) {
-        let said =
-            said.into_iter().map(|event| scheduling::Event { event: Some(event) }.encode_to_vec()).collect();
-        let call = Call::request(STAFF, self.fresh());
-        now(self.scheduling.submit(call, said)).unwrap();
+        let said = said.into_iter().map(|event| scheduling::Event { event: Some(event) });
+        let id = self.fresh();
+        ask(&self.scheduling, STAFF, id, Script::saying(said)).unwrap();
         self.rig.settle();
     }
 
@@ -340,8 +268,8 @@ fn fees_bound_what_an_operator_earns_and_an_exit_burns_into_the_inbox() {
     assert_eq!(world.balance(world.account(1)) - before, 50 * HOL / 4);
     let epoch = world.look(|state| state.next - 1);
     let exit = holmes_emission::Command::ExitGrant { node: node_id(1), epoch };
-    let call = Call::request(owner(1), world.fresh());
-    now(world.emission.submit(call, exit)).unwrap();
+    let id = world.fresh();
+    ask(&world.emission, owner(1), id, exit).unwrap();
     world.wait(Duration::from_secs(1));
     assert_eq!((world.of("vesting_work/HOL"), world.of("burn_inbox/HOL")), (0, locked / 2));
     assert_eq!(world.balance(world.account(1)) - before, 50 * HOL / 4 + locked / 2);

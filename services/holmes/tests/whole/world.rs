@@ -7,8 +7,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use holmes_emission::Emission;
 use holmes_kernel::ports::Journal as _;
 use holmes_kernel::{
-    Amount, Call, Event, Handle as _, Id, LogId, Machine, Opened, Principal, PrincipalKind, Refusal,
-    ServiceId, Time,
+    Amount, Event, Id, LogId, Machine, Opened, Principal, PrincipalKind, Refusal, ServiceId, Time,
 };
 use holmes_ledger::command::{self as ledger, Coordinator, Kind, Move, Movement, OpenAccount, Transfer, Via};
 use holmes_ledger::{Ledger, system_account};
@@ -26,6 +25,7 @@ use holmes_staking::Staking;
 use holmes_staking::command::{Command as Stake, RegisterNode};
 use holmes_staking::possession::{Network, statement};
 use holmes_store::journal::memory::Journal;
+use holmes_testing::{ask, now};
 use holmes_treasury::Treasury;
 use prost_reflect::prost::Message;
 
@@ -75,15 +75,6 @@ fn gateway() -> Principal {
 
 fn log(service: u16) -> LogId {
     LogId::new(1, ServiceId(service))
-}
-
-/// What a future that never waits gives.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => panic!("a rig never waits"),
-    }
 }
 
 pub(crate) struct World {
@@ -180,7 +171,7 @@ impl World {
         command: M::Command,
     ) -> Result<M::Reply, Refusal> {
         let id = self.fresh();
-        let answer = now(seat.submit(Call::request(who, id), command)).map(|answer| answer.value);
+        let answer = ask(seat, who, id, command);
         self.rig.settle();
         answer
     }
@@ -242,8 +233,7 @@ impl World {
     pub(crate) fn open(&mut self, n: u8, asset: u32, budget: u64) {
         let session = self.fresh();
         let open = OpenSession { session, renter: None, asset: Some(asset), budget: Some(budget) };
-        let call = Call::request(party(n), session);
-        if now(self.market.submit(call, holmes_market::Command::OpenSession(open))).is_ok() {
+        if ask(&self.market, party(n), session, holmes_market::Command::OpenSession(open)).is_ok() {
             self.sessions.push((n, session));
         }
         self.rig.settle();

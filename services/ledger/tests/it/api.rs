@@ -1,27 +1,25 @@
 //! The gRPC service over a ledger.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
 use holmes_kernel::{Id, Principal, ServiceId, Time, canon};
 use holmes_ledger::api::Api;
-use holmes_ledger::{Command, react, system_account};
+use holmes_ledger::{Command, Ledger, react, system_account};
 use holmes_proto::ledger::v1 as wire;
 use holmes_proto::ledger::v1::ledger_server::Ledger as _;
 use holmes_proto::ledger::v1::{TransferCode, TransferKind};
+use holmes_testing::grpc::{reason, request};
+use holmes_testing::{Local, now};
 use prost::Message;
-use tonic::{Request, Status};
+use tonic::Status;
 
-use crate::bad_input::reason_of;
-use crate::harness::{
-    CAP, Driver, HOL, Local, MARKET, STAFF, START_MS, USD, account, default_params, now, party,
-};
+use crate::harness::{CAP, HOL, MARKET, STAFF, START_MS, USD, account, default_params, driver, party};
 use crate::properties::{grant, open};
 
 /// A ledger with Alice and Bob, who have 10,000 each, and its service.
 pub(crate) struct Desk {
-    pub(crate) api: Api<Local>,
-    pub(crate) driver: Arc<Mutex<Driver>>,
+    pub(crate) api: Api<Local<Ledger>>,
+    pub(crate) ledger: Local<Ledger>,
 }
 
 pub(crate) fn alice() -> Id {
@@ -38,12 +36,6 @@ pub(crate) fn fresh() -> Id {
     Id::derive(Time::from_millis(START_MS), b"api", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-pub(crate) fn request<T>(who: Principal, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(who);
-    request
-}
-
 pub(crate) fn single(debit: Id, credit: Id, amount_units: u64) -> wire::Transfer {
     wire::Transfer {
         transfer_id: fresh().to_string(),
@@ -57,23 +49,23 @@ pub(crate) fn single(debit: Id, credit: Id, amount_units: u64) -> wire::Transfer
 
 impl Desk {
     pub(crate) fn new() -> Desk {
-        let mut driver = Driver::new(default_params());
+        let mut driver = driver(&default_params());
         for n in 1..3 {
             for (asset, token) in [(HOL, true), (USD, false)] {
                 open(&mut driver, account(n, asset), party(n), asset);
                 grant(&mut driver, account(n, asset), token, 10_000);
             }
         }
-        let driver = Arc::new(Mutex::new(driver));
-        Desk { api: Api::new(Local(driver.clone())), driver }
+        let ledger = Local::new(driver);
+        Desk { api: Api::new(ledger.clone()), ledger }
     }
 
     pub(crate) fn digest(&self) -> canon::Digest {
-        self.driver.lock().unwrap().digest()
+        self.ledger.driver().digest()
     }
 
     pub(crate) fn accounts(&self) -> canon::Digest {
-        canon::digest(&self.driver.lock().unwrap().state().accounts)
+        canon::digest(&self.ledger.driver().state().accounts)
     }
 
     pub(crate) fn transfers(
@@ -123,9 +115,9 @@ fn the_largest_batch_is_carried_out_in_parts_and_answered_as_one() {
     let again = desk.create(party(1), wire::CreateTransfersRequest { request_id, ..message }).unwrap();
     assert_eq!(codes(&again), vec![TransferCode::Exists; 8_190], "asked again: exists (E-2.3)");
     assert_eq!(desk.digest(), digest);
-    let driver = desk.driver.lock().unwrap();
+    let driver = desk.ledger.driver();
     driver.check();
-    assert_eq!(driver.replayed().digest(), driver.live_digest());
+    driver.check_replay();
 }
 
 #[test]
@@ -178,10 +170,10 @@ fn a_transfer_and_a_hold_are_seen_by_both_sides_and_by_nobody_else() {
         assert_eq!(ask(who).unwrap().amount_units, 5);
         assert_eq!(known(who).unwrap().code(), TransferCode::Ok);
     }
-    assert_eq!(reason_of(&ask(party(3)).unwrap_err()), "HOLD_NOT_FOUND");
-    assert_eq!(reason_of(&known(party(3)).unwrap_err()), "TRANSFER_NOT_FOUND");
-    desk.driver.lock().unwrap().wait(60_000);
-    assert_eq!(reason_of(&ask(STAFF).unwrap_err()), "HOLD_NOT_FOUND");
+    assert_eq!(reason(&ask(party(3)).unwrap_err()), "HOLD_NOT_FOUND");
+    assert_eq!(reason(&known(party(3)).unwrap_err()), "TRANSFER_NOT_FOUND");
+    desk.ledger.driver().wait(60_000);
+    assert_eq!(reason(&ask(STAFF).unwrap_err()), "HOLD_NOT_FOUND");
     let post = wire::Transfer {
         transfer_id: fresh().to_string(),
         kind: TransferKind::Post.into(),
@@ -227,14 +219,14 @@ fn a_bulk_submitter_sends_numbers_without_a_gap() {
         )
     };
     let (first, second) = (single(alice(), bob(), 1), single(alice(), bob(), 1));
-    assert_eq!(reason_of(&submit(1, &first).unwrap_err()), "NOT_A_SUBMITTER");
+    assert_eq!(reason(&submit(1, &first).unwrap_err()), "NOT_A_SUBMITTER");
     let (request_id, submitter) = (fresh().to_string(), party(1).to_string());
     let register = wire::RegisterSubmitterRequest { request_id, submitter, registered: true };
     now(desk.api.register_submitter(request(STAFF, register))).unwrap();
     assert_eq!(codes(&submit(1, &first).unwrap()), [TransferCode::Ok]);
     assert_eq!(codes(&submit(1, &first).unwrap()), [TransferCode::Ok], "the number's own answer");
-    assert_eq!(reason_of(&submit(1, &second).unwrap_err()), "SUBMITTER_NUMBER_REUSED");
-    assert_eq!(reason_of(&submit(3, &second).unwrap_err()), "SUBMITTER_GAP");
+    assert_eq!(reason(&submit(1, &second).unwrap_err()), "SUBMITTER_NUMBER_REUSED");
+    assert_eq!(reason(&submit(3, &second).unwrap_err()), "SUBMITTER_GAP");
     assert_eq!(codes(&submit(2, &second).unwrap()), [TransferCode::Ok]);
     assert_eq!(desk.balance(bob()), 10_002);
 }
@@ -246,7 +238,7 @@ fn what_another_service_sends_is_carried_out_in_its_name_or_refused_on_the_recor
     let sent = |command| wire::Command { command: Some(command) }.encode_to_vec();
     let deliver = |bytes: Vec<u8>| {
         let command = react::command(sender, &bytes).unwrap();
-        desk.driver.lock().unwrap().deliver(sender, command)
+        desk.ledger.driver().hear(sender, command)
     };
     let burn = single(alice(), system_account("burn_inbox/HOL"), 100);
     let batch = wire::CreateTransfersRequest { transfers: vec![burn], ..Default::default() };
@@ -267,19 +259,17 @@ fn what_another_service_sends_is_carried_out_in_its_name_or_refused_on_the_recor
     let figures: Vec<(u64, u64)> =
         supply.supplies.iter().map(|s| (s.destroyed_units, s.existing_units)).collect();
     assert_eq!(figures, [(60, CAP - 60), (0, 20_000)]);
-    desk.driver.lock().unwrap().check();
+    desk.ledger.driver().check();
 }
 
 #[test]
 fn the_log_of_many_kinds_of_commands_replays_to_the_same_digest() {
     let desk = Desk::new();
-    let mut driver = desk.driver.lock().unwrap();
+    let mut driver = desk.ledger.driver();
     let usd = account(1, USD);
     driver.ask(STAFF, Command::SetLimits { account: usd, credit_limit: 7, rate: None }).unwrap();
     driver.ask(STAFF, Command::SetFrozen { account: usd, frozen_out: true }).unwrap();
     driver.ask(STAFF, Command::RegisterSubmitter { submitter: MARKET, registered: true }).unwrap();
     assert!(driver.ask(STAFF, Command::CloseAccount { account: usd }).is_err());
-    let replayed = driver.replayed();
-    assert_eq!(replayed.digest(), driver.live_digest());
-    assert_eq!(replayed.check(), []);
+    driver.check_replay();
 }

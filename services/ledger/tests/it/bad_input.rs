@@ -4,24 +4,19 @@ use holmes_kernel::Id;
 use holmes_proto::ledger::v1 as wire;
 use holmes_proto::ledger::v1::ledger_server::Ledger as _;
 use holmes_proto::ledger::v1::{TransferCode, TransferKind};
+use holmes_testing::grpc::{reason, request};
+use holmes_testing::now;
 use tonic::Status;
-use tonic_types::StatusExt;
 
-use crate::api::{Desk, alice, bob, fresh, request, single};
-use crate::harness::{MARKET, START_MS, USD, account, now, party};
+use crate::api::{Desk, alice, bob, fresh, single};
+use crate::harness::{MARKET, START_MS, USD, account, party};
 
 /// The stable reason of an answer: of a refusal, or of the only transfer's result.
-fn reason(answer: Result<wire::CreateTransfersResponse, Status>) -> String {
+fn reason_of(answer: Result<wire::CreateTransfersResponse, Status>) -> String {
     match answer {
         Ok(response) => response.results[0].code().as_str_name().to_owned(),
-        Err(status) => reason_of(&status),
+        Err(status) => reason(&status),
     }
-}
-
-pub(crate) fn reason_of(status: &Status) -> String {
-    let info = status.get_details_error_info().expect("every refusal has a reason");
-    assert!(!status.message().is_empty() && info.domain == "holmes");
-    info.reason
 }
 
 fn transfer(change: impl FnOnce(&mut wire::Transfer)) -> Vec<wire::Transfer> {
@@ -95,7 +90,7 @@ fn a_bad_transfer_has_its_reason_and_changes_nothing() {
     for (what, transfers, expected) in transfer_cases() {
         let (state, accounts) = (desk.digest(), desk.accounts());
         let answer = desk.transfers(party(1), transfers);
-        let found = reason(answer);
+        let found = reason_of(answer);
         let found = found.strip_prefix("TRANSFER_CODE_").unwrap_or(&found);
         assert_eq!(found, expected, "{what}");
         assert_eq!(desk.accounts(), accounts, "{what}");
@@ -113,8 +108,8 @@ fn a_bad_batch_is_refused_before_any_of_it_happens() {
         chain
     };
     let before = desk.digest();
-    assert_eq!(reason(desk.transfers(party(1), vec![pay.clone(); 8_191])), "BATCH_TOO_LARGE");
-    assert_eq!(reason(desk.transfers(party(1), linked(256))), "CHAIN_TOO_LONG");
+    assert_eq!(reason_of(desk.transfers(party(1), vec![pay.clone(); 8_191])), "BATCH_TOO_LARGE");
+    assert_eq!(reason_of(desk.transfers(party(1), linked(256))), "CHAIN_TOO_LONG");
     let mut late = vec![pay.clone(); 5_000];
     late.push(wire::Transfer { transfer_id: "?".into(), ..pay });
     let refused = desk.transfers(party(1), late).unwrap_err();
@@ -125,7 +120,7 @@ fn a_bad_batch_is_refused_before_any_of_it_happens() {
 /// An RPC's answer as its reason.
 macro_rules! refused {
     ($desk:expr, $who:expr, $call:ident, $message:expr) => {
-        reason_of(&now($desk.api.$call(request($who, $message))).unwrap_err())
+        reason(&now($desk.api.$call(request($who, $message))).unwrap_err())
     };
 }
 

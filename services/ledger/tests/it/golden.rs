@@ -1,7 +1,4 @@
-//! The bytes of every event ever released. A file of tests/golden is never edited: a new version of an event gets a new
-//! file, and the old one must still be read as it was.
-
-use std::path::Path;
+//! The bytes of every event ever released; [`golden`] says how they are kept.
 
 use holmes_kernel::{Amount, Event as _, Id, ServiceId, Time};
 use holmes_ledger::command::{Coordinator, Kind, Move, Transfer};
@@ -11,7 +8,7 @@ use holmes_proto::ledger::v1::{
     AccountClosed, AccountFrozen, AccountOpened, DepositRecorded, Event, HoldsExpired, LimitsSet,
     SubmitterRegistered, TokensDestroyed, TransferCode, TransfersRecorded, WithdrawalRecorded,
 };
-use prost::Message;
+use holmes_testing::golden;
 
 use crate::harness::{STAFF, account, party};
 
@@ -45,10 +42,10 @@ fn transfers() -> TransfersRecorded {
     columns.finish(false)
 }
 
-fn every_event() -> Vec<Kinds> {
+fn every_event() -> Vec<Event> {
     let account = || account(1, 1).to_bytes().to_vec().into();
     let (amount_units, reference) = (u64::MAX, "tx 0x1f".to_owned());
-    vec![
+    let kinds = [
         Kinds::TransfersRecorded(transfers()),
         Kinds::HoldsExpired(HoldsExpired { holds: vec![5; 32].into() }),
         Kinds::AccountOpened(AccountOpened {
@@ -77,37 +74,17 @@ fn every_event() -> Vec<Kinds> {
         }),
         Kinds::WithdrawalRecorded(WithdrawalRecorded { account: account(), amount_units, reference }),
         Kinds::TokensDestroyed(TokensDestroyed { asset: 1, amount_units }),
-    ]
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let lines: Vec<String> =
-        digits.as_bytes().chunks(100).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    lines.join("\n") + "\n"
+    ];
+    kinds.map(|kind| Event { event: Some(kind) }).to_vec()
 }
 
 #[test]
 fn every_event_has_the_bytes_that_it_was_released_with() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    for kind in every_event() {
-        let event = Event { event: Some(kind) };
-        let bytes = event.encode_to_vec();
-        let name = event.name().unwrap();
-        let golden = std::fs::read_to_string(folder.join(format!("{name}.hex")));
-        let golden = golden.unwrap_or_else(|why| panic!("{name}.hex: {why}; it would be\n{}", hex(&bytes)));
-        assert_eq!(hex(&bytes), golden, "{name}");
-        assert_eq!(Event::decode(bytes.as_slice()).unwrap(), event);
-    }
+    golden::check(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), &every_event());
 }
 
 #[test]
 fn only_what_others_need_leaves_the_ledger() {
-    let private: Vec<&str> = every_event()
-        .into_iter()
-        .map(|kind| Event { event: Some(kind) })
-        .filter(|event| !event.is_public())
-        .filter_map(|event| event.name())
-        .collect();
+    let private = golden::named(&every_event(), |event| !event.is_public());
     assert_eq!(private, ["AccountClosed", "AccountFrozen", "LimitsSet", "SubmitterRegistered"]);
 }

@@ -8,35 +8,15 @@ use holmes_proto::market::v1::market_server::Market as _;
 use holmes_proto::market::v1::{ModelKind, SessionState};
 use holmes_runtime::rig::Seat;
 use holmes_store::journal::memory::Journal;
-use tonic::{Request, Status};
-use tonic_types::StatusExt;
+use holmes_testing::call;
+use holmes_testing::grpc::answer;
+use tonic::Request;
 
-use crate::harness::{GATEWAY, HOL, MINUTE, STAFF, USD, WEALTH, World, account, node, now, one, party, with};
+use crate::harness::{GATEWAY, HOL, MINUTE, STAFF, USD, WEALTH, World, account, node, one, party, with};
 
 struct Desk {
     world: World,
     api: Api<Seat<Market, Journal>>,
-}
-
-fn reason(status: &Status) -> String {
-    let info = status.get_details_error_info().expect("every refusal has a reason");
-    assert!(!status.message().is_empty() && info.domain == "holmes");
-    info.reason
-}
-
-fn request<T>(who: Principal, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(who);
-    request
-}
-
-/// Calls the service and answers the message, or the reason of the refusal.
-macro_rules! call {
-    ($desk:ident.$rpc:ident, $who:expr, $message:expr) => {{
-        let answer = now($desk.api.$rpc(request($who, $message)));
-        $desk.world.rig.settle();
-        answer.map(tonic::Response::into_inner).map_err(|status| reason(&status))
-    }};
 }
 
 impl Desk {
@@ -44,6 +24,10 @@ impl Desk {
         let world = World::new(&with(|_| {}));
         let api = Api::new(world.market.clone());
         Desk { world, api }
+    }
+
+    fn settle(&mut self) {
+        self.world.rig.settle();
     }
 
     fn id(&mut self) -> String {
@@ -192,8 +176,8 @@ fn a_session_that_cannot_be_is_refused() {
     }
     assert_eq!(desk.digest(), digest);
     let message = desk.asks(|_| {});
-    let unknown = now(desk.api.open_session(Request::new(message))).unwrap_err();
-    assert_eq!(reason(&unknown), "UNAUTHENTICATED");
+    let unknown = answer(desk.api.open_session(Request::new(message))).unwrap_err();
+    assert_eq!(unknown, "UNAUTHENTICATED");
 }
 
 #[test]

@@ -1,13 +1,9 @@
 //! The market, a real ledger, and a log of scheduling's events on virtual time.
 
-use std::future::Future;
 use std::time::Duration;
 
 use holmes_kernel::ports::Journal as _;
-use holmes_kernel::{
-    Amount, BadParams, Broken, Call, Code, Ctx, Handle as _, Id, LogId, Machine, Meta, Opened, Principal,
-    PrincipalKind, Refusal, Rejection, ServiceId, Time,
-};
+use holmes_kernel::{Amount, Id, LogId, Opened, Principal, PrincipalKind, Refusal, ServiceId, Time};
 use holmes_ledger::command::{self as ledger, Kind, Move, Movement, OpenAccount, Transfer, Via};
 use holmes_ledger::{Ledger, system_account};
 use holmes_market::command::OpenSession;
@@ -20,6 +16,7 @@ use holmes_proto::scheduling::v1::event::Event as Seen;
 use holmes_proto::scheduling::v1::{CallLine, CallsMetered, Event as SchedulingEvent};
 use holmes_runtime::rig::{Rig, Seat};
 use holmes_store::journal::memory::Journal;
+use holmes_testing::{Script, ask, now};
 use prost::Message;
 
 pub(crate) const HOL: u32 = 1;
@@ -33,60 +30,8 @@ pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const WEALTH: [u64; 2] = [1_000_000_000_000, 100_000_000];
 const BANK: Principal = Principal::service(ServiceId(9));
 
-/// Scheduling's log, as far as the market listens to it: what it is told to write.
-#[derive(Debug)]
-pub(crate) struct Scheduling;
-
-/// It refuses nothing.
-#[derive(Debug, thiserror::Error)]
-#[error("never")]
-pub(crate) struct Never;
-
-impl Rejection for Never {
-    fn code(&self) -> Code {
-        Code::Internal
-    }
-
-    fn reason(&self) -> &'static str {
-        "NEVER"
-    }
-}
-
-impl Machine for Scheduling {
-    const NAME: &'static str = "scheduling";
-    const STATE: u32 = 1;
-
-    type State = u64;
-    /// `CallsMetered` messages of one entry.
-    type Command = Vec<Vec<u8>>;
-    type Event = SchedulingEvent;
-    type Reply = ();
-    type Rejection = Never;
-
-    fn init(_: &Opened) -> Result<u64, BadParams> {
-        Ok(0)
-    }
-
-    fn decide(_: &u64, command: &Vec<Vec<u8>>, _: &Ctx, out: &mut Vec<SchedulingEvent>) -> Result<(), Never> {
-        let read = |bytes: &Vec<u8>| Seen::CallsMetered(CallsMetered::decode(bytes.as_slice()).unwrap());
-        out.extend(command.iter().map(|bytes| SchedulingEvent { event: Some(read(bytes)) }));
-        Ok(())
-    }
-
-    fn evolve(state: &mut u64, _: &SchedulingEvent, _: &Meta) {
-        *state += 1;
-    }
-
-    fn reply(_: &Vec<Vec<u8>>, _: &[SchedulingEvent]) {}
-
-    fn check_step(_: &u64, _: &[SchedulingEvent]) -> Result<(), Broken> {
-        Ok(())
-    }
-
-    fn check(_: &u64) -> Vec<Broken> {
-        Vec::new()
-    }
-}
+/// Scheduling's log, as far as the market listens to it.
+type Scheduling = Script<SchedulingEvent>;
 
 /// The n-th party: 1 to 9 rent, 11 to 19 own nodes.
 pub(crate) fn party(n: u8) -> Principal {
@@ -105,15 +50,6 @@ pub(crate) fn node(n: u8) -> Id {
 
 pub(crate) fn opened(params: &Params) -> Opened {
     Opened { cell: 1, params: params.encode_to_vec(), ..Opened::default() }
-}
-
-/// What a future that never waits gives.
-pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => panic!("a rig never waits"),
-    }
 }
 
 /// The defaults from START on, changed.
@@ -225,8 +161,8 @@ impl World {
         who: Principal,
         command: ledger::Command,
     ) -> Result<ledger::Reply, Refusal> {
-        let call = Call::request(who, self.fresh());
-        let answer = now(self.ledger.submit(call, command)).map(|answer| answer.value);
+        let id = self.fresh();
+        let answer = ask(&self.ledger, who, id, command);
         self.rig.settle();
         answer
     }
@@ -246,7 +182,7 @@ impl World {
     }
 
     fn ask_as(&mut self, who: Principal, id: Id, command: Command) -> Result<Reply, Refusal> {
-        let answer = now(self.market.submit(Call::request(who, id), command)).map(|answer| answer.value);
+        let answer = ask(&self.market, who, id, command);
         self.rig.settle();
         answer
     }
@@ -270,9 +206,10 @@ impl World {
 
     /// Scheduling writes calls of a session in one entry.
     pub(crate) fn meter(&mut self, session: Id, calls: &[Calls]) {
-        let call = Call::request(STAFF, self.fresh());
-        let events = calls.iter().map(|calls| calls.event(session).encode_to_vec()).collect();
-        now(self.scheduling.submit(call, events)).expect("scheduling writes what it is told");
+        let metered = calls.iter().map(|calls| Seen::CallsMetered(calls.event(session)));
+        let events = Scheduling::saying(metered.map(|seen| SchedulingEvent { event: Some(seen) }));
+        let id = self.fresh();
+        ask(&self.scheduling, STAFF, id, events).expect("scheduling writes what it is told");
         self.rig.settle();
     }
 

@@ -8,6 +8,7 @@ use holmes_market::Command;
 use holmes_market::command::OpenSession;
 use holmes_market::state::{Purse, Stage};
 use holmes_proto::market::v1::{SessionState, WorkCredit};
+use holmes_testing::ask;
 
 use crate::harness::{
     Calls, GATEWAY, HOL, MINUTE, SECOND, STAFF, USD, WEALTH, World, account, node, one, party, with,
@@ -250,12 +251,10 @@ fn a_session_closed_before_its_hold_stands_gives_it_back() {
     let session = world.fresh();
     let open = OpenSession { session, renter: Some(party(1)), asset: None, budget: None };
     // Nobody has heard anything yet: the ledger answers behind the close.
-    let call = |id| holmes_kernel::Call::request(GATEWAY, id);
-    use holmes_kernel::Handle as _;
-    crate::harness::now(world.market.submit(call(session), Command::OpenSession(open))).unwrap();
+    ask(&world.market, GATEWAY, session, Command::OpenSession(open)).unwrap();
     let close = Command::CloseSession { session };
     let id = world.fresh();
-    crate::harness::now(world.market.submit(call(id), close)).unwrap();
+    ask(&world.market, GATEWAY, id, close).unwrap();
     world.rig.settle();
     world.wait(SECOND);
     assert_eq!(world.see(session, |s| (s.stage, s.funded_seq)), (Stage::Closed, 0));

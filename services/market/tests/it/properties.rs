@@ -2,19 +2,15 @@
 
 use std::time::Duration;
 
-use holmes_kernel::shard::{Delivery, Poison, Request};
-use holmes_kernel::{
-    Event as _, Frame, Id, Input, LogId, Output, Position, Principal, Refusal, Replica, ServiceId, Shard,
-    Time, canon,
-};
+use holmes_kernel::{Event as _, Id, LogId, ServiceId};
 use holmes_ledger::command as ledger;
 use holmes_market::command::{Metered, OpenSession};
 use holmes_market::state::{Purse, Stage};
-use holmes_market::{Command, LEDGER, Market, Reply, SCHEDULING, State};
+use holmes_market::{Command, LEDGER, Market, SCHEDULING, State};
 use holmes_proto::heard::Refused;
-use holmes_proto::market::v1::{Event, Params, WorkCredit};
+use holmes_proto::market::v1::{Params, WorkCredit};
+use holmes_testing::Driver;
 use proptest::prelude::*;
-use prost::Message as _;
 
 use crate::harness::{Calls, HOL, MINUTE, STAFF, START, USD, World, account, node, opened, party, with};
 
@@ -173,116 +169,51 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// The market beside a ledger that answers when, and as, the test likes.
-struct Driver {
-    shard: Shard<Market>,
-    frames: Vec<Frame>,
-    now: Time,
-    asked: u32,
-    heard: u64,
+struct Play {
+    market: Driver<Market>,
     sessions: Vec<Id>,
 }
 
-impl Driver {
-    fn new(params: &Params) -> Driver {
-        let first = Replica::<Market>::provision(LOG, START, opened(params)).expect("the log opens");
-        let shard =
-            Shard::new(Replica::open(LOG, &first).expect("its first frame is whole"), 1, Poison::new());
-        let mut driver =
-            Driver { shard, frames: vec![first], now: START, asked: 0, heard: 0, sessions: Vec::new() };
-        driver.wait(1);
-        while !driver.state().awaited.is_empty() {
-            driver.answer(0, None);
-            driver.wait(0);
+impl Play {
+    fn new(params: &Params) -> Play {
+        let mut play = Play { market: Driver::new(LOG, START, opened(params)), sessions: Vec::new() };
+        play.market.wait(1);
+        while !play.state().awaited.is_empty() {
+            play.answer(0, None);
+            play.market.wait(0);
         }
         for n in 1..4 {
             for asset in [HOL, USD] {
-                driver
-                    .ask(party(n), Command::SetAccount { asset, account: account(n, asset) })
-                    .expect("it is set");
+                let command = Command::SetAccount { asset, account: account(n, asset) };
+                play.market.ask(party(n), command).expect("it is set");
             }
         }
-        driver
+        play
     }
 
     fn state(&self) -> &State {
-        self.shard.replica().state()
-    }
-
-    fn ask(&mut self, principal: Principal, command: Command) -> Result<Reply, Refusal> {
-        self.asked += 1;
-        let request_id = Id::derive(self.now, b"driver", self.asked);
-        let (ticket, digest, traceparent) = (0, canon::digest(&command), String::new());
-        self.run(Input::Request(Request { ticket, principal, request_id, digest, traceparent, command }))
-            .expect("a request is answered")
-    }
-
-    fn hear(&mut self, source: ServiceId, command: Command) {
-        // Two sources with one counter: each sees its numbers rise, with gaps that its reader has skipped.
-        let from = self.shard.replica().ways().position(LogId::new(1, source)).seq;
-        self.heard += 1;
-        self.run(Input::Delivery(Delivery {
-            ticket: 0,
-            source: LogId::new(1, source),
-            from,
-            to: Position { term: 1, seq: self.heard, chain: [9; 32] },
-            ts: Time::from_millis(1),
-            principal: Principal::service(source),
-            traceparent: String::new(),
-            command: Some(command),
-        }));
-    }
-
-    fn wait(&mut self, ms: u64) {
-        self.now = self.now.after_millis(ms);
-        while self.shard.next_due().is_some_and(|at| at <= self.now) {
-            self.run(Input::Tick);
-        }
-    }
-
-    fn run(&mut self, input: Input<Command>) -> Option<Result<Reply, Refusal>> {
-        self.now = self.now.next();
-        let (mut out, mut answer) = (Vec::new(), None);
-        self.shard.step(self.now, input, &mut out);
-        self.shard.step(self.now, Input::Idle, &mut out);
-        while !out.is_empty() {
-            for output in std::mem::take(&mut out) {
-                match output {
-                    Output::Append(frame) => {
-                        self.frames.push(frame);
-                        self.shard.step(self.now, Input::Appended, &mut out);
-                        self.shard.step(self.now, Input::Idle, &mut out);
-                    }
-                    Output::Reply { answer: given, .. } => answer = Some(given),
-                    Output::Halt(why) | Output::Reclaim(why) => panic!("the shard stopped: {why}"),
-                    Output::Recall { .. } | Output::Release { .. } => {}
-                    Output::Delivered { .. } | Output::Early { .. } => {}
-                }
-            }
-        }
-        answer
+        self.market.state()
     }
 
     fn answer(&mut self, which: usize, refused: Option<(usize, Option<u32>)>) {
         let waiting: Vec<u64> = self.state().awaited.keys().copied().collect();
         let Some(seq) = waiting.get(which % waiting.len().max(1)).copied() else { return };
         let refused = refused.map(|(reason, at)| Refused { reason: REASONS[reason].into(), at });
-        self.hear(LEDGER, Command::Answered { seq, refused });
+        self.market.hear(LEDGER, Command::Answered { seq, refused });
     }
 
     fn apply(&mut self, op: &Op) {
-        let known =
-            |at: usize, driver: &Driver| driver.sessions.get(at % driver.sessions.len().max(1)).copied();
+        let known = |at: usize, play: &Play| play.sessions.get(at % play.sessions.len().max(1)).copied();
         match op {
             Op::Open { n, asset, budget } => {
-                self.asked += 1;
-                let session = Id::derive(self.now, b"session", self.asked);
+                let session = self.market.fresh();
                 let open = OpenSession {
                     session,
                     renter: Some(party(*n)),
                     asset: Some(*asset),
                     budget: Some(*budget),
                 };
-                if self.ask(STAFF, Command::OpenSession(open)).is_ok() {
+                if self.market.ask(STAFF, Command::OpenSession(open)).is_ok() {
                     self.sessions.push(session);
                 }
             }
@@ -300,33 +231,21 @@ impl Driver {
                     pico: u128::from(tokens) * u128::from(calls.pico),
                     micro_units: u128::from(tokens) * u128::from(calls.micro_units),
                 };
-                self.hear(SCHEDULING, Command::NoteCalls { metered: vec![metered], drained: Vec::new() });
+                self.market
+                    .hear(SCHEDULING, Command::NoteCalls { metered: vec![metered], drained: Vec::new() });
             }
             Op::Close(at) => {
                 if let Some(session) = known(*at, self) {
-                    drop(self.ask(STAFF, Command::CloseSession { session }));
+                    drop(self.market.ask(STAFF, Command::CloseSession { session }));
                 }
             }
             Op::Answer { which, refused } => self.answer(*which, *refused),
             Op::Name(n, asset) => {
                 let command = Command::SetAccount { asset: *asset, account: account(*n, *asset) };
-                self.ask(party(*n), command).expect("owners name accounts");
+                self.market.ask(party(*n), command).expect("owners name accounts");
             }
-            Op::Wait(ms) => self.wait(*ms),
+            Op::Wait(ms) => self.market.wait(*ms),
         }
-    }
-
-    fn events(&self) -> impl Iterator<Item = Event> + '_ {
-        let entries = self.frames.iter().flat_map(|frame| frame.entries().expect("frames are whole"));
-        entries
-            .flat_map(|(_, entry)| entry.events)
-            .map(|bytes| Event::decode(bytes).expect("events are ours"))
-    }
-
-    fn replayed(&self) -> canon::Digest {
-        let mut replica = Replica::<Market>::open(LOG, &self.frames[0]).expect("the first frame opens it");
-        self.frames[1..].iter().for_each(|frame| replica.apply(frame).expect("every frame applies"));
-        replica.digest()
     }
 }
 
@@ -337,29 +256,29 @@ proptest! {
     fn whatever_the_ledger_answers_every_session_ends_and_the_log_tells_it_again(
         ops in proptest::collection::vec(op(), 1..120),
     ) {
-        let mut driver = Driver::new(&with(|params| (params.epoch_s, params.drain_ms) = (450, 1_000)));
+        let mut play = Play::new(&with(|params| (params.epoch_s, params.drain_ms) = (450, 1_000)));
         for op in &ops {
-            driver.apply(op);
-            prop_assert_eq!(driver.shard.replica().check(), []);
-            prop_assert!(serde_json::to_value(driver.state()).is_ok(), "people can be shown any state");
+            play.apply(op);
+            play.market.check();
+            prop_assert!(serde_json::to_value(play.state()).is_ok(), "people can be shown any state");
         }
-        prop_assert_eq!(driver.replayed(), driver.shard.replica().digest());
+        play.market.check_replay();
         // What is sent, the ledger can read; and it is the last event of its entry (the shard sees to that).
-        for event in driver.events() {
+        for event in play.market.events() {
             if let Some(send) = event.send() {
                 let read = holmes_ledger::react::command(ServiceId(5), send.command).expect("a command of the ledger");
                 prop_assert!(!matches!(read, ledger::Command::Malformed { .. }), "{:?}", read);
             }
         }
         // From now on the ledger does what it is asked: everything ends.
-        (0..driver.sessions.len()).for_each(|at| driver.apply(&Op::Close(at)));
+        (0..play.sessions.len()).for_each(|at| play.apply(&Op::Close(at)));
         for _ in 0..8 {
-            while !driver.state().awaited.is_empty() {
-                driver.answer(0, None);
+            while !play.state().awaited.is_empty() {
+                play.answer(0, None);
             }
-            driver.wait(21_600_000);
+            play.market.wait(21_600_000);
         }
-        prop_assert_eq!(driver.shard.replica().check(), []);
-        prop_assert_eq!(driver.state().open_sessions, 0);
+        play.market.check();
+        prop_assert_eq!(play.state().open_sessions, 0);
     }
 }

@@ -10,13 +10,14 @@ use holmes_runtime::rig::Seat;
 use holmes_scheduling::Scheduling;
 use holmes_scheduling::api::Api;
 use holmes_store::journal::memory::Journal;
+use holmes_testing::grpc::{reason, request};
+use holmes_testing::{call, now};
 use prost::Message;
-use tonic::{Request, Status};
-use tonic_types::StatusExt;
+use tonic::Request;
 
 use crate::harness::{
-    GENESIS, MODEL, STAFF, World, attach_request, gateway, key, node, now, owner, public, session,
-    signed_line, with,
+    GENESIS, MODEL, STAFF, World, attach_request, gateway, key, node, owner, public, session, signed_line,
+    with,
 };
 
 struct Desk {
@@ -24,28 +25,7 @@ struct Desk {
     api: Api<Seat<Scheduling, Journal>>,
 }
 
-fn reason(status: &Status) -> String {
-    let info = status.get_details_error_info().expect("every refusal has a reason");
-    assert!(!status.message().is_empty() && info.domain == "holmes");
-    info.reason
-}
-
-fn request<T>(who: Principal, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(who);
-    request
-}
-
-/// Calls the service and answers the message, or the reason of the refusal.
-macro_rules! call {
-    ($desk:ident.$rpc:ident, $who:expr, $message:expr) => {{
-        let answer = now($desk.api.$rpc(request($who, $message)));
-        $desk.world.rig.settle();
-        answer.map(tonic::Response::into_inner).map_err(|status| reason(&status))
-    }};
-}
-
-/// The same of a call that is refused: it changes nothing.
+/// The reason of a call that is refused, which changes nothing.
 macro_rules! refused {
     ($desk:ident.$rpc:ident, $who:expr, $message:expr) => {{
         let (message, before) = ($message, $desk.world.digest());
@@ -79,6 +59,10 @@ impl Desk {
             }
         }
         desk
+    }
+
+    fn settle(&mut self) {
+        self.world.rig.settle();
     }
 
     fn id(&mut self) -> String {

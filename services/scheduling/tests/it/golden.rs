@@ -1,12 +1,9 @@
-//! The bytes of every event ever released. A file of tests/golden is never edited: a new version of an event gets a new
-//! file, and the old one must still be read as it was.
-
-use std::path::Path;
+//! The bytes of every event ever released; [`golden`] says how they are kept.
 
 use holmes_kernel::{Event as _, Id};
 use holmes_proto::scheduling::v1::event::Event as Kinds;
 use holmes_proto::scheduling::v1::*;
-use prost::Message;
+use holmes_testing::golden;
 use prost::bytes::Bytes;
 
 use crate::harness::owner;
@@ -184,34 +181,15 @@ fn every_event() -> Vec<Event> {
     kinds.map(|kind| Event { event: Some(kind) }).collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let lines: Vec<String> =
-        digits.as_bytes().chunks(100).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    lines.join("\n") + "\n"
-}
-
 #[test]
 fn every_event_has_the_bytes_that_it_was_released_with() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    for event in every_event() {
-        let bytes = event.encode_to_vec();
-        let name = event.name().unwrap();
-        let golden = std::fs::read_to_string(folder.join(format!("{name}.hex")));
-        let golden = golden.unwrap_or_else(|why| panic!("{name}.hex: {why}; it would be\n{}", hex(&bytes)));
-        assert_eq!(hex(&bytes), golden, "{name}");
-        assert_eq!(Event::decode(bytes.as_slice()).unwrap(), event);
-    }
-    let files = std::fs::read_dir(folder).unwrap().filter_map(Result::ok);
-    let golden = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "hex")).count();
-    assert_eq!(golden, every_event().len(), "an event has no golden bytes, or bytes have no event");
+    golden::check(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), &every_event());
 }
 
 #[test]
 fn only_what_others_need_leaves_scheduling_and_it_sends_nothing() {
     let events = every_event();
-    let public: Vec<&str> =
-        events.iter().filter(|event| event.is_public()).filter_map(|event| event.name()).collect();
+    let public = golden::named(&events, Event::is_public);
     let expected = [
         "LeaseGranted",
         "LeaseEnded",
@@ -224,5 +202,5 @@ fn only_what_others_need_leaves_scheduling_and_it_sends_nothing() {
         "SessionDrained",
     ];
     assert_eq!(public, expected);
-    assert!(events.iter().all(|event| event.send().is_none()));
+    assert_eq!(golden::sends(&events), []);
 }

@@ -1,12 +1,9 @@
 //! Scheduling beside real staking and a real ledger. The market's facts are given by hand, as its log will give them.
 
-use std::future::Future;
 use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
-use holmes_kernel::{
-    Amount, Call, Handle as _, Id, LogId, Opened, Principal, PrincipalKind, Refusal, ServiceId, Time, canon,
-};
+use holmes_kernel::{Amount, Id, LogId, Opened, Principal, PrincipalKind, Refusal, ServiceId, Time, canon};
 use holmes_ledger::command::{self as ledger, Coordinator, Kind, Move, OpenAccount, Transfer, Via};
 use holmes_ledger::{Ledger, system_account};
 use holmes_proto::ledger::v1::Asset;
@@ -21,6 +18,7 @@ use holmes_staking::Staking;
 use holmes_staking::command::RegisterNode;
 use holmes_staking::possession;
 use holmes_store::journal::memory::Journal;
+use holmes_testing::ask;
 use prost::Message;
 
 pub(crate) const HOL: u64 = 1_000_000_000;
@@ -51,15 +49,6 @@ pub(crate) fn node(n: u8) -> Id {
 
 pub(crate) fn gateway(n: u8) -> Principal {
     Principal::new(PrincipalKind::Gateway, Id::of_key(&public(n)))
-}
-
-/// What a future that never waits gives.
-pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => panic!("a rig never waits"),
-    }
 }
 
 /// Epochs of 45 beats of a second, leases signed by key 200, changed.
@@ -127,8 +116,8 @@ impl World {
     }
 
     fn ask_ledger(&mut self, who: Principal, command: ledger::Command) {
-        let call = Call::request(who, self.fresh());
-        now(self.ledger.submit(call, command)).unwrap();
+        let id = self.fresh();
+        ask(&self.ledger, who, id, command).unwrap();
         self.rig.settle();
     }
 
@@ -171,14 +160,14 @@ impl World {
     }
 
     pub(crate) fn ask_staking(&mut self, who: Principal, command: holmes_staking::Command) {
-        let call = Call::request(who, self.fresh());
-        now(self.staking.submit(call, command)).unwrap();
+        let id = self.fresh();
+        ask(&self.staking, who, id, command).unwrap();
         self.rig.settle();
     }
 
     pub(crate) fn ask(&mut self, who: Principal, command: Command) -> Result<Reply, Refusal> {
-        let call = Call::request(who, self.fresh());
-        let answer = now(self.scheduling.submit(call, command)).map(|answer| answer.value);
+        let id = self.fresh();
+        let answer = ask(&self.scheduling, who, id, command);
         self.rig.settle();
         answer
     }

@@ -8,36 +8,16 @@ use holmes_runtime::rig::Seat;
 use holmes_staking::Staking;
 use holmes_staking::api::Api;
 use holmes_store::journal::memory::Journal;
-use tonic::{Request, Status};
-use tonic_types::StatusExt;
+use holmes_testing::call;
+use holmes_testing::grpc::answer;
+use tonic::Request;
 
-use crate::harness::{HOL, STAFF, World, node_id, now, owner, registration, with};
+use crate::harness::{HOL, STAFF, World, node_id, owner, registration, with};
 
 struct Desk {
     world: World,
     api: Api<Seat<Staking, Journal>>,
     asked: u32,
-}
-
-fn reason(status: &Status) -> String {
-    let info = status.get_details_error_info().expect("every refusal has a reason");
-    assert!(!status.message().is_empty() && info.domain == "holmes");
-    info.reason
-}
-
-fn request<T>(who: Principal, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(who);
-    request
-}
-
-/// Calls the service and answers the message, or the reason of the refusal.
-macro_rules! call {
-    ($desk:ident.$rpc:ident, $who:expr, $message:expr) => {{
-        let answer = now($desk.api.$rpc(request($who, $message)));
-        $desk.world.rig.settle();
-        answer.map(tonic::Response::into_inner).map_err(|status| reason(&status))
-    }};
 }
 
 impl Desk {
@@ -48,6 +28,10 @@ impl Desk {
         world.bond(1, node, 1_000 * HOL);
         let api = Api::new(world.staking.clone());
         Desk { world, api, asked: 0 }
+    }
+
+    fn settle(&mut self) {
+        self.world.rig.settle();
     }
 
     fn id(&mut self) -> String {
@@ -282,6 +266,6 @@ fn reads_of_what_is_not_there_are_refused() {
     assert_eq!(call!(desk.get_required, STAFF, required(&nobody, 0)), Err("NODE_NOT_FOUND".into()));
     assert_eq!(call!(desk.get_required, STAFF, required("", 0)), Err("FIELD_INVALID".into()));
     assert_eq!(call!(desk.get_required, STAFF, required(&nobody, 1)), Err("FIELD_INVALID".into()));
-    let unknown = now(desk.api.get_node(Request::new(get(&nobody)))).unwrap_err();
-    assert_eq!(reason(&unknown), "UNAUTHENTICATED");
+    let unknown = answer(desk.api.get_node(Request::new(get(&nobody)))).unwrap_err();
+    assert_eq!(unknown, "UNAUTHENTICATED");
 }

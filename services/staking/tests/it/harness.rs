@@ -1,12 +1,9 @@
 //! Staking and a real ledger on virtual time.
 
-use std::future::Future;
 use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
-use holmes_kernel::{
-    Amount, Call, Handle as _, Id, LogId, Opened, Principal, PrincipalKind, Refusal, ServiceId, Time,
-};
+use holmes_kernel::{Amount, Id, LogId, Opened, Principal, PrincipalKind, Refusal, ServiceId, Time};
 use holmes_ledger::command::{self as ledger, Coordinator, Kind, Move, OpenAccount, Transfer, Via};
 use holmes_ledger::{Ledger, system_account};
 use holmes_proto::ledger::v1::{Asset, TransferCode};
@@ -17,6 +14,7 @@ use holmes_staking::possession::{Network, statement};
 use holmes_staking::state::{Node, due};
 use holmes_staking::{Command, Reply, Staking, State, params};
 use holmes_store::journal::memory::Journal;
+use holmes_testing::ask;
 use prost::Message;
 
 pub(crate) const HOL: u64 = 1_000_000_000;
@@ -55,15 +53,6 @@ pub(crate) fn registration(n: u16, owner: Principal, kind: NodeKind, claim_milli
 
 pub(crate) fn opened(params: &Params) -> Opened {
     Opened { cell: 1, shard: 0, profile_hash: NETWORK.genesis.to_vec(), params: params.encode_to_vec() }
-}
-
-/// What a future that never waits gives.
-pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => panic!("a rig never waits"),
-    }
 }
 
 /// A ledger in which every owner has an account with 10 million HOL, and staking.
@@ -119,8 +108,8 @@ impl World {
         who: Principal,
         command: ledger::Command,
     ) -> Result<ledger::Reply, Refusal> {
-        let call = Call::request(who, self.fresh());
-        now(self.ledger.submit(call, command)).map(|answer| answer.value)
+        let id = self.fresh();
+        ask(&self.ledger, who, id, command)
     }
 
     fn transfers(&mut self, who: Principal, kind: Kind) -> (Id, TransferCode) {
@@ -151,8 +140,8 @@ impl World {
     }
 
     pub(crate) fn ask(&mut self, who: Principal, command: Command) -> Result<Reply, Refusal> {
-        let call = Call::request(who, self.fresh());
-        let answer = now(self.staking.submit(call, command)).map(|answer| answer.value);
+        let id = self.fresh();
+        let answer = ask(&self.staking, who, id, command);
         self.rig.settle();
         answer
     }

@@ -1,18 +1,14 @@
 //! Whatever is asked, and whatever the ledger answers, the invariants hold and the log tells the same again.
 
-use holmes_kernel::shard::{Delivery, Poison, Request};
-use holmes_kernel::{
-    Amount, Event as _, Frame, Id, Input, LogId, Output, Position, Principal, Refusal, Replica, ServiceId,
-    Shard, Time, canon,
-};
+use holmes_kernel::{Amount, Event as _, Id, LogId, Principal, ServiceId};
 use holmes_ledger::{react, system_account};
 use holmes_proto::staking::v1::event::Event as Kind;
-use holmes_proto::staking::v1::{Event, NodeKind, Params};
+use holmes_proto::staking::v1::{NodeKind, Params};
 use holmes_staking::command::SeenHold;
 use holmes_staking::state::Awaited;
-use holmes_staking::{Command, LEDGER, Reply, Staking, State};
+use holmes_staking::{Command, LEDGER, Staking, State};
+use holmes_testing::Driver;
 use proptest::prelude::*;
-use prost::Message as _;
 
 use crate::harness::{HOL, STAFF, START, node_id, opened, owner, registration, with};
 
@@ -20,79 +16,23 @@ const LOG: LogId = LogId::new(1, ServiceId(3));
 const EPOCH_MS: u64 = 45_000;
 
 /// Staking beside a ledger that answers when, and as, the test likes.
-struct Driver {
-    shard: Shard<Staking>,
-    frames: Vec<Frame>,
-    now: Time,
-    asked: u32,
-    heard: u64,
+struct Play {
+    staking: Driver<Staking>,
     /// What lies in bonds/HOL, as the ledger would have it.
     vault: u64,
 }
 
-impl Driver {
-    fn new(params: &Params) -> Driver {
-        let first = Replica::<Staking>::provision(LOG, START, opened(params)).expect("the log opens");
-        let shard =
-            Shard::new(Replica::open(LOG, &first).expect("its first frame is whole"), 1, Poison::new());
-        Driver { shard, frames: vec![first], now: START, asked: 0, heard: 0, vault: 0 }
+impl Play {
+    fn new(params: &Params) -> Play {
+        Play { staking: Driver::new(LOG, START, opened(params)), vault: 0 }
     }
 
     fn state(&self) -> &State {
-        self.shard.replica().state()
-    }
-
-    fn ask(&mut self, principal: Principal, command: Command) -> Result<Reply, Refusal> {
-        self.asked += 1;
-        let request_id = Id::derive(self.now, b"driver", self.asked);
-        let (ticket, digest, traceparent) = (0, canon::digest(&command), String::new());
-        self.run(Input::Request(Request { ticket, principal, request_id, digest, traceparent, command }))
-            .expect("a request is answered")
+        self.staking.state()
     }
 
     fn hear(&mut self, command: Command) {
-        let from = self.heard;
-        self.heard += 1;
-        self.run(Input::Delivery(Delivery {
-            ticket: 0,
-            source: LogId::new(1, LEDGER),
-            from,
-            to: Position { term: 1, seq: self.heard, chain: [9; 32] },
-            ts: Time::from_millis(1),
-            principal: Principal::service(LEDGER),
-            traceparent: String::new(),
-            command: Some(command),
-        }));
-    }
-
-    fn wait(&mut self, ms: u64) {
-        self.now = self.now.after_millis(ms);
-        while self.shard.next_due().is_some_and(|at| at <= self.now) {
-            self.run(Input::Tick);
-        }
-    }
-
-    fn run(&mut self, input: Input<Command>) -> Option<Result<Reply, Refusal>> {
-        self.now = self.now.next();
-        let (mut out, mut answer) = (Vec::new(), None);
-        self.shard.step(self.now, input, &mut out);
-        self.shard.step(self.now, Input::Idle, &mut out);
-        while !out.is_empty() {
-            for output in std::mem::take(&mut out) {
-                match output {
-                    Output::Append(frame) => {
-                        self.frames.push(frame);
-                        self.shard.step(self.now, Input::Appended, &mut out);
-                        self.shard.step(self.now, Input::Idle, &mut out);
-                    }
-                    Output::Reply { answer: given, .. } => answer = Some(given),
-                    Output::Halt(why) | Output::Reclaim(why) => panic!("the shard stopped: {why}"),
-                    Output::Recall { .. } | Output::Release { .. } => {}
-                    Output::Delivered { .. } | Output::Early { .. } => {}
-                }
-            }
-        }
-        answer
+        self.staking.hear(LEDGER, command);
     }
 
     /// Answers one of the sends that wait; a post or a payout that is carried out moves money.
@@ -110,20 +50,8 @@ impl Driver {
     }
 
     fn agrees(&self) {
-        assert_eq!(self.shard.replica().check(), []);
+        self.staking.check();
         assert_eq!(self.state().vault.units, self.vault);
-    }
-
-    fn replayed(&self) -> canon::Digest {
-        let mut replica = Replica::<Staking>::open(LOG, &self.frames[0]).expect("the first frame opens it");
-        self.frames[1..].iter().for_each(|frame| replica.apply(frame).expect("every frame applies"));
-        replica.digest()
-    }
-
-    fn events(&self) -> impl Iterator<Item = Event> + '_ {
-        let entries = self.frames.iter().flat_map(|frame| frame.entries().expect("frames are whole"));
-        let events = entries.flat_map(|(_, entry)| entry.events);
-        events.map(|bytes| Event::decode(bytes).expect("events can be read"))
     }
 }
 
@@ -167,21 +95,23 @@ fn owner_of(node: u16) -> Principal {
     owner(1 + (node % 2) as u8)
 }
 
-impl Driver {
+impl Play {
     fn apply(&mut self, op: &Op) {
         match *op {
             Op::Register(n, compute, rating) => {
                 let (kind, claim) =
                     if compute { (NodeKind::Compute, rating) } else { (NodeKind::Verifier, 0) };
-                drop(self.ask(owner_of(n), Command::RegisterNode(registration(n, owner_of(n), kind, claim))));
+                drop(
+                    self.staking
+                        .ask(owner_of(n), Command::RegisterNode(registration(n, owner_of(n), kind, claim))),
+                );
             }
             Op::Rate(n, rating_milli_cu) => {
-                drop(self.ask(STAFF, Command::SetRating { node: node_id(n), rating_milli_cu }));
+                drop(self.staking.ask(STAFF, Command::SetRating { node: node_id(n), rating_milli_cu }));
             }
             Op::Offer { node, by, units, elsewhere } => {
-                self.asked += 1;
                 let hold = SeenHold {
-                    hold: Id::derive(self.now, b"hold", self.asked),
+                    hold: self.staking.fresh(),
                     debit: Id::from_bytes([by; 16]),
                     credit: system_account(if elsewhere { "fees/HOL" } else { "bonds/HOL" }),
                     amount: Amount::new(units),
@@ -192,25 +122,28 @@ impl Driver {
             Op::Bond(n, which) => {
                 let offered = self.state().nodes.get(&node_id(n)).and_then(|node| node.offers.get(which));
                 let hold = offered.map_or(Id::default(), |offer| offer.hold);
-                drop(self.ask(owner_of(n), Command::Bond { node: node_id(n), hold }));
+                drop(self.staking.ask(owner_of(n), Command::Bond { node: node_id(n), hold }));
             }
             Op::Answer(which, refused) => self.answer(which, refused),
             Op::Unbond(n, units) => {
                 let amount = units.map(Amount::new);
-                drop(self.ask(owner_of(n), Command::Unbond { node: node_id(n), amount, account: None }));
+                drop(
+                    self.staking
+                        .ask(owner_of(n), Command::Unbond { node: node_id(n), amount, account: None }),
+                );
             }
             Op::Payout(n) => {
                 let account = Id::from_bytes([n as u8; 16]);
-                drop(self.ask(owner_of(n), Command::SetPayoutAccount { node: node_id(n), account }));
+                drop(self.staking.ask(owner_of(n), Command::SetPayoutAccount { node: node_id(n), account }));
             }
             Op::Jail(n) => {
-                drop(self.ask(STAFF, Command::Jail { node: node_id(n), cause: "why".into() }));
+                drop(self.staking.ask(STAFF, Command::Jail { node: node_id(n), cause: "why".into() }));
             }
-            Op::Unjail(n) => drop(self.ask(STAFF, Command::Unjail { node: node_id(n) })),
+            Op::Unjail(n) => drop(self.staking.ask(STAFF, Command::Unjail { node: node_id(n) })),
             Op::Tombstone(n) => {
-                drop(self.ask(STAFF, Command::Tombstone { node: node_id(n), cause: "why".into() }));
+                drop(self.staking.ask(STAFF, Command::Tombstone { node: node_id(n), cause: "why".into() }));
             }
-            Op::Wait(ms) => self.wait(ms),
+            Op::Wait(ms) => self.staking.wait(ms),
         }
     }
 }
@@ -222,14 +155,14 @@ proptest! {
     fn whatever_is_asked_and_answered_the_invariants_hold_and_the_log_tells_it_again(
         ops in proptest::collection::vec(op(), 1..120),
     ) {
-        let mut driver = Driver::new(&with(|params| params.epoch_s = 45));
+        let mut play = Play::new(&with(|params| params.epoch_s = 45));
         for op in &ops {
-            driver.apply(op);
-            driver.agrees();
+            play.apply(op);
+            play.agrees();
         }
-        prop_assert_eq!(driver.replayed(), driver.shard.replica().digest());
+        play.staking.check_replay();
         // What is sent, the ledger can read; and it is the last event of its entry (the shard sees to that).
-        for event in driver.events() {
+        for event in play.staking.events() {
             if let Some(send) = event.send() {
                 let read = react::command(ServiceId(3), send.command).unwrap();
                 prop_assert!(!matches!(read, holmes_ledger::Command::Malformed { .. }), "{read:?}");
@@ -241,35 +174,35 @@ proptest! {
     fn all_that_was_bonded_comes_back_when_all_is_unbonded(
         bonds in proptest::collection::vec((1..6u16, 1..600_000 * HOL), 1..12),
     ) {
-        let mut driver = Driver::new(&with(|params| params.epoch_s = 45));
+        let mut play = Play::new(&with(|params| params.epoch_s = 45));
         for (n, units) in bonds {
-            driver.apply(&Op::Register(n, true, 1_000));
+            play.apply(&Op::Register(n, true, 1_000));
             let by = 1 + (n % 2) as u8;
-            driver.apply(&Op::Offer { node: n, by, units, elsewhere: false });
-            driver.apply(&Op::Bond(n, 0));
-            driver.apply(&Op::Wait(1));
-            while !driver.state().awaited.is_empty() {
-                driver.answer(0, None);
+            play.apply(&Op::Offer { node: n, by, units, elsewhere: false });
+            play.apply(&Op::Bond(n, 0));
+            play.apply(&Op::Wait(1));
+            while !play.state().awaited.is_empty() {
+                play.answer(0, None);
             }
         }
-        (1..6).for_each(|n| driver.apply(&Op::Unbond(n, None)));
+        (1..6).for_each(|n| play.apply(&Op::Unbond(n, None)));
         for day in 0..200 {
-            driver.wait(EPOCH_MS);
+            play.staking.wait(EPOCH_MS);
             if day < 18 {
-                driver.answer(0, Some("INTERNAL"));
+                play.answer(0, Some("INTERNAL"));
             }
-            while !driver.state().awaited.is_empty() {
-                driver.answer(0, None);
-                driver.wait(0);
+            while !play.state().awaited.is_empty() {
+                play.answer(0, None);
+                play.staking.wait(0);
             }
-            driver.agrees();
+            play.agrees();
         }
-        prop_assert_eq!(driver.vault, 0);
-        let paid: u64 = driver.events().map(|event| match event.event {
+        prop_assert_eq!(play.vault, 0);
+        let paid: u64 = play.staking.events().map(|event| match event.event {
             Some(Kind::PayoutMade(e)) => e.amount_units,
             _ => 0,
         }).sum();
-        let posted: u64 = driver.events().map(|event| match event.event {
+        let posted: u64 = play.staking.events().map(|event| match event.event {
             Some(Kind::BondPosted(e)) => e.amount_units,
             _ => 0,
         }).sum();

@@ -1,11 +1,11 @@
 //! The gRPC service over a treasury.
 
-use std::future::Future;
-
 use holmes_kernel::{Id, Principal, Time};
 use holmes_proto::treasury::v1 as wire;
 use holmes_proto::treasury::v1::treasury_server::Treasury as _;
 use holmes_proto::treasury::v1::{GenesisState, Params};
+use holmes_testing::grpc::request;
+use holmes_testing::now;
 use holmes_treasury::api::Api;
 use holmes_treasury::params;
 use tonic::{Code, Request};
@@ -14,21 +14,6 @@ use crate::harness::{HOL, STAFF, TGE, operator, with_grants};
 use crate::network::Network;
 
 const CAP: u64 = 1_000_000_000_000_000_000;
-
-/// What a future that never waits gives.
-pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => panic!("a rig never waits"),
-    }
-}
-
-fn request<T>(who: Principal, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(who);
-    request
-}
 
 fn genesis(network: &Network) -> wire::GetGenesisResponse {
     let api = Api::new(network.treasury.clone());

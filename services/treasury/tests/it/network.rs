@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use holmes_kernel::{Amount, Call, Handle as _, Id, LogId, Opened, Principal, Refusal, Time, canon};
+use holmes_kernel::{Amount, Id, LogId, Opened, Principal, Refusal, Time, canon};
 use holmes_ledger::command::{Command as Ask, Kind, Move, OpenAccount, Transfer, Via};
 use holmes_ledger::{Ledger, Reply, system_account};
 use holmes_proto::ledger::v1::{Asset, TransferCode};
 use holmes_proto::treasury::v1::Params;
 use holmes_runtime::rig::{Rig, Seat};
 use holmes_store::journal::memory::Journal;
+use holmes_testing::ask;
 use holmes_treasury::{Treasury, genesis, params, wire};
 use prost::Message;
 
-use crate::api::now;
 use crate::harness::{CELL, HOL, LEDGER, STAFF, START_MS, TGE, TREASURY, opened, operator, with_grants};
 
 const CAP: u64 = 1_000_000_000_000_000_000;
@@ -94,8 +94,8 @@ impl Books {
     }
 
     fn ask(&self, rig: &Rig<Journal>, command: Ask) -> Result<Reply, Refusal> {
-        let call = Call::request(STAFF, Id::derive(rig.now(), &canon::digest(&command), 0));
-        now(self.0.submit(call, command)).map(|answer| answer.value)
+        let id = Id::derive(rig.now(), &canon::digest(&command), 0);
+        ask(&self.0, STAFF, id, command)
     }
 
     fn freeze(&self, rig: &Rig<Journal>, name: &str, frozen_out: bool) {
@@ -219,9 +219,8 @@ fn the_grants_lie_in_their_owners_accounts_from_which_they_can_pay() {
         via: Via::Call,
         transfers: vec![Transfer { id, linked: false, tag: 0, kind }],
     };
-    let call = Call::request(operator(1), id);
-    let Ok(answer) = now(books.0.submit(call, command)) else { panic!("the owner may pay") };
-    assert!(matches!(&answer.value, Reply::Transfers(row) if row[0].code == TransferCode::Ok));
+    let Ok(answer) = ask(&books.0, operator(1), id, command) else { panic!("the owner may pay") };
+    assert!(matches!(&answer, Reply::Transfers(row) if row[0].code == TransferCode::Ok));
 }
 
 #[test]

@@ -1,46 +1,38 @@
-//! {{Name}} as a whole, on virtual time over the memory journal.
+//! {{Name}} as a whole: driven through its shard, replayed from its frames, and the bytes of its events.
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
 
-use std::future::Future;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
-
 use holmes_{{name}}::{Command, {{Name}}, params};
-use holmes_kernel::{Call, Event as _, Handle as _, Id, LogId, Machine, Opened, Principal, PrincipalKind, Time};
-use holmes_runtime::{Rig, Seat};
-use holmes_store::journal::memory::Journal;
+use holmes_kernel::{Event as _, Id, LogId, Opened, Principal, PrincipalKind, Time};
+use holmes_proto::{{name}}::v1::event::Event as Kind;
+use holmes_proto::{{name}}::v1::{Begun, Event};
+use holmes_testing::{Driver, golden};
 
 const START: Time = Time::from_millis(1_800_000_000_000);
 const STAFF: Principal = Principal::new(PrincipalKind::Staff, Id::from_bytes([1; 16]));
 
-fn rig() -> (Rig<Journal>, Seat<{{Name}}, Journal>) {
-    let mut rig = Rig::new(Journal::default(), START);
-    let log = LogId::new(1, <{{Name}} as Machine>::Event::SERVICE);
+fn driver() -> Driver<{{Name}}> {
     let opened = Opened { cell: 1, params: params::encoded_defaults(), ..Opened::default() };
-    let seat = rig.add(log, opened).unwrap();
-    (rig, seat)
-}
-
-fn now<T>(future: impl Future<Output = T>) -> T {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("a rig answers at once"),
-    }
-}
-
-fn request(n: u8) -> Call {
-    Call::request(STAFF, Id::v7(START.millis(), [n; 10]))
+    Driver::new(LogId::new(1, Event::SERVICE), START, opened)
 }
 
 #[test]
 fn it_begins_once_and_its_log_gives_the_same_state_again() {
-    let (mut rig, seat) = rig();
-    now(seat.submit(request(1), Command::Begin)).unwrap();
-    now(seat.submit(request(1), Command::Begin)).unwrap(); // the same request: the same answer
-    let refusal = now(seat.submit(request(2), Command::Begin)).unwrap_err();
+    let mut driver = driver();
+    let id = driver.fresh();
+    driver.ask_as(STAFF, id, Command::Begin).unwrap();
+    driver.ask_as(STAFF, id, Command::Begin).unwrap(); // the same request: the same answer
+    let refusal = driver.ask(STAFF, Command::Begin).unwrap_err();
     assert_eq!(refusal.reason, "BEGUN_TOO_OFTEN");
-    assert_eq!(seat.look(|state| state.beginnings), 1);
-    assert_eq!(rig.check(), []);
-    assert!(rig.restart().unwrap().is_empty(), "the rebuilt state has the same digest");
+    assert_eq!(driver.state().beginnings, 1);
+    driver.check();
+    driver.check_replay();
+}
+
+#[test]
+fn every_event_has_the_bytes_that_it_was_released_with() {
+    let begun = Begun { at_us: START.micros() };
+    let events = [Event { event: Some(Kind::Begun(begun)) }];
+    golden::check(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"), &events);
+    assert_eq!(golden::named(&events, Event::is_public), ["Begun"]);
 }
