@@ -98,6 +98,9 @@ pub fn read(wire: &wire::Model) -> Result<Model, &'static str> {
     if numbers.into_iter().any(|number| number > MOST_PER_TOKEN) {
         return Err("prices and work are at most 10^12 per token");
     }
+    if !wire.withdrawn && (wire.input_pico_usd, wire.output_pico_usd) == (0, 0) {
+        return Err("what is offered has a price: give input_pico_usd or output_pico_usd, or withdraw the model");
+    }
     Ok(Model {
         kind: kind as u8,
         input_pico: wire.input_pico_usd,
@@ -111,4 +114,17 @@ pub fn read(wire: &wire::Model) -> Result<Model, &'static str> {
 fn is_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b'_');
     !name.is_empty() && name.len() <= MOST_NAME_BYTES && name.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_offered_has_a_price_and_what_is_withdrawn_needs_none() {
+        let free = wire::Model { name: "m".into(), kind: ModelKind::Embed.into(), ..Default::default() };
+        assert!(read(&free).is_err_and(|why| why.contains("has a price")));
+        assert!(read(&wire::Model { input_pico_usd: 1, ..free.clone() }).is_ok());
+        assert!(read(&wire::Model { withdrawn: true, ..free }).is_ok());
+    }
 }
