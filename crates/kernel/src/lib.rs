@@ -1,8 +1,8 @@
 //! Pure machines and the log they live in. No clock, no I/O, no runtime: everything here is a function of its
 //! arguments, so that a state is a function of its log.
 //!
-//! In reading order: numbers ([`Amount`], [`Ratio`], [`Decay`], [`apportion`]), names ([`Id`], [`Principal`],
-//! [`Time`], [`LogId`]), containers ([`Table`], [`Window`], [`canon`]), what a service is ([`Machine`]), what is
+//! In reading order: numbers ([`Amount`], [`Ratio`], [`apportion`]), names ([`Id`], [`Principal`], [`LogId`]),
+//! moments ([`Time`]), containers ([`Table`], [`Window`], [`canon`]), what a service is ([`Machine`]), what is
 //! stored ([`Entry`], [`Frame`]), what runs it ([`Shard`]) and where the outside begins ([`ports`], [`Handle`]).
 //!
 //! A type enters when two services need it and it carries an invariant.
@@ -18,7 +18,6 @@ pub mod id;
 pub mod machine;
 pub mod pairs;
 pub mod ports;
-pub mod public;
 pub mod ratio;
 pub mod replica;
 pub mod shard;
@@ -37,8 +36,7 @@ pub use id::{Chain, Id, LogId, Position, Principal, PrincipalKind, ServiceId, Ti
 pub use machine::{
     BadParams, Broken, Code, Ctx, Event, Machine, Meta, Opened, Refusal, Rejection, Sighted, Unknown,
 };
-pub use public::{PublicEntry, PublicFrame};
-pub use ratio::{Decay, Ratio};
+pub use ratio::Ratio;
 pub use replica::{ReplayError, Replica};
 pub use shard::{Input, Output, Shard};
 pub use table::Table;

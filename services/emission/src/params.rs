@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::{Amount, Decay, Governed, Ratio, ServiceId, Time};
+use holmes_kernel::{Amount, Governed, Ratio, ServiceId, Time};
 use holmes_proto::emission::v1 as wire;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::br::Exponents;
+use crate::decay::Decay;
 use crate::trr::Kappa;
 use crate::vesting::Terms;
 use crate::{MARKET, SCHEDULING, STAKING};
