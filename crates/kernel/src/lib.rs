@@ -2,13 +2,14 @@
 //! arguments, so that a state is a function of its log.
 //!
 //! In reading order: numbers ([`Amount`], [`Ratio`], [`apportion`]), names ([`Id`], [`Principal`], [`LogId`]),
-//! moments ([`Time`]), containers ([`Table`], [`Window`], [`canon`]), what a service is ([`Machine`]), what is
+//! moments ([`Time`], [`Calendar`]), containers ([`Table`], [`Window`], [`canon`]), what a service is ([`Machine`]), what is
 //! stored ([`Entry`], [`Frame`]), what runs it ([`Shard`]) and where the outside begins ([`ports`], [`Handle`]).
 //!
 //! A type enters when two services need it and it carries an invariant.
 
 pub mod amount;
 pub mod apportion;
+pub mod calendar;
 pub mod canon;
 pub mod entry;
 pub mod frame;
@@ -28,6 +29,7 @@ pub mod window;
 
 pub use amount::Amount;
 pub use apportion::apportion;
+pub use calendar::{Backoff, Calendar};
 pub use entry::{Entry, Origin};
 pub use frame::{Frame, Tail};
 pub use governed::Governed;

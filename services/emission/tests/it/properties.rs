@@ -88,7 +88,7 @@ impl Driver {
     fn pass_epoch(&mut self) -> u64 {
         self.wait(0);
         let epoch = self.state().next;
-        let end = self.state().params.calendar.end(epoch).millis();
+        let end = self.state().params.calendar.ends(epoch).millis();
         self.wait(end.saturating_sub(self.now.millis()));
         epoch
     }
