@@ -1,14 +1,15 @@
 //! Pure machines and the log they live in. No clock, no I/O, no runtime: everything here is a function of its
 //! arguments, so that a state is a function of its log.
 //!
-//! In reading order: numbers ([`Amount`], [`Ratio`], [`Decay`], [`apportion`]), names ([`Id`], [`Principal`],
-//! [`Time`], [`LogId`]), containers ([`Table`], [`Window`], [`canon`]), what a service is ([`Machine`]), what is
+//! In reading order: numbers ([`Amount`], [`Ratio`], [`apportion`]), names ([`Id`], [`Principal`], [`LogId`]),
+//! moments ([`Time`], [`Calendar`]), containers ([`Table`], [`Window`], [`canon`]), what a service is ([`Machine`]), what is
 //! stored ([`Entry`], [`Frame`]), what runs it ([`Shard`]) and where the outside begins ([`ports`], [`Handle`]).
 //!
 //! A type enters when two services need it and it carries an invariant.
 
 pub mod amount;
 pub mod apportion;
+pub mod calendar;
 pub mod canon;
 pub mod entry;
 pub mod frame;
@@ -18,7 +19,6 @@ pub mod id;
 pub mod machine;
 pub mod pairs;
 pub mod ports;
-pub mod public;
 pub mod ratio;
 pub mod replica;
 pub mod shard;
@@ -29,6 +29,7 @@ pub mod window;
 
 pub use amount::Amount;
 pub use apportion::apportion;
+pub use calendar::{Backoff, Calendar};
 pub use entry::{Entry, Origin};
 pub use frame::{Frame, Tail};
 pub use governed::Governed;
@@ -37,8 +38,7 @@ pub use id::{Chain, Id, LogId, Position, Principal, PrincipalKind, ServiceId, Ti
 pub use machine::{
     BadParams, Broken, Code, Ctx, Event, Machine, Meta, Opened, Refusal, Rejection, Sighted, Unknown,
 };
-pub use public::{PublicEntry, PublicFrame};
-pub use ratio::{Decay, Ratio};
+pub use ratio::Ratio;
 pub use replica::{ReplayError, Replica};
 pub use shard::{Input, Output, Shard};
 pub use table::Table;

@@ -1,8 +1,7 @@
-//! Ratios in parts per billion and decay factors in Q128 (E-0.2). The rounding is in the name (E-0.3).
+//! Ratios in parts per billion (E-0.2). The rounding is in the name (E-0.3).
 
 use std::fmt;
 
-use ethnum::U256;
 use serde::{Deserialize, Serialize};
 
 use crate::Amount;
@@ -53,24 +52,6 @@ impl fmt::Display for Ratio {
     }
 }
 
-/// A factor below 1 by which a pool shrinks in an epoch: `value · 2^128`, floored (E-0.2, E-4.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Decay(u128);
-
-impl Decay {
-    /// From `value · 2^128`.
-    pub const fn from_q128(bits: u128) -> Decay {
-        Decay(bits)
-    }
-
-    /// `floor(amount · factor)`; always below `amount` unless that is 0.
-    pub fn mul_floor(self, amount: Amount) -> Amount {
-        let product = (U256::from(amount.units()) * U256::from(self.0)) >> 128u32; // < 2^64: the factor is below 1
-        Amount::new(product.as_u64())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,15 +65,6 @@ mod tests {
         assert_eq!(two_percent.to_string(), "0.020000000");
     }
 
-    #[test]
-    fn the_day_one_reward_is_the_published_one() {
-        // E-4.8: 30 % of 10^18 units, half-life 1461 d.
-        let trr = Decay::from_q128(340_120_963_895_082_053_022_182_018_437_844_622_363);
-        let pool = Amount::new(300_000_000_000_000_000);
-        let target = pool.checked_sub(trr.mul_floor(pool)).unwrap();
-        assert_eq!(target, Amount::new(142_296_258_824_876));
-    }
-
     proptest! {
         #[test]
         fn a_share_of_at_most_one_never_exceeds_the_whole(units: u64, ppb in 0..=1_000_000_000u64) {
@@ -100,15 +72,6 @@ mod tests {
             let (floor, ceil) = (ratio.mul_floor(amount).unwrap(), ratio.mul_ceil(amount).unwrap());
             prop_assert!(floor <= ceil && ceil <= amount);
             prop_assert!(ceil.units() - floor.units() <= 1);
-        }
-
-        #[test]
-        fn decay_is_the_exact_product_floored(units: u64, bits: u128) {
-            let kept = Decay::from_q128(bits).mul_floor(Amount::new(units)).units();
-            // Schoolbook in 64-bit limbs, independent of the 256-bit crate.
-            let (hi, lo) = (bits >> 64, bits & u128::from(u64::MAX));
-            let carry = (lo * u128::from(units)) >> 64;
-            prop_assert_eq!(u128::from(kept), (hi * u128::from(units) + carry) >> 64);
         }
     }
 }

@@ -12,13 +12,16 @@ use crate::canon::Digest;
 use crate::entry::{DueOrigin, Entry, Origin, Refused, RequestOrigin, SourceOrigin, SubmitterOrigin};
 use crate::frame::{ENTRY_BYTES, ENTRY_EVENTS, Frame, Open, entry_len};
 use crate::id::{LogId, Position, Principal, Time};
-use crate::machine::{Code, Ctx, Event, Machine, Meta, Refusal, Rejection};
+use crate::machine::{Ctx, Event, Machine, Meta, Refusal, Rejection};
 use crate::replica::{Replica, SCHEMA};
 use crate::ways::Number;
 
+mod entries;
 mod inout;
 mod refusals;
 
+pub use entries::recall;
+use entries::{head, shorten};
 pub use inout::{Delivery, Input, Output, Request, Submission, Ticket};
 use refusals::*;
 
@@ -29,11 +32,6 @@ pub type Poison = Table<Digest, ()>;
 const DUE_PER_TICK: usize = 16;
 /// How many poisoned digests are kept; beyond that the log halts, since something larger is wrong.
 const MOST_POISON: usize = 1_024;
-
-/// Longest refusal in words, in bytes: it may stand in the log.
-const MOST_WORDS: usize = 1_024;
-/// Longest trace context, in bytes (W3C's has 55); a longer one is dropped.
-const MOST_TRACE: usize = 128;
 
 /// A machine that is being run by the owner of its log.
 pub struct Shard<M: Machine> {
@@ -457,33 +455,6 @@ enum Decided {
     },
     /// Or decided on what no log may hold. The state is as it was: `decide` only looks at it.
     Panicked,
-}
-
-/// The answer to a command that was carried out before, from its entry in the log.
-pub fn recall<M: Machine>(entry: &Entry, command: &M::Command) -> Result<M::Reply, Refusal> {
-    if let Some(refused) = &entry.refused {
-        return Err(refused.into());
-    }
-    let decoded: Result<Vec<M::Event>, _> =
-        entry.events.iter().map(|bytes| <M::Event as prost::Message>::decode(bytes.clone())).collect();
-    match decoded {
-        Ok(events) => guarded(|| M::reply(command, &events)).map_err(|_| poisoned()),
-        Err(why) => {
-            Err(Refusal::new(Code::DataLoss, "ENTRY_DAMAGED", format!("an event cannot be read: {why}")))
-        }
-    }
-}
-
-fn head(origin: Origin, principal: &Principal, traceparent: String) -> Entry {
-    let principal = Bytes::copy_from_slice(&principal.to_bytes());
-    let traceparent = if traceparent.len() > MOST_TRACE { String::new() } else { traceparent };
-    Entry { origin: Some(origin), principal, traceparent, ..Entry::default() }
-}
-
-fn shorten(words: &mut String) {
-    if let Some(end) = (0..=MOST_WORDS).rev().find(|end| words.is_char_boundary(*end)) {
-        words.truncate(end);
-    }
 }
 
 fn delivery_digest(source: LogId, to: &Position) -> Digest {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holmes_kernel::ports::{Journal, JournalError};
-use holmes_kernel::{Event as _, LogId, Machine, PublicFrame, ServiceId};
+use holmes_kernel::{Event as _, LogId, Machine, ServiceId};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::driver::{Delivered, MachineHandle};
+use crate::public::PublicFrame;
 use crate::reader::Reader;
 
 type Reading = Pin<Box<dyn Future<Output = Result<Vec<PublicFrame>, JournalError>> + Send>>;

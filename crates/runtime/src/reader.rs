@@ -1,7 +1,9 @@
 //! Reads another service's frames for a machine: pure, so that both drivers read alike.
 
 use holmes_kernel::shard::{Delivery, guarded};
-use holmes_kernel::{Event as _, LogId, Machine, Position, Principal, PublicFrame, Sighted, Unknown};
+use holmes_kernel::{Event as _, LogId, Machine, Position, Principal, Sighted, Unknown};
+
+use crate::public::PublicFrame;
 
 /// Behind how many events without effect a reader's position is written alone.
 const MOST_SKIPPED: u64 = 10_000;

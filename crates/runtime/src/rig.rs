@@ -13,11 +13,12 @@ use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::ports::{Claim, Journal, JournalError};
 use holmes_kernel::shard::{Poison, Request, Submission, Ticket, recall};
 use holmes_kernel::{
-    Answer, At, Broken, Call, Code, Event as _, Handle, Input, LogId, Machine, Opened, Output, PublicFrame,
-    Refusal, Replica, ServiceId, Shard, Time, Way,
+    Answer, At, Broken, Call, Code, Event as _, Handle, Input, LogId, Machine, Opened, Output, Refusal,
+    Replica, ServiceId, Shard, Time, Way,
 };
 
 use crate::clock::Clock;
+use crate::public::PublicFrame;
 use crate::reader::Reader;
 use crate::recover::{Extent, RecoverError, recover};
 

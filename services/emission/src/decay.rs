@@ -1,7 +1,27 @@
 //! E-4.1: what a pool is to pay in an epoch. It keeps what remains and a decay factor; what is not paid stays.
 
+use ethnum::U256;
+use holmes_kernel::Amount;
 use holmes_kernel::wide::mul_div_floor;
-use holmes_kernel::{Amount, Decay};
+use serde::{Deserialize, Serialize};
+
+/// A factor below 1 by which a pool shrinks in an epoch: `value · 2^128`, floored (E-0.2, E-4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Decay(u128);
+
+impl Decay {
+    /// From `value · 2^128`.
+    pub const fn from_q128(bits: u128) -> Decay {
+        Decay(bits)
+    }
+
+    /// `floor(amount · factor)`; always below `amount` unless that is 0.
+    pub fn mul_floor(self, amount: Amount) -> Amount {
+        let product = (U256::from(amount.units()) * U256::from(self.0)) >> 128u32; // < 2^64: the factor is below 1
+        Amount::new(product.as_u64())
+    }
+}
 
 /// m_k: by how much of its target a pool is throttled. Never above 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +131,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn decay_is_the_exact_product_floored(units: u64, bits: u128) {
+            // E-0.2
+            let kept = Decay::from_q128(bits).mul_floor(Amount::new(units)).units();
+            // Schoolbook in 64-bit limbs, independent of the 256-bit crate.
+            let (hi, lo) = (bits >> 64, bits & u128::from(u64::MAX));
+            let carry = (lo * u128::from(units)) >> 64;
+            prop_assert_eq!(u128::from(kept), (hi * u128::from(units) + carry) >> 64);
+        }
+
         #[test]
         fn targets_never_rise_and_nothing_is_paid_that_is_not_there(
             units: u64, bits: u128, crowds in proptest::collection::vec(0..9_000u64, 1..50),

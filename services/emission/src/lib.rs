@@ -66,7 +66,7 @@ pub struct Emission;
 
 impl Machine for Emission {
     const NAME: &'static str = "emission";
-    const STATE: u32 = 1;
+    const STATE: u32 = 2;
     const LISTENS: &'static [ServiceId] = &[LEDGER, STAKING, SCHEDULING, MARKET];
 
     type State = State;

@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::{Amount, Decay, Governed, Ratio, ServiceId, Time};
+use holmes_kernel::{Amount, Backoff, Calendar, Ratio, ServiceId, Time, governed};
 use holmes_proto::emission::v1 as wire;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::br::Exponents;
+use crate::decay::Decay;
 use crate::trr::Kappa;
 use crate::vesting::Terms;
 use crate::{MARKET, SCHEDULING, STAKING};
@@ -36,21 +37,8 @@ const CLASSES: [(&str, u32); 8] = [
     ("b200", 8_000),
 ];
 
-/// The place of a governed number in the parameters as they are written.
-pub type Place = fn(&mut wire::Params) -> &mut u64;
-
-/// Writes the table below: each number with its field.
-macro_rules! governed {
-    ($($field:ident, $unit:literal, $default:expr, $min:expr, $max:expr, $step:expr;)*) => {
-        /// All of them, in the order of their fields; what each is stands at its field.
-        pub const GOVERNED: &[(Governed, Place)] = &[$((
-            Governed::new(stringify!($field), $unit, $default, ($min, $max), $step),
-            |params| &mut params.$field,
-        )),*];
-    };
-}
-
 governed! {
+    wire::Params:
     tge_at_ms, "ms", 0, 0, 1 << 50, 0;
     epoch_s, "s", 86_400, 1, 86_400, 0;
     trr_units, "base units", 300_000_000 * HOL, 0, ALL, 0;
@@ -120,10 +108,8 @@ pub struct Params {
     pub keep_epochs: u64,
     /// Closed epochs of which every node is remembered.
     pub keep_rewards: u64,
-    /// First wait before the ledger is asked again, ms.
-    pub retry_first_ms: u64,
-    /// Longest wait, ms.
-    pub retry_longest_ms: u64,
+    /// When the ledger is asked again.
+    pub retry: Backoff,
     /// Whose facts a close waits for, and from which epoch on.
     pub sources: Vec<(ServiceId, u64)>,
     /// E-3.1: ratings of the classes, rising.
@@ -141,28 +127,6 @@ pub struct PoolParams {
     pub decay: Decay,
 }
 
-/// E-0.5: epochs of log time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Calendar {
-    /// When epoch 1 begins, ms.
-    pub tge_at_ms: u64,
-    /// Length, seconds.
-    pub epoch_s: u64,
-}
-
-impl Calendar {
-    /// The epoch of a moment; what lies before TGE belongs to the first.
-    pub fn epoch(&self, at: Time) -> u64 {
-        at.millis().saturating_sub(self.tge_at_ms) / (self.epoch_s * 1_000) + 1
-    }
-
-    /// When an epoch ends.
-    pub fn end(&self, epoch: u64) -> Time {
-        Time::from_millis(self.tge_at_ms)
-            .after_millis(epoch.saturating_mul(self.epoch_s).saturating_mul(1_000))
-    }
-}
-
 impl Params {
     /// E-4.6: a and b.
     pub fn exponents(&self) -> Exponents {
@@ -177,12 +141,6 @@ impl Params {
     /// E-3.1: the class of a rating: the highest that it reaches, or the lowest.
     pub fn class(&self, rating_milli_cu: u32) -> usize {
         self.classes.iter().rposition(|least| *least <= rating_milli_cu).unwrap_or(0)
-    }
-
-    /// When the ledger is asked again, after so many refusals: twice as long each time.
-    pub fn retry_at(&self, now: Time, refusals: u32) -> Time {
-        let wait = self.retry_first_ms.saturating_mul(1u64 << refusals.min(32));
-        now.after_millis(wait.min(self.retry_longest_ms.max(self.retry_first_ms)))
     }
 }
 
@@ -204,9 +162,7 @@ pub fn defaults() -> wire::Params {
         classes: CLASSES.map(class).to_vec(),
         ..Default::default()
     };
-    for (number, place) in GOVERNED {
-        *place(&mut params) = number.default;
-    }
+    governed::fill(&mut params, GOVERNED);
     params
 }
 
@@ -220,19 +176,12 @@ pub fn encoded_defaults() -> Vec<u8> {
 /// # Errors
 /// When a number is out of its bounds, a name or a decay factor is none, or sources or classes do not rise.
 pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
-    let mut wire = wire.clone();
-    for (number, place) in GOVERNED {
-        number.check(*place(&mut wire))?;
-    }
-    let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit();
-    let asset_name = &wire.asset_name;
-    if asset_name.is_empty() || asset_name.len() > 12 || !asset_name.bytes().all(plain) {
-        return Err(BadParams(format!("asset_name {asset_name:?}: 1 to 12 upper-case letters and digits")));
-    }
+    governed::check_all(wire, GOVERNED)?;
+    let asset_name = governed::asset_name("asset_name", &wire.asset_name)?;
     let pools = [
-        pool(asset_name, &wire.trr_pool, wire.trr_units, &wire.trr_lambda_q128)?,
-        pool(asset_name, &wire.br_pool, wire.br_units, &wire.br_lambda_q128)?,
-        pool(asset_name, &wire.verifier_pool, wire.verifier_units, &wire.verifier_lambda_q128)?,
+        pool(&asset_name, &wire.trr_pool, wire.trr_units, &wire.trr_lambda_q128)?,
+        pool(&asset_name, &wire.br_pool, wire.br_units, &wire.br_lambda_q128)?,
+        pool(&asset_name, &wire.verifier_pool, wire.verifier_units, &wire.verifier_lambda_q128)?,
     ];
     let names: BTreeSet<&str> = pools.iter().map(|pool| pool.account.as_str()).collect();
     if names.len() < pools.len() || Amount::sum(pools.iter().map(|pool| pool.initial)).is_none() {
@@ -240,7 +189,7 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
     }
     Ok(Params {
         asset: wire.asset,
-        calendar: Calendar { tge_at_ms: wire.tge_at_ms, epoch_s: wire.epoch_s },
+        calendar: Calendar::new(Time::from_millis(wire.tge_at_ms), wire.epoch_s),
         pools,
         target_nodes: wire.target_nodes,
         score: wire.score,
@@ -263,19 +212,15 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
         without_after_ms: wire.without_after_ms,
         keep_epochs: wire.keep_epochs,
         keep_rewards: wire.keep_rewards,
-        retry_first_ms: wire.retry_first_ms,
-        retry_longest_ms: wire.retry_longest_ms,
+        retry: Backoff { first_ms: wire.retry_first_ms, longest_ms: wire.retry_longest_ms },
         sources: sources(&wire.sources)?,
         classes: classes(&wire.classes)?,
-        asset_name: wire.asset_name,
+        asset_name,
     })
 }
 
 fn pool(asset: &str, name: &str, units: u64, lambda: &str) -> Result<PoolParams, BadParams> {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
-        return Err(BadParams(format!("pool {name:?}: 1 to 64 of a-z, 0-9 and _")));
-    }
+    let name = governed::pool_name("pool", name)?;
     let bits = lambda.parse().map_err(|_| BadParams(format!("{name}: λ·2^128 {lambda:?} is no u128")))?;
     Ok(PoolParams {
         account: format!("{name}/{asset}"),
@@ -349,14 +294,5 @@ mod tests {
         for params in bad {
             assert!(read(&params).is_err(), "{params:?} was taken");
         }
-    }
-
-    #[test]
-    fn epochs_count_from_one_at_tge() {
-        // E-0.5
-        let calendar = Calendar { tge_at_ms: 100_000, epoch_s: 45 };
-        let at = |s: u64| Time::from_millis(s * 1_000);
-        assert_eq!([99, 100, 144, 145].map(|s| calendar.epoch(at(s))), [1, 1, 1, 2]);
-        assert_eq!((calendar.end(1), calendar.end(2)), (at(145), at(190)));
     }
 }

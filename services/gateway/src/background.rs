@@ -8,7 +8,7 @@ use holmes_proto::scheduling::v1::{DetachReason, ReportPresenceRequest, StartGat
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::presence::Calendar;
+use crate::presence::Beats;
 use crate::settings::ms;
 use crate::upstream::{may_change, request_id};
 use crate::{Edge, Started, guarded};
@@ -59,7 +59,7 @@ async fn begin(edge: &Edge) -> Started {
         match edge.upstream.once(scheduling.start_gateway(request)).await {
             Ok(answer) => {
                 tracing::info!(gateway = %edge.id, "scheduling knows the gateway");
-                return Started { calendar: Calendar::of(&answer), answer };
+                return Started { beats: Beats::of(&answer), answer };
             }
             Err(why) => tracing::warn!(gateway = %edge.id, %why, "scheduling does not know the gateway yet"),
         }
@@ -70,7 +70,7 @@ async fn begin(edge: &Edge) -> Started {
 
 /// When presence is reported.
 struct Reporter {
-    calendar: Calendar,
+    beats: Beats,
     every: Duration,
     last: Instant,
     epoch: Option<u64>,
@@ -78,15 +78,15 @@ struct Reporter {
 
 impl Reporter {
     fn new(edge: &Edge, started: &Started) -> Reporter {
-        let beats = started.calendar.beat_ms().saturating_mul(edge.settings.report_beats);
+        let beats = started.beats.beat_ms().saturating_mul(edge.settings.report_beats);
         // Scheduling must hear of us: three times before it gives us up.
         let most = (started.answer.gateway_timeout_ms / 3).max(1);
-        Reporter { calendar: started.calendar, every: ms(beats.min(most)), last: Instant::now(), epoch: None }
+        Reporter { beats: started.beats, every: ms(beats.min(most)), last: Instant::now(), epoch: None }
     }
 
     /// Reports what is due; `false` when scheduling does not know us any more.
     async fn look(&mut self, edge: &Arc<Edge>) -> bool {
-        let now = self.calendar.beat(edge.clock.now());
+        let now = self.beats.at(edge.clock.now());
         let epoch = now.map(|(epoch, _)| epoch);
         let turned = self.epoch.is_some() && epoch != self.epoch;
         self.epoch = epoch;

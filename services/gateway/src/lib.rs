@@ -61,7 +61,7 @@ use leases::Leases;
 use limits::Limits;
 use models::Models;
 use nodes::{Node, Nodes};
-use presence::{Calendar, Marks};
+use presence::{Beats, Marks};
 use reports::Reports;
 use sessions::Sessions;
 use upstream::Upstream;
@@ -178,7 +178,7 @@ pub(crate) struct Edge {
 #[derive(Clone, Debug)]
 pub(crate) struct Started {
     answer: StartGatewayResponse,
-    calendar: Calendar,
+    beats: Beats,
 }
 
 impl Edge {
@@ -200,7 +200,7 @@ impl Edge {
 
     /// A node was there in the beat of now.
     fn mark(&self, node: &Node) {
-        let beat = self.started.borrow().as_ref().and_then(|started| started.calendar.beat(self.clock.now()));
+        let beat = self.started.borrow().as_ref().and_then(|started| started.beats.at(self.clock.now()));
         if let Some(beat) = beat {
             guarded(&self.marks).mark(node.id, beat);
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holmes_kernel::{Id, Time};
+use holmes_kernel::{Calendar, Id, Time};
 use holmes_proto::scheduling::v1::{NodeBeats, ReportPresenceRequest, StartGatewayResponse};
 
 /// Most nodes of one report.
@@ -11,32 +11,28 @@ const MOST_NODES: usize = 256;
 /// Most beats of one report: an hour of seconds.
 const MOST_BEATS: u32 = 3_600;
 
-/// The network's epochs and beats (E-0.5).
+/// The network's epochs, and the beats that they consist of (E-0.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Calendar {
-    tge_at_ms: u64,
-    epoch_s: u64,
+pub(crate) struct Beats {
+    epochs: Calendar,
     beat_s: u64,
 }
 
 /// A beat: its epoch, from 1, and its number in the epoch, from 0.
 pub(crate) type Beat = (u64, u32);
 
-impl Calendar {
+impl Beats {
     /// As scheduling says it.
-    pub(crate) fn of(started: &StartGatewayResponse) -> Calendar {
-        Calendar {
-            tge_at_ms: started.tge_at_ms,
-            epoch_s: started.epoch_s.max(1),
-            beat_s: started.beat_s.clamp(1, started.epoch_s.max(1)),
-        }
+    pub(crate) fn of(started: &StartGatewayResponse) -> Beats {
+        let epochs = Calendar::new(Time::from_millis(started.tge_at_ms), started.epoch_s);
+        Beats { epochs, beat_s: started.beat_s.clamp(1, epochs.epoch_s()) }
     }
 
-    /// The beat of a moment; `None` before the first epoch.
-    pub(crate) fn beat(&self, now: Time) -> Option<Beat> {
-        let since = now.millis().checked_sub(self.tge_at_ms)? / 1_000;
-        let beat = since % self.epoch_s / self.beat_s;
-        Some((since / self.epoch_s + 1, u32::try_from(beat).ok()?))
+    /// The beat of a moment; `None` before the first epoch, which has no beats yet.
+    pub(crate) fn at(&self, now: Time) -> Option<Beat> {
+        let epoch = self.epochs.epoch(now);
+        let since_ms = now.millis().checked_sub(self.epochs.begins(epoch).millis())?;
+        Some((epoch, u32::try_from(since_ms / self.beat_ms()).ok()?))
     }
 
     /// Length of a beat, ms.
@@ -134,8 +130,6 @@ mod tests {
 
     use super::*;
 
-    const CALENDAR: Calendar = Calendar { tge_at_ms: 10_000, epoch_s: 86_400, beat_s: 60 };
-
     fn node(number: u16) -> Id {
         let mut bytes = [0; 16];
         bytes[..2].copy_from_slice(&number.to_be_bytes());
@@ -144,7 +138,8 @@ mod tests {
 
     #[test]
     fn epochs_count_from_one_and_beats_from_zero() {
-        let beat = |ms| CALENDAR.beat(Time::from_millis(ms));
+        let beats = Beats { epochs: Calendar::new(Time::from_millis(10_000), 86_400), beat_s: 60 };
+        let beat = |ms| beats.at(Time::from_millis(ms));
         assert_eq!(beat(9_999), None);
         assert_eq!(beat(10_000), Some((1, 0)));
         assert_eq!(beat(10_000 + 60_000), Some((1, 1)));

@@ -2,12 +2,12 @@
 
 use std::pin::Pin;
 
-use holmes_kernel::{Code, Id, Principal, PrincipalKind, PublicFrame, Refusal};
+use holmes_kernel::{Code, Id, Principal, PrincipalKind, Refusal};
 use holmes_proto::inference::v1::{GetReceiptResponse, Usage};
 use holmes_proto::scheduling::v1::{CallsMetered, Event, event};
 use holmes_proto::statements::{call_line, lease_text, receipt_name};
-use holmes_runtime::Feed;
 use holmes_runtime::auth::Network;
+use holmes_runtime::{Feed, PublicFrame};
 use prost::Message as _;
 
 use crate::ask::wrong;
@@ -110,9 +110,9 @@ fn concerns(metered: &CallsMetered, who: Principal) -> bool {
 #[cfg(test)]
 mod tests {
     use holmes_kernel::entry::Entry;
-    use holmes_kernel::public::PublicEntry;
     use holmes_kernel::{LogId, Time};
     use holmes_proto::scheduling::v1::CallLine;
+    use holmes_runtime::PublicEntry;
 
     use super::*;
 

@@ -2,10 +2,10 @@
 //! file holds `{"rule": "0.4", "cases": [{"in": …}]}`; the answer is the same file with every `out` computed.
 
 use anyhow::{Context, Result, bail};
-use holmes_emission::decay::{self, Throttle};
+use holmes_emission::decay::{self, Decay, Throttle};
 use holmes_emission::vesting::Clocks;
 use holmes_emission::{params as emission, trr, verifier};
-use holmes_kernel::{Amount, Decay, Ratio, apportion};
+use holmes_kernel::{Amount, Ratio, apportion};
 use holmes_market::fees::{Bill, Rates, next_fee};
 use holmes_market::params as market;
 use holmes_proto::emission::v1 as emission_wire;

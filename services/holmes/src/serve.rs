@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use holmes_accounts::Accounts;
-use holmes_kernel::Time;
 use holmes_kernel::ports::Journal as _;
+use holmes_kernel::{Calendar, Time};
 use holmes_runtime::auth::{Auth, Network};
 use holmes_runtime::config::Config;
 use holmes_runtime::driver::Settings;
@@ -188,9 +188,9 @@ async fn provision(
 fn began_at(dir: &Path, now: Time, epoch_s: u64) -> Result<u64> {
     let file = dir.join(BEGINNING);
     if !file.exists() {
-        let epoch_ms = epoch_s.saturating_mul(1_000);
-        let first = now.millis() / epoch_ms * epoch_ms;
-        std::fs::write(&file, format!("{first}\n"))
+        let since_1970 = Calendar::new(Time::default(), epoch_s);
+        let first = since_1970.begins(since_1970.epoch(now));
+        std::fs::write(&file, format!("{}\n", first.millis()))
             .with_context(|| format!("{} cannot be written", file.display()))?;
     }
     let text =

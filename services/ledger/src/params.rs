@@ -1,6 +1,7 @@
 //! The ledger's governed numbers: unit, default, bounds and largest step of each. Profiles fill them at genesis; from
 //! then on they live in the state.
 
+use holmes_kernel::governed::asset_name;
 use holmes_kernel::window::WindowLimits;
 use holmes_kernel::{Amount, BadParams, Governed, Ratio};
 use holmes_proto::ledger::v1 as wire;
@@ -142,10 +143,7 @@ fn assets(wire: &[wire::Asset]) -> Result<Vec<AssetParams>, BadParams> {
     }
     let mut assets: Vec<AssetParams> = Vec::with_capacity(wire.len());
     for asset in wire {
-        let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit();
-        if asset.name.is_empty() || asset.name.len() > 12 || !asset.name.bytes().all(plain) {
-            return bad(format!("asset name {:?}: 1 to 12 upper-case letters and digits", asset.name));
-        }
+        let name = asset_name("asset name", &asset.name)?;
         if asset.decimals > 18 {
             return bad(format!("{} decimals of {}: at most 18", asset.decimals, asset.name));
         }
@@ -157,7 +155,7 @@ fn assets(wire: &[wire::Asset]) -> Result<Vec<AssetParams>, BadParams> {
         }
         assets.push(AssetParams {
             id: asset.id,
-            name: asset.name.clone(),
+            name,
             decimals: asset.decimals,
             cap: (asset.cap_units > 0).then(|| Amount::new(asset.cap_units)),
         });

@@ -28,13 +28,12 @@
 //! Deliberately absent: orders, auctions, the desk (E-10.1, E-9.7), subscriptions and data sets (E-10.3), a price feed of
 //! more than one fixed source; so no price is ever stale (E-14.5).
 //!
-//! In reading order: [`command`], [`state`], [`decide`], the formulas [`fees`], [`settlement`] and [`epochs`], [`model`],
+//! In reading order: [`command`], [`state`], [`decide`], the formulas [`fees`] and [`settlement`], [`model`],
 //! [`params`], then the edges [`sends`], [`react`], [`wire`], [`api`].
 
 pub mod api;
 pub mod command;
 pub mod decide;
-pub mod epochs;
 pub mod fees;
 pub mod model;
 pub mod params;
@@ -61,7 +60,7 @@ pub struct Market;
 
 impl Machine for Market {
     const NAME: &'static str = "market";
-    const STATE: u32 = 2;
+    const STATE: u32 = 3;
     const LISTENS: &'static [ServiceId] = &[LEDGER, SCHEDULING];
 
     type State = State;

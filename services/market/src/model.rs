@@ -99,7 +99,9 @@ pub fn read(wire: &wire::Model) -> Result<Model, &'static str> {
         return Err("prices and work are at most 10^12 per token");
     }
     if !wire.withdrawn && (wire.input_pico_usd, wire.output_pico_usd) == (0, 0) {
-        return Err("what is offered has a price: give input_pico_usd or output_pico_usd, or withdraw the model");
+        return Err(
+            "what is offered has a price: give input_pico_usd or output_pico_usd, or withdraw the model",
+        );
     }
     Ok(Model {
         kind: kind as u8,

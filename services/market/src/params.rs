@@ -2,7 +2,7 @@
 //! from then on they live in the state.
 
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::{Governed, Time};
+use holmes_kernel::{Backoff, Calendar, Time, governed};
 use holmes_proto::market::v1 as wire;
 use holmes_proto::market::v1::ModelKind;
 use prost::Message;
@@ -18,20 +18,6 @@ pub const MOST_LINES: usize = 1_000;
 /// Closed sessions of one renter that are remembered, the newest.
 pub const MOST_CLOSED_PER_RENTER: usize = 1_000;
 
-/// The place of a governed number in the parameters as they are written.
-pub type Place = fn(&mut wire::Params) -> &mut u64;
-
-/// Writes the table below: each number with its field.
-macro_rules! governed {
-    ($($field:ident, $unit:literal, $default:expr, $min:expr, $max:expr, $step:expr;)*) => {
-        /// All of them, in the order of their fields; what each is stands at its field.
-        pub const GOVERNED: &[(Governed, Place)] = &[$((
-            Governed::new(stringify!($field), $unit, $default, ($min, $max), $step),
-            |params| &mut params.$field,
-        )),*];
-    };
-}
-
 const DAY_MS: u64 = 86_400_000;
 const USD: u64 = 1_000_000;
 const PPB: u64 = 1_000_000_000;
@@ -39,6 +25,7 @@ const PPB: u64 = 1_000_000_000;
 // longest_session_ms and hold_grace_ms together stay below the ledger's longest hold, 90 days by default. A fee of more
 // than the whole price is none.
 governed! {
+    wire::Params:
     tge_at_ms, "ms", 0, 0, 1 << 50, 0;
     epoch_s, "s", 86_400, 1, 86_400, 0;
     seal_after_ms, "ms", 5_000, 100, 3_600_000, 60_000;
@@ -71,10 +58,8 @@ pub struct Params {
     pub token: Asset,
     /// The dollar.
     pub usd: Asset,
-    /// E-0.5: TGE where the profile names it, ms.
-    pub tge_at_ms: u64,
-    /// E-0.5: length of an epoch, ms.
-    pub epoch_ms: u64,
+    /// E-0.5.
+    pub calendar: Calendar,
     /// After an epoch's end, until it is sealed; and so long before it windows are settled, ms.
     pub seal_after_ms: u64,
     /// Micro-dollars for one whole token.
@@ -109,10 +94,8 @@ pub struct Params {
     pub keep_closed_ms: u64,
     /// Models.
     pub most_models: u64,
-    /// First wait before the ledger is asked again, ms.
-    pub retry_first_ms: u64,
-    /// Longest wait, ms.
-    pub retry_longest_ms: u64,
+    /// When the ledger is asked again.
+    pub retry: Backoff,
     /// A closing session waits so long for calls that still run, ms.
     pub drain_ms: u64,
     /// A hold outlives its session by so much, ms.
@@ -131,12 +114,6 @@ pub struct Asset {
 }
 
 impl Params {
-    /// When the ledger is asked again, after so many refusals: twice as long each time.
-    pub fn retry_at(&self, now: Time, refusals: u32) -> Time {
-        let wait = self.retry_first_ms.saturating_mul(1u64 << refusals.min(32));
-        now.after_millis(wait.min(self.retry_longest_ms.max(self.retry_first_ms)))
-    }
-
     /// The asset of a number.
     pub fn asset(&self, id: u32) -> Option<&Asset> {
         [&self.token, &self.usd].into_iter().find(|asset| asset.id == id)
@@ -184,9 +161,7 @@ pub fn defaults() -> wire::Params {
         models: DEFAULT_MODELS.iter().map(|(name, model)| model.to_wire(name)).collect(),
         ..Default::default()
     };
-    for (number, place) in GOVERNED {
-        *place(&mut params) = number.default;
-    }
+    governed::fill(&mut params, GOVERNED);
     params
 }
 
@@ -200,12 +175,9 @@ pub fn encoded_defaults() -> Vec<u8> {
 /// # Errors
 /// When a number is out of its bounds, an asset has no name of its own, or a model is none.
 pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
-    let mut wire = wire.clone();
-    for (number, place) in GOVERNED {
-        number.check(*place(&mut wire))?;
-    }
-    let token = asset("token_name", wire.token_asset, &wire.token_name)?;
-    let usd = asset("usd_name", wire.usd_asset, &wire.usd_name)?;
+    governed::check_all(wire, GOVERNED)?;
+    let token = Asset { id: wire.token_asset, name: governed::asset_name("token_name", &wire.token_name)? };
+    let usd = Asset { id: wire.usd_asset, name: governed::asset_name("usd_name", &wire.usd_name)? };
     if token.id == usd.id || token.name == usd.name {
         return Err(BadParams("token and dollar are two assets: give them two numbers and two names".into()));
     }
@@ -215,8 +187,7 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
     Ok(Params {
         token,
         usd,
-        tge_at_ms: wire.tge_at_ms,
-        epoch_ms: wire.epoch_s * 1_000,
+        calendar: Calendar::new(Time::from_millis(wire.tge_at_ms), wire.epoch_s),
         seal_after_ms: wire.seal_after_ms,
         token_price: wire.token_price_micro_usd,
         buyer_fee_ppb: wire.buyer_fee_ppb,
@@ -234,20 +205,11 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
         most_sessions_per_renter: wire.most_sessions_per_renter,
         keep_closed_ms: wire.keep_closed_ms,
         most_models: wire.most_models,
-        retry_first_ms: wire.retry_first_ms,
-        retry_longest_ms: wire.retry_longest_ms,
+        retry: Backoff { first_ms: wire.retry_first_ms, longest_ms: wire.retry_longest_ms },
         drain_ms: wire.drain_ms,
         hold_grace_ms: wire.hold_grace_ms,
         models: models(&wire.models, wire.most_models)?,
     })
-}
-
-fn asset(field: &str, id: u32, name: &str) -> Result<Asset, BadParams> {
-    let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit();
-    if name.is_empty() || name.len() > 12 || !name.bytes().all(plain) {
-        return Err(BadParams(format!("{field} {name:?}: 1 to 12 upper-case letters and digits")));
-    }
-    Ok(Asset { id, name: name.to_owned() })
 }
 
 fn models(wire: &[wire::Model], most: u64) -> Result<Vec<(String, Model)>, BadParams> {
@@ -304,12 +266,5 @@ mod tests {
         for params in bad {
             assert!(read(&params).is_err(), "{params:?} was taken");
         }
-    }
-
-    #[test]
-    fn the_wait_doubles_up_to_the_longest() {
-        let params = read(&defaults()).unwrap();
-        let waits = [0, 1, 20, 500].map(|n| params.retry_at(Time::default(), n).millis());
-        assert_eq!(waits, [60_000, 120_000, 21_600_000, 21_600_000]);
     }
 }

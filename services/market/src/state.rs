@@ -18,7 +18,6 @@ pub use evolve::evolve;
 pub use session::{Ended, EndedRow, Hold, Line, Row, RowKey, Sent, Session, Stage, Step, Totals, credit_of};
 
 use crate::command::Command;
-use crate::epochs::Epochs;
 use crate::model::Model;
 use crate::params::{self, Params};
 
@@ -27,9 +26,7 @@ use crate::params::{self, Params};
 pub struct State {
     /// The governed numbers.
     pub params: Params,
-    /// E-0.5; `None` before the first event.
-    pub epochs: Option<Epochs>,
-    /// The epoch that is sealed next.
+    /// E-0.5: the epoch that is sealed next; 0 before the first event.
     pub next_seal: u64,
     /// The market's own accounts, in the order in which they are opened.
     pub purses: Vec<SystemAccount>,
@@ -185,8 +182,7 @@ pub fn init(opened: &Opened) -> Result<State, BadParams> {
     Ok(State {
         purses: purses.collect(),
         params,
-        epochs: None,
-        next_seal: 1,
+        next_seal: 0,
         models: BTreeMap::new(),
         accounts: Table::new(),
         sessions: Table::new(),
@@ -220,10 +216,10 @@ impl State {
         self.purses.iter().filter(|purse| purse.asset == asset).all(|purse| purse.open)
     }
 
-    /// When the next epoch is sealed.
-    fn seals_at(&self) -> Option<Time> {
-        let epochs = self.epochs?;
-        Some(epochs.end(self.next_seal).after_millis(self.params.seal_after_ms))
+    /// When the next epoch is sealed; `None` before the first event.
+    pub fn seals_at(&self) -> Option<Time> {
+        let end = self.params.calendar.ends(self.next_seal);
+        (self.next_seal > 0).then(|| end.after_millis(self.params.seal_after_ms))
     }
 }
 

@@ -160,10 +160,10 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         let params = self.handle.read(At::Seq(answer.seq), params).await.map_err(edge::status)?.value;
         Ok(edge::answered(answer, |_| wire::StartGatewayResponse {
             public_key: params.public_key.map(|key| key.to_vec()).unwrap_or_default().into(),
-            tge_at_ms: params.calendar.tge_at_ms,
-            epoch_s: params.calendar.epoch_s,
-            beat_s: params.calendar.beat_s,
-            seal_after_ms: params.calendar.seal_after_ms,
+            tge_at_ms: params.calendar.tge_at().millis(),
+            epoch_s: params.calendar.epoch_s(),
+            beat_s: params.beat_s,
+            seal_after_ms: params.seal_after_ms,
             gateway_timeout_ms: params.gateway_timeout_ms,
         }))
     }

@@ -64,7 +64,7 @@ pub struct Scheduling;
 
 impl Machine for Scheduling {
     const NAME: &'static str = "scheduling";
-    const STATE: u32 = 2;
+    const STATE: u32 = 3;
     const LISTENS: &'static [ServiceId] = &[STAKING, MARKET];
 
     type State = State;

@@ -2,7 +2,7 @@
 //! from then on they live in the state.
 
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::{Governed, Ratio, Time};
+use holmes_kernel::{Calendar, Ratio, Time, governed};
 use holmes_proto::scheduling::v1 as wire;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -33,21 +33,8 @@ pub const MOST_GATEWAYS: usize = 65_536;
 const PICO_PER_MICRO: u64 = 1_000_000;
 const PPB: u64 = 1_000_000_000;
 
-/// The place of a governed number in the parameters as they are written.
-pub type Place = fn(&mut wire::Params) -> &mut u64;
-
-/// Writes the table below: each number with its field.
-macro_rules! governed {
-    ($($field:ident, $unit:literal, $default:expr, $min:expr, $max:expr, $step:expr;)*) => {
-        /// All of them, in the order of their fields; what each is stands at its field.
-        pub const GOVERNED: &[(Governed, Place)] = &[$((
-            Governed::new(stringify!($field), $unit, $default, ($min, $max), $step),
-            |params| &mut params.$field,
-        )),*];
-    };
-}
-
 governed! {
+    wire::Params:
     tge_at_ms, "ms", 0, 0, 1 << 50, 0;
     epoch_s, "s", 86_400, 1, 86_400, 0;
     beat_s, "s", 15, 1, 3_600, 0;
@@ -72,6 +59,10 @@ governed! {
 pub struct Params {
     /// E-0.5.
     pub calendar: Calendar,
+    /// E-0.5: length of a beat, a part of an epoch, s.
+    pub beat_s: u64,
+    /// After an epoch's end, until it is sealed, ms.
+    pub seal_after_ms: u64,
     /// Longest time of a lease, ms.
     pub longest_lease_ms: u64,
     /// Calls of a lease that ended can be reported for so long, ms.
@@ -102,53 +93,27 @@ pub struct Params {
     pub public_key: Option<[u8; 32]>,
 }
 
-/// E-0.5: an epoch is a stretch of log time, a beat a part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Calendar {
-    /// When epoch 1 begins, ms.
-    pub tge_at_ms: u64,
-    /// Length of an epoch, s.
-    pub epoch_s: u64,
-    /// Length of a beat, s.
-    pub beat_s: u64,
-    /// After an epoch's end, until it is sealed, ms.
-    pub seal_after_ms: u64,
-}
-
-impl Calendar {
-    /// The epoch of a moment; 0 before TGE.
-    pub fn epoch(&self, at: Time) -> u64 {
-        let since = at.millis().checked_sub(self.tge_at_ms);
-        since.map_or(0, |ms| ms / (self.epoch_s * 1_000) + 1)
-    }
-
-    /// When an epoch is over.
-    pub fn end(&self, epoch: u64) -> Time {
-        Time::from_millis(self.tge_at_ms).after_millis(epoch.saturating_mul(self.epoch_s * 1_000))
-    }
-
-    /// When an epoch is sealed: until then its presence can be reported.
+impl Params {
+    /// E-0.5: when an epoch is sealed: until then its presence can be reported.
     pub fn seals_at(&self, epoch: u64) -> Time {
-        self.end(epoch).after_millis(self.seal_after_ms)
+        self.calendar.ends(epoch).after_millis(self.seal_after_ms)
     }
 
     /// How many beats an epoch has.
     pub fn beats(&self) -> u32 {
-        (self.epoch_s / self.beat_s) as u32 // at most 86,400
+        (self.calendar.epoch_s() / self.beat_s) as u32 // at most 86,400
     }
 
     /// When a beat of an epoch begins.
     pub fn beat_begins(&self, epoch: u64, beat: u32) -> Time {
-        self.end(epoch.saturating_sub(1)).after_millis(u64::from(beat) * self.beat_s * 1_000)
+        self.calendar.begins(epoch).after_millis(u64::from(beat) * self.beat_s * 1_000)
     }
 }
 
 /// The defaults: what a profile starts from.
 pub fn defaults() -> wire::Params {
     let mut params = wire::Params::default();
-    for (number, place) in GOVERNED {
-        *place(&mut params) = number.default;
-    }
+    governed::fill(&mut params, GOVERNED);
     params
 }
 
@@ -162,10 +127,7 @@ pub fn encoded_defaults() -> Vec<u8> {
 /// # Errors
 /// When a number is out of its bounds, an epoch is not a row of whole beats, or the key is none.
 pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
-    let mut wire = wire.clone();
-    for (number, place) in GOVERNED {
-        number.check(*place(&mut wire))?;
-    }
+    governed::check_all(wire, GOVERNED)?;
     if !wire.epoch_s.is_multiple_of(wire.beat_s) {
         return Err(BadParams(format!("epoch_s {} is no multiple of beat_s {}", wire.epoch_s, wire.beat_s)));
     }
@@ -174,12 +136,9 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
         key => Some(key.try_into().map_err(|_| BadParams("public_key has 32 bytes, or none".into()))?),
     };
     Ok(Params {
-        calendar: Calendar {
-            tge_at_ms: wire.tge_at_ms,
-            epoch_s: wire.epoch_s,
-            beat_s: wire.beat_s,
-            seal_after_ms: wire.seal_after_ms,
-        },
+        calendar: Calendar::new(Time::from_millis(wire.tge_at_ms), wire.epoch_s),
+        beat_s: wire.beat_s,
+        seal_after_ms: wire.seal_after_ms,
         longest_lease_ms: wire.longest_lease_ms,
         late_calls_ms: wire.late_calls_ms,
         late_close_ms: wire.late_close_ms,
@@ -227,12 +186,12 @@ mod tests {
     }
 
     #[test]
-    fn epochs_count_from_one_at_tge_and_beats_from_nought() {
+    fn an_epoch_is_a_row_of_beats_and_is_sealed_a_while_after_its_end() {
         // E-0.5
-        let calendar = Calendar { tge_at_ms: 100_000, epoch_s: 45, beat_s: 1, seal_after_ms: 5_000 };
+        let epochs = wire::Params { tge_at_ms: 100_000, epoch_s: 45, beat_s: 1, ..defaults() };
+        let params = read(&wire::Params { seal_after_ms: 5_000, ..epochs }).unwrap();
         let at = |s: u64| Time::from_millis(s * 1_000);
-        assert_eq!([99, 100, 144, 145].map(|s| calendar.epoch(at(s))), [0, 1, 1, 2]);
-        assert_eq!((calendar.end(1), calendar.seals_at(1)), (at(145), at(150)));
-        assert_eq!((calendar.beats(), calendar.beat_begins(2, 3)), (45, at(148)));
+        assert_eq!((params.beats(), params.seals_at(1)), (45, at(150)));
+        assert_eq!([(1, 0), (2, 3)].map(|(epoch, beat)| params.beat_begins(epoch, beat)), [at(100), at(148)]);
     }
 }

@@ -311,7 +311,7 @@ impl State {
     /// When the next step towards its seal is due.
     fn seals_at(&self) -> Option<Time> {
         let next = self.seals_next()?;
-        Some(self.seal.as_ref().map_or_else(|| self.params.calendar.seals_at(next), |_| Time::default()))
+        Some(self.seal.as_ref().map_or_else(|| self.params.seals_at(next), |_| Time::default()))
     }
 
     /// How many leases are open.

@@ -59,7 +59,7 @@ pub struct Staking;
 
 impl Machine for Staking {
     const NAME: &'static str = "staking";
-    const STATE: u32 = 2;
+    const STATE: u32 = 3;
     const LISTENS: &'static [ServiceId] = &[LEDGER, EMISSION];
 
     type State = State;

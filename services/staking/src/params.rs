@@ -2,7 +2,7 @@
 //! then on they live in the state.
 
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::{Amount, Governed, Ratio, Time};
+use holmes_kernel::{Amount, Backoff, Calendar, Ratio, Time, governed};
 use holmes_proto::staking::v1 as wire;
 use holmes_proto::staking::v1::NodeKind;
 use prost::Message;
@@ -23,23 +23,10 @@ pub const MOST_RATING_MILLI_CU: u32 = 1_000_000;
 const HOL: u64 = 1_000_000_000;
 const ALL: u64 = u64::MAX;
 
-/// The place of a governed number in the parameters as they are written.
-pub type Place = fn(&mut wire::Params) -> &mut u64;
-
-/// Writes the table below: each number with its field.
-macro_rules! governed {
-    ($($field:ident, $unit:literal, $default:expr, $min:expr, $max:expr, $step:expr;)*) => {
-        /// All of them, in the order of their fields; what each is stands at its field.
-        pub const GOVERNED: &[(Governed, Place)] = &[$((
-            Governed::new(stringify!($field), $unit, $default, ($min, $max), $step),
-            |params| &mut params.$field,
-        )),*];
-    };
-}
-
 // E_next: what TRR, BR and the verifiers' pool schedule on day one (E-4.8, E-4.5). C: what the desk offers at TGE
 // (E-1.6), so that the bonded share counts from the first day on.
 governed! {
+    wire::Params:
     tge_at_ms, "ms", 0, 0, 1 << 50, 0;
     epoch_s, "s", 86_400, 1, 86_400, 0;
     next_emission_units, "base units", 256_110_767_856_694, 0, ALL, ALL;
@@ -105,36 +92,10 @@ pub struct Params {
     pub most_nodes_per_owner: u64,
     /// Unbondings of one node that are not paid.
     pub most_unbondings_per_node: u64,
-    /// First wait before the ledger is asked again, ms.
-    pub retry_first_ms: u64,
-    /// Longest wait, ms.
-    pub retry_longest_ms: u64,
+    /// When the ledger is asked again.
+    pub retry: Backoff,
     /// After an epoch's end, until it is sealed, ms.
     pub seal_after_ms: u64,
-}
-
-/// E-0.5: a day is an epoch of log time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Calendar {
-    tge_at_ms: u64,
-    epoch_s: u64,
-}
-
-impl Calendar {
-    /// The day of a moment; what lies before TGE belongs to the first.
-    pub fn day(&self, at: Time) -> u64 {
-        at.millis().saturating_sub(self.tge_at_ms) / (self.epoch_s * 1_000)
-    }
-
-    /// When a day begins.
-    pub fn start(&self, day: u64) -> Time {
-        self.after(Time::from_millis(self.tge_at_ms), day)
-    }
-
-    /// So many days later.
-    pub fn after(&self, at: Time, days: u64) -> Time {
-        at.after_millis(days.saturating_mul(self.epoch_s).saturating_mul(1_000))
-    }
 }
 
 impl Params {
@@ -142,20 +103,12 @@ impl Params {
     pub fn unbonding_days(&self, kind: NodeKind) -> u64 {
         self.unbonding_days[usize::from(kind == NodeKind::Verifier)]
     }
-
-    /// When the ledger is asked again, after so many refusals: twice as long each time.
-    pub fn retry_at(&self, now: Time, refusals: u32) -> Time {
-        let wait = self.retry_first_ms.saturating_mul(1u64 << refusals.min(32));
-        now.after_millis(wait.min(self.retry_longest_ms.max(self.retry_first_ms)))
-    }
 }
 
 /// The defaults: what a profile starts from.
 pub fn defaults() -> wire::Params {
     let mut params = wire::Params { asset: 1, asset_name: "HOL".into(), ..Default::default() };
-    for (number, place) in GOVERNED {
-        *place(&mut params) = number.default;
-    }
+    governed::fill(&mut params, GOVERNED);
     params
 }
 
@@ -169,24 +122,14 @@ pub fn encoded_defaults() -> Vec<u8> {
 /// # Errors
 /// When a number is out of its bounds, the least per CU is above the most, or the asset has no name.
 pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
-    let mut wire = wire.clone();
-    for (number, place) in GOVERNED {
-        number.check(*place(&mut wire))?;
-    }
-    let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit();
-    if wire.asset_name.is_empty() || wire.asset_name.len() > 12 || !wire.asset_name.bytes().all(plain) {
-        return Err(BadParams(format!(
-            "asset_name {:?}: 1 to 12 upper-case letters and digits",
-            wire.asset_name
-        )));
-    }
+    governed::check_all(wire, GOVERNED)?;
     if wire.least_per_cu_units > wire.most_per_cu_units {
         return Err(BadParams("least_per_cu_units is above most_per_cu_units".into()));
     }
     Ok(Params {
         asset: wire.asset,
-        asset_name: wire.asset_name,
-        calendar: Calendar { tge_at_ms: wire.tge_at_ms, epoch_s: wire.epoch_s },
+        asset_name: governed::asset_name("asset_name", &wire.asset_name)?,
+        calendar: Calendar::new(Time::from_millis(wire.tge_at_ms), wire.epoch_s),
         inputs: Inputs {
             next_emission: Amount::new(wire.next_emission_units),
             circulating: Amount::new(wire.circulating_units),
@@ -212,8 +155,7 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
         most_nodes: wire.most_nodes,
         most_nodes_per_owner: wire.most_nodes_per_owner,
         most_unbondings_per_node: wire.most_unbondings_per_node,
-        retry_first_ms: wire.retry_first_ms,
-        retry_longest_ms: wire.retry_longest_ms,
+        retry: Backoff { first_ms: wire.retry_first_ms, longest_ms: wire.retry_longest_ms },
         seal_after_ms: wire.seal_after_ms,
     })
 }
@@ -245,21 +187,5 @@ mod tests {
         for params in bad {
             assert!(read(&params).is_err(), "{params:?} was taken");
         }
-    }
-
-    #[test]
-    fn days_are_epochs_since_tge() {
-        // E-0.5
-        let calendar = Calendar { tge_at_ms: 100_000, epoch_s: 45 };
-        let at = |s: u64| Time::from_millis(s * 1_000);
-        assert_eq!([99, 100, 144, 145].map(|s| calendar.day(at(s))), [0, 0, 0, 1]);
-        assert_eq!((calendar.start(2), calendar.after(at(1), 14)), (at(190), at(631)));
-    }
-
-    #[test]
-    fn the_wait_doubles_up_to_the_longest() {
-        let params = read(&defaults()).unwrap();
-        let waits = [0, 1, 20, 500].map(|n| params.retry_at(Time::default(), n).millis());
-        assert_eq!(waits, [60_000, 120_000, 21_600_000, 21_600_000]);
     }
 }

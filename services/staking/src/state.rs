@@ -284,7 +284,7 @@ impl State {
         if calendar.day(ready) > class.day || class.sent_today < most.units() {
             Some(ready)
         } else {
-            Some(calendar.start(class.day.saturating_add(1)))
+            Some(calendar.day_begins(class.day.saturating_add(1)))
         }
     }
 
@@ -296,7 +296,7 @@ impl State {
 
     /// When the next epoch is sealed; missed ones come one by one. Epochs before the log's first event have no facts.
     pub(crate) fn seals_at(&self) -> Option<Time> {
-        let end = self.params.calendar.start(self.seals_next);
+        let end = self.params.calendar.ends(self.seals_next);
         (self.seals_next > 0).then(|| end.after_millis(self.params.seal_after_ms))
     }
 
@@ -305,7 +305,7 @@ impl State {
     fn recomputes_at(&self) -> Time {
         self.base.computed.map_or(Time::default(), |last| {
             let days = last.period.saturating_add(1).saturating_mul(self.params.recompute_days);
-            self.params.calendar.start(days)
+            self.params.calendar.day_begins(days)
         })
     }
 }

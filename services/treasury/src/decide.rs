@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use holmes_kernel::{Amount, Ctx, Id, Principal, PrincipalKind};
+use holmes_kernel::{Amount, Calendar, Ctx, Id, Principal, PrincipalKind, Time};
 use holmes_proto::treasury::v1::event::Event as Kind;
 use holmes_proto::treasury::v1::{
     Allocated, Event, GenesisBegun, GenesisCompleted, GenesisResumed, GenesisStalled, GenesisStepDone,
@@ -48,11 +48,11 @@ fn by_time(ctx: &Ctx) -> Result<(), Rejection> {
 /// E-0.5: days count from the moment that the profile names, or from the epoch's beginning before: with epochs of a
 /// day that is 00:00 UTC, with the short ones of a demo the network is not born days old.
 fn begin(state: &State, ctx: &Ctx) -> Kind {
-    let epoch_us = u64::from(state.params.epoch_s) * 1_000_000;
-    let midnight = ctx.now.micros() / epoch_us * epoch_us;
+    let since_1970 = Calendar::new(Time::default(), state.params.epoch_s.into());
+    let midnight = since_1970.day_begins(since_1970.day(ctx.now));
     Kind::GenesisBegun(GenesisBegun {
         asset: state.params.asset,
-        tge_at_us: state.params.tge_at.map_or(midnight, |at| at.micros()),
+        tge_at_us: state.params.tge_at.unwrap_or(midnight).micros(),
         epoch_s: state.params.epoch_s,
     })
 }
@@ -106,7 +106,7 @@ fn step_answered(state: &State, outcome: &Outcome, ctx: &Ctx) -> Vec<Kind> {
             [done].into_iter().chain(is_last.then(|| completed(state))).collect()
         }
         Outcome::Refused(reason) if may_pass(reason) => {
-            let retry_at_us = ctx.now.after_millis(state.genesis.errand.pause_ms()).micros();
+            let retry_at_us = state.genesis.errand.retry_at(ctx.now).micros();
             vec![Kind::GenesisStepRefused(GenesisStepRefused { step, reason: reason.clone(), retry_at_us })]
         }
         Outcome::Refused(reason) => {
@@ -154,7 +154,7 @@ fn release_answered(state: &State, vesting: &Vesting, outcome: &Outcome, ctx: &C
         Outcome::Refused(reason) => Kind::VestingRefused(VestingRefused {
             allocation,
             reason: reason.clone(),
-            retry_at_us: ctx.now.after_millis(vesting.errand.pause_ms()).micros(),
+            retry_at_us: vesting.errand.retry_at(ctx.now).micros(),
         }),
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::{Amount, Principal, PrincipalKind, Ratio, Time, apportion};
+use holmes_kernel::{Amount, Principal, PrincipalKind, Ratio, Time, apportion, governed};
 use holmes_proto::treasury::v1 as wire;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -15,8 +15,6 @@ use crate::vesting::Schedule;
 pub const MOST_ALLOCATIONS: usize = 64;
 /// Most grants: each is two steps of genesis.
 pub const MOST_GRANTS: usize = 256;
-/// Most bytes of an allocation's or grant's name.
-pub const MOST_NAME_BYTES: usize = 64;
 /// Longest epoch, seconds.
 const LONGEST_EPOCH_S: u32 = 31 * DAY_S;
 /// The end of the year 9999, so that ids can carry the moment.
@@ -128,11 +126,7 @@ pub fn encoded_defaults() -> Vec<u8> {
 /// # Errors
 /// When anything does not add up.
 pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
-    let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit();
-    let asset_name = wire.asset_name.clone();
-    refuse_if(asset_name.is_empty() || asset_name.len() > 12 || !asset_name.bytes().all(plain), || {
-        format!("asset_name {asset_name:?}: 1 to 12 upper-case letters and digits")
-    })?;
+    let asset_name = governed::asset_name("asset_name", &wire.asset_name)?;
     refuse_if(wire.cap_units == 0, || "cap_units = 0: there would be nothing to share out".into())?;
     // with days of 24 hours that is 00:00 UTC
     let on_grid = wire.epoch_s == 0 || wire.tge_at_ms.is_multiple_of(u64::from(wire.epoch_s) * 1_000);
@@ -224,12 +218,9 @@ fn grant(wire: &wire::GrantParams) -> Result<Grant, BadParams> {
 }
 
 fn names<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), BadParams> {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     let mut seen = BTreeSet::new();
     for name in names {
-        refuse_if(name.is_empty() || name.len() > MOST_NAME_BYTES || !name.bytes().all(plain), || {
-            format!("{what} name {name:?}: 1 to {MOST_NAME_BYTES} of a-z, 0-9 and _")
-        })?;
+        governed::pool_name(&format!("{what} name"), name)?;
         refuse_if(!seen.insert(name), || format!("two {what}s are named {name}"))?;
     }
     Ok(())

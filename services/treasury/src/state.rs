@@ -5,7 +5,7 @@ mod errand;
 mod evolve;
 
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::{Amount, Opened, Time};
+use holmes_kernel::{Amount, Calendar, Opened, Time};
 use holmes_proto::treasury::v1 as wire;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -96,17 +96,11 @@ impl State {
 
     /// E-0.5: whole days since token generation; 0 before it.
     pub fn day_at(&self, at: Time) -> u64 {
-        let start = self.genesis.tge_at.unwrap_or_default();
-        at.micros().saturating_sub(start.micros()) / self.day_us()
+        self.calendar(self.genesis.tge_at.unwrap_or_default()).day(at)
     }
 
-    /// When a day begins.
-    fn day_begins(&self, tge_at: Time, day: u64) -> Time {
-        Time::from_micros(tge_at.micros().saturating_add(day.saturating_mul(self.day_us())))
-    }
-
-    fn day_us(&self) -> u64 {
-        u64::from(self.params.epoch_s) * 1_000_000
+    fn calendar(&self, tge_at: Time) -> Calendar {
+        Calendar::new(tge_at, self.params.epoch_s.into())
     }
 
     /// When more of a vesting can be released, and its allocation; `None` when all is, when a release is under way, and
@@ -117,7 +111,7 @@ impl State {
             return None;
         }
         let day = vesting.schedule.next_day(vesting.granted, vesting.released)?;
-        Some((self.day_begins(tge_at, day).max(vesting.errand.not_before), vesting.allocation))
+        Some((self.calendar(tge_at).day_begins(day).max(vesting.errand.not_before), vesting.allocation))
     }
 }
 

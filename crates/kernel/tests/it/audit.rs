@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::shard::recall;
 use holmes_kernel::window::{WINDOW_AGE_MS, WINDOW_AHEAD_MS};
-use holmes_kernel::{Entry, Id, LogId, Machine, Meta, Origin, Position, Principal, Time};
+use holmes_kernel::{Entry, Id, LogId, Machine, Meta, Origin, Position, Principal, Refusal, Time};
 use prost::Message;
 
-use crate::harness::{Run, START_MS};
+use crate::harness::{Answered, Run, START_MS};
 use crate::till::{self, Command, Event, Failure, Till, What};
 
 /// An entry of an invented foreign log: the `number`th, three sequence numbers long.
@@ -139,5 +139,22 @@ fn till_state(run: &Run) -> till::State {
     match run.disk[0].entries().expect("the first frame is whole").remove(0).1.origin {
         Some(Origin::Opened(opened)) => Till::init(&opened).expect("it was provisioned"),
         other => panic!("a log begins with its opening, not with {other:?}"),
+    }
+}
+
+/// Keeps an answer that the log remembers; the same question never gets another one afterwards.
+pub fn remember(kept: &mut Option<Answered>, answer: Answered) {
+    let gone = |refusal: &Refusal| matches!(&*refusal.reason, "ID_EXPIRED" | "SUBMITTER_FORGOTTEN");
+    match kept {
+        Some(before) if !answer.as_ref().is_err_and(gone) => {
+            assert_eq!(*before, answer, "a repeated request gets the same answer");
+        }
+        Some(_) => {}
+        None => {
+            let recorded = |r: &Refusal| matches!(&*r.reason, "NO_FUNDS" | "OVER_LIMIT" | "COMPLAINT");
+            if answer.as_ref().map_or_else(recorded, |_| true) {
+                *kept = Some(answer);
+            }
+        }
     }
 }

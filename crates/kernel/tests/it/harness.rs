@@ -13,7 +13,7 @@ use holmes_kernel::ways::Number;
 use holmes_kernel::window::{WINDOW_AGE_MS, WINDOW_AHEAD_MS};
 use holmes_kernel::{Entry, Frame, Id, Position, Principal, Refusal, Replica, Shard, Time};
 
-use crate::audit;
+use crate::audit::{self, remember};
 use crate::till::{self, Command, Reply, Till};
 
 pub const START_MS: u64 = 1_790_000_000_000;
@@ -257,7 +257,6 @@ impl Run {
         let from = earliest + begin % (end.at.seq - earliest);
         let ticket = self.ticket(Waiting::Delivery);
         self.bringing = None;
-        let mut out = Vec::new();
         let delivery = Delivery {
             ticket,
             source,
@@ -268,7 +267,7 @@ impl Run {
             traceparent: self.traceparent.clone(),
             command: end.command,
         };
-        self.shard.step(self.now, Input::Delivery(delivery), &mut out);
+        let out = self.hand_in(Input::Delivery(delivery));
         let takes = from <= before.seq && before.seq < end.at.seq;
         match out.iter().find_map(position_of) {
             Some(Some(position)) => {
@@ -345,10 +344,16 @@ impl Run {
     }
 
     pub fn step(&mut self, input: Input<Command>) {
+        let out = self.hand_in(input);
+        self.outputs(out);
+    }
+
+    /// Every input passes here: what it finds open may have the time of any of them.
+    fn hand_in(&mut self, input: Input<Command>) -> Vec<Output<Till>> {
         self.latest = self.latest.max(self.now);
         let mut out = Vec::new();
         self.shard.step(self.now, input, &mut out);
-        self.outputs(out);
+        out
     }
 
     fn outputs(&mut self, out: Vec<Output<Till>>) {
@@ -473,23 +478,6 @@ pub fn replay(frames: &[Frame]) -> Replica<Till> {
         replica.apply(&read(frame)).expect("the log replays");
     }
     replica
-}
-
-/// Keeps an answer that the log remembers; the same question never gets another one afterwards.
-fn remember(kept: &mut Option<Answered>, answer: Answered) {
-    let gone = |refusal: &Refusal| matches!(&*refusal.reason, "ID_EXPIRED" | "SUBMITTER_FORGOTTEN");
-    match kept {
-        Some(before) if !answer.as_ref().is_err_and(gone) => {
-            assert_eq!(*before, answer, "a repeated request gets the same answer");
-        }
-        Some(_) => {}
-        None => {
-            let recorded = |r: &Refusal| matches!(&*r.reason, "NO_FUNDS" | "OVER_LIMIT" | "COMPLAINT");
-            if answer.as_ref().map_or_else(recorded, |_| true) {
-                *kept = Some(answer);
-            }
-        }
-    }
 }
 
 fn position_of(output: &Output<Till>) -> Option<Option<Position>> {

@@ -1,6 +1,7 @@
 //! The shard under hostile schedules.
 
 use holmes_kernel::frame::FRAME_EVENTS;
+use holmes_kernel::window::WINDOW_AGE_MS;
 use holmes_kernel::{Entry, Event, Machine, Sighted};
 use proptest::prelude::*;
 use prost::Message;
@@ -205,6 +206,23 @@ fn a_thousand_commands_of_one_event_fill_frames_to_their_limit() {
     run.finish();
     let most = run.disk[before..].iter().map(|f| f.header().last - f.header().first + 1).max();
     assert!(most >= Some(FRAME_EVENTS / 2) && run.disk.len() - before <= 5, "frames are filled");
+}
+
+#[test]
+fn an_id_is_judged_by_the_time_of_a_frame_that_a_delivery_opened() {
+    // Found by chance: the clock goes back by an hour behind the delivery, so the id is too old for the open frame.
+    let deliver = || Op::Deliver { source: 0, to: 0, begin: 0 };
+    let command = Command::Deposit { to: till::account(1), units: 0 };
+    let run = Run::play(&[
+        Op::Wait { ms: 825_047 },
+        deliver(),
+        Op::ClockBack { ms: WINDOW_AGE_MS },
+        Op::Ask { who: 1, command, skew_ms: 0 },
+        deliver(),
+        deliver(),
+    ]);
+    let refused = run.heard.last().unwrap().as_ref().unwrap().as_ref().unwrap_err();
+    assert_eq!(refused.reason, "ID_EXPIRED");
 }
 
 #[test]

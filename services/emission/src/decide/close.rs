@@ -56,7 +56,7 @@ fn weigh(state: &State, closing: &Closing) -> Kind {
         let counts = node.is_some_and(|node| !node.barred);
         let (slashable, required) = (Amount::new(stand.slashable), Amount::new(stand.required));
         let units = trr::counted(row.full, row.quarter, params.quarter);
-        let capacity = trr::capacity(stand.rating_milli_cu, params.calendar.epoch_s, slashable, required);
+        let capacity = trr::capacity(stand.rating_milli_cu, params.calendar.epoch_s(), slashable, required);
         let for_work = trr::weight(units.min(capacity), params.score).min(MOST_WEIGHT);
         let (least, exponents) = (Amount::new(stand.least), params.exponents());
         let for_presence = br::weight(least, required, params.score, row.beats, exponents).min(MOST_WEIGHT);
@@ -196,7 +196,7 @@ fn grant(state: &State, closing: &Closing) -> Kind {
         let liquid = terms.liquid(reward);
         let rating = state.nodes.get(id).map_or(0, |node| node.stand(closing.epoch).rating_milli_cu);
         let median = closing.medians.get(state.params.class(rating)).map_or(0, |median| median.get());
-        let capacity = u128::from(rating) * u128::from(state.params.calendar.epoch_s);
+        let capacity = u128::from(rating) * u128::from(state.params.calendar.epoch_s());
         nodes.push(*id);
         granted.liquid_units.push(liquid.units().saturating_add(row.shares[BR]));
         granted.locked_units.push(reward.saturating_sub(liquid).units());

@@ -108,7 +108,7 @@ pub(super) fn close_without(state: &State, epoch: u64, source: ServiceId, ctx: &
         return Ok(Vec::new());
     }
     refuse_if(epoch != state.next, || Rejection::NotNext { asked: epoch, next: state.next })?;
-    let from = state.params.calendar.end(epoch).after_millis(state.params.without_after_ms);
+    let from = state.params.calendar.ends(epoch).after_millis(state.params.without_after_ms);
     refuse_if(ctx.now < from, || Rejection::TooEarly { epoch, at_us: from.micros() })?;
     if known.sealed >= epoch {
         return Ok(Vec::new());

@@ -85,7 +85,7 @@ fn opened(state: &State, at: usize, outcome: &Outcome, ctx: &Ctx) -> Vec<Kind> {
         Some(reason) => Kind::AccountRefused(AccountRefused {
             name,
             reason: reason.to_owned(),
-            retry_at_us: state.params.retry_at(ctx.now, opening.refusals).micros(),
+            retry_at_us: state.params.retry.at(ctx.now, opening.refusals).micros(),
         }),
     }]
 }
@@ -97,7 +97,7 @@ fn moved(state: &State, number: u64, outcome: &Outcome, ctx: &Ctx) -> Kind {
         Some(reason) => Kind::MoveRefused(MoveRefused {
             number,
             reason: reason.to_owned(),
-            retry_at_us: state.params.retry_at(ctx.now, refusals).micros(),
+            retry_at_us: state.params.retry.at(ctx.now, refusals).micros(),
         }),
     }
 }
@@ -114,6 +114,6 @@ fn paid(state: &State, cause_seq: u64, payments: &[(Id, u64)], outcome: &Outcome
     let refused = payments.iter().zip(&reasons).filter(|(_, reason)| !reason.is_empty());
     let refusals =
         refused.filter_map(|((id, _), _)| state.nodes.get(id)).map(|node: &Node| node.refusals).max();
-    let retry_at = state.params.retry_at(ctx.now, refusals.unwrap_or_default());
+    let retry_at = state.params.retry.at(ctx.now, refusals.unwrap_or_default());
     Kind::PaymentsAnswered(PaymentsAnswered { cause_seq, reasons, retry_at_us: retry_at.micros() })
 }

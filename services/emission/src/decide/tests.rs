@@ -116,7 +116,7 @@ impl Given {
     /// Goes on to the next epoch's beginning, after which every source seals the one that is over.
     fn seal(&mut self) {
         let epoch = self.epoch();
-        self.now = self.state.params.calendar.end(epoch).after_millis(5_000);
+        self.now = self.state.params.calendar.ends(epoch).after_millis(5_000);
         for source in [STAKING, SCHEDULING, MARKET] {
             self.note(source, vec![Fact::Sealed(epoch)]);
         }
@@ -292,7 +292,7 @@ fn an_epoch_waits_for_every_source_and_staff_may_end_the_wait_after_six_hours() 
     // E-0.5
     let mut given = Given::new();
     let epoch = given.epoch();
-    given.now = given.state.params.calendar.end(epoch);
+    given.now = given.state.params.calendar.ends(epoch);
     given.note(STAKING, vec![Fact::Sealed(epoch)]);
     given.note(MARKET, vec![Fact::Sealed(epoch)]);
     given.run();
@@ -325,7 +325,7 @@ fn missed_epochs_close_one_by_one_each_with_its_own_facts() {
     for (epoch, node) in [(first, ONE), (first + 1, TWO)] {
         given.note(SCHEDULING, vec![Fact::Attendance { epoch, rows: vec![(node, 1, true)] }]);
     }
-    given.now = given.state.params.calendar.end(first + 1);
+    given.now = given.state.params.calendar.ends(first + 1);
     for source in [STAKING, SCHEDULING, MARKET] {
         given.note(source, vec![Fact::Sealed(first), Fact::Sealed(first + 1)]);
     }
@@ -342,7 +342,7 @@ fn a_source_whose_log_began_later_has_sealed_what_lies_before() {
     // E-0.5: the first epoch that a source seals is that of its log's first event.
     let mut given = Given::new();
     let first = given.epoch();
-    given.now = given.state.params.calendar.end(first + 5);
+    given.now = given.state.params.calendar.ends(first + 5);
     for source in [STAKING, MARKET] {
         given.note(source, (first..=first + 5).map(Fact::Sealed).collect());
     }

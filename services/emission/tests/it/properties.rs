@@ -88,7 +88,7 @@ impl Play {
     fn pass_epoch(&mut self) -> u64 {
         self.emission.wait(0);
         let epoch = self.state().next;
-        let end = self.state().params.calendar.end(epoch).millis();
+        let end = self.state().params.calendar.ends(epoch).millis();
         self.emission.wait(end.saturating_sub(self.emission.now.millis()));
         epoch
     }

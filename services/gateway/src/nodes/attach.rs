@@ -165,7 +165,7 @@ async fn say(out: &Out, message: to_node::Message) -> Result<(), Refusal> {
 
 /// How often a node says that it is there: often enough that no beat of the network passes without.
 fn beat_ms(edge: &Edge, started: &Started) -> u64 {
-    edge.settings.beat_ms.min(started.calendar.beat_ms() / 2).max(1)
+    edge.settings.beat_ms.min(started.beats.beat_ms() / 2).max(1)
 }
 
 /// Hears a node until it is gone, and says why it is.

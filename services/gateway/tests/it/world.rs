@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use holmes_gateway::{Deps, Gateway, Log, Settings};
-use holmes_kernel::{Code, Id, Principal, PrincipalKind, PublicFrame, Refusal};
+use holmes_kernel::{Code, Id, Principal, PrincipalKind, Refusal};
 use holmes_proto::inference::v1::generate_response::Part;
 use holmes_proto::inference::v1::inference_client::InferenceClient;
 use holmes_proto::inference::v1::{
@@ -15,7 +15,7 @@ use holmes_proto::inference::v1::{
 use holmes_proto::market::v1::market_server::MarketServer;
 use holmes_proto::scheduling::v1::scheduling_server::SchedulingServer;
 use holmes_runtime::auth::{Keys, Network};
-use holmes_runtime::{Clock, Peer};
+use holmes_runtime::{Clock, Peer, PublicFrame};
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use ed25519_dalek::SigningKey;
-use holmes_kernel::{Id, Principal, PrincipalKind};
+use holmes_kernel::{Calendar, Id, Principal, PrincipalKind, Time};
 use holmes_proto::ledger::v1 as ledger;
 use holmes_runtime::auth::Network;
 use holmes_runtime::config::Config;
@@ -257,19 +257,20 @@ impl World {
 
     /// The epoch that runs now (E-0.5).
     pub(super) fn epoch(&self) -> Result<u64> {
-        Ok(self.age_ms()? / (EPOCH_S * 1_000) + 1)
+        Ok(self.calendar()?.epoch(Clock::System.now()))
     }
 
     /// Seconds until an epoch ends.
     pub(super) fn epoch_ends_in(&self, epoch: u64) -> Result<u64> {
-        Ok((epoch * EPOCH_S).saturating_sub(self.age_ms()? / 1_000))
+        let left_ms = self.calendar()?.ends(epoch).millis().saturating_sub(Clock::System.now().millis());
+        Ok(left_ms.div_ceil(1_000))
     }
 
-    /// How old the network is, ms.
-    fn age_ms(&self) -> Result<u64> {
+    /// The network's epochs.
+    fn calendar(&self) -> Result<Calendar> {
         let text = std::fs::read_to_string(self.dir.join("data/tge_at_ms"))?;
-        let began: u64 = text.trim().parse().context("the beginning of the first epoch")?;
-        Ok(Clock::System.now().millis().saturating_sub(began))
+        let began_ms = text.trim().parse().context("the beginning of the first epoch")?;
+        Ok(Calendar::new(Time::from_millis(began_ms), EPOCH_S))
     }
 
     /// The supply of every asset.

@@ -180,7 +180,7 @@ impl World {
         };
         self.say_market(vec![market::event::Event::Settled(settled)]);
         let seen: Vec<u8> = beats.iter().flat_map(|(n, _)| node_id(*n).to_bytes()).collect();
-        let end = self.look(|state| state.params.calendar.end(epoch));
+        let end = self.look(|state| state.params.calendar.ends(epoch));
         let rest = Duration::from_micros(end.micros() - self.rig.now().micros());
         self.wait(rest + Duration::from_secs(6)); // staking seals after five
         let attendance = scheduling::EpochAttendance {

@@ -291,12 +291,9 @@ impl World {
             seconds -= part;
             self.rig.advance(Duration::from_secs(part));
             let (epoch, second) = self.scheduling.look(|state| {
-                let calendar = &state.params.calendar;
-                let epoch = calendar.epoch(self.rig.now());
-                (
-                    epoch,
-                    self.rig.now().millis().saturating_sub(calendar.beat_begins(epoch, 0).millis()) / 1_000,
-                )
+                let params = &state.params;
+                let epoch = params.calendar.epoch(self.rig.now());
+                (epoch, self.rig.now().millis().saturating_sub(params.beat_begins(epoch, 0).millis()) / 1_000)
             });
             let beats = u32::try_from(second + 1).unwrap().min(EPOCH_S as u32);
             let bitmap: Vec<u8> = (0..beats.div_ceil(8)).map(|byte| ones(beats - 8 * byte)).collect();

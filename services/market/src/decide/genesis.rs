@@ -15,10 +15,10 @@ use crate::state::State;
 /// first epoch that is sealed is the one in which the log begins.
 pub(super) fn begin(state: &State, ctx: &Ctx) -> Decided {
     only_time(ctx)?;
-    if state.epochs.is_some() {
+    if state.next_seal > 0 {
         return Ok(Vec::new());
     }
-    let tge_at_us = state.params.tge_at_ms.saturating_mul(1_000);
+    let tge_at_us = state.params.calendar.tge_at().micros();
     let models = state.params.models.iter().map(|(name, model)| Kind::ModelPriced(model.priced(name)));
     Ok(models.chain([Kind::MarketOpened(MarketOpened { tge_at_us })]).collect())
 }
@@ -42,7 +42,7 @@ pub(super) fn account_answered(state: &State, name: &str, refused: Option<&Refus
         Some(why) => Kind::SystemAccountRefused(SystemAccountRefused {
             name,
             reason: why.reason.clone(),
-            retry_at_us: state.params.retry_at(ctx.now, refusals).micros(),
+            retry_at_us: state.params.retry.at(ctx.now, refusals).micros(),
         }),
     }]
 }
@@ -50,11 +50,10 @@ pub(super) fn account_answered(state: &State, name: &str, refused: Option<&Refus
 /// E-0.5: epochs that passed while nothing ran are sealed one by one.
 pub(super) fn seal(state: &State, ctx: &Ctx) -> Decided {
     only_time(ctx)?;
-    let Some(epochs) = state.epochs else { return Ok(Vec::new()) };
-    let epoch = state.next_seal;
-    if ctx.now < epochs.end(epoch).after_millis(state.params.seal_after_ms) {
+    if state.seals_at().is_none_or(|at| ctx.now < at) {
         return Ok(Vec::new());
     }
+    let epoch = state.next_seal;
     let token_price_micro_usd = state.params.token_price;
     Ok(vec![
         Kind::PriceSealed(PriceSealed { epoch, token_price_micro_usd }),

@@ -42,6 +42,6 @@ fn refused(state: &State, owner: Principal, asset: u32, reason: &str, ctx: &Ctx)
         owner: owned(owner),
         asset,
         reason: reason.to_owned(),
-        retry_at_us: state.params.retry_at(ctx.now, refusals).micros(),
+        retry_at_us: state.params.retry.at(ctx.now, refusals).micros(),
     })
 }

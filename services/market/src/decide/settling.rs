@@ -34,7 +34,7 @@ pub(super) fn attend(state: &State, ctx: &Ctx) -> Decided {
         return Ok(Vec::new());
     };
     let Some(session) = state.sessions.get(&id) else { return Ok(Vec::new()) };
-    let Some((_, step)) = session.next(&state.params, state.epochs) else { return Ok(Vec::new()) };
+    let Some((_, step)) = session.next(&state.params) else { return Ok(Vec::new()) };
     Ok(match step {
         Step::Settle => end_window(state, id, session, false, ctx),
         Step::Finish => end_window(state, id, session, session.rows.len() <= MOST_ROWS, ctx),
@@ -135,7 +135,7 @@ fn not_settled(state: &State, id: Id, session: &Session, sent: &Sent, why: &Refu
     let retry_at = if hold_refused || payee.is_some() || why.is_of_the_id() {
         ctx.now
     } else {
-        state.params.retry_at(ctx.now, session.refusals)
+        state.params.retry.at(ctx.now, session.refusals)
     };
     let refused = SettlementRefused {
         session: bytes(id),
@@ -186,7 +186,7 @@ fn paid(case: &Case<'_>, ended: &Ended) -> Settled {
     let &Case { state, id, session, window, ctx, .. } = case;
     let rows = &ended.rows;
     Settled {
-        epoch: state.epochs.map_or(1, |epochs| epochs.of(ctx.now)),
+        epoch: state.params.calendar.epoch(ctx.now),
         session: bytes(id),
         renter: owned(session.renter),
         asset: session.asset,

@@ -78,7 +78,7 @@ fn check_session(state: &State, id: &Id, session: &Session) -> Result<(), Broken
     if out > totals.charged || totals.left_over() > 2 || closed && totals.left_over() > 0 {
         return broken("E-9.1: what was charged is not what was paid out");
     }
-    if session.timer != session.next(&state.params, state.epochs).map(|(at, _)| at) {
+    if session.timer != session.next(&state.params).map(|(at, _)| at) {
         return broken("its timer is not when something is to be done with it");
     }
     if session.timer.is_some_and(|at| !state.timers.contains(&(at, *id))) {

@@ -9,7 +9,6 @@ use holmes_proto::market::v1::{
 };
 
 use super::{Awaited, Row, Session, Stage, State, SystemAccount};
-use crate::epochs::Epochs;
 use crate::model::Model;
 use crate::params::MOST_CLOSED_PER_RENTER;
 
@@ -17,11 +16,8 @@ use crate::params::MOST_CLOSED_PER_RENTER;
 pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
     state.at = meta.ts;
     match &event.event {
-        Some(Kind::MarketOpened(e)) => {
-            let (tge_at, length_ms) = (Time::from_micros(e.tge_at_us), state.params.epoch_ms);
-            let epochs = Epochs { tge_at, length_ms };
-            state.epochs = Some(epochs);
-            state.next_seal = epochs.of(meta.ts); // E-0.5: of what lies before, nobody knows anything here
+        Some(Kind::MarketOpened(_)) => {
+            state.next_seal = state.params.calendar.epoch(meta.ts); // of what lies before, nobody knows anything here
         }
         Some(Kind::ModelPriced(e)) => state.model_priced(e),
         Some(Kind::SystemAccountRequested(e)) => {
@@ -92,7 +88,7 @@ impl State {
         let id = Id::from_slice(session)?;
         let session = self.sessions.get_mut(&id)?;
         let told = change(session, id);
-        let timer = session.next(&self.params, self.epochs).map(|(at, _)| at);
+        let timer = session.next(&self.params).map(|(at, _)| at);
         if timer != session.timer {
             if let Some(at) = session.timer {
                 self.timers.remove(&(at, id));

@@ -6,7 +6,6 @@ use holmes_kernel::{Id, Principal, Time};
 use holmes_proto::market::v1::{SessionOpened, SessionState, WorkCredit};
 use serde::{Deserialize, Serialize};
 
-use crate::epochs::Epochs;
 use crate::fees::{Bill, Conversion, PICO_PER_MICRO, Rates};
 use crate::params::Params;
 
@@ -345,7 +344,7 @@ impl Session {
     }
 
     /// What time alone does next with it, and when. Nothing while the ledger's answer is awaited.
-    pub fn next(&self, params: &Params, epochs: Option<Epochs>) -> Option<(Time, Step)> {
+    pub fn next(&self, params: &Params) -> Option<(Time, Step)> {
         if self.awaits() {
             return None;
         }
@@ -357,14 +356,14 @@ impl Session {
             Stage::Open => {
                 let idle = (self.last_call_at.after_millis(params.idle_ms), Step::Idle);
                 let expiry = (self.expires_at, Step::Expire);
-                let settle = self.settles_at(params, epochs).map(|at| (at, Step::Settle));
+                let settle = self.settles_at(params).map(|at| (at, Step::Settle));
                 settle.into_iter().chain([expiry, idle]).min_by_key(|(at, _)| *at)
             }
         }
     }
 
     /// E-9.2: when the window that runs is over.
-    fn settles_at(&self, params: &Params, epochs: Option<Epochs>) -> Option<Time> {
+    fn settles_at(&self, params: &Params) -> Option<Time> {
         if self.rows.is_empty() {
             return None;
         }
@@ -372,9 +371,12 @@ impl Session {
             return Some(self.window_at);
         }
         let end = self.window_at.after_millis(params.window_ms);
+        let calendar = &params.calendar;
+        let epoch_ends = calendar.ends(calendar.epoch(self.window_at));
         // E-0.5: so long before an epoch's end that the ledger can answer within it.
-        let before_seal = epochs.map(|epochs| epochs.last_call(self.window_at, params.seal_after_ms));
-        Some(before_seal.filter(|at| *at > self.window_at).map_or(end, |at| end.min(at)))
+        let last_call = epoch_ends.micros().saturating_sub(params.seal_after_ms.saturating_mul(1_000));
+        let last_call = Time::from_micros(last_call);
+        Some(if last_call > self.window_at { end.min(last_call) } else { end })
     }
 }
 

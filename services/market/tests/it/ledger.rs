@@ -296,12 +296,12 @@ fn an_epoch_is_sealed_after_its_end_and_its_windows_are_paid_before() {
     world.close(1, session);
     world.wait(Duration::from_secs(3 * 45));
     assert_eq!(world.look(|s| s.next_seal), 5);
-    let epochs = world.look(|s| s.epochs.unwrap());
+    let epochs = world.look(|s| s.params.calendar);
     let at = world.see(session, |s| s.lines.iter().map(|line| line.at).collect::<Vec<_>>());
-    assert_eq!(epochs.of(at[0]), 1);
-    assert!(epochs.of(at[1]) > 1 && at.len() == 2);
+    assert_eq!(epochs.epoch(at[0]), 1);
+    assert!(epochs.epoch(at[1]) > 1 && at.len() == 2);
     let told = world.settled_epochs();
-    assert_eq!(told, at.iter().map(|at| epochs.of(*at)).collect::<Vec<_>>());
+    assert_eq!(told, at.iter().map(|at| epochs.epoch(*at)).collect::<Vec<_>>());
 }
 
 #[test]

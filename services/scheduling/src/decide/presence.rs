@@ -41,14 +41,14 @@ pub(super) fn report(state: &State, report: &Presence, ctx: &Ctx) -> Decided {
 }
 
 fn in_time(state: &State, report: &Presence, ctx: &Ctx) -> Result<(), Rejection> {
-    let calendar = &state.params.calendar;
-    let (found, running) = (report.epoch, calendar.epoch(ctx.now));
-    let late = found.checked_add(1) == Some(running) && ctx.now < calendar.seals_at(found);
+    let params = &state.params;
+    let (found, running) = (report.epoch, params.calendar.epoch(ctx.now));
+    let late = found.checked_add(1) == Some(running) && ctx.now < params.seals_at(found);
     let open = Some(found) > state.sealed && (found == running || late);
     refuse_if(!open, || Rejection::EpochNotRunning { found, running })?;
     let last = u64::from(report.first_beat) + u64::from(report.beats) - 1;
-    let begun = last < u64::from(calendar.beats()) && calendar.beat_begins(found, last as u32) <= ctx.now;
-    let (first, beats) = (report.first_beat, calendar.beats());
+    let begun = last < u64::from(params.beats()) && params.beat_begins(found, last as u32) <= ctx.now;
+    let (first, beats) = (report.first_beat, params.beats());
     refuse_if(!begun, || Rejection::BeatsOutOfRange { first, last, beats })
 }
 
@@ -57,11 +57,11 @@ fn in_time(state: &State, report: &Presence, ctx: &Ctx) -> Result<(), Rejection>
 pub(super) fn seal(state: &State, ctx: &Ctx) -> Decided {
     only_time(ctx)?;
     let Some(epoch) = state.seals_next() else { return Ok(Vec::new()) };
-    if state.params.calendar.seals_at(epoch) > ctx.now {
+    if state.params.seals_at(epoch) > ctx.now {
         return Ok(Vec::new());
     }
     let Some(nodes) = state.presence.get(&epoch).filter(|nodes| !nodes.is_empty()) else {
-        let weights = vec![0; state.params.calendar.beats() as usize];
+        let weights = vec![0; state.params.beats() as usize];
         let counted = counted(&weights, state.attendance.total, state.params.beat_quorum);
         return Ok(vec![Kind::EpochSealed(EpochSealed { epoch, beats: count(&counted) })]);
     };
@@ -87,7 +87,7 @@ fn attendance(
     next: u32,
     counted: &[u8],
 ) -> EpochAttendance {
-    let (end, beats) = (state.params.calendar.end(epoch), count(counted));
+    let (end, beats) = (state.params.calendar.ends(epoch), count(counted));
     let mut told = EpochAttendance { epoch, ..EpochAttendance::default() };
     let mut column = Vec::new();
     for (id, bitmap) in (next..).take(MOST_PER_STEP).map_while(|place| nodes.at(place)) {

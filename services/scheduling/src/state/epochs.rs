@@ -26,7 +26,7 @@ impl State {
     pub(super) fn beats_weighed(&mut self, event: &BeatsWeighed) {
         let Some(nodes) = self.presence.get(&event.epoch) else { return };
         let seal = self.seal.get_or_insert_with(Seal::default);
-        seal.weights.resize(self.params.calendar.beats() as usize, 0);
+        seal.weights.resize(self.params.beats() as usize, 0);
         let end = seal.next.saturating_add(event.nodes);
         for (node, bitmap) in (seal.next..end).filter_map(|place| nodes.at(place)) {
             let Some(required) = self.attendance.active.get(node) else { continue };

@@ -73,7 +73,7 @@ fn vault_answered(state: &State, refused: Option<&str>, ctx: &Ctx) -> Kind {
         None => Kind::VaultOpened(VaultOpened {}),
         Some(reason) => Kind::VaultRefused(VaultRefused {
             reason: reason.to_owned(),
-            retry_at_us: state.params.retry_at(ctx.now, state.vault.refusals).micros(),
+            retry_at_us: state.params.retry.at(ctx.now, state.vault.refusals).micros(),
         }),
     }
 }

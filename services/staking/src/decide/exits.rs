@@ -84,7 +84,7 @@ pub(super) fn answered(
             unbonding: number,
             node: bytes(id),
             reason: reason.to_owned(),
-            retry_at_us: state.params.retry_at(ctx.now, unbonding.refusals).micros(),
+            retry_at_us: state.params.retry.at(ctx.now, unbonding.refusals).micros(),
             cause_seq,
         })]);
     }

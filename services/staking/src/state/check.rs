@@ -60,7 +60,7 @@ fn check_vault(state: &State) -> Result<(), Broken> {
 /// E-0.5: what is sealed is over.
 fn check_sealed(state: &State) -> Result<(), Broken> {
     let sealed = state.seals_next.saturating_sub(1);
-    if sealed <= state.params.calendar.day(state.at) {
+    if sealed < state.params.calendar.epoch(state.at) {
         return Ok(());
     }
     Err(Broken(format!("E-0.5: epoch {sealed} is sealed and not over")))

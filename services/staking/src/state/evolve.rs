@@ -16,7 +16,7 @@ use crate::params::{MOST_OFFERS_PER_NODE, Params};
 pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
     state.begin_day(meta.ts);
     if state.seals_next == 0 {
-        state.seals_next = state.params.calendar.day(meta.ts).saturating_add(1); // epochs count from 1 (E-0.5)
+        state.seals_next = state.params.calendar.epoch(meta.ts); // of what lies before, nobody knows anything here (E-0.5)
     }
     state.at = meta.ts;
     match &event.event {

@@ -1,12 +1,10 @@
 //! A send that is tried until it succeeds.
 
-use holmes_kernel::Time;
+use holmes_kernel::{Backoff, Time};
 use serde::{Deserialize, Serialize};
 
-/// The first pause after a refusal, ms; each further one is twice as long.
-const FIRST_PAUSE_MS: u64 = 1_000;
-/// The longest pause, ms: 1 h, after which the ledger has forgotten what it refused (E-2.3).
-const LONGEST_PAUSE_MS: u64 = 3_600_000;
+/// Up to an hour, after which the ledger has forgotten what it refused (E-2.3).
+const PAUSES: Backoff = Backoff { first_ms: 1_000, longest_ms: 3_600_000 };
 
 /// Where the send of a step or of a release stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,10 +35,8 @@ impl Errand {
         };
     }
 
-    /// The pause before the next try, when it is refused now.
-    pub fn pause_ms(&self) -> u64 {
-        FIRST_PAUSE_MS
-            .checked_shl(self.attempt.min(32))
-            .map_or(LONGEST_PAUSE_MS, |ms| ms.min(LONGEST_PAUSE_MS))
+    /// When to try next, when it is refused now.
+    pub fn retry_at(&self, now: Time) -> Time {
+        PAUSES.at(now, self.attempt)
     }
 }

@@ -1,10 +1,9 @@
 //! What leaves a service: of each durable frame the public events, sends and refusals, a pure function of the frame,
 //! made even when nothing in it is public, so that readers see every position move.
 
-use crate::entry::{Entry, Origin};
-use crate::frame::{Damage, Frame};
-use crate::id::{Chain, LogId, Position, ServiceId, Time};
-use crate::machine::{Event, SendTo};
+use holmes_kernel::frame::Damage;
+use holmes_kernel::machine::SendTo;
+use holmes_kernel::{Chain, Entry, Event, Frame, LogId, Origin, Position, ServiceId, Time};
 
 /// A frame as other services see it.
 #[derive(Clone, Debug, PartialEq)]
