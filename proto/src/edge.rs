@@ -10,6 +10,12 @@ use holmes_kernel::{After, Amount, Answer, At, Call, Code, Id, Principal, Refusa
 use tonic::{Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+mod roles;
+mod scope;
+
+pub use roles::Roles;
+pub use scope::{Needs, Proof, Scope, needs};
+
 /// The domain of every `google.rpc.ErrorInfo` that we send.
 pub const DOMAIN: &str = "holmes";
 /// Metadata: see the module.

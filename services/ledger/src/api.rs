@@ -7,7 +7,7 @@ use holmes_kernel::table::Place;
 use holmes_kernel::{
     Answer, At, Call, Code, Ctx, Handle, Id, LogId, Machine, Principal, PrincipalKind, Refusal, Time, Way,
 };
-use holmes_proto::edge;
+use holmes_proto::edge::{self, Needs};
 use holmes_proto::ledger::v1 as wire;
 use holmes_proto::ledger::v1::ledger_server::{Ledger as Service, LedgerServer};
 use tonic::{Request, Response, Status};
@@ -224,6 +224,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         &self,
         request: Request<wire::OpenAccountRequest>,
     ) -> Result<Response<wire::OpenAccountResponse>, Status> {
+        edge::needs(&request, Needs::Party)?;
         let caller = edge::principal(&request)?;
         let wanted = request.get_ref();
         let command = parse::open_account(wanted, caller, Via::Call).map_err(invalid)?;
@@ -241,6 +242,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::CloseAccountRequest>,
     ) -> Result<Response<wire::CloseAccountResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Admin)?;
         self.done(&request, &wanted.request_id, parse::close_account(wanted)).await
     }
 
@@ -295,6 +297,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         &self,
         request: Request<wire::CreateTransfersRequest>,
     ) -> Result<Response<wire::CreateTransfersResponse>, Status> {
+        edge::needs(&request, Needs::Admin)?;
         let (call, id) = way(&request)?;
         let wanted = request.get_ref();
         let numbered = wanted.submission_number > 0;
@@ -373,6 +376,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::SetFrozenRequest>,
     ) -> Result<Response<wire::SetFrozenResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Admin)?;
         self.done(&request, &wanted.request_id, parse::set_frozen(wanted)).await
     }
 
@@ -381,6 +385,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::SetLimitsRequest>,
     ) -> Result<Response<wire::SetLimitsResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Admin)?;
         self.done(&request, &wanted.request_id, parse::set_limits(wanted)).await
     }
 
@@ -389,6 +394,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::RegisterSubmitterRequest>,
     ) -> Result<Response<wire::RegisterSubmitterResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Admin)?;
         self.done(&request, &wanted.request_id, parse::register_submitter(wanted)).await
     }
 
@@ -396,6 +402,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         &self,
         request: Request<wire::RecordDepositRequest>,
     ) -> Result<Response<wire::RecordDepositResponse>, Status> {
+        edge::needs(&request, Needs::Admin)?;
         let r = request.get_ref();
         let command =
             parse::movement(&r.account_id, r.amount_units, &r.reference).map(Command::RecordDeposit);
@@ -406,6 +413,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         &self,
         request: Request<wire::RecordWithdrawalRequest>,
     ) -> Result<Response<wire::RecordWithdrawalResponse>, Status> {
+        edge::needs(&request, Needs::Admin)?;
         let r = request.get_ref();
         let command =
             parse::movement(&r.account_id, r.amount_units, &r.reference).map(Command::RecordWithdrawal);

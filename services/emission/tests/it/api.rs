@@ -4,6 +4,7 @@ use holmes_emission::api::Api;
 use holmes_emission::command::Fact;
 use holmes_emission::{Command, Emission, MARKET, SCHEDULING, STAKING};
 use holmes_kernel::{Call, Handle as _, Id, LogId, Principal, ServiceId, canon};
+use holmes_proto::edge::{Roles, Scope};
 use holmes_proto::emission::v1 as wire;
 use holmes_proto::emission::v1::emission_server::Emission as _;
 use holmes_runtime::rig::{Rig, Seat};
@@ -32,6 +33,7 @@ fn reason(status: &Status) -> String {
 fn request<T>(who: Principal, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.extensions_mut().insert(who);
+    request.extensions_mut().insert(Scope::signature(Roles::OPERATOR));
     request
 }
 

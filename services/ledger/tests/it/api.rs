@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use holmes_kernel::{Id, Principal, ServiceId, Time, canon};
 use holmes_ledger::api::Api;
 use holmes_ledger::{Command, react, system_account};
+use holmes_proto::edge::{Roles, Scope};
 use holmes_proto::ledger::v1 as wire;
 use holmes_proto::ledger::v1::ledger_server::Ledger as _;
 use holmes_proto::ledger::v1::{TransferCode, TransferKind};
@@ -41,6 +42,7 @@ pub(crate) fn fresh() -> Id {
 pub(crate) fn request<T>(who: Principal, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.extensions_mut().insert(who);
+    request.extensions_mut().insert(Scope::signature(Roles::NONE));
     request
 }
 

@@ -3,6 +3,7 @@
 use holmes_kernel::{Id, Principal, canon};
 use holmes_market::Market;
 use holmes_market::api::Api;
+use holmes_proto::edge::{Roles, Scope};
 use holmes_proto::market::v1 as wire;
 use holmes_proto::market::v1::market_server::Market as _;
 use holmes_proto::market::v1::{ModelKind, SessionState};
@@ -27,6 +28,7 @@ fn reason(status: &Status) -> String {
 fn request<T>(who: Principal, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.extensions_mut().insert(who);
+    request.extensions_mut().insert(Scope::signature(Roles::RENTER));
     request
 }
 

@@ -1,6 +1,7 @@
 //! The gRPC service, and bad input: each case has its stable reason and leaves the state as it was.
 
 use holmes_kernel::{Id, Principal, canon};
+use holmes_proto::edge::{Roles, Scope};
 use holmes_proto::staking::v1 as wire;
 use holmes_proto::staking::v1::staking_server::Staking as _;
 use holmes_proto::staking::v1::{NodeKind, NodeState};
@@ -28,6 +29,7 @@ fn reason(status: &Status) -> String {
 fn request<T>(who: Principal, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.extensions_mut().insert(who);
+    request.extensions_mut().insert(Scope::signature(Roles::OPERATOR | Roles::VERIFIER));
     request
 }
 
@@ -82,6 +84,28 @@ impl Desk {
     fn get(&mut self, node: Id) -> wire::Node {
         let found = call!(self.get_node, owner(3), wire::GetNodeRequest { node_id: node.to_string() });
         found.expect("everybody sees nodes").node.expect("an answer has a node")
+    }
+}
+
+#[test]
+fn each_kind_of_node_is_registered_by_a_proof_that_acts_as_what_runs_it() {
+    let mut desk = Desk::new();
+    for (kind, acts, lacks) in [
+        (NodeKind::Compute, Roles::OPERATOR, Roles::VERIFIER),
+        (NodeKind::Verifier, Roles::VERIFIER, Roles::OPERATOR),
+    ] {
+        let mut asked = |scope: Scope| {
+            let mut request = request(owner(1), desk.register(|wanted| wanted.kind = kind.into()));
+            request.extensions_mut().insert(scope);
+            now(desk.api.register_node(request)).map(|_| ()).map_err(|status| reason(&status))
+        };
+        assert_eq!(asked(Scope::key(lacks, true)), Err("KEY_SCOPE".into()), "{kind:?}");
+        assert_eq!(asked(Scope::signature(lacks)), Err("ROLE_NEEDED".into()), "{kind:?}");
+        let other = asked(Scope::key(acts, false));
+        assert!(
+            !matches!(other.as_ref().map_err(String::as_str), Err("KEY_SCOPE" | "ROLE_NEEDED")),
+            "{other:?}"
+        );
     }
 }
 
