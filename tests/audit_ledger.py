@@ -20,6 +20,7 @@ from audit_rows import BALANCING, DEBIT_OWNER, HOLD, NOBODY, POST, SINGLE, VOID,
 
 U64 = 2**64 - 1
 PARTIES = (ACCOUNT, NODE, GATEWAY)
+PLATFORM = (SYSTEM, SERVICE)
 REMEMBERED = "DEBIT_NOT_FOUND CREDIT_NOT_FOUND ACCOUNT_CLOSED ACCOUNT_FROZEN INSUFFICIENT_FUNDS RATE_LIMITED"
 REMEMBERED += " BALANCE_OVERFLOW NET_ZERO HOLD_NOT_FOUND HOLD_ENDED EXCEEDS_HOLD TOO_MANY_HOLDS"
 
@@ -261,6 +262,8 @@ class Ledger:
             not account.closed and not account.external,
             "money crosses to a closed account or to the outside itself",
         )
+        behind = meta.principal[0] != SERVICE and account.owner[0] in PLATFORM
+        ensure(not behind, "money crosses to the platform's account behind its service")
         key = (asset.number, event.reference)
         ensure(
             event.reference != "" and key not in self.references,
@@ -366,10 +369,7 @@ class Ledger:
         ensure(debit is not credit and debit.asset is credit.asset, f"{name} moves between assets, or nowhere")
         ensure(not debit.external and not credit.external, f"{name} moves the outside's account")
         ensure(not debit.closed and not credit.closed, f"{name} moves a closed account")
-        kind = meta.principal[0]
-        own = meta.principal == debit.owner
-        platform = kind == SERVICE or kind == STAFF and debit.owner[0] not in PARTIES
-        ensure(own or platform, f"{principal_text(meta.principal)} may not debit {name}'s account")
+        self._check_rights(row, debit, credit, meta.principal, name)
         limit = min(debit.available(), debit.room(meta.ts))
         self._may_leave(debit, row.units, meta)
         ensure(row.units > 0, f"{name} moves nothing")
@@ -408,6 +408,17 @@ class Ledger:
         self.holds[row.id] = Hold(debit, credit, row.units, opener, expires, row.coordinator)
         ensure(len(self.holds) <= self.params.most_open_holds, "more holds are open than the parameters allow")
         return bool(linked or balancing)
+
+    def _check_rights(self, row: Row, debit: Account, credit: Account, who: bytes, name: str) -> None:
+        """The platform's accounts are its services': staff pays from the ecosystem's, and nobody pays in behind them."""
+        if who[0] == SERVICE:
+            return
+        named = (system_account(f"{name}/{debit.asset.name}") for name in self.params.staff_spends)
+        spent = debit.owner[0] not in (*PARTIES, *PLATFORM) or debit.id in named
+        may = who == debit.owner or who[0] == STAFF and spent
+        ensure(may, f"{principal_text(who)} may not debit {name}'s account")
+        offered = row.kind == HOLD and credit.owner == bytes([SERVICE]) + bytes(14) + row.coordinator[:2]
+        ensure(credit.owner[0] not in PLATFORM or offered, f"{principal_text(who)} pays {name} into the platform's account")
 
     def _check_burn(self, row: Row, debit: Account, credit: Account, asker: bytes, name: str) -> None:
         """E-2.4: between two parties, when a party asked, the token burns; rounded up."""

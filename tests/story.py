@@ -23,6 +23,7 @@ SINGLE, HOLD, POST, VOID = (f"TRANSFER_KIND_{kind}" for kind in ("SINGLE", "HOLD
 PROFILE = """
 [ledger]
 burn_rate_ppb = "1000000"
+staff_spends = ["genesis"]
 assets = [
     { id = 1, name = "HOL", decimals = 9, cap_units = "1000000000000000000" },
     { id = 2, name = "USD", decimals = 6 },
@@ -119,11 +120,11 @@ class Network:
         return [result["code"].removeprefix("TRANSFER_CODE_") for result in answer["results"]]
 
     def party(self, name: str) -> tuple[str, str]:
-        """An account and an API key that opens it."""
+        """An account and an API key that opens it and moves its money."""
         account, key = new_id(), f"hk_{secrets.token_hex(32)}"
         self.call("Accounts/CreateAccount", {"account_id": account, "name": name, "roles": ["ROLE_RENTER"]})
         digest = base64.b64encode(blake3(key.encode()).digest()).decode()
-        request = {"account_id": account, "key_id": new_id(), "hash": digest, "roles": ["ROLE_RENTER"]}
+        request = {"account_id": account, "key_id": new_id(), "hash": digest, "roles": ["ROLE_RENTER"], "admin": True}
         self.call("Accounts/CreateApiKey", request)
         return account, key
 

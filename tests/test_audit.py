@@ -17,7 +17,7 @@ from blake3 import blake3
 from crc32c import crc32c
 
 from audit_frames import HEADER, Protos, decode
-from story import ROOT, Network, live
+from story import ROOT, Network, live, system_account
 
 SERVICES = ("ledger", "accounts")
 Frames = list[bytes]
@@ -165,6 +165,40 @@ def test_an_honest_log_holds_and_its_balances_are_those_that_the_network_answers
         assert pending == tuple(
             own[key] for key in ("debits_pending_units", "credits_pending_units", "frozen", "closed")
         )
+
+
+def profile_without_staff_spends(protos: Protos, frame: bytes) -> bytes:
+    """The log's opening, by whose parameters staff pays from nothing of the platform."""
+    body = decode(protos.message("holmes.log.v1.Body"), frame[HEADER.size :], "body")
+    params = decode(protos.message("holmes.ledger.v1.Params"), body.entries[0].opened.params, "parameters")
+    assert list(params.staff_spends) == ["genesis"]
+    del params.staff_spends[:]
+    body.entries[0].opened.params = params.SerializeToString()
+    return sealed(frame, body.SerializeToString())
+
+
+def paid_to_the_platform(event: Any) -> bool:
+    """What a party was paid, the ledger's own account was."""
+    if event.WhichOneof("event") != "transfers_recorded" or 1 not in event.transfers_recorded.codes:
+        return False
+    at = 16 * event.transfers_recorded.codes.index(1)
+    row = event.transfers_recorded
+    digits = system_account("burn_inbox/HOL").replace("-", "")
+    row.credits = row.credits[:at] + bytes.fromhex(digits) + row.credits[at + 16 :]
+    return True
+
+
+def test_money_that_moves_behind_a_services_back_is_found(network: Network, protos: Protos, tmp_path: Path) -> None:
+    ledger = Tampered(network, tmp_path, "ledger")
+    change = [altered(protos, "ledger", raw, more_money) for raw in ledger.frames]
+    first, second = [at for at, raw in enumerate(change) if raw is not None][:2]
+    opening = profile_without_staff_spends(protos, ledger.frames[0])
+    told = ledger.refused_at(rechained([opening, *ledger.frames[1:]]), first + 1)
+    assert "may not debit" in told["reason"], told
+    forged = altered(protos, "ledger", ledger.frames[second], paid_to_the_platform)
+    assert forged is not None
+    told = ledger.refused_at(rechained([*ledger.frames[:second], forged, *ledger.frames[second + 1 :]]), second + 1)
+    assert "into the platform's account" in told["reason"], told
 
 
 def test_people_get_tables_and_a_verdict(network: Network) -> None:

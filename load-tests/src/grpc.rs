@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use holmes_kernel::{Code, Principal, Refusal};
+use holmes_proto::edge::{Roles, Scope};
 use holmes_proto::ledger::v1::ledger_client::LedgerClient;
 use holmes_proto::ledger::v1::{CreateTransfersRequest, Transfer, TransferCode, TransferKind};
 use holmes_runtime::auth::{Auth, Keys, Network};
@@ -36,15 +37,15 @@ fn unknown<T: Send + 'static>() -> Answer<T> {
 }
 
 impl Keys for OneKey {
-    fn api_key(&self, hash: [u8; 32]) -> Answer<Principal> {
+    fn api_key(&self, hash: [u8; 32]) -> Answer<(Principal, Scope)> {
         if hash == *blake3::hash(KEY.as_bytes()).as_bytes() {
-            Box::pin(std::future::ready(Ok(MARKET)))
+            Box::pin(std::future::ready(Ok((MARKET, Scope::key(Roles::NONE, false)))))
         } else {
             unknown()
         }
     }
 
-    fn public_key(&self, _: Principal) -> Answer<[u8; 32]> {
+    fn public_key(&self, _: Principal) -> Answer<([u8; 32], Scope)> {
         unknown()
     }
 }

@@ -11,10 +11,14 @@ use tonic::{Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 mod door;
+mod roles;
+mod scope;
 
 pub use door::{
     MOST_PER_PAGE, done, look, next_page, page_from, page_size, read, refused, submit, submit_or_say,
 };
+pub use roles::Roles;
+pub use scope::{Needs, Proof, Scope, needs};
 
 /// The domain of every `google.rpc.ErrorInfo` that we send.
 pub const DOMAIN: &str = "holmes";

@@ -1,13 +1,14 @@
 //! Who calls: a tower layer in front of every service. It knows two proofs, an API key (`authorization: Bearer …`) and
-//! an Ed25519 signature over the whole request, and puts the [`Principal`] where `api.rs` looks for it. A proof that
-//! does not hold is refused here; a call without any proof goes on without a principal, and the service decides.
+//! an Ed25519 signature over the whole request, and puts the [`Principal`] and the [`Scope`] of its proof where `api.rs`
+//! looks for them. A proof that does not hold is refused here; a call without any proof goes on without a principal, and
+//! the service decides.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use holmes_kernel::{Code, Id, Principal, Refusal, Time};
-use holmes_proto::edge::{SignedRequest, signed_text, status};
+use holmes_proto::edge::{Scope, SignedRequest, signed_text, status};
 use http_body_util::{BodyExt as _, Limited};
 use prost::bytes::Bytes;
 use tonic::body::Body;
@@ -19,10 +20,10 @@ type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What a network knows of keys.
 pub trait Keys: Send + Sync + 'static {
-    /// Whose API key has this hash (BLAKE3-256 of the key's text).
-    fn api_key(&self, hash: [u8; 32]) -> BoxFuture<Result<Principal, Refusal>>;
-    /// Which public key a principal signs with.
-    fn public_key(&self, principal: Principal) -> BoxFuture<Result<[u8; 32], Refusal>>;
+    /// Whose API key has this hash (BLAKE3-256 of the key's text), and what it may do.
+    fn api_key(&self, hash: [u8; 32]) -> BoxFuture<Result<(Principal, Scope), Refusal>>;
+    /// Which public key a principal signs with, and what its signature may do.
+    fn public_key(&self, principal: Principal) -> BoxFuture<Result<([u8; 32], Scope), Refusal>>;
 }
 
 /// How far ahead a signature's expiry may lie: a stolen request is worth nothing for longer.
@@ -106,8 +107,9 @@ impl Auth {
                 let key = bearer.strip_prefix("Bearer ").ok_or_else(|| {
                     denied("KEY_MALFORMED", "send the API key as `authorization: Bearer <key>`")
                 })?;
-                let principal = self.keys.api_key(*blake3::hash(key.as_bytes()).as_bytes()).await?;
+                let (principal, scope) = self.keys.api_key(*blake3::hash(key.as_bytes()).as_bytes()).await?;
                 request.extensions_mut().insert(principal);
+                request.extensions_mut().insert(scope);
                 Ok(request)
             }
             (None, Some(_)) => self.admit_signed(request).await,
@@ -128,7 +130,7 @@ impl Auth {
                 "the signature is valid for more than 5 minutes: sign with an earlier holmes-expires";
             return Err(denied("SIGNATURE_TOO_LONG", message));
         }
-        let key = self.keys.public_key(proof.principal).await?;
+        let (key, scope) = self.keys.public_key(proof.principal).await?;
         let key = VerifyingKey::from_bytes(&key)
             .map_err(|_| denied("KEY_UNUSABLE", "the registered public key is not an Ed25519 key"))?;
         let (mut parts, body) = request.into_parts();
@@ -140,6 +142,7 @@ impl Auth {
             denied("SIGNATURE_WRONG", "the signature does not fit the request: see the docs, Signing")
         })?;
         parts.extensions.insert(proof.principal);
+        parts.extensions.insert(scope);
         parts.extensions.insert(SignedRequest(proof.request_id));
         Ok(http::Request::from_parts(parts, Body::new(http_body_util::Full::new(bytes))))
     }

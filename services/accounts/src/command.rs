@@ -4,8 +4,8 @@ use holmes_kernel::machine::{Code, Rejection as Refuses};
 use holmes_kernel::{Id, Principal, ServiceId, Time};
 use serde::Serialize;
 
+use crate::Roles;
 use crate::possession::OfferedKey;
-use crate::roles::Roles;
 use crate::state::Denied;
 
 /// A change, and what proves that its principal asks for it. The proof is part of the command because two keys of one
@@ -118,7 +118,7 @@ pub struct NewApiKey {
     pub label: String,
     /// What it may act as.
     pub roles: Roles,
-    /// Whether it may change keys, roles and accounts.
+    /// Whether it may move money, and change keys, roles and accounts.
     pub admin: bool,
     /// When it ends by itself.
     pub expires: Option<Time>,

@@ -22,7 +22,7 @@
 //! Deliberately absent: secrets (callers make API keys and send hashes; key pairs never leave their possessors),
 //! personal data, and the check of signatures on requests, which the edge does with what [`State::public_key`] says.
 //!
-//! In reading order: [`command`], [`roles`], [`state`], [`decide`], [`possession`] (the proof that a key comes from
+//! In reading order: [`command`], [`state`], [`decide`], [`possession`] (the proof that a key comes from
 //! who has it), [`params`], then the edges [`wire`], [`react`], [`api`].
 
 pub mod api;
@@ -31,7 +31,6 @@ pub mod decide;
 pub mod params;
 pub mod possession;
 pub mod react;
-pub mod roles;
 pub mod state;
 pub mod wire;
 
@@ -39,7 +38,7 @@ use holmes_kernel::{BadParams, Broken, Ctx, Machine, Meta, Opened, Sighted, Unkn
 use holmes_proto::accounts::v1::Event;
 
 pub use command::{By, Change, Command, Done, Rejection};
-pub use roles::Roles;
+pub use holmes_proto::edge::Roles;
 pub use state::{Denied, State};
 
 /// The machine.

@@ -6,7 +6,7 @@ use holmes_proto::accounts::v1 as wire;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::roles::Roles;
+use crate::Roles;
 
 /// Most bytes of an account's name.
 pub const MOST_NAME_BYTES: usize = 64;

@@ -17,9 +17,9 @@ pub use check::{check, check_step};
 pub use evolve::evolve;
 pub use lookup::Denied;
 
+use crate::Roles;
 use crate::params::{self, FirstStaff, Params};
 use crate::possession::{self, Network};
-use crate::roles::Roles;
 
 /// The state of accounts. Nothing in it is ever removed, so a place names what it names for ever.
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ pub struct ApiKey {
     pub label: String,
     /// What it may act as, as far as its account does.
     pub roles: Roles,
-    /// Whether it may change keys, roles and accounts.
+    /// Whether it may move money, and change keys, roles and accounts.
     pub admin: bool,
     /// When it was created.
     pub created: Time,

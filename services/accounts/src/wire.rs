@@ -5,9 +5,9 @@ use holmes_proto::accounts::v1 as wire;
 pub use holmes_proto::edge::{Malformed, parsed_id as id};
 use holmes_proto::edge::{Parsed, malformed};
 
+use crate::Roles;
 use crate::command::{Change, Holder, NewAccount, NewApiKey};
 use crate::possession::OfferedKey;
-use crate::roles::Roles;
 use crate::state::{Account, ApiKey, PublicKey, State};
 
 /// An id in a text field, or where it is empty the caller's own.

@@ -1,7 +1,7 @@
 //! The gRPC service of emission over a [`Handle`]: parses, submits or reads, answers.
 
 use holmes_kernel::Handle;
-use holmes_proto::edge;
+use holmes_proto::edge::{self, Needs};
 use holmes_proto::emission::v1 as wire;
 use holmes_proto::emission::v1::emission_server::{Emission as Service, EmissionServer};
 use tonic::{Request, Response, Status};
@@ -131,6 +131,7 @@ impl<H: Handle<Emission>> Service for Api<H> {
     ) -> Result<Response<wire::ExitGrantResponse>, Status> {
         let wanted = request.get_ref();
         let (id, only) = (&wanted.request_id, wanted.validate_only);
+        edge::needs(&request, Needs::Nodes)?;
         let answer = edge::submit_or_say(&self.handle, &request, id, only, parse::exit_grant(wanted)).await?;
         Ok(edge::answered(answer, |reply| match reply {
             Reply::Exited { paid, burned } => {

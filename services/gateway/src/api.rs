@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use holmes_kernel::{Code, Refusal};
-use holmes_proto::edge::{self, status};
+use holmes_proto::edge::{self, Needs, status};
 use holmes_proto::inference::v1::generate_response::Part as WirePart;
 use holmes_proto::inference::v1::inference_server::Inference as Service;
 use holmes_proto::inference::v1::{self as wire, quote_request, work};
@@ -62,6 +62,7 @@ impl Edge {
         work: work::Work,
         terms: Option<&wire::Terms>,
     ) -> Result<Ask, Status> {
+        edge::needs(request, Needs::Renter)?;
         let renter = edge::principal(request)?;
         let parsed = || {
             let call = call_id(request_id, self.clock.now())?;

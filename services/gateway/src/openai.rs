@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use holmes_kernel::{Code, Id, Principal, Refusal};
+use holmes_proto::edge::{Needs, Scope};
 use holmes_proto::inference::v1::work;
 use serde_json::{Value, json};
 
@@ -136,8 +137,8 @@ async fn nowhere(request: Request<Body>) -> Wrong {
 }
 
 impl Edge {
-    /// Whose key a request carries.
-    async fn caller(&self, headers: &HeaderMap) -> Result<Principal, Wrong> {
+    /// Whose key a request carries, and what it may do.
+    async fn caller(&self, headers: &HeaderMap) -> Result<(Principal, Scope), Wrong> {
         let key = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let key = key.and_then(|value| value.strip_prefix("Bearer ")).filter(|key| !key.is_empty());
         let Some(key) = key else {
@@ -212,7 +213,8 @@ async fn serve(
     parse: fn(&Asked) -> Result<Parsed, Wrong>,
 ) -> Result<Response, Wrong> {
     let headers = request.headers().clone();
-    let renter = edge.caller(&headers).await?;
+    let (renter, scope) = edge.caller(&headers).await?;
+    scope.allows(renter, Needs::Renter)?;
     let asked = Asked::read(&edge.read(request).await?)?;
     let Parsed { model, work, terms, answer } = parse(&asked)?;
     let call = edge.call_of(&headers)?;

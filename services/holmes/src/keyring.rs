@@ -2,8 +2,9 @@
 
 use std::pin::Pin;
 
-use holmes_accounts::Accounts;
+use holmes_accounts::{Accounts, Denied, State};
 use holmes_kernel::{At, Code, Handle as _, Principal, Refusal};
+use holmes_proto::edge::Scope;
 use holmes_runtime::auth::Keys;
 use holmes_runtime::{Clock, MachineHandle};
 
@@ -31,20 +32,21 @@ impl Keyring {
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
 
 impl Keys for Keyring {
-    fn api_key(&self, hash: [u8; 32]) -> Answer<Principal> {
+    fn api_key(&self, hash: [u8; 32]) -> Answer<(Principal, Scope)> {
         let (accounts, now) = (self.accounts(), self.clock.now());
         Box::pin(async move {
             // Whatever is durable now: a revoked key stops when its revocation is acknowledged.
             let found = accounts?.read(At::Seq(0), move |state| state.api_key(&hash, now)).await?;
-            found.value.map(|(principal, _roles)| principal).map_err(|denied| Refusal::of(&denied))
+            found.value.map_err(|denied| Refusal::of(&denied))
         })
     }
 
-    fn public_key(&self, principal: Principal) -> Answer<[u8; 32]> {
+    fn public_key(&self, principal: Principal) -> Answer<([u8; 32], Scope)> {
         let accounts = self.accounts();
         Box::pin(async move {
-            let found = accounts?.read(At::Seq(0), move |state| state.public_key(&principal)).await?;
-            found.value.map_err(|denied| Refusal::of(&denied))
+            let look = move |state: &State| Ok((state.public_key(&principal)?, state.signature(&principal)));
+            let found = accounts?.read(At::Seq(0), look).await?;
+            found.value.map_err(|denied: Denied| Refusal::of(&denied))
         })
     }
 }

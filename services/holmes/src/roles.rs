@@ -109,6 +109,8 @@ pub(crate) struct Replayed {
     pub broken: Vec<String>,
     /// The state, for people; a state that cannot be shown is none the less what the log says.
     pub state: serde_json::Result<serde_json::Value>,
+    /// The `Replica<M>` itself, for those who know its type.
+    pub replica: Box<dyn std::any::Any + Send>,
 }
 
 /// A gRPC service as routes take it.
@@ -291,6 +293,7 @@ impl<M: Machine, S: Grpc> Does for Of<M, S> {
                 chain: replica.tail().chain,
                 broken: replica.check().iter().map(ToString::to_string).collect(),
                 state: serde_json::to_value(replica.state()),
+                replica: Box::new(replica),
             })
         })
     }

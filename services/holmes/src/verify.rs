@@ -1,17 +1,27 @@
 //! `holmes verify`: every service rebuilt from its first frame, and once more from its newest snapshot; chains,
-//! invariants and digests must hold.
+//! invariants and digests must hold, and what one service says of money must be what the ledger says.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
+use holmes_emission::Emission;
+use holmes_kernel::{Machine, Replica};
+use holmes_ledger::Ledger;
+use holmes_market::Market;
 use holmes_runtime::config::Config;
 use holmes_runtime::recover::Extent;
+use holmes_staking::Staking;
 use holmes_store::Journal;
+use holmes_treasury::Treasury;
 use serde::Serialize;
 
 use crate::data;
 use crate::output::{self, Format};
 use crate::roles::{Replayed, Role, is_missing};
+
+mod across;
+
+use across::Agreement;
 
 /// What is verified.
 #[derive(Debug, clap::Args)]
@@ -19,7 +29,9 @@ use crate::roles::{Replayed, Role, is_missing};
   holmes verify                 the data directory of the configuration
   holmes verify --dir /copy     a copy of one; a running server's own directory is locked
 
-Every frame's checksum and chain is checked, every event applied, every invariant evaluated.")]
+Every frame's checksum and chain is checked, every event applied, every invariant evaluated.
+Then services are held to each other: what a service has in the ledger must be there to the
+unit, unless a send that explains the difference is in flight.")]
 pub(crate) struct Args {
     /// Data directory.
     #[arg(long)]
@@ -27,6 +39,45 @@ pub(crate) struct Args {
     /// Only these roles.
     #[arg(long, value_delimiter = ',')]
     role: Vec<String>,
+}
+
+/// What has come of it, of a service or of several that must agree.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Row {
+    Service(Verified),
+    Across(Compared),
+}
+
+impl Row {
+    fn is_ok(&self) -> bool {
+        match self {
+            Row::Service(row) => row.ok,
+            Row::Across(row) => row.ok,
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        match self {
+            Row::Service(row) => {
+                let (frames, events) = (row.frames.to_string(), row.events.to_string());
+                vec![row.service.to_owned(), frames, events, row.digest.clone(), row.result.clone()]
+            }
+            Row::Across(row) => {
+                let result = format!("{}: {}", row.check, row.result);
+                vec![row.service.to_owned(), String::new(), String::new(), String::new(), result]
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Compared {
+    /// Which services.
+    service: &'static str,
+    check: &'static str,
+    result: String,
+    ok: bool,
 }
 
 #[derive(Serialize)]
@@ -46,39 +97,72 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
     config.store.dir = args.dir.unwrap_or(config.store.dir);
     let roles = data::roles(&args.role)?;
     let journal = data::open(&config, false).await?;
-    let mut all = Vec::new();
+    let (mut all, mut replicas) = (Vec::new(), Vec::new());
     for role in roles {
         eprintln!("verifying {}", role.name);
-        all.extend(verified(&role, &journal, config.cell.number).await);
+        let Some((row, whole)) = verified(&role, &journal, config.cell.number).await else { continue };
+        all.push(Row::Service(row));
+        replicas.extend(whole.map(|whole| whole.replica));
     }
     journal.close().await;
+    all.extend(compared(&Replicas(replicas)).into_iter().map(Row::Across));
     if all.is_empty() {
         anyhow::bail!("no log of cell {} lies in {}", config.cell.number, config.store.dir.display());
     }
     // The head is long, and for programs that compare: JSON has it.
-    output::rows(format, &["SERVICE", "FRAMES", "EVENTS", "DIGEST", "RESULT"], &all, |row| {
-        let (frames, events) = (row.frames.to_string(), row.events.to_string());
-        vec![row.service.to_owned(), frames, events, row.digest.clone(), row.result.clone()]
-    })?;
-    Ok(all.iter().all(|row| row.ok))
+    output::rows(format, &["SERVICE", "FRAMES", "EVENTS", "DIGEST", "RESULT"], &all, Row::cells)?;
+    Ok(all.iter().all(Row::is_ok))
 }
 
-async fn verified(role: &Role, journal: &Journal, cell: u16) -> Option<Verified> {
-    let row = |of: Option<&Replayed>, result: Result<(), String>| {
-        Some(Verified {
-            service: role.name,
-            frames: of.map_or(0, |of| of.frames),
-            events: of.map_or(0, |of| of.seq),
-            digest: of.map(|of| output::hex(&of.digest)).unwrap_or_default(),
-            head: of.map(|of| output::hex(&of.chain)).unwrap_or_default(),
-            ok: result.is_ok(),
-            result: result.err().unwrap_or_else(|| "holds".into()),
-        })
+/// What the logs gave.
+struct Replicas(Vec<Box<dyn std::any::Any + Send>>);
+
+impl Replicas {
+    fn of<M: Machine>(&self) -> Option<&Replica<M>> {
+        self.0.iter().find_map(|replica| replica.downcast_ref())
+    }
+
+    /// Holds the ledger and another service to each other, where both are here.
+    fn with_ledger<M: Machine>(
+        &self,
+        check: impl Fn(&holmes_ledger::State, &M::State) -> Agreement,
+    ) -> Option<Agreement> {
+        Some(check(self.of::<Ledger>()?.state(), self.of::<M>()?.state()))
+    }
+}
+
+/// Every check across services whose logs are here.
+fn compared(replicas: &Replicas) -> Vec<Compared> {
+    let at = replicas.of::<Ledger>().map(|ledger| ledger.tail().ts).unwrap_or_default();
+    let checks = [
+        ("ledger, treasury", "supply", replicas.with_ledger::<Treasury>(across::supply)),
+        ("ledger, treasury", "allocations", replicas.with_ledger::<Treasury>(across::allocations)),
+        ("ledger, staking", "bonds", replicas.with_ledger::<Staking>(across::bonds)),
+        ("ledger, market", "holds", replicas.with_ledger::<Market>(|l, m| across::holds(l, at, m))),
+        ("ledger, market", "purses", replicas.with_ledger::<Market>(across::purses)),
+        ("ledger, emission", "pools", replicas.with_ledger::<Emission>(across::pools)),
+    ];
+    let row = |(service, check, agreement): (_, _, Option<Agreement>)| {
+        let agreement = agreement?;
+        Some(Compared { service, check, result: agreement.to_string(), ok: agreement.is_ok() })
+    };
+    checks.into_iter().filter_map(row).collect()
+}
+
+async fn verified(role: &Role, journal: &Journal, cell: u16) -> Option<(Verified, Option<Replayed>)> {
+    let row = |of: Option<&Replayed>, result: Result<(), String>| Verified {
+        service: role.name,
+        frames: of.map_or(0, |of| of.frames),
+        events: of.map_or(0, |of| of.seq),
+        digest: of.map(|of| output::hex(&of.digest)).unwrap_or_default(),
+        head: of.map(|of| output::hex(&of.chain)).unwrap_or_default(),
+        ok: result.is_ok(),
+        result: result.err().unwrap_or_else(|| "holds".into()),
     };
     let whole = match role.replay(journal.clone(), cell, Extent::FROM_FIRST).await {
         Ok(whole) => whole,
         Err(why) if is_missing(&why) => return None,
-        Err(why) => return row(None, Err(format!("{why:#}"))),
+        Err(why) => return Some((row(None, Err(format!("{why:#}"))), None)),
     };
     let result = match role.replay(journal.clone(), cell, Extent::ALL).await {
         Err(why) => Err(format!("from its snapshot: {why:#}")),
@@ -91,7 +175,7 @@ async fn verified(role: &Role, journal: &Journal, cell: u16) -> Option<Verified>
         }
         Ok(_) => Ok(()),
     };
-    row(Some(&whole), result)
+    Some((row(Some(&whole), result), Some(whole)))
 }
 
 /// Where the frame begins behind which an invariant does not hold any more, found by halving: `broken` is a place behind

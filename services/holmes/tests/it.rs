@@ -24,6 +24,8 @@ mod misuse;
 mod paid;
 #[path = "it/raw.rs"]
 mod raw;
+#[path = "it/scopes.rs"]
+mod scopes;
 #[path = "it/story.rs"]
 mod story;
 #[path = "it/tamper.rs"]

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
 
+#[path = "whole/across.rs"]
+mod across;
+#[path = "../src/verify/across.rs"]
+mod checks;
 #[path = "whole/conservation.rs"]
 mod conservation;
 #[path = "whole/idle.rs"]

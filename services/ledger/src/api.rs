@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use holmes_kernel::table::Place;
 use holmes_kernel::{Answer, At, Call, Code, Handle, Id, Principal, PrincipalKind, Refusal, Way};
-use holmes_proto::edge;
+use holmes_proto::edge::{self, Needs};
 use holmes_proto::ledger::v1 as wire;
 use holmes_proto::ledger::v1::ledger_server::{Ledger as Service, LedgerServer};
 use tonic::{Request, Response, Status};
@@ -172,6 +172,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         &self,
         request: Request<wire::OpenAccountRequest>,
     ) -> Result<Response<wire::OpenAccountResponse>, Status> {
+        edge::needs(&request, Needs::Party)?;
         let caller = edge::principal(&request)?;
         let wanted = request.get_ref();
         let command = parse::open_account(wanted, caller, Via::Call)?;
@@ -188,6 +189,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::CloseAccountRequest>,
     ) -> Result<Response<wire::CloseAccountResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Admin)?;
         edge::done(&self.handle, &request, &wanted.request_id, parse::close_account(wanted)).await
     }
 
@@ -235,6 +237,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         &self,
         request: Request<wire::CreateTransfersRequest>,
     ) -> Result<Response<wire::CreateTransfersResponse>, Status> {
+        edge::needs(&request, Needs::Admin)?;
         let (call, id) = way(&request)?;
         let wanted = request.get_ref();
         let numbered = wanted.submission_number > 0;
@@ -312,6 +315,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::SetFrozenRequest>,
     ) -> Result<Response<wire::SetFrozenResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Admin)?;
         edge::done(&self.handle, &request, &wanted.request_id, parse::set_frozen(wanted)).await
     }
 
@@ -320,6 +324,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::SetLimitsRequest>,
     ) -> Result<Response<wire::SetLimitsResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Admin)?;
         edge::done(&self.handle, &request, &wanted.request_id, parse::set_limits(wanted)).await
     }
 
@@ -328,6 +333,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         request: Request<wire::RegisterSubmitterRequest>,
     ) -> Result<Response<wire::RegisterSubmitterResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Admin)?;
         edge::done(&self.handle, &request, &wanted.request_id, parse::register_submitter(wanted)).await
     }
 
@@ -335,6 +341,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         &self,
         request: Request<wire::RecordDepositRequest>,
     ) -> Result<Response<wire::RecordDepositResponse>, Status> {
+        edge::needs(&request, Needs::Admin)?;
         let r = request.get_ref();
         let command =
             parse::movement(&r.account_id, r.amount_units, &r.reference).map(Command::RecordDeposit);
@@ -345,6 +352,7 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         &self,
         request: Request<wire::RecordWithdrawalRequest>,
     ) -> Result<Response<wire::RecordWithdrawalResponse>, Status> {
+        edge::needs(&request, Needs::Admin)?;
         let r = request.get_ref();
         let command =
             parse::movement(&r.account_id, r.amount_units, &r.reference).map(Command::RecordWithdrawal);

@@ -262,6 +262,11 @@ pub enum Rejection {
     /// One of the ledger's own accounts.
     #[error("account {0} is one of the ledger's own: it cannot be closed, frozen, limited or used like this")]
     AccountReserved(Id),
+    /// A service keeps books of what is in it.
+    #[error(
+        "account {0} is the platform's, and only its service lets money in or out: name an account of a party, or of staff"
+    )]
+    SystemAccount(Id),
     /// E-1.1: an overdrawn token account would be minting.
     #[error("an account of the capped token may not be overdrawn: set credit_limit_units to 0")]
     CreditLimitOnToken,
@@ -312,7 +317,7 @@ impl Refuses for Rejection {
             AccountNameInvalid(_) | ReferenceInvalid | AmountZero | CreditLimitOnToken | Malformed(_) => {
                 Code::Invalid
             }
-            Forbidden { .. } | NotASubmitter(_) => Code::Forbidden,
+            Forbidden { .. } | NotASubmitter(_) | SystemAccount(_) => Code::Forbidden,
             AccountNotFound(_) | AssetNotFound(_) => Code::NotFound,
             AccountExists(_) | ReferenceUsed(_) => Code::AlreadyExists,
             TooManyAccounts(_) | TooManySubmitters | RateLimited(_) => Code::Exhausted,
@@ -346,6 +351,7 @@ impl Refuses for Rejection {
             AccountFrozen(_) => "ACCOUNT_FROZEN",
             AccountNotEmpty(_) => "ACCOUNT_NOT_EMPTY",
             AccountReserved(_) => "ACCOUNT_RESERVED",
+            SystemAccount(_) => "SYSTEM_ACCOUNT",
             CreditLimitOnToken => "CREDIT_LIMIT_ON_TOKEN",
             CreditLimitInUse(_) => "CREDIT_LIMIT_IN_USE",
             AssetHasNoOutside(_) => "ASSET_HAS_NO_OUTSIDE",

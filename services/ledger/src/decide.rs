@@ -3,6 +3,7 @@
 mod accounts;
 mod border;
 mod overlay;
+mod rights;
 #[cfg(test)]
 mod tests;
 mod transfers;
@@ -15,7 +16,7 @@ pub use transfers::{chains, well_formed};
 
 use crate::command::{Command, Rejection};
 use crate::params::MOST_EXPIRED_PER_TICK;
-use crate::state::{Account, Border, State, is_party};
+use crate::state::{Account, Border, State};
 
 /// What would happen: at most one event is pushed; none means that it is so already.
 ///
@@ -69,13 +70,6 @@ fn only_platform(ctx: &Ctx) -> Result<(), Rejection> {
         PrincipalKind::Service | PrincipalKind::Staff => Ok(()),
         _ => Err(forbidden(ctx, "only services and staff may")),
     }
-}
-
-/// Who may let money leave an account: its owner, a service, and staff where the account is the platform's.
-fn may_debit(principal: &Principal, account: &Account) -> bool {
-    *principal == account.owner
-        || is_service(principal)
-        || principal.kind == PrincipalKind::Staff && !is_party(&account.owner)
 }
 
 fn found(state: &State, id: Id) -> Result<&Account, Rejection> {

@@ -22,6 +22,11 @@ pub const MOST_EXPIRED_PER_TICK: usize = 256;
 pub const MOST_SUBMITTERS: usize = 1_024;
 /// Most bytes of an outside reference or of a system account's name.
 pub const MOST_NAME_BYTES: usize = 128;
+/// E-1.6: what staff pays from where a profile names nothing else: the ecosystem's liquidity, until there is a desk that
+/// sells it (E-9.7). Nobody keeps books of it, as some service does of every other account of the platform.
+const STAFF_SPENDS: &str = "ecosystem";
+/// Most names of accounts that staff pays from.
+const MOST_STAFF_SPENDS: usize = 16;
 /// Most assets of a cell.
 const MOST_ASSETS: usize = 64;
 
@@ -78,6 +83,8 @@ pub struct Params {
     pub longest_hold_ms: u64,
     /// E-2.5: of a party's new account.
     pub default_rate: Option<RateLimit>,
+    /// The accounts of the platform that staff pays from, each without its asset: `<name>/<asset>`.
+    pub staff_spends: Vec<String>,
 }
 
 /// An asset as the profile gives it.
@@ -105,6 +112,7 @@ pub fn defaults(assets: Vec<wire::Asset>) -> wire::Params {
         longest_hold_ms: LONGEST_HOLD.default,
         default_rate_units: DEFAULT_RATE_UNITS.default,
         default_rate_window_ms: DEFAULT_RATE_WINDOW.default,
+        staff_spends: vec![STAFF_SPENDS.into()],
     }
 }
 
@@ -132,8 +140,20 @@ pub fn read(wire: &wire::Params) -> Result<(Params, Vec<AssetParams>), BadParams
         most_open_holds: MOST_OPEN_HOLDS.check(wire.most_open_holds)?,
         longest_hold_ms: LONGEST_HOLD.check(wire.longest_hold_ms)?,
         default_rate: default_rate.limited(),
+        staff_spends: staff_spends(&wire.staff_spends)?,
     };
     Ok((params, assets(&wire.assets)?))
+}
+
+fn staff_spends(names: &[String]) -> Result<Vec<String>, BadParams> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    let named = |name: &String| (1..=64).contains(&name.len()) && name.bytes().all(plain);
+    if names.len() > MOST_STAFF_SPENDS || !names.iter().all(named) {
+        let what =
+            format!("staff_spends holds at most {MOST_STAFF_SPENDS} names of a-z, 0-9 and _: {names:?}");
+        return Err(BadParams(what));
+    }
+    Ok(names.to_vec())
 }
 
 fn assets(wire: &[wire::Asset]) -> Result<Vec<AssetParams>, BadParams> {
@@ -187,6 +207,7 @@ mod tests {
             wire::Params { window_entries: 0, ..good.clone() },
             wire::Params { default_rate_units: 1, ..good.clone() },
             wire::Params { assets: vec![], ..good.clone() },
+            wire::Params { staff_spends: vec!["ecosystem/HOL".into()], ..good.clone() },
             wire::Params { assets: vec![hol(1, "HOL"), hol(2, "HOL")], ..good.clone() },
             wire::Params { assets: vec![hol(2, "A"), hol(1, "B")], ..good.clone() },
             wire::Params { assets: vec![hol(1, "hol/x")], ..good },

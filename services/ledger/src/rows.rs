@@ -136,6 +136,7 @@ pub fn is_remembered(code: TransferCode) -> bool {
         TooManyHolds => true,
         Unspecified | Exists | ExistsDifferent | IdInvalid | IdExpired | WindowFull | AmountZero => false,
         SameAccount | LinkedFailed | AssetMismatch | Forbidden | ReservedAccount | TimeoutInvalid => false,
+        SystemDebit | SystemCredit => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The gRPC service of the market over a [`Handle`]: parses, submits or reads, answers.
 
 use holmes_kernel::{Answer, At, Handle, Id, Principal};
-use holmes_proto::edge;
+use holmes_proto::edge::{self, Needs};
 use holmes_proto::market::v1 as wire;
 use holmes_proto::market::v1::market_server::{Market as Service, MarketServer};
 use tonic::{Request, Response, Status};
@@ -107,6 +107,7 @@ impl<H: Handle<Market>> Service for Api<H> {
         request: Request<wire::SetAccountRequest>,
     ) -> Result<Response<wire::SetAccountResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Party)?;
         edge::done(&self.handle, &request, &wanted.request_id, parse::set_account(wanted)).await
     }
 
@@ -133,6 +134,7 @@ impl<H: Handle<Market>> Service for Api<H> {
         request: Request<wire::OpenSessionRequest>,
     ) -> Result<Response<wire::OpenSessionResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Renter)?;
         let command = parse::open_session(wanted);
         let answer = self.session_after(&request, &wanted.request_id, command).await?;
         Ok(edge::answered(answer, |session| wire::OpenSessionResponse { session }))
@@ -143,6 +145,7 @@ impl<H: Handle<Market>> Service for Api<H> {
         request: Request<wire::CloseSessionRequest>,
     ) -> Result<Response<wire::CloseSessionResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Renter)?;
         let command = parse::close_session(wanted);
         let answer = self.session_after(&request, &wanted.request_id, command).await?;
         Ok(edge::answered(answer, |session| wire::CloseSessionResponse { session }))

@@ -1,7 +1,7 @@
 //! The gRPC service of staking over a [`Handle`]: parses, submits or reads, answers.
 
 use holmes_kernel::Handle;
-use holmes_proto::edge;
+use holmes_proto::edge::{self, Needs};
 use holmes_proto::staking::v1 as wire;
 use holmes_proto::staking::v1::staking_server::{Staking as Service, StakingServer};
 use tonic::{Request, Response, Status};
@@ -36,6 +36,7 @@ impl<H: Handle<Staking>> Service for Api<H> {
         request: Request<wire::RegisterNodeRequest>,
     ) -> Result<Response<wire::RegisterNodeResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, parse::needs_of(wanted))?;
         let answer =
             edge::submit(&self.handle, &request, &wanted.request_id, parse::register_node(wanted)).await?;
         Ok(edge::answered(answer, |reply| match reply {
@@ -58,6 +59,7 @@ impl<H: Handle<Staking>> Service for Api<H> {
     ) -> Result<Response<wire::BondResponse>, Status> {
         let wanted = request.get_ref();
         let (id, only) = (&wanted.request_id, wanted.validate_only);
+        edge::needs(&request, Needs::Nodes)?;
         let answer = edge::submit_or_say(&self.handle, &request, id, only, parse::bond(wanted)).await?;
         Ok(edge::answered(answer, |reply| match reply {
             Reply::Bonding { amount } => wire::BondResponse { amount_units: amount.units() },
@@ -71,6 +73,7 @@ impl<H: Handle<Staking>> Service for Api<H> {
     ) -> Result<Response<wire::UnbondResponse>, Status> {
         let wanted = request.get_ref();
         let (id, only) = (&wanted.request_id, wanted.validate_only);
+        edge::needs(&request, Needs::Nodes)?;
         let answer = edge::submit_or_say(&self.handle, &request, id, only, parse::unbond(wanted)).await?;
         Ok(edge::answered(answer, |reply| match reply {
             Reply::Unbonding { unbonding, amount, ready_at } => wire::UnbondResponse {
@@ -87,6 +90,7 @@ impl<H: Handle<Staking>> Service for Api<H> {
         request: Request<wire::SetPayoutAccountRequest>,
     ) -> Result<Response<wire::SetPayoutAccountResponse>, Status> {
         let wanted = request.get_ref();
+        edge::needs(&request, Needs::Nodes)?;
         edge::done(&self.handle, &request, &wanted.request_id, parse::set_payout(wanted)).await
     }
 

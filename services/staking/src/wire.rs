@@ -2,7 +2,7 @@
 
 use holmes_kernel::{Amount, Id, Principal, PrincipalKind, Time};
 pub use holmes_proto::edge::{Malformed, parsed_id as id};
-use holmes_proto::edge::{Parsed, malformed};
+use holmes_proto::edge::{Needs, Parsed, malformed};
 use holmes_proto::staking::v1 as wire;
 use holmes_proto::staking::v1::{NodeKind, NodeState};
 
@@ -32,6 +32,14 @@ pub fn register_node(request: &wire::RegisterNodeRequest) -> Parsed<Command> {
     };
     let claim_milli_cu = request.rating_milli_cu;
     Ok(Command::RegisterNode(RegisterNode { public_key, kind, claim_milli_cu, possession }))
+}
+
+/// What registering a node asks of its owner's proof.
+pub fn needs_of(request: &wire::RegisterNodeRequest) -> Needs {
+    match request.kind() {
+        NodeKind::Verifier => Needs::Verifier,
+        NodeKind::Compute | NodeKind::Unspecified => Needs::Operator,
+    }
 }
 
 /// A rating to attest.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use holmes_kernel::{Code, Id, Principal, PrincipalKind, Refusal, Time};
-use holmes_proto::edge;
+use holmes_proto::edge::{self, Roles, Scope};
 use holmes_runtime::auth::{Auth, Keys, Network};
 use holmes_runtime::config::{Server as Settings, Telemetry};
 use holmes_runtime::server::{self, Health};
@@ -128,15 +128,20 @@ pub fn node_key() -> ed25519_dalek::SigningKey {
 }
 
 impl Keys for Ring {
-    fn api_key(&self, hash: [u8; 32]) -> BoxFuture<Result<Principal, Refusal>> {
+    fn api_key(&self, hash: [u8; 32]) -> BoxFuture<Result<(Principal, Scope), Refusal>> {
         let known = hash == *blake3::hash(API_KEY.as_bytes()).as_bytes();
         let unknown = || Refusal::new(Code::Unauthenticated, "KEY_UNKNOWN", "this API key is not known");
-        Box::pin(std::future::ready(if known { Ok(renter()) } else { Err(unknown()) }))
+        Box::pin(std::future::ready(if known {
+            Ok((renter(), Scope::key(Roles::RENTER, false)))
+        } else {
+            Err(unknown())
+        }))
     }
 
-    fn public_key(&self, principal: Principal) -> BoxFuture<Result<[u8; 32], Refusal>> {
+    fn public_key(&self, principal: Principal) -> BoxFuture<Result<([u8; 32], Scope), Refusal>> {
         let unknown = || Refusal::new(Code::Unauthenticated, "KEY_UNKNOWN", "nobody of this name has a key");
-        let key = (principal == node()).then(|| node_key().verifying_key().to_bytes());
+        let known = || (node_key().verifying_key().to_bytes(), Scope::signature(Roles::NONE));
+        let key = (principal == node()).then(known);
         Box::pin(std::future::ready(key.ok_or_else(unknown)))
     }
 }

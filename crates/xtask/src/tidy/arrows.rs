@@ -45,7 +45,7 @@ const ROOMS: [(&str, Room); 15] = [
         Room { ships: &["crates/kernel", "proto"], tests: &["crates/runtime", "crates/store"] },
     ),
     ("crates/sim", Room { ships: EVERYTHING, tests: &[] }),
-    ("crates/testing", Room { ships: &["crates/kernel"], tests: &["proto"] }),
+    ("crates/testing", Room { ships: &["crates/kernel", "proto"], tests: &[] }),
     ("crates/xtask", Room { ships: &[], tests: &[] }),
     // The ledger and staking in tests: what is sent to the one and heard from the other is tested with the real ones.
     (

@@ -6,9 +6,9 @@ use holmes_proto::accounts::v1::{AccountCreated, AccountReinstated, AccountSuspe
 
 use super::caller::{Caller, Lost, can_be_administered};
 use super::{Decided, account_of, found, is_text, offered, refuse_if};
+use crate::Roles;
 use crate::command::{NewAccount, Rejection};
 use crate::params::{MOST_CAUSE_BYTES, MOST_NAME_BYTES};
-use crate::roles::Roles;
 use crate::state::State;
 
 /// A wallet's own account: what it offers as its key is all that proves it, so the id must follow from that key.

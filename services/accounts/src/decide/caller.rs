@@ -2,8 +2,8 @@
 
 use holmes_kernel::{Ctx, Id, PrincipalKind, Time};
 
+use crate::Roles;
 use crate::command::{By, Rejection};
-use crate::roles::Roles;
 use crate::state::{ApiKey, Denied, State};
 
 use super::{found, refuse_if};

@@ -7,10 +7,10 @@ use holmes_proto::accounts::v1::{ApiKeyCreated, ApiKeyRevoked};
 use super::accounts::keep_staff;
 use super::caller::{Caller, Lost, can_administer};
 use super::{Decided, account_of, found, is_text, key_changed, offered, refuse_if};
+use crate::Roles;
 use crate::command::{Holder, NewApiKey, Rejection};
 use crate::params::MOST_LABEL_BYTES;
 use crate::possession::OfferedKey;
-use crate::roles::Roles;
 use crate::state::{Account, ApiKey, PublicKey, State};
 
 /// An API key: some of its account's roles, and none that the caller lacks.

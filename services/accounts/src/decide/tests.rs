@@ -3,6 +3,7 @@
 use ed25519_dalek::{Signer as _, SigningKey};
 use holmes_kernel::machine::Rejection as _;
 use holmes_kernel::{Ctx, Id, LogId, Machine as _, Meta, Opened, Principal, PrincipalKind, ServiceId, Time};
+use holmes_proto::edge::Scope;
 use prost::Message as _;
 
 use crate::command::{By, Change, Command, Holder, NewAccount, NewApiKey};
@@ -187,8 +188,8 @@ fn a_staff_accounts_lesser_api_key_cannot_make_itself_staff() {
     let both = Roles::STAFF | Roles::RENTER;
     assert_eq!(given.staff(Change::SetRoles { account: account(WALLET), roles: both }), Ok(1));
     assert_eq!(given.signed(WALLET, create(1, WALLET, Roles::RENTER, true)), Ok(1));
-    let (principal, roles) = given.state.api_key(&hash(1), given.now).unwrap();
-    assert_eq!((principal.kind, roles), (PrincipalKind::Account, Roles::RENTER));
+    let (principal, scope) = given.state.api_key(&hash(1), given.now).unwrap();
+    assert_eq!((principal.kind, scope), (PrincipalKind::Account, Scope::key(Roles::RENTER, true)));
     assert_eq!(given.keyed(1, create(2, WALLET, Roles::STAFF, true)), Err("MORE_THAN_CALLER"));
     assert_eq!(given.keyed(1, Change::Reinstate { account: account(WALLET) }), Err("FORBIDDEN"));
     let as_staff = Principal::new(PrincipalKind::Staff, account(WALLET));
@@ -202,7 +203,18 @@ fn a_key_acts_as_less_when_its_account_does() {
     let roles = Roles::RENTER | Roles::OPERATOR;
     assert_eq!(given.signed(WALLET, create(1, WALLET, roles, false)), Ok(1));
     assert_eq!(given.staff(Change::SetRoles { account: account(WALLET), roles: Roles::OPERATOR }), Ok(1));
-    assert_eq!(given.state.api_key(&hash(1), given.now).map(|(_, roles)| roles), Ok(Roles::OPERATOR));
+    let of_key = given.state.api_key(&hash(1), given.now).map(|(_, scope)| scope);
+    assert_eq!(of_key, Ok(Scope::key(Roles::OPERATOR, false)));
+}
+
+#[test]
+fn a_signature_acts_as_its_account_does_and_a_machines_as_nothing_else() {
+    let mut given = given();
+    given.wallet(3, Roles::OPERATOR | Roles::RENTER).unwrap();
+    let of = |kind, n| given.state.signature(&Principal::new(kind, account(n)));
+    assert_eq!(of(PrincipalKind::Account, 3), Scope::signature(Roles::OPERATOR | Roles::RENTER));
+    assert_eq!(of(PrincipalKind::Staff, STAFF), Scope::signature(Roles::STAFF));
+    assert_eq!(of(PrincipalKind::Node, 3), Scope::signature(Roles::NONE));
 }
 
 #[test]

@@ -6,9 +6,9 @@ use holmes_proto::accounts::v1::Event;
 use holmes_proto::accounts::v1::event::Event as Kind;
 
 use super::{Account, ApiKey, PublicKey, State};
+use crate::Roles;
 use crate::decide::{Lost, can_be_administered};
 use crate::params::{MOST_LABEL_BYTES, MOST_NAME_BYTES};
-use crate::roles::Roles;
 
 /// What one command's events can break: what they name is there and is as they say, and somebody administers the cell.
 pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {

@@ -5,7 +5,7 @@ use holmes_proto::accounts::v1::event::Event as Kind;
 use holmes_proto::accounts::v1::{AccountCreated, ApiKeyCreated, Event, KeyChanged, RolesChanged};
 
 use super::{Account, ApiKey, PublicKey, State};
-use crate::roles::Roles;
+use crate::Roles;
 
 /// Lets an event have happened.
 pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {

@@ -3,9 +3,10 @@
 use holmes_kernel::machine::{Code, Rejection as Refuses};
 use holmes_kernel::table::Place;
 use holmes_kernel::{Id, Principal, PrincipalKind, Time};
+use holmes_proto::edge::Scope;
 
 use super::{Account, ApiKey, PublicKey, State};
-use crate::roles::Roles;
+use crate::Roles;
 
 /// Why a key does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,10 +58,10 @@ impl State {
     ///
     /// # Errors
     /// When the key does not count, with the reason.
-    pub fn api_key(&self, hash: &[u8; 32], now: Time) -> Result<(Principal, Roles), Denied> {
+    pub fn api_key(&self, hash: &[u8; 32], now: Time) -> Result<(Principal, Scope), Denied> {
         let (key, roles) = self.usable_api_key(hash, now)?;
         let kind = if roles.contain(Roles::STAFF) { PrincipalKind::Staff } else { PrincipalKind::Account };
-        Ok((Principal::new(kind, key.account), roles))
+        Ok((Principal::new(kind, key.account), Scope::key(roles, key.admin)))
     }
 
     /// An API key that counts, and what it acts as.
@@ -75,6 +76,13 @@ impl State {
         }
         let account = self.usable_account(key.account)?;
         Ok((key, key.roles.both(account.roles)))
+    }
+
+    /// What a principal's signature may do: all that its account may. What is no account has no roles.
+    pub fn signature(&self, principal: &Principal) -> Scope {
+        let of_account = matches!(principal.kind, PrincipalKind::Account | PrincipalKind::Staff);
+        let account = self.account(&principal.id).filter(|_| of_account);
+        Scope::signature(account.map_or(Roles::NONE, |account| account.roles))
     }
 
     /// Which public key a principal signs requests with: its newest one that is not revoked.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use holmes_accounts::command::{Holder, NewAccount, NewApiKey};
 use holmes_accounts::{By, Change, Command, Roles};
 use holmes_kernel::{Id, Principal, PrincipalKind, ServiceId};
+use holmes_proto::edge::Scope;
 use proptest::prelude::*;
 
 use crate::harness::{Driver, STAFF, START_MS, driver, hash, id, offer, public, wallet};
@@ -207,7 +208,7 @@ impl Run {
         for n in 0..API_KEYS {
             let opens = state.api_key(&hash(n), now);
             assert!(opens.is_err() || !self.revoked.contains(&hash(n)), "API key {n} opens though revoked");
-            if let Ok((principal, roles)) = opens {
+            if let Ok((principal, Scope { roles, .. })) = opens {
                 let account = state.account(&principal.id).unwrap();
                 assert!(account.roles.contain(roles) && account.suspended.is_none());
                 assert_eq!(principal.kind == PrincipalKind::Staff, roles.contain(Roles::STAFF));

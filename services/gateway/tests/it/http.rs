@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use super::node::{Script, id_of};
-use super::world::{API_KEY, World, words};
+use super::world::{API_KEY, OPERATOR_KEY, World, words};
 
 async fn send(
     world: &World,
@@ -48,6 +48,21 @@ async fn events(response: http::Response<Body>) -> Vec<String> {
     assert!(text.ends_with("\n\n"));
     let events = text.split_terminator("\n\n").filter_map(|event| event.strip_prefix("data: "));
     events.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_act_as_renter_sees_the_models_and_runs_nothing() {
+    let world = World::new().await;
+    let _node = world.node(1, Script::Write(4)).await;
+    let models = send(&world, "GET", "/v1/models", Some(OPERATOR_KEY), String::new()).await;
+    assert_eq!(models.status(), StatusCode::OK);
+    for path in ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"] {
+        let refused = send(&world, "POST", path, Some(OPERATOR_KEY), chat().to_string()).await;
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{path}");
+        let body: Value = serde_json::from_str(&text(refused).await).unwrap();
+        assert_eq!(body["error"]["code"], "key_scope", "{path}: {body}");
+        assert!(body["error"]["message"].as_str().unwrap().contains("renter"), "{path}: {body}");
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use holmes_gateway::{Deps, Gateway, Log, Settings};
 use holmes_kernel::{Code, Id, Principal, PrincipalKind, Refusal};
+use holmes_proto::edge::{Roles, Scope};
 use holmes_proto::inference::v1::generate_response::Part;
 use holmes_proto::inference::v1::inference_client::InferenceClient;
 use holmes_proto::inference::v1::{
@@ -34,19 +35,22 @@ pub struct World {
 
 struct KnownKeys;
 
-/// The API key that the scripted accounts know.
+/// The API keys that the scripted accounts know: a renter's, and one of the same account that does not act as renter.
 pub const API_KEY: &str = "holmes-key-1";
+pub const OPERATOR_KEY: &str = "holmes-key-2";
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
 
 impl Keys for KnownKeys {
-    fn api_key(&self, hash: [u8; 32]) -> Answer<Principal> {
-        let known = *blake3::hash(API_KEY.as_bytes()).as_bytes() == hash;
+    fn api_key(&self, hash: [u8; 32]) -> Answer<(Principal, Scope)> {
+        let keys = [(API_KEY, Roles::RENTER), (OPERATOR_KEY, Roles::OPERATOR)];
+        let known = keys.into_iter().find(|(key, _)| *blake3::hash(key.as_bytes()).as_bytes() == hash);
+        let found = known.map(|(_, roles)| (renter(1), Scope::key(roles, false)));
         let unknown = || Refusal::new(Code::Unauthenticated, "KEY_UNKNOWN", "nobody has this key");
-        Box::pin(std::future::ready(if known { Ok(renter(1)) } else { Err(unknown()) }))
+        Box::pin(std::future::ready(found.ok_or_else(unknown)))
     }
 
-    fn public_key(&self, _: Principal) -> Answer<[u8; 32]> {
+    fn public_key(&self, _: Principal) -> Answer<([u8; 32], Scope)> {
         Box::pin(std::future::ready(Err(Refusal::new(Code::NotFound, "KEY_UNKNOWN", "none"))))
     }
 }
@@ -107,6 +111,7 @@ impl World {
             if let Some(who) = request.metadata().get("who") {
                 let number: u8 = who.to_str().unwrap().parse().unwrap();
                 request.extensions_mut().insert(renter(number));
+                request.extensions_mut().insert(Scope::key(Roles::RENTER, false));
             }
             Ok(request)
         });

@@ -70,7 +70,7 @@ async fn pay(mut client: LedgerClient<Channel>, payment: Arc<Payment>, sent: Arc
 async fn a_process_killed_under_load_has_every_transfer_that_it_acknowledged_and_each_once() {
     let place = Place::new();
     let mut server = place.serve(&[]);
-    let (_, key) = server.renter("alice");
+    let key = server.payer("alice");
     let (from, to) = (server.dollars(&key, 10_000_000), server.dollars(&key, 0));
     let payment = Arc::new(Payment { key: key.clone(), from, to: to.clone() });
     let sent = Arc::new(AtomicU64::new(0));
@@ -125,7 +125,7 @@ fn transfer_ids(line: &str) -> Vec<String> {
 async fn a_drained_server_answers_what_it_has_begun_and_breaks_off_nothing() {
     let place = Place::new();
     let server = place.serve(&[]);
-    let (_, key) = server.renter("alice");
+    let key = server.payer("alice");
     let (from, to) = (server.dollars(&key, 10_000_000), server.dollars(&key, 0));
     let payment = Arc::new(Payment { key, from, to });
     let going = Arc::new(AtomicBool::new(true));

@@ -290,17 +290,34 @@ impl Server<'_> {
         self.call(&[method, &request.to_string(), "--key", key]).json()
     }
 
-    /// A renter: account and API key.
+    /// A renter: account and API key, which rents and pays nobody else.
     pub(crate) fn renter(&self, name: &str) -> (String, String) {
+        let account = self.account(name);
+        let key = self.api_key(&account, &["ROLE_RENTER"], false);
+        (account, key)
+    }
+
+    /// The API key of a renter that also moves its money.
+    pub(crate) fn payer(&self, name: &str) -> String {
+        self.api_key(&self.account(name), &["ROLE_RENTER"], true)
+    }
+
+    fn account(&self, name: &str) -> String {
         let account = self.new_id();
-        let roles = ["ROLE_RENTER"];
-        self.staff("Accounts/CreateAccount", &json!({ "account_id": account, "name": name, "roles": roles }));
+        let request = json!({ "account_id": account, "name": name, "roles": ["ROLE_RENTER"] });
+        self.staff("Accounts/CreateAccount", &request);
+        account
+    }
+
+    /// An API key of an account.
+    pub(crate) fn api_key(&self, account: &str, roles: &[&str], admin: bool) -> String {
         let made = self.place.run(&["keys", "api", "-o", "json"]).json();
         let text = |name: &str| made[0][name].as_str().expect("a text").to_owned();
         let (key, hash, id) = (text("api_key"), text("key_hash"), self.new_id());
-        let request = json!({ "account_id": account, "key_id": id, "hash": hash, "roles": roles });
+        let request =
+            json!({ "account_id": account, "key_id": id, "hash": hash, "roles": roles, "admin": admin });
         self.staff("Accounts/CreateApiKey", &request);
-        (account, key)
+        key
     }
 
     /// An account in dollars of a renter, with something in it.

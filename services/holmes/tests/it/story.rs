@@ -8,8 +8,8 @@ use crate::harness::Place;
 fn a_renter_gets_a_key_an_account_and_money_and_pays_with_it() {
     let place = Place::new();
     let server = place.serve(&[]);
-    let (_, alice) = server.renter("alice");
-    let (_, bob) = server.renter("bob");
+    let alice = server.payer("alice");
+    let bob = server.payer("bob");
     let (from, to) = (server.dollars(&alice, 1_000_000), server.dollars(&bob, 0));
     let transfer = json!({
         "transfer_id": server.new_id(), "kind": "TRANSFER_KIND_SINGLE",
@@ -41,7 +41,7 @@ fn a_renter_gets_a_key_an_account_and_money_and_pays_with_it() {
 fn a_request_sent_again_is_answered_the_same_even_by_a_restarted_server() {
     let place = Place::new();
     let server = place.serve(&[]);
-    let (_, alice) = server.renter("alice");
+    let alice = server.payer("alice");
     let (from, to) = (server.dollars(&alice, 500), server.dollars(&alice, 0));
     let request = json!({
         "request_id": server.new_id(),

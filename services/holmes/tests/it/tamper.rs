@@ -62,7 +62,7 @@ async fn written(place: &Place, name: &str, frames: &[Frame]) {
 async fn a_forged_amount_is_named_with_its_service_and_place_though_every_chain_is_right() {
     let place = Place::new();
     let server = place.serve(&[]);
-    let (_, key) = server.renter("alice");
+    let key = server.payer("alice");
     let (from, to) = (server.dollars(&key, 100), server.dollars(&key, 0));
     let transfer = json!({
         "transfer_id": server.new_id(), "kind": "TRANSFER_KIND_SINGLE",

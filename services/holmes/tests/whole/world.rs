@@ -80,6 +80,7 @@ fn log(service: u16) -> LogId {
 pub(crate) struct World {
     pub(crate) rig: Rig<Journal>,
     pub(crate) ledger: Seat<Ledger, Journal>,
+    pub(crate) treasury: Seat<Treasury, Journal>,
     pub(crate) staking: Seat<Staking, Journal>,
     pub(crate) scheduling: Seat<Scheduling, Journal>,
     pub(crate) market: Seat<Market, Journal>,
@@ -100,8 +101,19 @@ impl World {
         World::at(Journal::default(), START)
     }
 
+    /// A network that nothing has happened in, genesis neither.
+    pub(crate) fn begun() -> World {
+        World::opened(Journal::default(), START)
+    }
+
     /// The machines at a moment: opened, or taken up where their logs are.
     pub(crate) fn at(journal: Journal, at: Time) -> World {
+        let mut world = World::opened(journal, at);
+        world.rig.advance(Duration::from_secs(1));
+        world
+    }
+
+    fn opened(journal: Journal, at: Time) -> World {
         let mut rig = Rig::new(journal.clone(), at);
         let tge_at_ms = START.millis();
         let hol = Asset { id: HOL, name: "HOL".into(), decimals: 9, cap_units: 1_000_000_000 * COIN };
@@ -119,16 +131,25 @@ impl World {
         let mut emission = holmes_emission::params::defaults();
         (emission.epoch_s, emission.tge_at_ms) = (EPOCH_S, tge_at_ms);
         let ledger = rig.add(log(1), opened(of_ledger.encode_to_vec())).unwrap();
-        let _: Seat<Treasury, Journal> = rig.add(log(7), opened(treasury.encode_to_vec())).unwrap();
+        let treasury = rig.add(log(7), opened(treasury.encode_to_vec())).unwrap();
         let staking = rig.add(log(3), opened(staking.encode_to_vec())).unwrap();
         let scheduling = rig.add(log(4), opened(scheduling.encode_to_vec())).unwrap();
         let market = rig.add(log(5), opened(market.encode_to_vec())).unwrap();
         let emission = rig.add(log(6), opened(emission.encode_to_vec())).unwrap();
         let (sessions, leases) = (Vec::new(), Vec::new());
-        let mut world =
-            World { rig, ledger, staking, scheduling, market, emission, journal, asked: 0, sessions, leases };
-        world.rig.advance(Duration::from_secs(1));
-        world
+        World {
+            rig,
+            ledger,
+            treasury,
+            staking,
+            scheduling,
+            market,
+            emission,
+            journal,
+            asked: 0,
+            sessions,
+            leases,
+        }
     }
 
     /// Two renters with money, three owners each with a node that is bonded and attached.

@@ -4,7 +4,7 @@ use holmes_kernel::{Amount, Ctx};
 use holmes_proto::ledger::v1::event::Event as Kind;
 use holmes_proto::ledger::v1::{DepositRecorded, TokensDestroyed, WithdrawalRecorded};
 
-use super::{forbidden, found, is_service, only_platform, refuse_if};
+use super::{forbidden, found, is_service, only_platform, refuse_if, rights};
 use crate::command::{Movement, Rejection};
 use crate::params::MOST_NAME_BYTES;
 use crate::state::{Account, Border, State, movement_digest, reference_key, system_account};
@@ -22,6 +22,8 @@ pub(super) fn record(state: &State, movement: &Movement, border: Border, ctx: &C
     let outside = asset.external.and_then(|place| state.accounts.at(place));
     let (_, outside) = outside.ok_or(Rejection::AssetHasNoOutside(asset.params.id))?;
     refuse_if(account.may_be_overdrawn, || Rejection::AccountReserved(*id))?;
+    let behind_its_service = !is_service(&ctx.principal) && rights::is_system(account);
+    refuse_if(behind_its_service, || Rejection::SystemAccount(*id))?;
     if let Some(used_for) = state.references.get(&reference_key(asset.params.id, reference)) {
         let same = *used_for == movement_digest(*id, amount.units(), border);
         return if same { Ok(None) } else { Err(Rejection::ReferenceUsed(reference.clone())) };

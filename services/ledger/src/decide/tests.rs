@@ -1,6 +1,7 @@
 //! Given, when, then: transfers here, accounts and the border beside it.
 
 mod accounts;
+mod rights;
 
 use holmes_kernel::machine::Rejection as _;
 use holmes_kernel::{

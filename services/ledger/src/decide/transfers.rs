@@ -6,9 +6,9 @@ use holmes_kernel::{Amount, Ctx, Id, Principal};
 use holmes_proto::ledger::v1::{TransferCode as Code, TransferKind, TransfersRecorded};
 
 use super::overlay::{Overlay, Seen};
-use super::{is_service, may_debit};
+use super::{is_service, rights};
 use crate::burn;
-use crate::command::{Kind, Move, Rejection, Transfer, Via};
+use crate::command::{Coordinator, Kind, Move, Rejection, Transfer, Via};
 use crate::params::{MOST_TRANSFERS_PER_CHAIN, MOST_TRANSFERS_PER_COMMAND};
 use crate::rows::{Columns, Row, is_remembered};
 use crate::state::{Account, Balance, Hold, State, balance_after, is_party};
@@ -144,7 +144,9 @@ impl<'a> Batch<'a> {
         self.admit(transfer.id)?;
         match &transfer.kind {
             Kind::Single(of) => self.single(of, row),
-            Kind::Hold { of, timeout_ms, .. } => self.hold(of, *timeout_ms, row),
+            Kind::Hold { of, timeout_ms, coordinator } => {
+                self.hold(of, *timeout_ms, coordinator.as_ref(), row)
+            }
             Kind::Post { amount, .. } => self.post(*amount, row),
             Kind::Void { .. } => self.void(row),
         }
@@ -164,7 +166,7 @@ impl<'a> Batch<'a> {
     }
 
     fn single(&mut self, of: &Move, row: Row) -> Result<Row, Code> {
-        let Sides { debit, credit, units } = self.sides(of)?;
+        let Sides { debit, credit, units } = self.sides(of, None)?;
         let burned = self.burned(debit.1, credit.1, units, &self.ctx.principal)?;
         let (mut from, mut to) = (debit.2, credit.2);
         from.debit(units);
@@ -174,11 +176,17 @@ impl<'a> Batch<'a> {
         Ok(Row { amount: units, burned, ..row })
     }
 
-    fn hold(&mut self, of: &Move, timeout_ms: Option<u64>, row: Row) -> Result<Row, Code> {
+    fn hold(
+        &mut self,
+        of: &Move,
+        timeout_ms: Option<u64>,
+        coordinator: Option<&Coordinator>,
+        row: Row,
+    ) -> Result<Row, Code> {
         if timeout_ms.is_some_and(|ms| ms == 0 || ms > self.state.params.longest_hold_ms) {
             return Err(Code::TimeoutInvalid);
         }
-        let Sides { debit, credit, units } = self.sides(of)?;
+        let Sides { debit, credit, units } = self.sides(of, coordinator)?;
         if self.overlay.hold(row.id).is_some() {
             return Err(Code::ExistsDifferent); // open for longer than ids are remembered
         }
@@ -235,7 +243,7 @@ impl<'a> Batch<'a> {
     }
 
     /// What a single or a hold needs to be true, and how much it moves.
-    fn sides(&self, of: &Move) -> Result<Sides<'a>, Code> {
+    fn sides(&self, of: &Move, coordinator: Option<&Coordinator>) -> Result<Sides<'a>, Code> {
         if of.amount.is_zero() {
             return Err(Code::AmountZero);
         }
@@ -249,9 +257,8 @@ impl<'a> Batch<'a> {
         };
         let debit = side(of.debit).ok_or(Code::DebitNotFound)?;
         let credit = side(of.credit).ok_or(Code::CreditNotFound)?;
-        if !may_debit(&self.ctx.principal, debit.1) {
-            return Err(Code::Forbidden);
-        }
+        let who = &self.ctx.principal;
+        rights::debit(self.state, who, of.debit, debit.1)?;
         if of.debit_owner.is_some_and(|owner| owner != debit.1.owner) {
             return Err(Code::Forbidden);
         }
@@ -264,6 +271,7 @@ impl<'a> Batch<'a> {
         if debit.1.closed || credit.1.closed {
             return Err(Code::AccountClosed);
         }
+        rights::credit(who, credit.1, coordinator)?;
         let units = self.allowed(debit.1, &debit.2, of)?;
         Ok(Sides { debit, credit, units })
     }

@@ -25,13 +25,23 @@ fn owner_of(n: u8) -> u8 {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Batch { by_service: bool, owner: u8, wishes: Vec<(bool, Shape)> },
+    Batch {
+        by_service: bool,
+        owner: u8,
+        wishes: Vec<(bool, Shape)>,
+    },
     Freeze(u8, bool),
     Credit(u8, u64),
     Deposit(u8, u64),
     Withdraw(u8, u64),
     Wait(u64),
     Destroy(u64),
+    /// A party pays into the platform's account, or staff takes from it: always refused, and nothing moves.
+    Behind {
+        staff: bool,
+        n: u8,
+        units: u64,
+    },
 }
 
 /// A wish before its numbers are known: `back` counts transfers backwards.
@@ -69,6 +79,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..ACCOUNTS, 1u64..500).prop_map(|(n, units)| Op::Withdraw(n, units)),
         2 => (1u64..2_000).prop_map(Op::Wait),
         1 => (1u64..5).prop_map(Op::Destroy),
+        1 => (any::<bool>(), 0..ACCOUNTS, 1u64..500)
+            .prop_map(|(staff, n, units)| Op::Behind { staff, n, units }),
     ]
 }
 
@@ -117,6 +129,7 @@ impl Run {
                 self.model.now_us = self.driver.now.micros();
                 self.model.expire();
             }
+            Op::Behind { staff, n, units } => self.behind(*staff, *n, *units),
             Op::Destroy(units) => {
                 let command = Command::Destroy { asset: HOL, amount: Amount::new(*units) };
                 let there = self.model.burnt >= i128::from(*units);
@@ -127,6 +140,23 @@ impl Run {
                 }
             }
         }
+    }
+
+    fn behind(&mut self, staff: bool, n: u8, units: u64) {
+        let (account, owner, asset) = account_at(n);
+        let platform = system_account(if asset == HOL { "burn_inbox/HOL" } else { "fees/USD" });
+        let (who, debit, credit, code) = if staff {
+            (STAFF, platform, account, Code::SystemDebit)
+        } else {
+            (owner, account, platform, Code::SystemCredit)
+        };
+        let of = Move { debit, credit, amount: Amount::new(units), balancing: true, debit_owner: None };
+        let kinds = [Kind::Single(of), Kind::Hold { of, timeout_ms: Some(1_000), coordinator: None }];
+        let transfers =
+            kinds.map(|kind| Transfer { id: self.driver.fresh(), linked: false, tag: 0, kind }).to_vec();
+        let command = Command::CreateTransfers { via: Via::Call, transfers };
+        let Reply::Transfers(results) = self.driver.ask(who, command).unwrap() else { panic!() };
+        assert!(results.iter().all(|result| result.code == code), "{results:?}");
     }
 
     fn batch(&mut self, by_service: bool, owner: u8, shapes: &[(bool, Shape)]) {

@@ -1,6 +1,7 @@
 //! The gRPC service, and bad input: each case has its stable reason and leaves the state as it was.
 
 use holmes_kernel::{Id, Principal, canon};
+use holmes_proto::edge::{Roles, Scope};
 use holmes_proto::staking::v1 as wire;
 use holmes_proto::staking::v1::staking_server::Staking as _;
 use holmes_proto::staking::v1::{NodeKind, NodeState};
@@ -9,7 +10,7 @@ use holmes_staking::Staking;
 use holmes_staking::api::Api;
 use holmes_store::journal::memory::Journal;
 use holmes_testing::call;
-use holmes_testing::grpc::answer;
+use holmes_testing::grpc::{answer, request};
 use tonic::Request;
 
 use crate::harness::{HOL, STAFF, World, node_id, owner, registration, with};
@@ -66,6 +67,28 @@ impl Desk {
     fn get(&mut self, node: Id) -> wire::Node {
         let found = call!(self.get_node, owner(3), wire::GetNodeRequest { node_id: node.to_string() });
         found.expect("everybody sees nodes").node.expect("an answer has a node")
+    }
+}
+
+#[test]
+fn each_kind_of_node_is_registered_by_a_proof_that_acts_as_what_runs_it() {
+    let mut desk = Desk::new();
+    for (kind, acts, lacks) in [
+        (NodeKind::Compute, Roles::OPERATOR, Roles::VERIFIER),
+        (NodeKind::Verifier, Roles::VERIFIER, Roles::OPERATOR),
+    ] {
+        let mut asked = |scope: Scope| {
+            let mut request = request(owner(1), desk.register(|wanted| wanted.kind = kind.into()));
+            request.extensions_mut().insert(scope);
+            answer(desk.api.register_node(request)).map(|_| ())
+        };
+        assert_eq!(asked(Scope::key(lacks, true)), Err("KEY_SCOPE".into()), "{kind:?}");
+        assert_eq!(asked(Scope::signature(lacks)), Err("ROLE_NEEDED".into()), "{kind:?}");
+        let other = asked(Scope::key(acts, false));
+        assert!(
+            !matches!(other.as_ref().map_err(String::as_str), Err("KEY_SCOPE" | "ROLE_NEEDED")),
+            "{other:?}"
+        );
     }
 }
 

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::ops::BitOr;
 
-use holmes_proto::accounts::v1::Role;
 use serde::{Deserialize, Serialize};
+
+use crate::accounts::v1::Role;
 
 /// A set of roles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,11 @@ impl Roles {
     /// Those that are in both.
     pub const fn both(self, other: Roles) -> Roles {
         Roles(self.0 & other.0)
+    }
+
+    /// Whether any of `other` is among these.
+    pub const fn meet(self, other: Roles) -> bool {
+        self.0 & other.0 != 0
     }
 
     /// Whether there is none.
@@ -102,6 +108,9 @@ mod tests {
         let both = Roles::RENTER | Roles::OPERATOR;
         assert!(both.contain(Roles::RENTER) && both.contain(Roles::NONE) && both.contain(both));
         assert!(!both.contain(Roles::STAFF | Roles::RENTER));
+        assert!(
+            both.meet(Roles::OPERATOR | Roles::STAFF) && !both.meet(Roles::STAFF) && !both.meet(Roles::NONE)
+        );
         assert_eq!(both.both(Roles::OPERATOR | Roles::STAFF), Roles::OPERATOR);
         assert_eq!(both.to_string(), "renter, operator");
         assert_eq!(Roles::NONE.to_string(), "no role");
