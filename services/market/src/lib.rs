@@ -61,7 +61,7 @@ pub struct Market;
 
 impl Machine for Market {
     const NAME: &'static str = "market";
-    const STATE: u32 = 2;
+    const STATE: u32 = 3;
     const LISTENS: &'static [ServiceId] = &[LEDGER, SCHEDULING];
 
     type State = State;

@@ -120,6 +120,7 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
 pub(crate) fn with(change: impl FnOnce(&mut Params)) -> Params {
     let mut params = params::defaults();
     params.tge_at_ms = START.millis();
+    params.silence_ms = 60_000; // here nobody says that a session is drained, but where a test does
     change(&mut params);
     params
 }

@@ -1,5 +1,6 @@
 //! Whatever is asked, metered and answered, the invariants hold, nothing is lost, and the log tells the same again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use holmes_kernel::shard::{Delivery, Poison, Request};
@@ -143,6 +144,7 @@ enum Op {
     Open { n: u8, asset: u32, budget: u64 },
     Meter { session: usize, calls: Calls },
     Close(usize),
+    Drained(usize),
     Answer { which: usize, refused: Option<(usize, Option<u32>)> },
     Name(u8, u32),
     Wait(u64),
@@ -165,6 +167,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (1..4u8, asset(), 50_000..40_000_000u64).prop_map(|(n, asset, budget)| Op::Open { n, asset, budget }),
         8 => (0..64usize, calls()).prop_map(|(session, calls)| Op::Meter { session, calls }),
         2 => (0..64usize).prop_map(Op::Close),
+        2 => (0..64usize).prop_map(Op::Drained),
         8 => (0..64usize, refused).prop_map(|(which, refused)| Op::Answer { which, refused }),
         2 => (11..14u8, asset()).prop_map(|(n, asset)| Op::Name(n, asset)),
         5 => (0..400_000u64).prop_map(Op::Wait),
@@ -179,6 +182,8 @@ struct Driver {
     asked: u32,
     heard: u64,
     sessions: Vec<Id>,
+    /// Sessions of which scheduling has said that no call follows.
+    drained: BTreeSet<Id>,
 }
 
 impl Driver {
@@ -186,8 +191,15 @@ impl Driver {
         let first = Replica::<Market>::provision(LOG, START, opened(params)).expect("the log opens");
         let shard =
             Shard::new(Replica::open(LOG, &first).expect("its first frame is whole"), 1, Poison::new());
-        let mut driver =
-            Driver { shard, frames: vec![first], now: START, asked: 0, heard: 0, sessions: Vec::new() };
+        let mut driver = Driver {
+            shard,
+            frames: vec![first],
+            now: START,
+            asked: 0,
+            heard: 0,
+            sessions: Vec::new(),
+            drained: BTreeSet::new(),
+        };
         driver.wait(1);
         while !driver.state().awaited.is_empty() {
             driver.answer(0, None);
@@ -306,6 +318,16 @@ impl Driver {
                     drop(self.ask(STAFF, Command::CloseSession { session }));
                 }
             }
+            Op::Drained(at) => {
+                // As scheduling says it: once, of a session that closes.
+                let closing =
+                    |id: &Id| self.state().sessions.get(id).is_some_and(|s| s.stage == Stage::Closing);
+                if let Some(session) = known(*at, self).filter(closing) {
+                    self.drained.insert(session);
+                    let drained = vec![session];
+                    self.hear(SCHEDULING, Command::NoteCalls { metered: Vec::new(), drained });
+                }
+            }
             Op::Answer { which, refused } => self.answer(*which, *refused),
             Op::Name(n, asset) => {
                 let command = Command::SetAccount { asset: *asset, account: account(*n, *asset) };
@@ -313,6 +335,17 @@ impl Driver {
             }
             Op::Wait(ms) => self.wait(*ms),
         }
+    }
+
+    /// A funded session is settled for the last time only when scheduling has said that nothing follows, has said nothing
+    /// for too long, or the hold is gone; until then whatever is metered on it is billed.
+    fn waits_for_scheduling(&self) -> bool {
+        let funded = self.state().sessions.iter().filter(|(_, session)| session.funded_seq > 0);
+        let closing = funded.filter(|(_, session)| session.stage == Stage::Closing);
+        closing.into_iter().all(|(id, session)| {
+            let over = session.finishes_at <= self.now || session.hold.is_none();
+            session.takes_calls().is_ok() || self.drained.contains(id) || over
+        })
     }
 
     fn events(&self) -> impl Iterator<Item = Event> + '_ {
@@ -340,6 +373,7 @@ proptest! {
         for op in &ops {
             driver.apply(op);
             prop_assert_eq!(driver.shard.replica().check(), []);
+            prop_assert!(driver.waits_for_scheduling(), "a hold is released before the calls are over");
             prop_assert!(serde_json::to_value(driver.state()).is_ok(), "people can be shown any state");
         }
         prop_assert_eq!(driver.replayed(), driver.shard.replica().digest());
