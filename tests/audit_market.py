@@ -62,6 +62,8 @@ class Session:
     waits: Counter[tuple[bytes, int]] = field(default_factory=Counter)
     """What the settlement that was sent leaves in unclaimed/<asset>, by owner."""
     state: str = "opening"
+    waits_until: int = 0
+    """Until then it is settled for the last time only when scheduling has said that no call follows."""
 
     def billed(self, price: int) -> Bill:
         of = self.opened
@@ -138,7 +140,9 @@ class Market(Service):
         session.hold = event.hold
 
     def _calls_ended(self, event: Any, meta: Meta) -> None:
-        ensure(self._session(event.session).state == "closing", "calls have ended of a session that does not close")
+        session = self._session(event.session)
+        ensure(session.state == "closing", "calls have ended of a session that does not close")
+        session.waits_until = 0
 
     def _session_funded(self, event: Any, meta: Meta) -> None:
         session, cap = self._session(event.session), wide(event.cap_pico_usd)
@@ -156,12 +160,15 @@ class Market(Service):
     def _session_closing(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
         ensure(session.state != "closed", "a closed session closes")
+        if session.cap and session.state != "lost":  # it was funded: calls may run
+            session.waits_until = event.drains_until_us + self.params.silence_ms * 1_000
         session.state = "closing"
 
     def _session_closed(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
         ensure(session.state != "closed", "a session is closed twice")
         lost = session.state == "lost"
+        ensure(lost or meta.ts >= session.waits_until, "E-10.2: a session is closed before scheduling has said that no call follows")
         ensure(lost or not (session.rows or session.ended), "E-10.2: a session is closed with calls that were not settled")
         session.state = "closed"
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from audit_common import PPB, Meta, Record, Service, World, ceil_div, ensure, epoch_of, events_of, ids, wide
-from audit_frames import GATEWAY, short_hash, uuid_text
+from audit_frames import GATEWAY, SYSTEM, short_hash, uuid_text
 from blake3 import blake3
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 FULL, QUARTER, NONE = 1, 2, 3
 COMPUTE = 1
+NODE_LOST = 4
 OWN_NUMBER = 4
 BEST = 3
 
@@ -66,9 +67,18 @@ class Lease:
     granted: Any
     allowance: int
     expires: int
+    asked_by: bytes
     metered: int = 0
     ended_at: int = 0
     calls: set[bytes] = field(default_factory=set)
+    running: dict[bytes, Any] = field(default_factory=dict)
+
+    def price(self, line: Any) -> int:
+        return line.input_tokens * self.granted.input_pico_usd + line.output_tokens * self.granted.output_pico_usd
+
+    def pending(self) -> int:
+        """What was checkpointed of calls that have no receipt."""
+        return sum(self.price(line) for line in self.running.values())
 
 
 @dataclass
@@ -80,6 +90,7 @@ class Session:
     metered: int = 0
     leases: set[bytes] = field(default_factory=set)
     draining: bool = False
+    last_ended: int = 0
     drained: bool = False
     ended: bool = False
 
@@ -130,6 +141,8 @@ class Scheduling(Service):
     def _session_ended(self, event: Any, meta: Meta) -> None:
         if event.session in self.sessions:
             self.sessions[event.session].ended = True
+            for each in self.sessions[event.session].leases:
+                self.leases[each].running.clear()  # nobody pays them
 
     def _session_draining(self, event: Any, meta: Meta) -> None:
         if event.session in self.sessions:
@@ -139,7 +152,11 @@ class Scheduling(Service):
         session = self.sessions.get(event.session)
         ensure(session is not None and session.draining, "a session is drained that does not close")
         assert session is not None
-        session.drained = True  # leases that are open end behind it
+        leases = [self.leases[each] for each in session.leases]
+        ensure(all(lease.ended_at for lease in leases), "a session is drained with open leases")
+        ensure(not any(lease.running for lease in leases), "E-9.2: a session is drained before what was checkpointed on it is metered")
+        ensure(meta.ts >= session.last_ended + self.params.late_close_ms * 1_000, "a session is drained while late calls may come")
+        session.drained = True
 
     # Gateways and attachments
 
@@ -179,16 +196,17 @@ class Scheduling(Service):
         ensure(event.lease[2:4] == struct.pack(">H", OWN_NUMBER) and event.lease[12:] == struct.pack(">Q", meta.seq), "a lease's id is not its own place")
         ensure(meta.ts < event.expires_at_us <= meta.ts + self.params.longest_lease_ms * 1_000, "a lease is longer than the parameters allow")
         self._placement(event)
-        self.leases[event.lease] = Lease(event, event.allowance_pico_usd, event.expires_at_us)
+        self.leases[event.lease] = Lease(event, event.allowance_pico_usd, event.expires_at_us, meta.principal)
         session.leases.add(event.lease)
         node.leases.add(event.lease)
         node.last_lease = meta.seq
         self._within(event.session)
 
     def _within(self, id: bytes) -> None:
-        """Nothing may be metered that no hold covers: allowances of open leases are reserved in the session."""
+        """Nothing may be metered that no hold covers: allowances of open leases are reserved in the session, and checkpoints of others."""
         session = self.sessions[id]
-        reserved = sum(lease.allowance - lease.metered for each in session.leases if not (lease := self.leases[each]).ended_at)
+        leases = [self.leases[each] for each in session.leases]
+        reserved = sum(lease.pending() if lease.ended_at else lease.allowance - lease.metered for lease in leases)
         total = session.metered + reserved
         ensure(total <= session.cap, f"E-9.1: {total} pico-dollars are metered or reserved on a session that has {session.cap}")
 
@@ -250,6 +268,10 @@ class Scheduling(Service):
         ensure(not lease.ended_at, "a lease ends twice")
         ensure((event.session, event.node) == (lease.granted.session, lease.granted.node), "a lease ends under another session or node")
         lease.ended_at = meta.ts
+        session = self.sessions[event.session]
+        session.last_ended = max(session.last_ended, meta.ts)
+        if session.ended:
+            lease.running.clear()
         self.node(event.node).leases.discard(event.lease)
 
     def _calls_metered(self, event: Any, meta: Meta) -> None:
@@ -258,20 +280,43 @@ class Scheduling(Service):
         for name in ("session", "renter", "node", "owner", "model", "input_pico_usd", "output_pico_usd", "input_micro_units", "output_micro_units", "credit"):
             found, expected = getattr(event, name), getattr(lease.granted, name)
             ensure(found == expected, f"E-9.2: {name} of metered calls is {found}, the lease's {expected}")
-        ensure(meta.principal == bytes([GATEWAY]) + event.gateway, "calls are metered for another gateway than reports them")
-        late = lease.ended_at and meta.ts > lease.ended_at + self.params.late_calls_ms * 1_000
-        ensure(not late, "calls are metered long after their lease")
+        session = self.sessions[event.session]
+        last = lease.ended_at + self.params.late_calls_ms * 1_000
+        if meta.principal[0] == SYSTEM:
+            ensure(event.gateway == lease.asked_by[1:], "checkpoints are metered for another gateway than delivers the calls")
+            ensure(all(lease.running.get(line.call) == line for line in event.lines), "E-9.2: time meters what was not checkpointed last")
+            waited = lease.ended_at and (session.draining or meta.ts >= last)
+            ensure(bool(waited), "checkpoints are metered while the calls can still be reported")
+        else:
+            ensure(meta.principal == bytes([GATEWAY]) + event.gateway, "calls are metered for another gateway than reports them")
+            ensure(not lease.ended_at or meta.ts <= last, "calls are metered long after their lease")
         for line in event.lines:
             ensure(line.call not in lease.calls, f"E-9.2: call {uuid_text(line.call)} is metered twice")
             lease.calls.add(line.call)
-            price = line.input_tokens * event.input_pico_usd + line.output_tokens * event.output_pico_usd
-            lease.metered += price
-            self.sessions[event.session].metered += price
-        ensure(lease.metered <= lease.allowance, f"{lease.metered} pico-dollars are metered under a lease that allows {lease.allowance}")
-        session = self.sessions[event.session]
+            lease.running.pop(line.call, None)
+            lease.metered += lease.price(line)
+            session.metered += lease.price(line)
+        self._allowed(lease)
         ensure(not session.drained, "calls are metered on a session that is drained")
         ensure(session.metered <= session.cap, f"E-9.1: {session.metered} pico-dollars are metered on a session that has {session.cap}")
         self.lines[uuid_text(event.node)] += len(event.lines)
+
+    def _allowed(self, lease: Lease) -> None:
+        total = lease.metered + lease.pending()
+        ensure(total <= lease.allowance, f"{total} pico-dollars are metered or checkpointed under a lease that allows {lease.allowance}")
+
+    def _calls_checkpointed(self, event: Any, meta: Meta) -> None:
+        """What calls that run have come to: only more than before, of open leases, by the gateway that delivers them."""
+        ensure(meta.principal == bytes([GATEWAY]) + event.gateway, "calls are checkpointed for another gateway than says so")
+        for id, line in zip(ids(event.leases, 20), event.lines, strict=True):
+            lease = self._lease(id)
+            ensure(lease.asked_by == meta.principal and not lease.ended_at, "a call is checkpointed under a lease that is over, or another gateway's")
+            ensure(not self.sessions[lease.granted.session].drained, "a call is checkpointed on a session that is drained")
+            ensure(line.call not in lease.calls and line.finish == NODE_LOST, "a call is checkpointed that has its receipt")
+            before = lease.running.get(line.call)
+            ensure(before is None or lease.price(line) > lease.price(before), "a checkpoint takes something back")
+            lease.running[line.call] = line
+            self._allowed(lease)
 
     # Presence
 
@@ -330,11 +375,14 @@ class Scheduling(Service):
                 if which == "node_attached":
                     said = statement(b"holmes attach v1", *network, event.gateway, event.nonce, blake3(event.capabilities).digest())
                     record.must(signed(self.keys[event.node], said, event.signature), "the node has not signed that it attaches here", seq)
-                elif which == "calls_metered":
-                    for at, line in enumerate(event.lines):
+                elif which in ("calls_metered", "calls_checkpointed"):
+                    one = which == "calls_metered"
+                    leases = [event.lease] * len(event.lines) if one else ids(event.leases, 20)
+                    for at, (lease, line) in enumerate(zip(leases, event.lines, strict=True)):
+                        node = self.leases[lease].granted.node
                         counts = struct.pack("<Q", line.input_tokens), struct.pack("<Q", line.output_tokens), struct.pack("<I", line.finish)
-                        said = statement(b"holmes call v1", *network, event.lease, line.call, *counts, line.prompt_commitment, line.output_commitment)
-                        for who, key, signature in (("node", event.node, line.node_signature), ("gateway", event.gateway, line.gateway_signature)):
+                        said = statement(b"holmes call v1", *network, lease, line.call, *counts, line.prompt_commitment, line.output_commitment)
+                        for who, key, signature in (("node", node, line.node_signature), ("gateway", event.gateway, line.gateway_signature)):
                             record.must(signed(self.keys[key], said, signature), f"E-9.2: the {who} has not signed line {at}", seq)
 
         def funded(record: Record) -> list[Any]:

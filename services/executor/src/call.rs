@@ -178,7 +178,9 @@ impl Call {
         let finish = match finished.reason() {
             FinishReason::Stop => Finish::Stop,
             FinishReason::Length => Finish::Length,
-            FinishReason::Cancelled | FinishReason::Unspecified => Finish::Cancelled,
+            FinishReason::Cancelled | FinishReason::SessionOver | FinishReason::Unspecified => {
+                Finish::Cancelled
+            }
         };
         let cached_tokens = finished.usage.map_or(0, |usage| usage.cached_tokens);
         let usage = Some(Usage { cached_tokens, ..self.usage() });

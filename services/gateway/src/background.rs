@@ -22,11 +22,13 @@ const GATEWAY_UNKNOWN: &str = "GATEWAY_UNKNOWN";
 
 /// Runs until `stop` says so and what is in progress has ended.
 pub(crate) async fn run(edge: Arc<Edge>, mut stop: watch::Receiver<bool>) {
+    let running = tokio::spawn(edge.running.clone().attend());
     tokio::select! {
         () = attend(&edge) => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
     drain(&edge).await;
+    running.abort();
 }
 
 async fn attend(edge: &Arc<Edge>) {

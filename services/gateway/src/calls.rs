@@ -8,7 +8,7 @@ use holmes_kernel::{Code, Id, Refusal};
 use holmes_proto::gateway::v1::StartCall;
 use holmes_proto::inference::v1::{Ended, FinishReason, Moved, Started, Tokens, Usage, Vectors, Work, work};
 use holmes_proto::market::v1::ModelKind;
-use holmes_proto::scheduling::v1::{CallLine, LeaseEnd};
+use holmes_proto::scheduling::v1::{CallLine, FindCallRequest, LeaseEnd};
 use holmes_proto::statements::lease_text;
 use tokio::sync::{mpsc, oneshot};
 
@@ -62,13 +62,13 @@ pub(crate) fn begin(edge: &Arc<Edge>, ask: Ask) -> Result<Parts, Refusal> {
 
 /// Serves a call, at another node when one is lost.
 async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Out) -> Result<Ended, Refusal> {
-    let offer = offer(edge, ask).await?;
+    let (offer, ()) = tokio::try_join!(offer(edge, ask), unused(edge, ask))?;
     let secret: [u8; 32] = crate::random();
     let (mut bill, mut lost) = (Bill::default(), Vec::new());
     loop {
         let (lease, node) = lease(edge, ask, &offer, &lost, out).await?;
         let Some(call) = node.start(ask.call, start(ask, &lease, out.sent, secret)) else {
-            edge.leases.end(lease, LeaseEnd::NodeLost);
+            edge.end(lease, LeaseEnd::NodeLost);
             another(edge, &mut lost, &node)?;
             continue;
         };
@@ -87,13 +87,15 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
                 return bill.ended(edge, ask, whole.reason, secret).await;
             }
             End::Lost(line) => {
-                let line = line.filter(|line| bill.has_room_for_another(line, offer.bound));
                 bill.add(edge, ask, &lease, line.as_ref());
                 if *edge.over.borrow() {
-                    edge.leases.end(lease, LeaseEnd::Released);
+                    edge.end(lease, LeaseEnd::Released);
                     return Err(cut_short());
                 }
-                edge.leases.end(lease, LeaseEnd::NodeLost);
+                edge.end(lease, LeaseEnd::NodeLost);
+                if !bill.has_room_for_another(line.as_ref(), offer.bound) {
+                    return Err(no_room());
+                }
                 another(edge, &mut lost, &node)?;
             }
             End::Refused(refused) => {
@@ -102,6 +104,31 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
             }
         }
     }
+}
+
+/// Whether the call's id was never used: by a gateway that has restarted since, or by another one.
+async fn unused(edge: &Edge, ask: &Ask) -> Result<(), Refusal> {
+    let asked = FindCallRequest { call_id: ask.call.to_string() };
+    let known = edge
+        .upstream
+        .definite(ms(edge.settings.upstream_ms), || {
+            let (mut scheduling, asked) = (edge.upstream.scheduling(), asked.clone());
+            async move { scheduling.find_call(asked).await }
+        })
+        .await?;
+    if known.found { Err(call_exists(&known.receipt)) } else { Ok(()) }
+}
+
+/// A call's id that was used.
+pub(crate) fn call_exists(receipt: &str) -> Refusal {
+    let what = match receipt {
+        "" => String::new(),
+        name => format!(" (its last receipt is {name:?})"),
+    };
+    let message = format!(
+        "there is or was a call with this request id{what}: a call is never run twice; make a new id"
+    );
+    Refusal::new(Code::AlreadyExists, "CALL_EXISTS", message)
 }
 
 /// What a call can use and cost at most.
@@ -190,6 +217,18 @@ fn cut_short() -> Refusal {
     Refusal::new(Code::Unavailable, "DRAINING", message).retry_after(1_000)
 }
 
+/// A node is lost, and reading the prompt once more would cost more than was said. What it has signed for is reported.
+fn no_room() -> Refusal {
+    let message = "the node was lost, and reading the prompt again at another one would cost more than was said at the start: what was delivered counts; try again with a new request id";
+    Refusal::new(Code::Unavailable, "NODE_LOST", message).retry_after(1_000)
+}
+
+/// The call's session is over, and it has no answer.
+fn session_over() -> Refusal {
+    let message = "the session was closed or has expired before the call had an answer: try again with a new request id";
+    Refusal::new(Code::Unavailable, "SESSION_OVER", message)
+}
+
 /// Leaves out a node that was lost; refuses when there were too many.
 fn another(edge: &Edge, lost: &mut Vec<Id>, node: &Node) -> Result<(), Refusal> {
     metrics::counter!("holmes_gateway_calls_moved_total").increment(1);
@@ -215,10 +254,10 @@ impl Bill {
         Bound { input: bound.input.saturating_sub(self.usage.input_tokens.into()), ..bound }
     }
 
-    /// Whether a lost node can be paid and the next one, which reads the same prompt again, still fits into what the
-    /// renter was told that the call costs at most.
-    fn has_room_for_another(&self, line: &CallLine, bound: Bound) -> bool {
-        line.input_tokens.saturating_mul(2) <= self.leaves(bound).input
+    /// Whether the next node, which reads the same prompt again, still fits into what the renter was told that the call
+    /// costs at most. The lost one, whose line this is, is paid in any case.
+    fn has_room_for_another(&self, line: Option<&CallLine>, bound: Bound) -> bool {
+        line.is_none_or(|line| line.input_tokens <= self.leaves(bound).input)
     }
 
     /// Countersigns a line and reports it.
@@ -228,6 +267,7 @@ impl Bill {
         self.usage.input_tokens = self.usage.input_tokens.saturating_add(narrow(line.input_tokens));
         self.usage.output_tokens = self.usage.output_tokens.saturating_add(narrow(line.output_tokens));
         let line = countersigned(line.clone(), &edge.network, &lease.id, &edge.key);
+        edge.running.came_to(lease.id, None);
         let receipt = edge.reports.report(lease.id, lease.node, ask.call, line.clone());
         self.lines.push((line, receipt));
     }
@@ -329,15 +369,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lost_nodes_are_paid_only_while_the_next_one_fits_into_the_price_that_was_said() {
+    fn a_call_goes_on_only_where_the_next_node_fits_into_the_price_that_was_said() {
         let bound = Bound { input: 100, output: 9, context: 0 };
-        let line = |input_tokens| CallLine { input_tokens, ..CallLine::default() };
         let mut bill = Bill::default();
-        assert!(bill.has_room_for_another(&line(50), bound));
-        assert!(!bill.has_room_for_another(&line(51), bound));
-        bill.usage.input_tokens = 40;
-        assert_eq!(bill.leaves(bound).input, 60);
-        assert!(bill.has_room_for_another(&line(30), bound));
-        assert!(!bill.has_room_for_another(&line(40), bound));
+        // What the lost node is paid stands on the bill already.
+        let mut lost = |input_tokens: u32| {
+            bill.usage.input_tokens += input_tokens;
+            let line = CallLine { input_tokens: input_tokens.into(), ..CallLine::default() };
+            bill.has_room_for_another(Some(&line), bound)
+        };
+        assert!(lost(40));
+        assert!(!lost(40), "20 are left");
+        assert!(bill.has_room_for_another(None, bound), "a node that was paid nothing has cost nothing");
     }
 }

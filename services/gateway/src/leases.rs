@@ -20,6 +20,7 @@ use crate::calls::SESSION_OVER;
 use crate::guarded;
 use crate::nodes::{Node, Nodes};
 use crate::price::{PICO_PER_MICRO, pico};
+use crate::running::{Ending, Running};
 use crate::sessions::Session;
 use crate::settings::{Settings, ms};
 use crate::upstream::{Upstream, request_id};
@@ -52,6 +53,8 @@ pub(crate) struct Lease {
     /// Calls that were given back with it.
     calls: u32,
     key: Key,
+    /// Whether it ends.
+    pub(crate) ending: Ending,
 }
 
 impl Lease {
@@ -67,12 +70,19 @@ pub(crate) struct Leases {
     clock: Clock,
     settings: Settings,
     nodes: Arc<Nodes>,
+    running: Arc<Running>,
     idle: Mutex<BTreeMap<Key, Vec<(Instant, Lease)>>>,
 }
 
 impl Leases {
-    pub(crate) fn new(upstream: Upstream, clock: Clock, settings: Settings, nodes: Arc<Nodes>) -> Leases {
-        Leases { upstream, clock, settings, nodes, idle: Mutex::default() }
+    pub(crate) fn new(
+        upstream: Upstream,
+        clock: Clock,
+        settings: Settings,
+        nodes: Arc<Nodes>,
+        running: Arc<Running>,
+    ) -> Leases {
+        Leases { upstream, clock, settings, nodes, running, idle: Mutex::default() }
     }
 
     /// A lease for a call that costs at most `price` pico-dollars and needs `context` tokens: an idle one, or a new one
@@ -89,7 +99,8 @@ impl Leases {
             let node = self.nodes.get(lease.node).filter(|node| {
                 let fits = node.context(&ask.model).is_some_and(|most| most == 0 || most >= context);
                 let fresh = lease.calls < self.settings.most_calls_per_lease;
-                node.generation == lease.generation && node.takes_calls() && fits && fresh
+                let lasts = lease.ending.borrow().is_none();
+                node.generation == lease.generation && node.takes_calls() && fits && fresh && lasts
             });
             let Some(node) = node.filter(|node| !avoid.contains(&node.id)) else {
                 self.end(lease, LeaseEnd::Released);
@@ -125,7 +136,7 @@ impl Leases {
             })
             .await?;
         let (used, calls) = (lease.used, lease.calls);
-        *lease = read(renewed.token, lease.key.clone())?;
+        *lease = read(renewed.token, lease.key.clone(), |_| lease.ending.clone())?;
         (lease.used, lease.calls) = (used, calls);
         Ok(())
     }
@@ -164,7 +175,7 @@ impl Leases {
             let refused = match placed {
                 Ok(placed) => {
                     let key = (session.id, ask.model.clone(), ask.node);
-                    let lease = read(placed.token, key)?;
+                    let lease = read(placed.token, key, |id| self.running.hold(id))?;
                     match self.nodes.get(lease.node).filter(|node| node.generation == lease.generation) {
                         Some(node) => return Ok((lease, node)),
                         // It went while it was chosen; scheduling hears of that too.
@@ -215,13 +226,26 @@ impl Leases {
         guarded(&self.idle).entry(lease.key.clone()).or_default().push((Instant::now(), lease));
     }
 
-    /// Ends a lease; the node hears of it.
-    pub(crate) fn end(self: &Arc<Self>, lease: Lease, reason: LeaseEnd) {
+    /// Ends a lease that nothing is reported of any more; the node hears of it.
+    fn end(self: &Arc<Self>, lease: Lease, reason: LeaseEnd) {
+        self.end_behind(lease, reason, std::future::ready(()));
+    }
+
+    /// Ends a lease behind what is still reported under it: what it holds is for that, and for no other lease.
+    pub(crate) fn end_behind(
+        self: &Arc<Self>,
+        lease: Lease,
+        reason: LeaseEnd,
+        reported: impl Future<Output = ()> + Send + 'static,
+    ) {
         if let Some(node) = self.nodes.get(lease.node) {
             node.lease_over(lease.id);
         }
         let leases = self.clone();
-        tokio::spawn(async move { leases.tell(&lease, reason).await });
+        tokio::spawn(async move {
+            reported.await;
+            leases.tell(&lease, reason).await;
+        });
     }
 
     async fn tell(&self, lease: &Lease, reason: LeaseEnd) {
@@ -240,10 +264,10 @@ impl Leases {
         }
     }
 
-    /// Ends the leases that nobody has used for a while.
+    /// Ends the leases that nobody has used for a while, or that no call may use any more.
     pub(crate) fn end_idle(self: &Arc<Self>) {
         let keep = ms(self.settings.lease_idle_ms);
-        self.end_where(|since, _| since.elapsed() >= keep);
+        self.end_where(|since, lease| since.elapsed() >= keep || lease.ending.borrow().is_some());
     }
 
     /// Ends a session's idle leases: what they hold is needed.
@@ -289,15 +313,21 @@ fn after_market(request: PlaceRequest, seq: u64) -> Request<PlaceRequest> {
     request
 }
 
-fn read(token: Option<LeaseToken>, key: Key) -> Result<Lease, Refusal> {
+fn read(
+    token: Option<LeaseToken>,
+    key: Key,
+    held: impl FnOnce([u8; LEASE_BYTES]) -> Ending,
+) -> Result<Lease, Refusal> {
     let unreadable = || {
         let message = "scheduling's lease cannot be read: tell who runs the network";
         Refusal::new(Code::Internal, "UPSTREAM_MALFORMED", message)
     };
     let token = token.ok_or_else(unreadable)?;
     let lease = scheduling::Lease::decode(token.lease.clone()).map_err(|_| unreadable())?;
+    let id = lease.lease.as_ref().try_into().map_err(|_| unreadable())?;
     Ok(Lease {
-        id: lease.lease.as_ref().try_into().map_err(|_| unreadable())?,
+        id,
+        ending: held(id),
         session: Id::from_slice(&lease.session).ok_or_else(unreadable)?,
         node: Id::from_slice(&lease.node).ok_or_else(unreadable)?,
         generation: lease.generation,

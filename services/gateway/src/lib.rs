@@ -3,10 +3,12 @@
 //! prices are the market's, leases and receipts scheduling's; what it loses when it dies is asked for again.
 //!
 //! **What is paid of a call that does not end**: when its node is lost, or the gateway stops and the drain time does not
-//! suffice, as far as the node's last checkpoint: the gateway countersigns and reports it. When the gateway itself
-//! crashes, nothing of the calls that run: only it knows what was delivered, and nobody pays for less. Their nodes keep
-//! receipts; a gateway that has not delivered the call refuses them for ever (`NOT_DELIVERED_HERE`), so no receipt is
-//! sent for ever and no line is metered twice.
+//! suffice, as far as the node's last checkpoint: the gateway countersigns and reports it. When its session closes or
+//! expires, or its lease is not renewed, the gateway hears of that within a second (`running`) and stops the call so
+//! early that what the node signs then is still metered. When the gateway itself crashes, the last checkpoint that it has
+//! countersigned and reported counts, at most a second old: only it knows what was delivered. Nodes keep receipts; a
+//! gateway that has not delivered the call refuses them for ever (`NOT_DELIVERED_HERE`), so no receipt is sent for ever
+//! and no line is metered twice.
 //!
 //! **A call** (`calls`): limits → what it can cost at most → session → lease → node → tokens to the renter → the node's
 //! receipt, checked against what was delivered and countersigned → scheduling's log → the end with the receipt's name.
@@ -14,12 +16,12 @@
 //! same text.
 //!
 //! **What it vouches for**: a line that it countersigns never counts more tokens than it has delivered; no call runs
-//! twice; nobody pays more than the call's bound, which is said before the start; a text that spells a model's control
+//! twice, also when the gateway has restarted since: scheduling knows the ids of calls as long as they can come; nobody pays more than the call's bound, which is said before the start; a text that spells a model's control
 //! tokens reaches no node (`CONTROL_TEXT`).
 //!
 //! **Deliberately absent**: any state that must survive; queues without bound; a renter's text in logs or metrics.
 //!
-//! In reading order: `calls`, `calls/run`, `leases`, `sessions`, `nodes`, `nodes/attach`, `presence`, `reports`,
+//! In reading order: `calls`, `calls/run`, `leases`, `running`, `sessions`, `nodes`, `nodes/attach`, `presence`, `reports`,
 //! `signed`, `price`, `ask`, `limits`, `models`, `upstream`, [`Settings`], then the doors `api`, [`openai`], `receipts`.
 
 use std::sync::atomic::AtomicBool;
@@ -29,7 +31,7 @@ use ed25519_dalek::SigningKey;
 use holmes_kernel::{Code, Id, Refusal};
 use holmes_proto::gateway::v1::gateway_server::GatewayServer;
 use holmes_proto::inference::v1::inference_server::InferenceServer;
-use holmes_proto::scheduling::v1::StartGatewayResponse;
+use holmes_proto::scheduling::v1::{LeaseEnd, StartGatewayResponse};
 use holmes_runtime::auth::{Keys, Network};
 use holmes_runtime::{Clock, Peer};
 use tokio::sync::watch;
@@ -47,6 +49,7 @@ mod presence;
 mod price;
 mod receipts;
 mod reports;
+mod running;
 mod sessions;
 mod settings;
 mod signed;
@@ -63,6 +66,7 @@ use models::Models;
 use nodes::{Node, Nodes};
 use presence::{Beats, Marks};
 use reports::Reports;
+use running::Running;
 use sessions::Sessions;
 use upstream::Upstream;
 
@@ -94,6 +98,7 @@ pub fn start(deps: Deps) -> Gateway {
     let upstream = Upstream::new(peer, &settings);
     let nodes = Arc::new(Nodes::default());
     let (leased, reported) = (upstream.clone(), upstream.clone());
+    let running = Arc::new(Running::new(upstream.clone(), settings.clone()));
     Gateway(Arc::new(Edge {
         id: Id::of_key(&key.verifying_key().to_bytes()),
         key,
@@ -103,8 +108,15 @@ pub fn start(deps: Deps) -> Gateway {
         limits: Limits::new(&settings),
         models: Models::new(upstream.clone(), &settings),
         sessions: Sessions::new(upstream.clone(), clock.clone(), &settings),
-        leases: Arc::new(Leases::new(leased, clock.clone(), settings.clone(), nodes.clone())),
+        leases: Arc::new(Leases::new(
+            leased,
+            clock.clone(),
+            settings.clone(),
+            nodes.clone(),
+            running.clone(),
+        )),
         reports: Arc::new(Reports::new(reported, settings.clone(), nodes.clone())),
+        running,
         nodes,
         marks: Mutex::default(),
         started: watch::Sender::new(None),
@@ -165,6 +177,7 @@ pub(crate) struct Edge {
     sessions: Sessions,
     leases: Arc<Leases>,
     reports: Arc<Reports>,
+    running: Arc<Running>,
     limits: Arc<Limits>,
     models: Models,
     marks: Mutex<Marks>,
@@ -188,6 +201,12 @@ impl Edge {
             let message = "the gateway is starting: try again in a moment";
             Refusal::new(Code::Unavailable, "GATEWAY_STARTING", message).retry_after(500)
         })
+    }
+
+    /// Ends a lease, behind what is reported under it.
+    fn end(&self, lease: leases::Lease, reason: LeaseEnd) {
+        let reported = self.reports.landed(lease.id);
+        self.leases.end_behind(lease, reason, reported);
     }
 
     /// Waits until the drain time is over.

@@ -22,8 +22,8 @@ struct Running {
     all: usize,
     renters: BTreeMap<Principal, usize>,
     known: BTreeSet<Id>,
-    /// Calls that have ended, the oldest first: what is forgotten when there are too many, and by a restart; the log
-    /// knows a call only within its lease.
+    /// Calls that have ended, the oldest first: what is forgotten when there are too many, and by a restart, the log
+    /// still knows.
     ended: VecDeque<Id>,
 }
 
@@ -50,9 +50,7 @@ impl Limits {
     pub(crate) fn admit(self: &Arc<Self>, renter: Principal, call: Id) -> Result<Admitted, Refusal> {
         let mut state = guarded(&self.state);
         if state.known.contains(&call) {
-            let message =
-                "there is or was a call with this request id: a call is never run twice; make a new id";
-            return Err(Refusal::new(Code::AlreadyExists, "CALL_EXISTS", message));
+            return Err(crate::calls::call_exists(""));
         }
         let own = state.renters.get(&renter).copied().unwrap_or(0);
         if own >= self.most_per_renter || state.all >= self.most {

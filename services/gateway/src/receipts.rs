@@ -90,13 +90,17 @@ pub(crate) async fn get(
     })
 }
 
-/// The calls of the entry that holds a place. An entry reports calls of one lease, in one event.
+/// The calls of a place. A report is an entry whose first event they are, whatever of it is private behind them; where
+/// time has metered calls of several leases, every event of the entry is public.
 fn metered(frame: &PublicFrame, seq: u64) -> Option<CallsMetered> {
     let entry = frame.entries.iter().find(|entry| entry.first <= seq && seq <= entry.last)?;
-    entry.entry.events.iter().find_map(|bytes| match Event::decode(bytes.clone()).ok()?.event {
+    let (events, at) = (&entry.entry.events, usize::try_from(seq - entry.first).ok()?);
+    let all_public = events.len() as u64 == entry.last - entry.first + 1;
+    let bytes = events.get(at).filter(|_| all_public || at == 0)?;
+    match Event::decode(bytes.clone()).ok()?.event {
         Some(event::Event::CallsMetered(metered)) => Some(metered),
         _ => None,
-    })
+    }
 }
 
 fn concerns(metered: &CallsMetered, who: Principal) -> bool {
@@ -111,7 +115,7 @@ fn concerns(metered: &CallsMetered, who: Principal) -> bool {
 mod tests {
     use holmes_kernel::entry::Entry;
     use holmes_kernel::{LogId, Time};
-    use holmes_proto::scheduling::v1::CallLine;
+    use holmes_proto::scheduling::v1::{self as scheduling, CallLine};
     use holmes_runtime::PublicEntry;
 
     use super::*;
@@ -130,9 +134,13 @@ mod tests {
     }
 
     fn log() -> One {
+        One(frame(vec![calls(10)], 42))
+    }
+
+    fn calls(input_tokens: u64) -> Event {
         let line = CallLine {
             call: vec![1; 16].into(),
-            input_tokens: 10,
+            input_tokens,
             output_tokens: 4,
             finish: 2,
             ..CallLine::default()
@@ -148,9 +156,14 @@ mod tests {
             lines: vec![line],
             ..CallsMetered::default()
         };
-        let event = Event { event: Some(event::Event::CallsMetered(metered)) };
-        let entry = Entry { events: vec![event.encode_to_vec().into()], ..Entry::default() };
-        One(PublicFrame {
+        Event { event: Some(event::Event::CallsMetered(metered)) }
+    }
+
+    /// A frame with one entry from 42 on, of which these events are public.
+    fn frame(events: Vec<Event>, last: u64) -> PublicFrame {
+        let events = events.iter().map(|event| event.encode_to_vec().into()).collect();
+        let entry = Entry { events, ..Entry::default() };
+        PublicFrame {
             log: LogId::default(),
             term: 1,
             first: 40,
@@ -158,8 +171,25 @@ mod tests {
             ts: Time::from_micros(99),
             prev_chain: [0; 32],
             chain: [0; 32],
-            entries: vec![PublicEntry { first: 42, last: 42, send: None, entry }],
-        })
+            entries: vec![PublicEntry { first: 42, last, send: None, entry }],
+        }
+    }
+
+    #[tokio::test]
+    async fn of_an_entry_with_calls_of_several_leases_a_receipt_names_its_own() {
+        let drained = scheduling::SessionDrained::default();
+        let drained = Event { event: Some(event::Event::SessionDrained(drained)) };
+        let log = One(frame(vec![calls(10), calls(20), drained], 44));
+        let network = Network { genesis: [0; 16], cell: 1 };
+        let read = async |name| {
+            let found = get(&log, &network, account(4), name).await;
+            found.map(|receipt| receipt.usage.unwrap().input_tokens).map_err(|why| why.reason)
+        };
+        assert_eq!((read("receipts/42.0").await, read("receipts/43.0").await), (Ok(10), Ok(20)));
+        assert_eq!(read("receipts/44.0").await.unwrap_err(), "RECEIPT_NOT_FOUND");
+        let report = One(frame(vec![calls(10)], 43)); // what was answered beside it is private
+        assert!(get(&report, &network, account(4), "receipts/42.0").await.is_ok());
+        assert!(get(&report, &network, account(4), "receipts/43.0").await.is_err());
     }
 
     async fn asked(who: Principal, name: &str) -> Result<GetReceiptResponse, Refusal> {

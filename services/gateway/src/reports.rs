@@ -99,6 +99,16 @@ impl Reports {
         guarded(&self.waiting).is_empty()
     }
 
+    /// Waits until nothing is on its way under a lease.
+    pub(crate) fn landed(self: &Arc<Self>, lease: LeaseId) -> impl Future<Output = ()> + Send + 'static {
+        let reports = self.clone();
+        async move {
+            while guarded(&reports.waiting).contains_key(&lease) {
+                tokio::time::sleep(ms(20)).await;
+            }
+        }
+    }
+
     /// Reports what waits under a lease until nothing does.
     async fn drain(&self, lease: LeaseId) {
         loop {

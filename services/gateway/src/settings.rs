@@ -63,6 +63,9 @@ pub struct Settings {
     pub most_calls_per_lease: u32,
     /// A lease is used for another call while it has at least so long.
     pub lease_left_ms: u64,
+    /// Scheduling hears every so many ms what runs, and says which leases end: rarely enough for its log, often enough for
+    /// what a call loses with its gateway, and for how late it hears that its session closes.
+    pub running_ms: u64,
     /// A lease without a call is ended after so long.
     pub lease_idle_ms: u64,
     /// How long a call waits for a node that has a free slot.
@@ -75,7 +78,8 @@ pub struct Settings {
     pub most_moves: u32,
     /// A node that says nothing of a call for so long has failed.
     pub call_silent_ms: u64,
-    /// How long a call waits for its receipt after its last output, or after it was cancelled.
+    /// How long a call waits for its receipt after its last output, or after it was cancelled. So long before its lease
+    /// ends it is stopped.
     pub receipt_wait_ms: u64,
     /// How long one call to another service may take.
     pub upstream_ms: u64,
@@ -124,6 +128,7 @@ impl Default for Settings {
             allowance_micro_usd: 10_000,
             most_calls_per_lease: 10_000,
             lease_left_ms: 10_000,
+            running_ms: 1_000,
             lease_idle_ms: 2_000,
             place_wait_ms: 3_000,
             session_wait_ms: 10_000,

@@ -11,6 +11,8 @@ mod calls;
 mod http_api;
 #[path = "it/node.rs"]
 pub mod node;
+#[path = "it/paid.rs"]
+mod paid;
 #[path = "it/services.rs"]
 pub mod services;
 #[path = "it/world.rs"]

@@ -10,6 +10,8 @@ mod catalogue;
 mod commands;
 #[path = "it/crash.rs"]
 mod crash;
+#[path = "it/delivered.rs"]
+mod delivered;
 #[path = "it/docs.rs"]
 mod docs;
 #[path = "it/files.rs"]

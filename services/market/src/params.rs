@@ -49,6 +49,7 @@ governed! {
     retry_longest_ms, "ms", 21_600_000, 1_000, 604_800_000, 3_600_000;
     drain_ms, "ms", 60_000, 0, 3_600_000, 60_000;
     hold_grace_ms, "ms", 7 * DAY_MS, 60_000, 30 * DAY_MS, 7 * DAY_MS;
+    silence_ms, "ms", DAY_MS, 0, 30 * DAY_MS, DAY_MS;
 }
 
 /// The parameters as the machine uses them: as they are written, but for models and what is text.
@@ -96,10 +97,12 @@ pub struct Params {
     pub most_models: u64,
     /// When the ledger is asked again.
     pub retry: Backoff,
-    /// A closing session waits so long for calls that still run, ms.
+    /// Leases of a closing session may last so long, ms.
     pub drain_ms: u64,
     /// A hold outlives its session by so much, ms.
     pub hold_grace_ms: u64,
+    /// A closing session waits so long beyond that for scheduling's word, ms.
+    pub silence_ms: u64,
     /// Offered from the beginning.
     pub models: Vec<(String, Model)>,
 }
@@ -184,6 +187,10 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
     if wire.least_budget_micro_usd > wire.most_budget_micro_usd {
         return Err(BadParams("least_budget_micro_usd is above most_budget_micro_usd".into()));
     }
+    if wire.drain_ms + wire.silence_ms >= wire.hold_grace_ms {
+        let why = "drain_ms and silence_ms together are not below hold_grace_ms: a hold would end before its session";
+        return Err(BadParams(why.into()));
+    }
     Ok(Params {
         token,
         usd,
@@ -208,6 +215,7 @@ pub fn read(wire: &wire::Params) -> Result<Params, BadParams> {
         retry: Backoff { first_ms: wire.retry_first_ms, longest_ms: wire.retry_longest_ms },
         drain_ms: wire.drain_ms,
         hold_grace_ms: wire.hold_grace_ms,
+        silence_ms: wire.silence_ms,
         models: models(&wire.models, wire.most_models)?,
     })
 }
@@ -251,6 +259,7 @@ mod tests {
             wire::Params { usd_name: "HOL".into(), ..good() },
             wire::Params { least_budget_micro_usd: 2, most_budget_micro_usd: 1, ..good() },
             wire::Params { most_models: 1, ..good() },
+            wire::Params { hold_grace_ms: 60_000, drain_ms: 30_000, silence_ms: 30_000, ..good() },
             model(|m| m.name = "smollm2-135m-instruct".into()),
             model(|m| m.name = "Mini LM".into()),
             model(|m| m.kind = 0),

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use crate::Scheduling;
 use crate::command::{Command, Rejection, Reply, Told};
-use crate::decide::message;
+use crate::decide::{ending, message};
 use crate::explain::explain;
 use crate::signatures;
 use crate::state::{Lease, LeaseId, Network, State};
@@ -287,6 +287,58 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
             }
         }
         Ok(edge::answered(Answer { value: response, seq }, |response| response))
+    }
+
+    async fn report_running(
+        &self,
+        request: Request<wire::ReportRunningRequest>,
+    ) -> Result<Response<wire::ReportRunningResponse>, Status> {
+        let wanted = request.get_ref();
+        let who = gateway(&request)?;
+        let leases = parse::running(wanted)?;
+        let ids: Vec<LeaseId> = leases.iter().map(|(id, _)| *id).collect();
+        let look = move |state: &State| {
+            let gateway = state.gateways.get(&who.id).ok_or(Rejection::GatewayUnknown(who.id))?;
+            let node =
+                |id: &LeaseId| state.lease(id, state.at).and_then(|lease| state.nodes.get(&lease.node));
+            let keys = ids.iter().map(|id| node(id).map(|node| node.public_key));
+            let ending = ids.iter().filter_map(|id| ending(state, *id).map(|end| (*id, end)));
+            Ok((state.network, gateway.public_key, keys.collect::<Vec<_>>(), ending.collect::<Vec<_>>()))
+        };
+        let (network, gateway, keys, ending) = self.look_ahead(&request, look).await?;
+        let mut checkpoints = Vec::new();
+        for ((id, lines), node) in leases.into_iter().zip(keys) {
+            let Some(node) = node else { continue }; // its lease is over, and the answer says so
+            signatures::check_lines(&network, id, (&node, &gateway), &lines)
+                .map_err(|why| edge::refused(&why))?;
+            checkpoints.extend(lines.into_iter().map(|line| (id, line)));
+        }
+        let ending = ending.into_iter().map(|(id, (at, reason))| wire::EndingLease {
+            lease_id: statements::lease_text(&id.to_bytes()),
+            ends_at_us: at.micros(),
+            reason: reason.into(),
+        });
+        let response = wire::ReportRunningResponse { ending: ending.collect() };
+        if checkpoints.is_empty() {
+            return Ok(Response::new(response));
+        }
+        let (id, command) = (&wanted.request_id, Ok(Command::Checkpoint(checkpoints)));
+        let answer = edge::submit(&self.handle, &request, id, command).await?;
+        Ok(edge::answered(answer, |_| response))
+    }
+
+    async fn find_call(
+        &self,
+        request: Request<wire::FindCallRequest>,
+    ) -> Result<Response<wire::FindCallResponse>, Status> {
+        gateway(&request)?;
+        let id = edge::id("call_id", &request.get_ref().call_id)?;
+        let answer = edge::look(&self.handle, &request, move |state| state.calls.find(&id)).await?;
+        Ok(edge::answered(answer, |known| {
+            let place = known.flatten();
+            let receipt = place.map(|(seq, line)| statements::receipt_name(seq, line)).unwrap_or_default();
+            wire::FindCallResponse { found: known.is_some(), receipt }
+        }))
     }
 
     async fn get_node(

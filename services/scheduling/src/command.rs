@@ -60,6 +60,8 @@ pub enum Command {
         /// The calls.
         lines: Vec<Line>,
     },
+    /// Calls that still run, each with its lease: their last checkpoints. The edge has checked both signatures of each.
+    Checkpoint(Vec<(LeaseId, Line)>),
     /// From staking: what it says of compute nodes.
     NoteNodes(Vec<NodeFact>),
     /// From the market: what it says of models and sessions.
@@ -70,6 +72,8 @@ pub enum Command {
     EndLeases,
     /// Time: leases whose time is over end, some of them.
     Expire,
+    /// Time: what was checkpointed under leases that are forgotten now is metered, some of it.
+    MeterRunning,
     /// Time: a gateway was not heard of for too long.
     LoseGateway,
     /// Time: nothing more is metered on closing sessions, some of them.
@@ -123,7 +127,7 @@ pub struct Place {
     pub context: u32,
 }
 
-/// A finished call, its form checked.
+/// A call that is finished or was checkpointed, its form checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Line {
     /// The renter's request id.
@@ -219,14 +223,14 @@ pub enum MarketFact {
         renter: Principal,
         /// Since its beginning, pico-dollars.
         cap: u128,
-        /// Nothing is metered on it after.
+        /// No lease of it lasts longer.
         expires_at: Time,
     },
     /// A session takes no new leases.
     Closing {
         /// The session.
         session: Id,
-        /// What its leases report until then is metered.
+        /// Leases that are still open then end.
         drains_until: Time,
     },
     /// A session takes no more calls.

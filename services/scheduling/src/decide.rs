@@ -5,6 +5,7 @@ mod facts;
 mod gateways;
 mod leases;
 mod presence;
+mod running;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use crate::state::{Gateway, Lease, LeaseId, State};
 use crate::{MARKET, STAKING};
 
 pub(crate) use leases::message;
+pub(crate) use running::ending;
 
 /// What would happen; no event means that it is so already.
 ///
@@ -36,12 +38,14 @@ pub fn decide(state: &State, command: &Command, ctx: &Ctx, out: &mut Vec<Event>)
         }
         Command::EndLease { lease, reason } => leases::end(state, *lease, *reason, ctx),
         Command::ReportCalls { lease, lines } => calls::report(state, *lease, lines, ctx),
+        Command::Checkpoint(lines) => running::checkpoint(state, lines, ctx),
         Command::NoteNodes(facts) => facts::nodes(state, facts, ctx),
         Command::NoteMarket(facts) => facts::market(state, facts, ctx),
         Command::DropNodes => gateways::drop_nodes(state, ctx),
         Command::EndLeases => leases::end_doomed(state, ctx),
         Command::Expire => leases::expire(state, ctx),
-        Command::EndDrains => facts::end_drains(state, ctx),
+        Command::EndDrains => running::end_drains(state, ctx),
+        Command::MeterRunning => running::meter(state, ctx),
         Command::LoseGateway => gateways::lose(state, ctx),
         Command::Seal => presence::seal(state, ctx),
     }?;

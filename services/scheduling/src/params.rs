@@ -27,6 +27,10 @@ pub const MOST_BEATS_PER_REPORT: u32 = 1_024;
 pub const MOST_LINES: usize = 256;
 /// Most calls of one lease: what is kept of them until the lease is forgotten is bounded. A session takes another lease.
 pub const MOST_CALLS_PER_LEASE: usize = 65_536;
+/// Most leases that one report of what runs names.
+pub const MOST_LEASES_PER_REPORT: usize = 1_024;
+/// Most calls that are known by their ids beyond their leases: as many as requests are remembered.
+pub const MOST_CALLS_KNOWN: usize = 20_000_000;
 /// Most gateways that have ever started in a cell.
 pub const MOST_GATEWAYS: usize = 65_536;
 

@@ -1,10 +1,12 @@
 //! All that scheduling knows, as a function of its log.
 
+mod calls;
 mod check;
 mod epochs;
 mod evolve;
 mod leases;
 mod node;
+mod running;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +19,7 @@ use holmes_proto::statements::{LEASE_BYTES, lease_id};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+pub use calls::Calls;
 pub use check::{check, check_step};
 pub use evolve::evolve;
 pub use node::{Attachment, Node};
@@ -50,6 +53,10 @@ pub struct State {
     pub ending: BTreeSet<u64>,
     /// When leases that have ended are forgotten.
     pub forget: BTreeSet<(Time, u64)>,
+    /// Those of them with calls that were checkpointed and not reported: then they are metered.
+    pub unsettled: BTreeSet<(Time, u64)>,
+    /// Calls whose ids can come again.
+    pub calls: Calls,
     /// Gateways that have ever started.
     pub gateways: Table<Id, Gateway>,
     /// When gateways that are not heard of lose their nodes.
@@ -118,11 +125,11 @@ pub struct Session {
     pub cap: u128,
     /// Price that was metered.
     pub metered: u128,
-    /// What its open leases may still meter.
+    /// What its open leases may still meter, and the checkpoints of those that have ended.
     pub reserved: u128,
-    /// Nothing is metered on it after.
+    /// No lease of it lasts longer. What they report is metered until it is drained.
     pub expires_at: Time,
-    /// The market closes it: no new leases and no renewals; nothing is metered on it after.
+    /// The market closes it: no new leases and no renewals; those that are open then end.
     pub drains_until: Option<Time>,
     /// When that is said, if nothing happens meanwhile.
     pub drained_at: Option<Time>,
@@ -130,6 +137,10 @@ pub struct Session {
     pub closed: bool,
     /// Its open leases.
     pub leases: BTreeSet<u64>,
+    /// When the last one ended that has.
+    pub last_ended: Time,
+    /// Its leases among [`State::unsettled`].
+    pub unsettled: BTreeSet<u64>,
 }
 
 impl Session {
@@ -174,8 +185,21 @@ pub struct Lease {
     pub stand: Stand,
     /// Its calls, each with its receipt's sequence number and line.
     pub calls: BTreeMap<Id, (u64, u32)>,
+    /// Calls that were not reported yet, as far as they were checkpointed.
+    pub running: BTreeMap<Id, Running>,
+    /// What those cost together, pico-dollars.
+    pub pending: u64,
     /// Why it went to its node: the bytes of a `Placement`.
     pub placement: Vec<u8>,
+}
+
+/// What a call that runs has come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// What it costs, pico-dollars.
+    pub price: u64,
+    /// The bytes of a `CallLine`: what is metered if nothing else is heard of the call.
+    pub line: Vec<u8>,
 }
 
 /// Where a lease stands.
@@ -198,6 +222,16 @@ impl Lease {
     /// What may still be metered under it, pico-dollars.
     pub fn left(&self) -> u64 {
         self.allowance.saturating_sub(self.metered)
+    }
+
+    /// What a call that runs is known to cost, pico-dollars.
+    pub fn checkpointed(&self, call: &Id) -> u64 {
+        self.running.get(call).map_or(0, |running| running.price)
+    }
+
+    /// What is held for it in its session, pico-dollars.
+    pub fn reserved(&self) -> u64 {
+        if self.has_ended() { self.pending } else { self.left() }
     }
 
     /// Whether calls may be made.
@@ -283,6 +317,8 @@ pub fn init(opened: &Opened) -> Result<State, BadParams> {
         drains: BTreeSet::new(),
         ending: BTreeSet::new(),
         forget: BTreeSet::new(),
+        unsettled: BTreeSet::new(),
+        calls: Calls::default(),
         gateways: Table::new(),
         silences: BTreeSet::new(),
         dropping: BTreeSet::new(),
@@ -359,6 +395,7 @@ pub fn due(state: &State) -> Option<(Time, Command)> {
     let dues = [
         state.expiries.first().map(|(at, _)| (*at, Command::Expire)),
         state.drains.first().map(|(at, _)| (*at, Command::EndDrains)),
+        state.unsettled.first().map(|(at, _)| (*at, Command::MeterRunning)),
         state.silences.first().map(|(at, _)| (*at, Command::LoseGateway)),
         state.seals_at().map(|at| (at, Command::Seal)),
     ];

@@ -12,7 +12,9 @@ use holmes_proto::statements::lease_bytes;
 use crate::attendance::{bytes_of, overflows};
 use crate::command::{Attach, Command, Line, Place, Presence};
 use crate::offer::{Offer, is_name};
-use crate::params::{MOST_AVOIDED, MOST_BEATS_PER_REPORT, MOST_LINES, MOST_NODES_PER_REPORT};
+use crate::params::{
+    MOST_AVOIDED, MOST_BEATS_PER_REPORT, MOST_LEASES_PER_REPORT, MOST_LINES, MOST_NODES_PER_REPORT,
+};
 use crate::state::{LeaseId, Node, State};
 
 /// Most nodes that one page looks at, so that a rare model does not make a page long.
@@ -141,20 +143,48 @@ pub fn report(wanted: &wire::ReportCallsRequest) -> Parsed<(LeaseId, Vec<Line>)>
     if wanted.lines.is_empty() || wanted.lines.len() > MOST_LINES {
         return malformed("lines", "1 to 256 calls");
     }
+    Ok((lease, lines("lines", &wanted.lines)?))
+}
+
+/// What a gateway holds, and what runs under it.
+pub fn running(wanted: &wire::ReportRunningRequest) -> Parsed<Vec<(LeaseId, Vec<Line>)>> {
+    if wanted.leases.len() > MOST_LEASES_PER_REPORT {
+        return malformed("leases", "at most 1,024 leases");
+    }
+    if wanted.leases.iter().map(|lease| lease.lines.len()).sum::<usize>() > MOST_LINES {
+        return malformed("leases", "at most 256 lines in all");
+    }
+    let mut seen = BTreeSet::new();
+    let mut leases = Vec::with_capacity(wanted.leases.len());
+    for (at, running) in wanted.leases.iter().enumerate() {
+        let id = lease_id(&format!("leases[{at}].lease_id"), &running.lease_id)?;
+        if !seen.insert(id.to_bytes()) {
+            return malformed(format!("leases[{at}].lease_id"), "each lease once");
+        }
+        let lines = lines(&format!("leases[{at}].lines"), &running.lines)?;
+        if lines.iter().any(|line| line.finish != i32::from(Finish::NodeLost)) {
+            return malformed(format!("leases[{at}].lines"), "checkpoints: their finish is NODE_LOST");
+        }
+        leases.push((id, lines));
+    }
+    Ok(leases)
+}
+
+fn lines(of: &str, wanted: &[wire::CallLine]) -> Parsed<Vec<Line>> {
     let mut calls = BTreeSet::new();
-    let mut lines = Vec::with_capacity(wanted.lines.len());
-    for (at, wanted) in wanted.lines.iter().enumerate() {
-        let line = line(at, wanted)?;
+    let mut lines = Vec::with_capacity(wanted.len());
+    for (at, wanted) in wanted.iter().enumerate() {
+        let line = line(&format!("{of}[{at}]"), wanted)?;
         if !calls.insert(line.call) {
-            return malformed(format!("lines[{at}].call"), "each call once");
+            return malformed(format!("{of}[{at}].call"), "each call once");
         }
         lines.push(line);
     }
-    Ok((lease, lines))
+    Ok(lines)
 }
 
-fn line(at: usize, wanted: &wire::CallLine) -> Parsed<Line> {
-    let field = |name: &str| format!("lines[{at}].{name}");
+fn line(of: &str, wanted: &wire::CallLine) -> Parsed<Line> {
+    let field = |name: &str| format!("{of}.{name}");
     let call = Id::from_slice(&wanted.call).filter(|call| call.moment().is_some());
     let Some(call) = call else { return malformed(field("call"), "the 16 bytes of a UUIDv7") };
     if matches!(Finish::try_from(wanted.finish), Err(_) | Ok(Finish::Unspecified)) {

@@ -3,21 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holmes_kernel::{Code, Refusal};
+use holmes_kernel::{Code, Refusal, Time};
 use holmes_proto::inference::v1::{FinishReason, Output, Tokens, Usage, Vectors, output, work};
 use holmes_proto::scheduling::v1::{CallLine, Finish};
 use holmes_proto::statements::prompt_commitment;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::Out;
+use super::{Out, SESSION_OVER, session_over};
 use crate::Edge;
 use crate::ask::Ask;
 use crate::leases::Lease;
 use crate::nodes::{FromCall, NodeCall};
 use crate::price::Bound;
+use crate::running::Ending;
 use crate::settings::ms;
-use crate::signed::{Facts, Untrue, check};
+use crate::signed::{Facts, Untrue, check, countersigned};
+use crate::upstream::may_change;
+
+/// A renewal without a definite answer is asked for again after so long.
+const RENEW_AGAIN_MS: u64 = 500;
 
 /// How a call's time at a node ended.
 #[derive(Debug)]
@@ -58,9 +63,22 @@ pub(crate) struct Run<'a> {
     finished: Option<FinishReason>,
     vectors: Option<Vectors>,
     cached: u32,
-    cancelled: bool,
+    /// When the node is told to end the call at the latest, and why it was told.
+    stopping: Stopping,
+    stopped: Option<Stop>,
     /// The node must have said something until then.
     until: Instant,
+}
+
+/// Why a call is ended before its answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// The renter has gone, or takes nothing.
+    Renter,
+    /// The session is closed or expires: no other lease would serve the call.
+    Session,
+    /// The lease ends alone: another one may serve the rest.
+    Lease,
 }
 
 /// How a lease lasts as long as its call.
@@ -68,9 +86,70 @@ enum Renewal {
     /// It is asked for then.
     At(Instant),
     /// It is being asked for.
-    Asked(JoinHandle<Option<Lease>>),
-    /// It was refused: the call may still be reported late.
+    Asked(JoinHandle<Result<Lease, Refusal>>),
+    /// It was refused: the call ends with the lease.
     Over,
+}
+
+/// When a call must be stopped: so long before its lease ends that the node's last word on it can be waited for, and
+/// reported while the lease takes it.
+struct Stopping {
+    ending: Ending,
+    expires: Time,
+    /// Its renewal was refused.
+    refused: Option<Stop>,
+    at: Instant,
+    why: Stop,
+}
+
+impl Stopping {
+    fn new(edge: &Edge, lease: &Lease) -> Stopping {
+        let (ending, expires) = (lease.ending.clone(), lease.expires);
+        let (at, why) = (Instant::now(), Stop::Lease);
+        let mut stopping = Stopping { ending, expires, refused: None, at, why };
+        stopping.set(edge);
+        stopping
+    }
+
+    /// Fixes the moment, by what is known now.
+    fn set(&mut self, edge: &Edge) {
+        let ends = *self.ending.borrow_and_update();
+        let at = match (ends, self.refused) {
+            (Some(ends), _) => ends.at.min(self.expires),
+            (None, Some(Stop::Lease)) => Time::default(), // it is over already
+            (None, _) => self.expires,
+        };
+        let left = left_ms(edge, at);
+        self.at = Instant::now() + ms(left - edge.settings.receipt_wait_ms.min(left / 2));
+        let with_session = ends.is_some_and(|ends| ends.session_over) || self.refused == Some(Stop::Session);
+        self.why = if with_session { Stop::Session } else { Stop::Lease };
+    }
+
+    /// Waits beyond that for half of the time that the node's last word is given.
+    async fn patience(&mut self, edge: &Edge) {
+        loop {
+            self.due(edge).await;
+            let until = self.at + ms(edge.settings.receipt_wait_ms / 2);
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                // Whatever is said now, the moment is fixed anew.
+                changed = self.ending.changed() => if changed.is_ok() { self.set(edge) },
+            }
+        }
+    }
+
+    /// Waits until the moment has come.
+    async fn due(&mut self, edge: &Edge) -> Stop {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(self.at) => return self.why,
+                changed = self.ending.changed() => match changed {
+                    Ok(()) => self.set(edge),
+                    Err(_) => std::future::pending().await, // the gateway ends
+                },
+            }
+        }
+    }
 }
 
 impl<'a> Run<'a> {
@@ -83,6 +162,7 @@ impl<'a> Run<'a> {
     ) -> Self {
         let until = Instant::now() + ms(edge.settings.call_silent_ms);
         let renewal = renewal_of(edge, &lease);
+        let stopping = Stopping::new(edge, &lease);
         Run {
             edge,
             ask,
@@ -98,7 +178,8 @@ impl<'a> Run<'a> {
             finished: None,
             vectors: None,
             cached: 0,
-            cancelled: false,
+            stopping,
+            stopped: None,
             until,
         }
     }
@@ -111,8 +192,12 @@ impl<'a> Run<'a> {
                     Some(said) => self.hear(said, out).await,
                     None => Some(self.lost()),
                 },
-                () = out.gone(), if !self.cancelled => {
-                    self.cancel();
+                () = out.gone(), if self.stopped.is_none() => {
+                    self.stop(Stop::Renter);
+                    None
+                }
+                stop = self.stopping.due(self.edge), if self.stopped.is_none() => {
+                    self.stop(stop);
                     None
                 }
                 () = tokio::time::sleep_until(self.until) => Some(self.too_late()),
@@ -120,15 +205,14 @@ impl<'a> Run<'a> {
                     self.call.cancel();
                     Some(self.lost())
                 }
-                lease = renewed(&mut self.renewal, self.edge, &self.lease) => {
-                    self.renewal = lease.as_ref().map_or(Renewal::Over, |lease| renewal_of(self.edge, lease));
-                    self.lease = lease.unwrap_or(self.lease);
+                renewed = renewed(&mut self.renewal, self.edge, &self.lease) => {
+                    self.renewed(renewed);
                     None
                 }
             };
             if let Some(end) = end {
                 if let Renewal::Asked(asked) = self.renewal
-                    && let Ok(Some(lease)) = asked.await
+                    && let Ok(Ok(lease)) = asked.await
                 {
                     self.lease = lease; // what is renewed must be given back as it is
                 }
@@ -137,8 +221,26 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn renewed(&mut self, renewed: Result<Lease, Refusal>) {
+        match renewed {
+            Ok(lease) => {
+                self.renewal = renewal_of(self.edge, &lease);
+                self.stopping = Stopping::new(self.edge, &lease);
+                self.lease = lease;
+            }
+            // Until the call has to be stopped it is asked again.
+            Err(why) if may_change(&why) => self.renewal = Renewal::At(Instant::now() + ms(RENEW_AGAIN_MS)),
+            Err(why) => {
+                let with_session = SESSION_OVER.contains(&why.reason.as_ref());
+                self.stopping.refused = Some(if with_session { Stop::Session } else { Stop::Lease });
+                self.stopping.set(self.edge);
+                self.renewal = Renewal::Over;
+            }
+        }
+    }
+
     async fn hear(&mut self, said: FromCall, out: &mut Out) -> Option<End> {
-        let patience = if self.cancelled || self.finished.is_some() || self.vectors.is_some() {
+        let patience = if self.stopped.is_some() || self.finished.is_some() || self.vectors.is_some() {
             self.edge.settings.receipt_wait_ms
         } else {
             self.edge.settings.call_silent_ms
@@ -149,7 +251,7 @@ impl<'a> Run<'a> {
             FromCall::Output(Output { output: None }) => None,
             FromCall::Checkpoint(line) => {
                 match self.check(&line, &[Finish::NodeLost]) {
-                    Ok(()) => self.checkpoint = Some(line),
+                    Ok(()) => self.checkpointed(line),
                     Err(Untrue(reason)) => self.untrue(reason),
                 }
                 None
@@ -189,7 +291,7 @@ impl<'a> Run<'a> {
         if self.finished.is_some() || matches!(self.ask.work, work::Work::Embed(_)) || count == 0 {
             return Some(self.failed("tokens where there are none"));
         }
-        if self.cancelled {
+        if self.stopped == Some(Stop::Renter) {
             self.delivered += count; // they were on their way when the renter left
             self.answer.update(tokens.text.as_bytes());
             return None;
@@ -199,10 +301,26 @@ impl<'a> Run<'a> {
         }
         self.delivered += count;
         self.answer.update(tokens.text.as_bytes());
-        if !out.tokens(tokens).await {
-            self.cancel();
+        let is_stopped = self.stopped.is_some();
+        let given = tokio::select! {
+            biased;
+            given = out.tokens(tokens) => given,
+            // The call must end soon: a renter who takes nothing does not keep it from being reported while it can be.
+            () = self.stopping.patience(self.edge) => false,
+        };
+        match (given, is_stopped) {
+            (true, _) => {}
+            (false, true) => self.stopped = Some(Stop::Renter),
+            (false, false) => self.stop(Stop::Renter),
         }
         None
+    }
+
+    /// The node has signed what was delivered so far: it is countersigned, and scheduling hears of it.
+    fn checkpointed(&mut self, line: CallLine) {
+        let signed = countersigned(line.clone(), &self.edge.network, &self.lease.id, &self.edge.key);
+        self.edge.running.came_to(self.lease.id, Some(signed));
+        self.checkpoint = Some(line);
     }
 
     /// The last output has come: the receipt is behind it.
@@ -223,11 +341,11 @@ impl<'a> Run<'a> {
             (work::Work::Embed(_), _) if self.vectors.is_some() => &[Finish::Embedded],
             (_, Some(FinishReason::Stop)) => &[Finish::Stop],
             (_, Some(FinishReason::Length)) => &[Finish::Length],
-            _ if self.cancelled || self.call.overrun() => &[Finish::Cancelled],
+            _ if self.stopped.is_some() || self.call.overrun() => &[Finish::Cancelled],
             _ => &[],
         };
         match self.check(&line, ends) {
-            Ok(()) => self.whole(Some(line)),
+            Ok(()) => self.ended(Some(line)),
             Err(Untrue(reason)) => {
                 self.call.node.accepted(self.ask.call, reason);
                 self.untrue(reason);
@@ -252,20 +370,29 @@ impl<'a> Run<'a> {
     /// The call is over though there is no receipt that holds: the last true checkpoint counts.
     fn lost(&mut self) -> End {
         let line = self.checkpoint.take();
-        let has_all =
-            self.cancelled || matches!(self.finished, Some(FinishReason::Stop | FinishReason::Length));
-        if has_all { self.whole(line) } else { End::Lost(line) }
+        self.ended(line)
     }
 
-    fn whole(&mut self, line: Option<CallLine>) -> End {
+    /// The call is over here, and this counts.
+    fn ended(&mut self, line: Option<CallLine>) -> End {
         if self.call.overrun() && self.finished.is_none() {
-            self.cancelled = true;
+            self.stopped = Some(Stop::Renter);
         }
-        let reason = match &self.ask.work {
-            work::Work::Embed(_) if !self.cancelled => FinishReason::Stop,
-            _ => self.finished.unwrap_or(FinishReason::Cancelled),
-        };
-        End::Whole(Whole { reason, line, vectors: self.vectors.take(), cached: self.cached })
+        let whole = |reason| Whole { reason, line: line.clone(), vectors: None, cached: self.cached };
+        match (self.finished, self.stopped) {
+            (Some(reason @ (FinishReason::Stop | FinishReason::Length)), _) => End::Whole(whole(reason)),
+            _ if self.vectors.is_some() && line.is_some() => {
+                End::Whole(Whole { vectors: self.vectors.take(), ..whole(FinishReason::Stop) })
+            }
+            (_, Some(Stop::Renter)) => End::Whole(whole(FinishReason::Cancelled)),
+            (_, Some(Stop::Session)) if self.generates() => End::Whole(whole(FinishReason::SessionOver)),
+            (_, Some(Stop::Session)) => End::Refused(session_over()),
+            (_, Some(Stop::Lease) | None) => End::Lost(line),
+        }
+    }
+
+    fn generates(&self) -> bool {
+        matches!(self.ask.work, work::Work::Generate(_))
     }
 
     fn too_late(&mut self) -> End {
@@ -285,29 +412,34 @@ impl<'a> Run<'a> {
         tracing::warn!(node = %self.call.node.id, call = %self.ask.call, reason, "a node has signed what is not so");
     }
 
-    fn cancel(&mut self) {
-        self.cancelled = true;
+    /// Has the node end the call: it answers with a receipt for what it has sent.
+    fn stop(&mut self, why: Stop) {
+        self.stopped = Some(why);
         self.call.cancel();
         self.until = Instant::now() + ms(self.edge.settings.receipt_wait_ms);
     }
 }
 
 fn renewal_of(edge: &Edge, lease: &Lease) -> Renewal {
-    let left = lease.expires.millis().saturating_sub(edge.clock.now().millis());
+    let left = left_ms(edge, lease.expires);
     let wait = left.saturating_sub(edge.settings.lease_left_ms);
     Renewal::At(Instant::now() + Duration::from_millis(wait.max(left / 2)))
 }
 
+fn left_ms(edge: &Edge, until: Time) -> u64 {
+    until.millis().saturating_sub(edge.clock.now().millis())
+}
+
 /// Waits until a lease has to be renewed, then until it is. Cancelled and called again, it goes on where it was.
-async fn renewed(renewal: &mut Renewal, edge: &Arc<Edge>, lease: &Lease) -> Option<Lease> {
+async fn renewed(renewal: &mut Renewal, edge: &Arc<Edge>, lease: &Lease) -> Result<Lease, Refusal> {
     if let Renewal::At(then) = *renewal {
         tokio::time::sleep_until(then).await;
         let (edge, mut lease) = (edge.clone(), lease.clone());
-        let renewing = async move { edge.leases.renew(&mut lease, 0).await.is_ok().then_some(lease) };
+        let renewing = async move { edge.leases.renew(&mut lease, 0).await.map(|()| lease) };
         *renewal = Renewal::Asked(tokio::spawn(renewing));
     }
     match renewal {
-        Renewal::Asked(asked) => asked.await.unwrap_or(None),
+        Renewal::Asked(asked) => asked.await.unwrap_or_else(|_| Err(crate::api::cut_off())),
         _ => std::future::pending().await,
     }
 }

@@ -148,14 +148,20 @@ pub(crate) struct Adds<'a> {
     pub(crate) offset: usize,
 }
 
-/// Why an answer ended, in OpenAI's words.
+/// Why an answer ended, in OpenAI's words: one that was cut short is not whole.
 pub(crate) fn finish(ended: &Ended) -> &'static str {
-    if ended.reason() == FinishReason::Length { "length" } else { "stop" }
+    match ended.reason() {
+        FinishReason::Length | FinishReason::SessionOver => "length",
+        _ => "stop",
+    }
 }
 
 /// What the network says beyond what OpenAI's clients know.
 pub(crate) fn own(ended: &Ended, node: &str) -> Value {
-    json!({"receipts": ended.receipts, "price_micro_usd": ended.price_micro_usd, "node": node})
+    let reason = ended.reason().as_str_name().trim_start_matches("FINISH_REASON_");
+    json!({
+        "receipts": ended.receipts, "price_micro_usd": ended.price_micro_usd, "node": node, "reason": reason,
+    })
 }
 
 /// A model in a list.

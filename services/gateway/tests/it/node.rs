@@ -26,6 +26,8 @@ use super::services::{CELL, GENESIS};
 pub enum Script {
     /// Writes so many tokens, one by one, a checkpoint behind each.
     Write(u32),
+    /// The same without checkpoints.
+    Burst(u32),
     /// The same with a pause before each.
     Slowly(u32, Duration),
     /// Breaks its stream after so many tokens of it.
@@ -40,6 +42,8 @@ pub enum Script {
     FailAfter(u32),
     /// Vectors of this width.
     Embed(u32),
+    /// Takes calls and says nothing of them.
+    Silent,
 }
 
 /// The keys of scripted nodes, by number.
@@ -212,9 +216,11 @@ impl Worker {
             work::Work::Embed(_) => 0,
         };
         let (most, pause) = match &self.script {
-            Script::Write(most) | Script::Lie(most) | Script::Forge(most) => (*most, None),
+            Script::Write(most) | Script::Burst(most) => (*most, None),
+            Script::Lie(most) | Script::Forge(most) => (*most, None),
             Script::Slowly(most, pause) => (*most, Some(*pause)),
             Script::DieAfter(most) | Script::FailAfter(most) => (*most, None),
+            Script::Silent => return false,
             Script::Blame => {
                 self.failed(&start, true).await;
                 return false;
@@ -244,6 +250,9 @@ impl Worker {
             }];
             let tokens = inference::Tokens { first: number, ids: vec![number], text: word(number), logprobs };
             self.output(&start, output::Output::Tokens(tokens)).await;
+            if matches!(self.script, Script::Burst(_)) {
+                continue;
+            }
             let line = self.line(&start, lease, u64::from(number + 1 - from), Finish::NodeLost);
             let checkpoint = Checkpoint { lease: lease.to_vec().into(), line: Some(line) };
             say(&self.out, from_node::Message::Checkpoint(checkpoint)).await;

@@ -31,6 +31,16 @@ pub struct Kept {
     pub ended: Vec<[u8; 20]>,
     pub reported: Vec<scheduling::CallLine>,
     pub presence: Vec<scheduling::ReportPresenceRequest>,
+    /// Checkpoints of calls that run, each with its lease.
+    pub running: Vec<([u8; 20], scheduling::CallLine)>,
+    /// How often it was reported what runs.
+    pub running_reports: usize,
+    /// Which leases end, and how: when (none: now), and why.
+    pub ending: BTreeMap<[u8; 20], (Option<u64>, scheduling::LeaseEnd)>,
+    /// Calls that are known by their ids, with their receipts.
+    pub known: BTreeMap<String, String>,
+    /// What renewals are refused with.
+    pub refuse_renew: Option<Refusal>,
     pub sessions_opened: usize,
     /// Why the market makes no hold.
     pub no_hold: Option<&'static str>,
@@ -46,6 +56,31 @@ pub struct Kept {
     /// Length of a lease, ms.
     pub lease_ms: u64,
     pub next: u64,
+}
+
+impl Kept {
+    /// Every line has both signatures.
+    fn check_signatures(&self, lease: &[u8; 20], lines: &[scheduling::CallLine]) {
+        let node = super::node::key_of(Id::from_slice(&self.leases[lease].node).unwrap()).verifying_key();
+        let gateway = self.gateway_key.unwrap();
+        for line in lines {
+            let signed = statements::call_line(&GENESIS, CELL, lease, line);
+            let is = |key: &VerifyingKey, bytes: &[u8]| {
+                key.verify_strict(&signed, &Signature::from_slice(bytes).unwrap()).is_ok()
+            };
+            assert!(is(&node, &line.node_signature) && is(&gateway, &line.gateway_signature));
+        }
+    }
+
+    /// From now on every lease that there is ends.
+    pub fn end_all(&mut self, at: Option<u64>, reason: scheduling::LeaseEnd) {
+        self.ending.extend(self.leases.keys().map(|id| (*id, (at, reason))));
+    }
+
+    /// What was reported: finish and tokens written.
+    pub fn lines(&self) -> Vec<(scheduling::Finish, u64)> {
+        self.reported.iter().map(|line| (line.finish(), line.output_tokens)).collect()
+    }
 }
 
 #[derive(Clone)]
@@ -324,6 +359,9 @@ impl scheduling::scheduling_server::Scheduling for Services {
         let asked = request.into_inner();
         self.kept(|kept| {
             kept.renewed += 1;
+            if let Some(refused) = kept.refuse_renew.clone() {
+                return Err(status(refused));
+            }
             let now = holmes_runtime::Clock::System.now();
             let expires = now.after_millis(60_000).micros();
             let lease = kept.leases.get_mut(&lease_of(&asked.lease_id)).unwrap();
@@ -352,16 +390,7 @@ impl scheduling::scheduling_server::Scheduling for Services {
                 return Err(status(refused));
             }
             let id = lease_of(&asked.lease_id);
-            let lease = &kept.leases[&id];
-            let node = super::node::key_of(Id::from_slice(&lease.node).unwrap()).verifying_key();
-            let gateway = kept.gateway_key.unwrap();
-            for line in &asked.lines {
-                let signed = statements::call_line(&GENESIS, CELL, &id, line);
-                let is = |key: &VerifyingKey, bytes: &[u8]| {
-                    key.verify_strict(&signed, &Signature::from_slice(bytes).unwrap()).is_ok()
-                };
-                assert!(is(&node, &line.node_signature) && is(&gateway, &line.gateway_signature));
-            }
+            kept.check_signatures(&id, &asked.lines);
             kept.next += 1;
             let seq = kept.next;
             let names = (0..asked.lines.len()).map(|line| statements::receipt_name(seq, line as u32));
@@ -378,6 +407,40 @@ impl scheduling::scheduling_server::Scheduling for Services {
             kept.reported.extend(asked.lines.clone());
             Ok(Response::new(scheduling::ReportCallsResponse { receipts, refused: Vec::new() }))
         })
+    }
+
+    async fn report_running(
+        &self,
+        request: Request<scheduling::ReportRunningRequest>,
+    ) -> Result<Response<scheduling::ReportRunningResponse>, Status> {
+        self.called_by_gateway(&request);
+        let asked = request.into_inner();
+        self.kept(|kept| {
+            kept.running_reports += 1;
+            let mut answer = scheduling::ReportRunningResponse::default();
+            for running in &asked.leases {
+                let id = lease_of(&running.lease_id);
+                kept.check_signatures(&id, &running.lines);
+                kept.running.extend(running.lines.iter().map(|line| (id, line.clone())));
+                let ending = kept.ending.get(&id).map(|(at, reason)| scheduling::EndingLease {
+                    lease_id: running.lease_id.clone(),
+                    ends_at_us: at.unwrap_or_default(),
+                    reason: (*reason).into(),
+                });
+                answer.ending.extend(ending);
+            }
+            Ok(Response::new(answer))
+        })
+    }
+
+    async fn find_call(
+        &self,
+        request: Request<scheduling::FindCallRequest>,
+    ) -> Result<Response<scheduling::FindCallResponse>, Status> {
+        self.called_by_gateway(&request);
+        let receipt = self.kept(|kept| kept.known.get(&request.get_ref().call_id).cloned());
+        let found = receipt.is_some();
+        Ok(Response::new(scheduling::FindCallResponse { found, receipt: receipt.unwrap_or_default() }))
     }
 
     async fn get_node(

@@ -30,6 +30,7 @@ pub struct World {
     pub gateway: Gateway,
     pub services: Services,
     pub channel: Channel,
+    address: String,
     stop: watch::Sender<bool>,
 }
 
@@ -72,6 +73,7 @@ pub fn settings() -> Settings {
     Settings {
         silent_ms: 1_000,
         beat_ms: 100,
+        running_ms: 200,
         lease_idle_ms: 300,
         receipt_wait_ms: 500,
         place_wait_ms: 300,
@@ -117,8 +119,9 @@ impl World {
         });
         let server = Server::builder().add_service(inference).add_service(gateway.attach());
         tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        let world = World { gateway, services, channel, stop };
+        let address = format!("http://{address}");
+        let channel = Channel::from_shared(address.clone()).unwrap().connect().await.unwrap();
+        let world = World { gateway, services, channel, address, stop };
         world.till(|| world.gateway.ready()).await;
         world
     }
@@ -145,6 +148,12 @@ impl World {
 
     pub fn client(&self) -> InferenceClient<Channel> {
         InferenceClient::new(self.channel.clone())
+    }
+
+    /// A client that takes little ahead of what it reads.
+    pub async fn narrow_client(&self) -> InferenceClient<Channel> {
+        let channel = Channel::from_shared(self.address.clone()).unwrap().initial_stream_window_size(1_024);
+        InferenceClient::new(channel.connect().await.unwrap())
     }
 
     pub async fn generate(&self, request: GenerateRequest) -> Result<Streaming<GenerateResponse>, Status> {

@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 
 use crate::harness::{Killed, Place, Ran, Server, ask, number, until};
 
-const MODEL: &str = "holmes-tiny";
+pub(crate) const MODEL: &str = "holmes-tiny";
 const HOL: u64 = 1_000_000_000;
 const PEOPLE: [&str; 3] = ["ada", "ben", "cleo"];
 
 /// A node, whose process is killed when it is dropped.
-struct Node {
-    id: String,
+pub(crate) struct Node {
+    pub(crate) id: String,
     dollars: String,
-    _process: Killed,
+    pub(crate) process: Killed,
 }
 
 fn show(place: &Place, key: &str) -> String {
@@ -26,8 +26,14 @@ fn show(place: &Place, key: &str) -> String {
 
 /// A place whose network grants HOL to three operators.
 fn network() -> Place {
+    network_with("")
+}
+
+/// The same, with more in the market's section.
+pub(crate) fn network_with(market: &str) -> Place {
     let place = Place::of("net.toml");
-    let mut text = include_str!("../../../../deploy/profiles/demo.toml").to_owned();
+    let text = include_str!("../../../../deploy/profiles/demo.toml");
+    let mut text = text.replace("[market]\n", &format!("[market]\n{market}"));
     for name in PEOPLE {
         for key in [format!("{name}.key"), format!("{name}-node.key")] {
             assert_eq!(place.run(&["keys", "new", &key]).code, 0);
@@ -94,7 +100,7 @@ fn executor(place: &Place, server: &Server<'_>, key: &str) -> Killed {
 }
 
 /// Three nodes that may serve.
-fn nodes(place: &Place, server: &Server<'_>) -> Vec<Node> {
+pub(crate) fn nodes(place: &Place, server: &Server<'_>) -> Vec<Node> {
     let grants = until("genesis", || {
         let at = server.staff("Treasury/GetGenesis", &json!({}));
         (at["state"] == "GENESIS_STATE_COMPLETED")
@@ -106,7 +112,7 @@ fn nodes(place: &Place, server: &Server<'_>) -> Vec<Node> {
         let grant = grant.and_then(|grant| grant["accountId"].as_str()).expect("its grant");
         let (id, dollars) = bond(place, server, name, grant);
         let process = executor(place, server, &format!("{name}-node.key"));
-        nodes.push(Node { id, dollars, _process: process });
+        nodes.push(Node { id, dollars, process });
     }
     for node in &nodes {
         attached(server, &node.id);
@@ -114,7 +120,7 @@ fn nodes(place: &Place, server: &Server<'_>) -> Vec<Node> {
     nodes
 }
 
-fn attached(server: &Server<'_>, node: &str) {
+pub(crate) fn attached(server: &Server<'_>, node: &str) {
     let request = json!({ "node_id": node }).to_string();
     let proof = ["--sign-with", "holmes-data/staff.key", "--as", "staff"];
     until("a node", || {
@@ -125,7 +131,7 @@ fn attached(server: &Server<'_>, node: &str) {
 }
 
 /// A renter with dollars that pay.
-fn payer(server: &Server<'_>, units: u64) -> (String, String) {
+pub(crate) fn payer(server: &Server<'_>, units: u64) -> (String, String) {
     let (_, key) = server.renter("dora");
     let account = server.dollars(&key, units);
     server.with_key(&key, "Market/SetAccount", &json!({ "asset": 2, "account_id": account }));
@@ -149,26 +155,52 @@ fn calling(place: &Place, server: &Server<'_>, key: &str, out: Stdio) -> Child {
 }
 
 /// The messages of a stream.
-fn parts(text: &str) -> Vec<Value> {
+pub(crate) fn parts(text: &str) -> Vec<Value> {
     serde_json::Deserializer::from_str(text).into_iter().map(|part| part.expect("JSON")).collect()
 }
 
-/// Closes the renter's sessions; what was charged, and what the nodes were paid.
-fn settle(server: &Server<'_>, key: &str) -> (u64, u64) {
+/// What a session came to: its price, what was charged, and what the nodes were paid.
+struct Settled {
+    price: u64,
+    charged: u64,
+    paid: u64,
+}
+
+/// Closes the renter's sessions, the oldest first.
+fn settle(server: &Server<'_>, key: &str) -> Vec<Settled> {
     let list = server.with_key(key, "Market/ListSessions", &json!({}));
-    let (mut charged, mut paid) = (0, 0);
-    for session in list["sessions"].as_array().expect("sessions") {
+    let mut settled = Vec::new();
+    let mut sessions = list["sessions"].as_array().expect("sessions").clone();
+    sessions.sort_by_key(|session| number(&session["openedAtUs"]));
+    for session in &sessions {
         let request = json!({ "session_id": session["sessionId"] });
         server.with_key(key, "Market/CloseSession", &request);
         let invoice = until("a session's close", || {
             let invoice = server.with_key(key, "Market/GetInvoice", &request);
             (invoice["session"]["state"] == "SESSION_STATE_CLOSED").then_some(invoice)
         });
-        charged += number(&invoice["session"]["chargedUnits"]);
         let lines = invoice["lines"].as_array().expect("lines");
-        paid += lines.iter().map(|line| number(&line["paidUnits"])).sum::<u64>();
+        let paid = lines.iter().map(|line| number(&line["paidUnits"])).sum();
+        let (price, charged) =
+            (number(&invoice["priceMicroUsd"]), number(&invoice["session"]["chargedUnits"]));
+        // E-9.1: to the micro-dollar.
+        assert_eq!(charged, price + (price * 2).div_ceil(100) + (price * 25).div_ceil(1_000), "{invoice}");
+        assert!(paid <= price && price - paid <= (price * 3).div_ceil(100) + lines.len() as u64, "{invoice}");
+        settled.push(Settled { price, charged, paid });
     }
-    (charged, paid)
+    settled
+}
+
+/// What tokens read and written come to, micro-dollars, as the demo's network prices them.
+fn price(read: u64, written: u64) -> u64 {
+    5 * read + 20 * written
+}
+
+/// What a whole answer comes to, by its own words.
+fn price_of(said: &[Value]) -> u64 {
+    let usage = &said.last().expect("an end")["ended"]["usage"];
+    let count = |name: &str| usage[name].as_u64().expect("a number");
+    price(count("inputTokens"), count("outputTokens"))
 }
 
 fn balance(server: &Server<'_>, account: &str) -> u64 {
@@ -203,8 +235,13 @@ fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anythin
     let said = parts(&called.out);
     let ended = &said.last().expect("an end")["ended"];
     assert!(ended["receipts"][0].as_str().is_some_and(|name| name.starts_with("receipts/")), "{ended}");
+    let mut owed = price_of(&said);
     let answer = chat(&server, &key);
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"usage\""), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let body = answer.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).expect("JSON").0;
+    let usage = &serde_json::from_str::<Value>(&format!("{{{body}}}")).expect("JSON")["usage"];
+    let count = |name: &str| usage[name].as_u64().expect("a number");
+    owed += price(count("prompt_tokens"), count("completion_tokens"));
 
     // The node dies in the middle: the call finishes elsewhere.
     let mut moved = false;
@@ -227,6 +264,7 @@ fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anythin
         assert!(child.wait().expect("it ends").success(), "{text}");
         let said = parts(&text);
         assert!(said.last().expect("an end")["ended"].is_object(), "{text}");
+        owed += price_of(&said);
         moved = said.iter().any(|part| part["moved"].is_object());
         if moved {
             break;
@@ -235,11 +273,14 @@ fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anythin
     assert!(moved, "no call was in progress when its node died");
 
     // The server dies while calls run; its nodes come back by themselves.
-    let mut child = calling(&place, &server, &key, Stdio::null());
+    let child = calling(&place, &server, &key, Stdio::piped());
     std::thread::sleep(Duration::from_millis(300));
     let listen = server.address.trim_start_matches("http://").to_owned();
     server.kill();
-    child.wait().expect("it ends");
+    let got = child.wait_with_output().expect("it ends").stdout;
+    let got = parts(&String::from_utf8(got).expect("UTF-8"));
+    let written: usize = got.iter().filter_map(|part| Some(part["tokens"]["ids"].as_array()?.len())).sum();
+    let read = said[said.len() - 1]["ended"]["usage"]["inputTokens"].as_u64().expect("the same prompt's");
     let server = place.serve(&["--role", "all", "--listen", &listen]);
     for node in &nodes {
         attached(&server, &node.id);
@@ -247,8 +288,12 @@ fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anythin
     let again = server.call(&["Inference/Generate", &generate(8).to_string(), "--key", &key]);
     assert_eq!(again.code, 0, "{}", again.err);
 
-    let (charged, paid) = settle(&server, &key);
-    assert!(charged > 0 && paid > 0 && paid <= charged, "{charged} {paid}");
+    let [before, after] = &settle(&server, &key)[..] else { panic!("a gateway's sessions are its own") };
+    assert_eq!(after.price, price_of(&parts(&again.out)));
+    // Of the call that died with the server what was checkpointed: no more than the renter has.
+    let most = owed + price(read, written as u64);
+    assert!((owed..=most).contains(&before.price), "{} of {owed} to {most}", before.price);
+    let (charged, paid) = (before.charged + after.charged, before.paid + after.paid);
     until("the rest of the hold", || (balance(&server, &account) == 25_000_000 - charged).then_some(()));
 
     // Without money.

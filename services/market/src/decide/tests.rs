@@ -197,10 +197,13 @@ fn a_session_is_closed_as_soon_as_nothing_more_is_metered_on_it() {
 }
 
 #[test]
-fn where_scheduling_says_nothing_a_session_is_closed_after_twice_the_drain_time() {
+fn a_hold_stands_until_scheduling_has_said_that_nothing_follows_or_said_nothing_for_a_day() {
     let mut given = Given::metered(1_000);
     given.done(ALICE, Command::CloseSession { session: SESSION });
-    given.now = given.now.after_millis(119_000);
+    let wait = given.state.params.drain_ms + given.state.params.silence_ms;
+    assert!(wait < given.state.params.hold_grace_ms);
+    given.now = given.now.after_millis(wait - 1_000);
+    assert!(given.session().hold.is_some());
     let late = given.done(Principal::service(SCHEDULING), calls(7));
     assert!(matches!(late.as_slice(), [Kind::CallsNoted(_)]), "it was metered in time: {late:?}");
     assert_eq!(given.when(Principal::SYSTEM, Command::Attend), Ok(vec![]));

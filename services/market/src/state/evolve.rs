@@ -187,13 +187,14 @@ impl State {
     }
 
     fn session_closing(&mut self, event: &SessionClosing) {
-        let drain_ms = self.params.drain_ms;
+        let silence_ms = self.params.silence_ms;
         self.change(&event.session, |session, _| {
             session.stage = Stage::Closing;
             session.reason.clone_from(&event.reason);
             let drains_until = Time::from_micros(event.drains_until_us);
-            // One that was never funded has nothing to drain; otherwise scheduling says when it has.
-            let silence_ms = if session.drains() { drain_ms } else { 0 };
+            // One that was never funded has nothing to drain; otherwise scheduling says when it has, and the hold stands
+            // until then: what it has metered by then must be paid.
+            let silence_ms = if session.drains() { silence_ms } else { 0 };
             session.finishes_at = drains_until.after_millis(silence_ms);
         });
     }

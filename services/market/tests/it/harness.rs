@@ -56,6 +56,7 @@ pub(crate) fn opened(params: &Params) -> Opened {
 pub(crate) fn with(change: impl FnOnce(&mut Params)) -> Params {
     let mut params = params::defaults();
     params.tge_at_ms = START.millis();
+    params.silence_ms = 60_000; // here nobody says that a session is drained, but where a test does
     change(&mut params);
     params
 }

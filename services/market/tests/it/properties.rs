@@ -1,5 +1,6 @@
 //! Whatever is asked, metered and answered, the invariants hold, nothing is lost, and the log tells the same again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use holmes_kernel::{Event as _, Id, LogId, ServiceId};
@@ -140,6 +141,7 @@ enum Op {
     Open { n: u8, asset: u32, budget: u64 },
     Meter { session: usize, calls: Calls },
     Close(usize),
+    Drained(usize),
     Answer { which: usize, refused: Option<(usize, Option<u32>)> },
     Name(u8, u32),
     Wait(u64),
@@ -162,6 +164,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (1..4u8, asset(), 50_000..40_000_000u64).prop_map(|(n, asset, budget)| Op::Open { n, asset, budget }),
         8 => (0..64usize, calls()).prop_map(|(session, calls)| Op::Meter { session, calls }),
         2 => (0..64usize).prop_map(Op::Close),
+        2 => (0..64usize).prop_map(Op::Drained),
         8 => (0..64usize, refused).prop_map(|(which, refused)| Op::Answer { which, refused }),
         2 => (11..14u8, asset()).prop_map(|(n, asset)| Op::Name(n, asset)),
         5 => (0..400_000u64).prop_map(Op::Wait),
@@ -172,11 +175,17 @@ fn op() -> impl Strategy<Value = Op> {
 struct Play {
     market: Driver<Market>,
     sessions: Vec<Id>,
+    /// Sessions of which scheduling has said that no call follows.
+    drained: BTreeSet<Id>,
 }
 
 impl Play {
     fn new(params: &Params) -> Play {
-        let mut play = Play { market: Driver::new(LOG, START, opened(params)), sessions: Vec::new() };
+        let mut play = Play {
+            market: Driver::new(LOG, START, opened(params)),
+            sessions: Vec::new(),
+            drained: BTreeSet::new(),
+        };
         play.market.wait(1);
         while !play.state().awaited.is_empty() {
             play.answer(0, None);
@@ -239,6 +248,16 @@ impl Play {
                     drop(self.market.ask(STAFF, Command::CloseSession { session }));
                 }
             }
+            Op::Drained(at) => {
+                // As scheduling says it: once, of a session that closes.
+                let closing =
+                    |id: &Id| self.state().sessions.get(id).is_some_and(|s| s.stage == Stage::Closing);
+                if let Some(session) = known(*at, self).filter(closing) {
+                    self.drained.insert(session);
+                    let drained = vec![session];
+                    self.market.hear(SCHEDULING, Command::NoteCalls { metered: Vec::new(), drained });
+                }
+            }
             Op::Answer { which, refused } => self.answer(*which, *refused),
             Op::Name(n, asset) => {
                 let command = Command::SetAccount { asset: *asset, account: account(*n, *asset) };
@@ -246,6 +265,17 @@ impl Play {
             }
             Op::Wait(ms) => self.market.wait(*ms),
         }
+    }
+
+    /// A funded session is settled for the last time only when scheduling has said that nothing follows, has said nothing
+    /// for too long, or the hold is gone; until then whatever is metered on it is billed.
+    fn waits_for_scheduling(&self) -> bool {
+        let funded = self.state().sessions.iter().filter(|(_, session)| session.funded_seq > 0);
+        let closing = funded.filter(|(_, session)| session.stage == Stage::Closing);
+        closing.into_iter().all(|(id, session)| {
+            let over = session.finishes_at <= self.market.now || session.hold.is_none();
+            session.takes_calls().is_ok() || self.drained.contains(id) || over
+        })
     }
 }
 
@@ -260,6 +290,7 @@ proptest! {
         for op in &ops {
             play.apply(op);
             play.market.check();
+            prop_assert!(play.waits_for_scheduling(), "a hold is released before the calls are over");
             prop_assert!(serde_json::to_value(play.state()).is_ok(), "people can be shown any state");
         }
         play.market.check_replay();

@@ -1,10 +1,10 @@
 //! Calls that are finished: what of a report is metered, what was before, what cannot be.
 
-use holmes_kernel::Ctx;
+use holmes_kernel::{Ctx, Id};
 use holmes_proto::scheduling::v1::event::Event as Kind;
-use holmes_proto::scheduling::v1::{CallsMetered, LinesAnswered};
+use holmes_proto::scheduling::v1::{CallLine, CallsMetered, LinesAnswered};
 
-use super::{Decided, bytes, found, held, live, owned, refuse_if};
+use super::{Decided, bytes, found, held, live, owned};
 use crate::command::{Line, Rejection};
 use crate::params::MOST_CALLS_PER_LEASE;
 use crate::state::{Lease, LeaseId, Session, State};
@@ -23,8 +23,8 @@ pub(super) fn report(state: &State, id: LeaseId, lines: &[Line], ctx: &Ctx) -> D
     let lease = found(state, id, ctx)?;
     held(lease, ctx)?;
     let session = state.sessions.get(&lease.session).filter(|session| !session.closed);
+    // One that has expired, or closes, takes what comes late until it is drained.
     let session = session.ok_or(Rejection::SessionClosed(lease.session))?;
-    refuse_if(session.expires_at <= ctx.now, || Rejection::SessionExpired(lease.session))?;
     let mut tally = Tally::new(lease, session);
     let mut answered = LinesAnswered {
         lease: id.to_bytes().to_vec().into(),
@@ -46,13 +46,13 @@ pub(super) fn report(state: &State, id: LeaseId, lines: &[Line], ctx: &Ctx) -> D
         answered.receipt_lines.push(number);
         answered.reasons.push(reason.to_owned());
     }
-    let metered = (!metered.is_empty()).then(|| calls_metered(id, lease, metered, ctx));
+    let metered = (!metered.is_empty()).then(|| calls_metered(id, lease, metered, ctx.principal.id));
     let answered = (!answered.positions.is_empty()).then_some(Kind::LinesAnswered(answered));
     Ok(metered.into_iter().chain(answered).collect())
 }
 
-/// What is left while the lines of a report are taken, pico-dollars.
-struct Tally<'a> {
+/// What is left while the lines of a report are taken, pico-dollars. What is held for checkpoints of other calls is not.
+pub(super) struct Tally<'a> {
     lease: &'a Lease,
     calls: usize,
     of_lease: u64,
@@ -61,36 +61,37 @@ struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    fn new(lease: &'a Lease, session: &Session) -> Tally<'a> {
+    pub(super) fn new(lease: &'a Lease, session: &Session) -> Tally<'a> {
         let of_session = lease.has_ended().then(|| session.free());
-        Tally { lease, calls: lease.calls.len(), of_lease: lease.left(), of_session }
+        let of_lease = lease.left().saturating_sub(lease.pending);
+        Tally { lease, calls: lease.calls.len() + lease.running.len(), of_lease, of_session }
     }
 
-    fn take(&mut self, line: &Line) -> Result<(), &'static str> {
+    /// Takes a line in the place of the call's checkpoint.
+    pub(super) fn take(&mut self, line: &Line) -> Result<(), &'static str> {
         if self.lease.calls.contains_key(&line.call) {
             return Ok(()); // it counts once
         }
-        if self.calls >= MOST_CALLS_PER_LEASE {
+        let is_new = !self.lease.running.contains_key(&line.call);
+        if is_new && self.calls >= MOST_CALLS_PER_LEASE {
             return Err(LEASE_FULL);
         }
         let price = self.lease.prices.of(line.input_tokens, line.output_tokens);
-        let price = price.filter(|price| *price <= self.of_lease).ok_or(ALLOWANCE_EXCEEDED)?;
+        let held = self.lease.checkpointed(&line.call);
+        let of_lease = self.of_lease.saturating_add(held);
+        let price = price.filter(|price| *price <= of_lease).ok_or(ALLOWANCE_EXCEEDED)?;
         if let Some(free) = self.of_session {
+            let free = free.saturating_add(held.into());
             let left = free.checked_sub(price.into()).ok_or(SESSION_BUDGET_EXCEEDED)?;
             self.of_session = Some(left);
         }
-        self.of_lease -= price;
-        self.calls += 1;
+        self.of_lease = of_lease - price;
+        self.calls += usize::from(is_new);
         Ok(())
     }
 }
 
-fn calls_metered(
-    id: LeaseId,
-    lease: &Lease,
-    lines: Vec<holmes_proto::scheduling::v1::CallLine>,
-    ctx: &Ctx,
-) -> Kind {
+pub(super) fn calls_metered(id: LeaseId, lease: &Lease, lines: Vec<CallLine>, gateway: Id) -> Kind {
     Kind::CallsMetered(CallsMetered {
         lease: id.to_bytes().to_vec().into(),
         session: bytes(lease.session),
@@ -104,6 +105,6 @@ fn calls_metered(
         output_micro_units: lease.prices.output_micro_units,
         credit: lease.credit,
         lines,
-        gateway: bytes(ctx.principal.id),
+        gateway: bytes(gateway),
     })
 }

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use holmes_kernel::{Ctx, Id};
 use holmes_proto::scheduling::v1::event::Event as Kind;
 use holmes_proto::scheduling::v1::{
-    ModelNoted, NodeNoted, NodesNoted, SessionDrained, SessionDraining, SessionEnded, SessionNoted,
+    ModelNoted, NodeNoted, NodesNoted, SessionDraining, SessionEnded, SessionNoted,
 };
 
-use super::{Decided, bytes, column, only_from, only_time, owned};
+use super::{Decided, bytes, column, only_from, owned};
 use crate::command::{MarketFact, NodeFact};
-use crate::params::MOST_PER_STEP;
 use crate::state::State;
 use crate::{MARKET, STAKING};
 
@@ -112,11 +111,4 @@ fn market_fact(state: &State, fact: &MarketFact) -> Option<Kind> {
             known.map(|_| Kind::SessionEnded(SessionEnded { session: bytes(*session) }))
         }
     }
-}
-
-/// The next of the sessions whose calls are all metered, or too late.
-pub(super) fn end_drains(state: &State, ctx: &Ctx) -> Decided {
-    only_time(ctx)?;
-    let over = state.drains.iter().take_while(|(at, _)| *at <= ctx.now).take(MOST_PER_STEP);
-    Ok(over.map(|(_, id)| Kind::SessionDrained(SessionDrained { session: bytes(*id) })).collect())
 }

@@ -203,7 +203,7 @@ pub(super) fn end(state: &State, id: LeaseId, reason: i32, ctx: &Ctx) -> Decided
     Ok(vec![ended(id, lease, reason)])
 }
 
-fn ended(id: LeaseId, lease: &Lease, reason: i32) -> Kind {
+pub(super) fn ended(id: LeaseId, lease: &Lease, reason: i32) -> Kind {
     let (session, node) = (bytes(lease.session), bytes(lease.node));
     Kind::LeaseEnded(LeaseEnded { lease: id.to_bytes().to_vec().into(), session, node, reason })
 }
@@ -230,6 +230,6 @@ pub(super) fn expire(state: &State, ctx: &Ctx) -> Decided {
     Ok(expired.collect())
 }
 
-fn id_of(state: &State, seq: u64, lease: &Lease) -> LeaseId {
+pub(super) fn id_of(state: &State, seq: u64, lease: &Lease) -> LeaseId {
     LeaseId { cell: state.network.cell, term: lease.term, seq }
 }

@@ -2,6 +2,7 @@
 
 mod closing;
 mod desk;
+mod running;
 
 use holmes_kernel::{Code, Id, Machine as _, Opened, Refusal};
 use holmes_proto::market::v1::WorkCredit;
@@ -256,25 +257,6 @@ fn a_closed_session_loses_its_leases_and_is_forgotten() {
     assert!(desk.state.sessions.is_empty());
     let late = Command::ReportCalls { lease, lines: vec![line(1, 1, 1)] };
     assert_eq!(desk.refused(GATEWAY, late), "SESSION_CLOSED");
-}
-
-#[test]
-fn a_session_that_has_expired_takes_no_calls() {
-    let mut desk = Desk::with_nodes(&[(1, 1, 1_000)]);
-    let expires_at = desk.state.at.after_millis(30_000);
-    desk.market(vec![MarketFact::Funded {
-        session: desk::SESSION,
-        renter: RENTER,
-        cap: desk::CAP,
-        expires_at,
-    }]);
-    let granted = desk.place(|_| {}).unwrap();
-    assert_eq!(granted.expires_at_us, expires_at.micros(), "no lease outlives its session");
-    desk.stay(30_000);
-    assert_eq!(desk.place(|_| {}).unwrap_err(), "SESSION_EXPIRED");
-    let lease = crate::state::LeaseId::from_slice(&granted.lease).unwrap();
-    let late = Command::ReportCalls { lease, lines: vec![line(1, 1, 1)] };
-    assert_eq!(desk.refused(GATEWAY, late), "SESSION_EXPIRED");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use holmes_kernel::{Broken, Id};
 use holmes_proto::columns::ids;
 use holmes_proto::scheduling::v1::Event;
 use holmes_proto::scheduling::v1::event::Event as Kind;
+use holmes_proto::statements::LEASE_BYTES;
 
 use super::{Lease, LeaseId, Node, Session, Stand, State};
 use crate::matching::Pool;
@@ -15,7 +16,12 @@ pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
     events.iter().filter_map(|event| event.event.as_ref()).try_for_each(|event| match event {
         Kind::LeaseGranted(e) => named_lease(state, &e.lease, true),
         Kind::LeaseEnded(e) => named_lease(state, &e.lease, false),
-        Kind::CallsMetered(e) => named_lease(state, &e.lease, true),
+        Kind::CallsMetered(e) => {
+            let calls = e.lines.iter().filter_map(|line| Id::from_slice(&line.call));
+            let known = calls.into_iter().all(|call| state.calls.find(&call).is_some());
+            must(known, || "a call that was metered could run again".into())?;
+            named_lease(state, &e.lease, false)
+        }
         Kind::LeaseRenewed(e) => {
             e.renewed.as_ref().map_or(Ok(()), |lease| named_lease(state, &lease.lease, true))
         }
@@ -40,12 +46,17 @@ pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
         | Kind::EpochAttendance(_)
         | Kind::EpochSealed(_) => Ok(()),
         Kind::GatewayStarted(_) | Kind::GatewayHeard(_) | Kind::GatewayLost(_) => Ok(()),
+        Kind::CallsCheckpointed(e) => {
+            let mut leases = e.leases.chunks_exact(LEASE_BYTES);
+            leases.try_for_each(|lease| named_lease(state, lease, true))
+        }
         Kind::LinesAnswered(_) | Kind::ModelNoted(_) => Ok(()),
         Kind::SessionDraining(_) | Kind::SessionDrained(_) | Kind::SessionEnded(_) => Ok(()),
     })
 }
 
-/// A lease that an event names. One that has ended may be forgotten already, where memory is short.
+/// A lease that an event names. One that has ended may be forgotten already: where memory is short, or as soon as what
+/// was checkpointed under it is metered.
 fn named_lease(state: &State, id: &[u8], must_be_there: bool) -> Result<(), Broken> {
     let Some(id) = LeaseId::from_slice(id) else {
         return Err(Broken(format!("an event names lease {id:?}")));
@@ -72,8 +83,15 @@ fn must(holds: bool, why: impl FnOnce() -> String) -> Result<(), Broken> {
 }
 
 fn check_lease(seq: &u64, lease: &Lease) -> Result<(), Broken> {
-    let (metered, allowance) = (lease.metered, lease.allowance);
-    must(metered <= allowance, || format!("E-9.1: lease {seq} has metered {metered}, and allows {allowance}"))
+    let Lease { metered, pending, allowance, .. } = *lease;
+    let holds = metered.checked_add(pending).is_some_and(|both| both <= allowance);
+    must(holds, || {
+        format!("E-9.1: lease {seq} has metered {metered} and {pending} pending, and allows {allowance}")
+    })?;
+    let checkpointed: u128 = lease.running.values().map(|running| u128::from(running.price)).sum();
+    must(checkpointed == u128::from(pending), || format!("lease {seq}: what is pending does not add up"))?;
+    let once = lease.running.keys().all(|call| !lease.calls.contains_key(call));
+    must(once, || format!("E-9.2: a call of lease {seq} has a receipt and is to be metered again"))
 }
 
 fn check_budget(id: &Id, session: &Session) -> Result<(), Broken> {
@@ -112,6 +130,7 @@ pub fn check(state: &State) -> Vec<Broken> {
         check_gateways(state),
         check_open_leases(state),
         check_ended_leases(state),
+        check_unsettled(state),
         check_drains(state),
         check_epochs(state),
     ];
@@ -155,11 +174,16 @@ fn check_open_leases(state: &State) -> Result<(), Broken> {
     let mut nodes: BTreeMap<Id, BTreeSet<u64>> = BTreeMap::new();
     let mut sessions: BTreeMap<Id, (BTreeSet<u64>, u128)> = BTreeMap::new();
     let (mut expiries, mut ending) = (BTreeSet::new(), BTreeSet::new());
-    for (seq, lease) in state.leases.iter().filter(|(_, lease)| !lease.has_ended()) {
+    for (seq, lease) in state.leases.iter() {
+        if lease.reserved() > 0 || !lease.has_ended() {
+            let (_, reserved) = sessions.entry(lease.session).or_default();
+            *reserved = reserved.saturating_add(lease.reserved().into());
+        }
+        if lease.has_ended() {
+            continue;
+        }
         nodes.entry(lease.node).or_default().insert(*seq);
-        let (leases, reserved) = sessions.entry(lease.session).or_default();
-        leases.insert(*seq);
-        *reserved = reserved.saturating_add(lease.left().into());
+        sessions.entry(lease.session).or_default().0.insert(*seq);
         match lease.stand {
             Stand::Open => expiries.insert((lease.expires_at, *seq)),
             _ => ending.insert(*seq),
@@ -190,8 +214,27 @@ fn check_ended_leases(state: &State) -> Result<(), Broken> {
         _ => None,
     });
     must(forget.collect::<BTreeSet<_>>() == state.forget, || "ended leases that are never forgotten".into())?;
-    let (kept, most) = (state.forget.len(), state.params.most_leases);
+    let (kept, most) = (state.forget.len().saturating_sub(state.unsettled.len()), state.params.most_leases);
     must(kept <= most, || format!("{kept} ended leases are remembered, at most {most}"))
+}
+
+/// What was checkpointed of leases that have ended is metered some time, and their sessions know of it.
+fn check_unsettled(state: &State) -> Result<(), Broken> {
+    let mut sessions: BTreeMap<Id, BTreeSet<u64>> = BTreeMap::new();
+    let mut unsettled = BTreeSet::new();
+    for (seq, lease) in state.leases.iter().filter(|(_, lease)| !lease.running.is_empty()) {
+        if let Stand::Ended { forget_at, .. } = lease.stand {
+            unsettled.insert((forget_at, *seq));
+            sessions.entry(lease.session).or_default().insert(*seq);
+        }
+    }
+    must(unsettled == state.unsettled, || "checkpoints of ended leases are never metered".into())?;
+    for (id, session) in state.sessions.iter() {
+        must(sessions.remove(id).unwrap_or_default() == session.unsettled, || {
+            format!("session {id} does not know what is to be metered on it")
+        })?;
+    }
+    must(sessions.is_empty(), || "checkpoints are to be metered on sessions that are not there".into())
 }
 
 /// Of every closing session it is said some time that nothing more is metered on it.

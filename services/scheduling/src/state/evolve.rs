@@ -24,6 +24,7 @@ pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
         Some(Kind::LeaseEnded(e)) => state.lease_ended(e, meta),
         Some(Kind::LeaseRenewed(e)) => state.lease_renewed(e),
         Some(Kind::CallsMetered(e)) => state.calls_metered(e, meta),
+        Some(Kind::CallsCheckpointed(e)) => state.calls_checkpointed(e, meta),
         Some(Kind::NodeAttached(e)) => state.node_attached(e, meta),
         Some(Kind::NodeDetached(e)) => state.node_detached(e, meta),
         Some(Kind::NodesNoted(e)) => {
@@ -38,7 +39,7 @@ pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
         Some(Kind::GatewayLost(e)) => state.gateway_lost(&e.gateway, meta),
         Some(Kind::ModelNoted(e)) => state.model_noted(e),
         Some(Kind::SessionNoted(e)) => state.session_noted(e),
-        Some(Kind::SessionDraining(e)) => state.session_draining(e, meta.ts),
+        Some(Kind::SessionDraining(e)) => state.session_draining(e),
         Some(Kind::SessionDrained(e)) => state.session_ended(&e.session),
         Some(Kind::SessionEnded(e)) => state.session_ended(&e.session),
         Some(Kind::GatewayHeard(_) | Kind::LinesAnswered(_)) | None => {} // heard above; answered by the event itself
@@ -211,24 +212,27 @@ impl State {
             drained_at: None,
             closed: false,
             leases: Default::default(),
+            last_ended: Time::default(),
+            unsettled: Default::default(),
         });
         session.cap = session.cap.max(cap);
         session.expires_at = Time::from_micros(event.expires_at_us);
     }
 
-    fn session_draining(&mut self, event: &SessionDraining, now: Time) {
+    fn session_draining(&mut self, event: &SessionDraining) {
         let Some(id) = Id::from_slice(&event.session) else { return };
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.drains_until = Some(Time::from_micros(event.drains_until_us));
-        self.set_drain(id, now);
+        self.set_drain(id);
     }
 
-    /// A closing session is drained so long after its last lease has ended, and at its latest moment in any case.
-    pub(super) fn set_drain(&mut self, id: Id, now: Time) {
+    /// A closing session is drained so long after its last lease has ended. Those that are open end when its drain time
+    /// is over.
+    pub(super) fn set_drain(&mut self, id: Id) {
         let late_ms = self.params.late_close_ms;
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(latest) = session.drains_until.filter(|_| !session.closed) else { return };
-        let at = if session.leases.is_empty() { now.after_millis(late_ms).min(latest) } else { latest };
+        let at = if session.leases.is_empty() { session.last_ended.after_millis(late_ms) } else { latest };
         if let Some(before) = session.drained_at.replace(at) {
             self.drains.remove(&(before, id));
         }
@@ -243,9 +247,8 @@ impl State {
             self.drains.remove(&(at, id));
         }
         let leases: Vec<u64> = session.leases.iter().copied().collect();
-        if leases.is_empty() {
-            self.sessions.remove(&id);
-        }
+        std::mem::take(&mut session.unsettled).into_iter().for_each(|lease| self.drop_running(lease));
+        self.forget_session(id);
         leases.into_iter().for_each(|lease| self.doom(lease, LeaseEnd::SessionClosed));
     }
 }

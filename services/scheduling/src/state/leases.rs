@@ -16,7 +16,10 @@ impl State {
     pub(super) fn forget(&mut self, now: Time) {
         for _ in 0..FORGOTTEN_PER_EVENT {
             match self.forget.first().copied() {
-                Some((at, seq)) if at <= now => self.forget_one(at, seq),
+                // What it owes is metered first: that is due already.
+                Some(next @ (at, seq)) if at <= now && !self.unsettled.contains(&next) => {
+                    self.forget_one(at, seq);
+                }
                 _ => return,
             }
         }
@@ -54,7 +57,8 @@ impl State {
         let Some(seq) = LeaseId::from_slice(&event.lease).map(|id| id.seq) else { return };
         let Some(lease) = self.leases.get_mut(&seq).filter(|lease| !lease.has_ended()) else { return };
         let forget_at = meta.ts.after_millis(self.params.late_calls_ms);
-        let (session_id, node, left) = (lease.session, lease.node, lease.left());
+        let (session_id, node) = (lease.session, lease.node);
+        let freed = lease.left().saturating_sub(lease.pending);
         lease.stand = Stand::Ended { reason: event.reason, forget_at };
         self.expiries.remove(&(lease.expires_at, seq));
         self.ending.remove(&seq);
@@ -63,18 +67,29 @@ impl State {
             node.leases.remove(&seq);
         });
         if let Some(session) = self.sessions.get_mut(&session_id) {
-            session.reserved = session.reserved.saturating_sub(left.into());
+            session.reserved = session.reserved.saturating_sub(freed.into());
             session.leases.remove(&seq);
-            if session.closed && session.leases.is_empty() {
-                self.sessions.remove(&session_id);
-            }
+            session.last_ended = meta.ts;
         }
-        self.set_drain(session_id, meta.ts);
-        // Memory is bounded whatever the rate: what ended first is forgotten first.
-        if self.forget.len() > self.params.most_leases
-            && let Some((at, oldest)) = self.forget.first().copied()
+        self.await_lines(seq, forget_at);
+        self.set_drain(session_id);
+        self.forget_session(session_id);
+        self.forget_beyond();
+    }
+
+    /// Memory is bounded whatever the rate: what ended first is forgotten first, unless it still owes.
+    pub(super) fn forget_beyond(&mut self) {
+        if self.forget.len() > self.params.most_leases.saturating_add(self.unsettled.len())
+            && let Some((at, oldest)) = self.forget.difference(&self.unsettled).next().copied()
         {
             self.forget_one(at, oldest);
+        }
+    }
+
+    /// Forgets a session that is closed once it has nothing open.
+    pub(super) fn forget_session(&mut self, id: Id) {
+        if self.sessions.get(&id).is_some_and(|session| session.closed && session.leases.is_empty()) {
+            self.sessions.remove(&id);
         }
     }
 
@@ -95,19 +110,24 @@ impl State {
     pub(super) fn calls_metered(&mut self, event: &CallsMetered, meta: &Meta) {
         let Some(seq) = LeaseId::from_slice(&event.lease).map(|id| id.seq) else { return };
         let Some(lease) = self.leases.get_mut(&seq) else { return };
+        let before = lease.reserved();
         let mut price = 0u64;
         for (at, line) in event.lines.iter().enumerate() {
             let Some(call) = Id::from_slice(&line.call) else { continue };
-            lease.calls.insert(call, (meta.seq, at as u32));
+            let place = (meta.seq, at as u32);
+            lease.reported(&call);
+            lease.calls.insert(call, place);
+            self.calls.metered(call, place, meta.ts);
             let of_line = lease.prices.of(line.input_tokens, line.output_tokens).unwrap_or(u64::MAX);
             price = price.saturating_add(of_line);
         }
         lease.metered = lease.metered.saturating_add(price);
-        let reserved = if lease.has_ended() { 0 } else { price };
+        let freed = before.saturating_sub(lease.reserved());
         if let Some(session) = self.sessions.get_mut(&lease.session) {
             session.metered = session.metered.saturating_add(price.into());
-            session.reserved = session.reserved.saturating_sub(reserved.into());
+            session.reserved = session.reserved.saturating_sub(freed.into());
         }
+        self.settled(seq);
     }
 }
 
@@ -134,6 +154,8 @@ fn granted(event: &LeaseGranted, meta: &Meta) -> Option<Lease> {
         expires_at: Time::from_micros(event.expires_at_us),
         stand: Stand::Open,
         calls: BTreeMap::new(),
+        running: BTreeMap::new(),
+        pending: 0,
         placement: event.placement.as_ref().map(Message::encode_to_vec).unwrap_or_default(),
     })
 }

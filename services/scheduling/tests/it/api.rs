@@ -17,7 +17,7 @@ use tonic::Request;
 
 use crate::harness::{
     GENESIS, MODEL, STAFF, World, attach_request, gateway, key, node, owner, public, session, signed_line,
-    with,
+    signed_running, with,
 };
 
 struct Desk {
@@ -222,6 +222,68 @@ fn a_call_counts_only_with_both_signatures() {
     }
     let report = desk.report(&lease, vec![good(1)]);
     assert_eq!(refused!(desk.report_calls, owner(9), report), "FORBIDDEN");
+}
+
+#[test]
+fn what_runs_is_checkpointed_with_both_signatures_and_a_gateway_hears_what_ends() {
+    let mut desk = Desk::new();
+    let (lease, on) = desk.place();
+    let running = |lease: &str, lines| wire::RunningLease { lease_id: lease.to_owned(), lines };
+    let report = |desk: &mut Desk, leases| wire::ReportRunningRequest { request_id: desk.id(), leases };
+    let good = signed_running(&lease, 1, (1, 1), on, 100);
+    let stopped = signed_line(&lease, 2, (1, 1), on, 100);
+    let cases = [
+        (
+            vec![running(&lease, vec![signed_running(&lease, 1, (1, 1), on % 3 + 1, 100)])],
+            "SIGNATURE_INVALID",
+        ),
+        (
+            vec![running(&lease, vec![wire::CallLine { output_tokens: 9, ..good.clone() }])],
+            "SIGNATURE_INVALID",
+        ),
+        (vec![running(&lease, vec![stopped])], "FIELD_INVALID"),
+        (vec![running(&lease, vec![good.clone(), good.clone()])], "FIELD_INVALID"),
+        (vec![running(&lease, vec![]), running(&lease, vec![])], "FIELD_INVALID"),
+        (vec![running("x", vec![])], "FIELD_INVALID"),
+    ];
+    for (leases, expected) in cases {
+        let request = report(&mut desk, leases);
+        assert_eq!(refused!(desk.report_running, gateway(100), request), expected);
+    }
+    let request = report(&mut desk, vec![]);
+    assert_eq!(refused!(desk.report_running, owner(9), request), "FORBIDDEN");
+
+    let find = wire::FindCallRequest { call_id: Id::from_slice(&good.call).unwrap().to_string() };
+    assert!(!call!(desk.find_call, gateway(100), find.clone()).unwrap().found);
+    let request = report(&mut desk, vec![running("1.4.1.9999", vec![]), running(&lease, vec![good])]);
+    let told = call!(desk.report_running, gateway(100), request).unwrap().ending;
+    assert_eq!((told.len(), told[0].lease_id.as_str(), told[0].ends_at_us), (1, "1.4.1.9999", 0));
+    assert_eq!(told[0].reason(), LeaseEnd::Unspecified);
+    let found = call!(desk.find_call, gateway(100), find.clone()).unwrap();
+    assert_eq!((found.found, found.receipt.as_str()), (true, ""));
+    let line = signed_line(&lease, 1, (1, 2), on, 100);
+    let request = desk.report(&lease, vec![line]);
+    let receipts = call!(desk.report_calls, gateway(100), request).unwrap().receipts;
+    assert_eq!(call!(desk.find_call, gateway(100), find.clone()).unwrap().receipt, receipts[0]);
+    assert_eq!(refused!(desk.find_call, owner(9), find), "FORBIDDEN");
+    let end = wire::EndLeaseRequest {
+        request_id: desk.id(),
+        lease_id: lease.clone(),
+        reason: LeaseEnd::NodeLost.into(),
+    };
+    call!(desk.end_lease, gateway(100), end).unwrap();
+    let request = report(&mut desk, vec![running(&lease, vec![])]);
+    let told = only_heard(&mut desk, request);
+    assert_eq!((told[0].ends_at_us, told[0].reason()), (0, LeaseEnd::NodeLost));
+    assert!(desk.world.rig.restart().unwrap().is_empty(), "the rebuilt states have the same digests");
+}
+
+/// What a report without checkpoints hears: it changes nothing.
+fn only_heard(desk: &mut Desk, request: wire::ReportRunningRequest) -> Vec<wire::EndingLease> {
+    let before = desk.world.digest();
+    let told = call!(desk.report_running, gateway(100), request).unwrap().ending;
+    assert_eq!(desk.world.digest(), before);
+    told
 }
 
 #[test]

@@ -89,15 +89,17 @@ fn of_leases() -> Vec<Kinds> {
         input_micro_units: 3,
         output_micro_units: 4,
         credit: 1,
-        lines: vec![line],
+        lines: vec![line.clone()],
         gateway: id(5),
     };
+    let checkpointed = CallsCheckpointed { gateway: id(5), leases: lease.clone(), lines: vec![line] };
     let reason = LeaseEnd::NodeLost.into();
     vec![
         Kinds::LeaseGranted(granted),
         Kinds::LeaseRenewed(LeaseRenewed { renewed: Some(renewed) }),
         Kinds::LeaseEnded(LeaseEnded { lease: lease.clone(), session, node, reason }),
         Kinds::CallsMetered(metered),
+        Kinds::CallsCheckpointed(checkpointed),
         Kinds::LinesAnswered(LinesAnswered {
             lease,
             positions: vec![0, 3],

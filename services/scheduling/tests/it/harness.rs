@@ -210,11 +210,26 @@ pub(crate) fn attach_request(n: u8, of: u8, nonce: u8, request_id: Id) -> wire::
 
 /// A call of a lease, signed by the n-th node and a gateway.
 pub(crate) fn signed_line(lease: &str, call: u8, tokens: (u64, u64), n: u8, of: u8) -> wire::CallLine {
+    signed_end(lease, call, tokens, wire::Finish::Stop, (n, of))
+}
+
+/// The checkpoint of a call that runs.
+pub(crate) fn signed_running(lease: &str, call: u8, tokens: (u64, u64), n: u8, of: u8) -> wire::CallLine {
+    signed_end(lease, call, tokens, wire::Finish::NodeLost, (n, of))
+}
+
+fn signed_end(
+    lease: &str,
+    call: u8,
+    tokens: (u64, u64),
+    finish: wire::Finish,
+    (n, of): (u8, u8),
+) -> wire::CallLine {
     let mut line = wire::CallLine {
         call: Id::v7(START.millis(), [call; 10]).to_bytes().to_vec().into(),
         input_tokens: tokens.0,
         output_tokens: tokens.1,
-        finish: wire::Finish::Stop.into(),
+        finish: finish.into(),
         prompt_commitment: vec![1; 32].into(),
         output_commitment: vec![2; 32].into(),
         ..Default::default()

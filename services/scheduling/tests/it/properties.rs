@@ -1,5 +1,7 @@
 //! Whatever comes in whatever order: the invariants hold after every command, and the log gives the same state again.
 
+use std::collections::BTreeMap;
+
 use holmes_kernel::Id;
 use holmes_proto::scheduling::v1::{DetachReason, LeaseEnd};
 use holmes_scheduling::Command;
@@ -20,6 +22,7 @@ enum Step {
     Renew(usize, u64),
     End(usize),
     Report(usize, u8, u64),
+    Checkpoint(usize, u8, u64),
     Stand(u8, bool, u32),
     Fund(u128),
     Closing(u64),
@@ -38,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0usize..8, 1u64..600).prop_map(|(at, allowance)| Step::Renew(at, allowance)),
         2 => (0usize..8).prop_map(Step::End),
         6 => (0usize..8, 0u8..6, 0u64..20).prop_map(|(at, call, tokens)| Step::Report(at, call, tokens)),
+        6 => (0usize..8, 0u8..6, 0u64..20).prop_map(|(at, call, tokens)| Step::Checkpoint(at, call, tokens)),
         3 => (1u8..6, any::<bool>(), 0u32..3).prop_map(|(n, qualified, rating)| Step::Stand(n, qualified, rating)),
         1 => (0u128..5_000).prop_map(Step::Fund),
         1 => (0u64..30_000).prop_map(Step::Closing),
@@ -63,6 +67,10 @@ struct Play {
     world: World,
     leases: Vec<LeaseId>,
     nonce: u8,
+    /// What leases owe or were paid, as it was last seen, and the calls that were ever checkpointed or reported.
+    owed: BTreeMap<u64, BTreeMap<Id, bool>>,
+    /// The market has closed the session without a word of scheduling's: what was not reported then is nobody's.
+    closed: bool,
 }
 
 impl Play {
@@ -76,7 +84,39 @@ impl Play {
             let staking = holmes_kernel::Principal::service(holmes_scheduling::STAKING);
             world.ask(staking, Command::NoteNodes(vec![registered])).unwrap();
         }
-        Play { world, leases: Vec::new(), nonce: 0 }
+        Play { world, leases: Vec::new(), nonce: 0, owed: BTreeMap::new(), closed: false }
+    }
+
+    /// A call that was checkpointed is still to be metered, or was: no lease is forgotten that owes, no call metered twice.
+    fn keeps_what_it_owes(&mut self) -> bool {
+        let (owed, closed) = (&mut self.owed, self.closed);
+        self.world.look(|state| {
+            let kept = owed.iter().all(|(seq, calls)| {
+                let lease = state.leases.get(seq);
+                calls.iter().all(|(call, paid)| match lease {
+                    Some(lease) => lease.calls.contains_key(call) || lease.running.contains_key(call),
+                    None => *paid,
+                })
+            });
+            for (seq, lease) in state.leases.iter() {
+                let calls = owed.entry(*seq).or_default();
+                calls.extend(lease.running.keys().map(|call| (*call, false)));
+                calls.extend(lease.calls.keys().map(|call| (*call, true)));
+            }
+            kept || closed
+        })
+    }
+
+    /// In the end everything is metered, or its session was closed by the market alone.
+    fn settles(&mut self) {
+        self.play(Step::Closing(1_000));
+        self.world.wait(1_000_000);
+        self.world.look(|state| {
+            assert!(state.unsettled.is_empty() && state.drains.is_empty());
+            assert!(state.leases.values().all(|lease| lease.running.is_empty()));
+            let reserved = state.sessions.values().map(|session| session.reserved);
+            assert_eq!(reserved.sum::<u128>(), 0);
+        });
     }
 
     /// What gateways, staking and the market do; refusals are answers too.
@@ -133,6 +173,11 @@ impl Play {
                 let lines = vec![line(call, tokens), line(call + 1, 1)];
                 (gateway(100), Command::ReportCalls { lease, lines })
             }
+            Step::Checkpoint(at, call, tokens) => {
+                let Some(lease) = lease(at, &self.leases) else { return };
+                let lines = vec![(lease, line(call, tokens)), (lease, line(call + 1, 2))];
+                (gateway(100), Command::Checkpoint(lines))
+            }
             Step::Stand(n, qualified, rating) => {
                 let (rating_milli_cu, required) = (rating * 1_000, u64::from(rating) + 1);
                 let (node, owner) = (node(n), owner(n % 3));
@@ -149,7 +194,10 @@ impl Play {
                 let closing = MarketFact::Closing { session: session(), drains_until };
                 return self.world.market(vec![closing]);
             }
-            Step::Close => return self.world.market(vec![MarketFact::Closed { session: session() }]),
+            Step::Close => {
+                self.closed = true;
+                return self.world.market(vec![MarketFact::Closed { session: session() }]);
+            }
             Step::Wait(ms) => return self.world.wait(ms),
         };
         if let Ok(Reply::Placed(granted)) = self.world.ask(who, command) {
@@ -172,7 +220,9 @@ proptest! {
         for step in steps {
             play.play(step);
             prop_assert_eq!(play.world.rig.check(), []);
+            prop_assert!(play.keeps_what_it_owes(), "what was checkpointed is lost");
         }
+        play.settles();
         prop_assert!(play.world.rig.restart().unwrap().is_empty(), "the rebuilt states have the same digests");
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use holmes_kernel::{Ctx, Id, LogId, Machine, Meta, Opened, Principal, PrincipalKind, Refusal, Time, canon};
 use holmes_proto::scheduling::v1 as wire;
 use holmes_proto::scheduling::v1::event::Event as Kind;
-use holmes_proto::scheduling::v1::{Event, LeaseGranted};
+use holmes_proto::scheduling::v1::{CallsMetered, Event, LeaseGranted};
 use prost::Message;
 
 use crate::command::{Attach, Command, Line, MarketFact, NodeFact, Place, Presence, Reply};
@@ -70,6 +70,8 @@ pub(super) struct Desk {
     pub(super) seals: Vec<(u64, u32)>,
     /// Sessions on which nothing more is metered.
     pub(super) drained: Vec<Id>,
+    /// Calls that were metered.
+    pub(super) metered: Vec<CallsMetered>,
     now: Time,
 }
 
@@ -83,7 +85,8 @@ impl Desk {
         let opened = Opened { cell: 1, params: params.encode_to_vec(), ..Opened::default() };
         let state = Scheduling::init(&opened).unwrap();
         let now = Time::from_millis(1_000_000);
-        let mut desk = Desk { state, seq: 1, seals: Vec::new(), drained: Vec::new(), now };
+        let mut desk =
+            Desk { state, seq: 1, seals: Vec::new(), drained: Vec::new(), metered: Vec::new(), now };
         desk.start(GATEWAY);
         for (n, of, rating) in nodes {
             let registered = NodeFact::Registered { node: node(*n), owner: owner(*of), public_key: [1; 32] };
@@ -126,6 +129,9 @@ impl Desk {
             }
             if let Some(Kind::SessionDrained(drained)) = &event.event {
                 self.drained.extend(Id::from_slice(&drained.session));
+            }
+            if let Some(Kind::CallsMetered(metered)) = &event.event {
+                self.metered.push(metered.clone());
             }
         }
         Scheduling::check_step(&self.state, events).unwrap();
@@ -251,6 +257,11 @@ impl Desk {
             self.step();
         }
         self.now = end;
+    }
+
+    /// Lets time pass in which nothing happens, though it is due.
+    pub(super) fn skip(&mut self, ms: u64) {
+        self.now = self.now.after_millis(ms);
     }
 
     /// Lets time pass while the gateway says every now and then that it is there.

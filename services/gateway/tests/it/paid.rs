@@ -1,0 +1,204 @@
+//! Whatever ends a call, what was delivered of it is reported while it can be; and no call runs twice.
+
+use std::time::{Duration, Instant};
+
+use holmes_gateway::Settings;
+use holmes_kernel::{Code, Refusal};
+use holmes_proto::inference::v1::generate_response::Part;
+use holmes_proto::inference::v1::{EmbedRequest, FinishReason, GenerateRequest, GenerateResponse};
+use holmes_proto::scheduling::v1::{Finish, LeaseEnd};
+use holmes_runtime::Clock;
+use tonic::Streaming;
+
+use super::node::{Script, id_of};
+use super::services::{INPUT_PICO, OUTPUT_PICO};
+use super::world::{World, as_renter, asked, reason, settings, whole, words};
+
+/// Writes for longer than any of these tests lasts.
+const LONG: Script = Script::Slowly(2_000, Duration::from_millis(10));
+
+/// A call that writes for long.
+async fn long_call(world: &World) -> Streaming<GenerateResponse> {
+    let mut request = asked("hello");
+    request.work.as_mut().unwrap().max_tokens = 2_000;
+    world.generate(request).await.unwrap()
+}
+
+/// Takes so many of a call's tokens; their text.
+async fn take(stream: &mut Streaming<GenerateResponse>, count: usize) -> String {
+    let mut text = String::new();
+    let mut taken = 0;
+    while taken < count {
+        if let Some(Part::Tokens(tokens)) = stream.message().await.unwrap().unwrap().part {
+            text.push_str(&tokens.text);
+            taken += tokens.ids.len();
+        }
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_call_whose_session_closes_is_stopped_told_and_paid_to_the_last_token() {
+    let world = World::new().await;
+    let node = world.node(1, LONG).await;
+    let mut stream = long_call(&world).await;
+    let began = take(&mut stream, 5).await;
+    world.services.kept(|kept| kept.end_all(None, LeaseEnd::SessionClosed));
+    let rest = whole(stream).await;
+    let ended = rest.ended.unwrap();
+    assert_eq!(ended.reason(), FinishReason::SessionOver);
+    let written = ended.usage.unwrap().output_tokens;
+    assert_eq!(began + &rest.text, words(written), "the renter has what is paid, and pays what he has");
+    world.services.kept(|kept| {
+        assert_eq!(kept.lines(), [(Finish::Cancelled, u64::from(written))]);
+        assert_eq!(kept.reported[0].input_tokens, 5);
+    });
+    let price = (5 * INPUT_PICO + u64::from(written) * OUTPUT_PICO).div_ceil(1_000_000);
+    assert_eq!((ended.receipts.len(), ended.price_micro_usd), (1, price + price.div_ceil(50)));
+    world.till(|| node.heard.accepted() == [""]).await;
+}
+
+#[tokio::test]
+async fn a_closing_sessions_call_runs_on_as_long_as_it_may() {
+    let world = World::with(Settings { receipt_wait_ms: 2_000, ..settings() }).await; // so long before it is stopped
+    let _node = world.node(1, LONG).await;
+    let mut stream = long_call(&world).await;
+    take(&mut stream, 2).await;
+    let until = Clock::System.now().after_millis(4_000);
+    world.services.kept(|kept| kept.end_all(Some(until.micros()), LeaseEnd::SessionClosed));
+    let began = Instant::now();
+    assert_eq!(whole(stream).await.ended.unwrap().reason(), FinishReason::SessionOver);
+    assert!(began.elapsed() >= Duration::from_millis(1_300), "{:?}", began.elapsed());
+    assert!(Clock::System.now() < until, "it is reported while the lease is open");
+}
+
+#[tokio::test]
+async fn a_call_whose_renewal_is_refused_is_reported_before_its_lease_ends() {
+    for why in ["SESSION_CLOSING", "SESSION_EXPIRED"] {
+        let world = World::with(Settings { receipt_wait_ms: 2_000, ..settings() }).await;
+        let closing = Refusal::new(Code::Precondition, why, "it closes");
+        world.services.kept(|kept| (kept.lease_ms, kept.refuse_renew) = (5_000, Some(closing)));
+        let _node = world.node(1, LONG).await;
+        let stream = long_call(&world).await;
+        let answer = whole(stream).await;
+        let ended = answer.ended.unwrap();
+        assert_eq!(ended.reason(), FinishReason::SessionOver);
+        assert_eq!(answer.text, words(ended.usage.unwrap().output_tokens));
+        world.services.kept(|kept| {
+            let lease = kept.leases.values().next().unwrap();
+            assert!(lease.expires_at_us > Clock::System.now().micros(), "{why}");
+            assert_eq!(kept.lines(), [(Finish::Cancelled, ended.usage.unwrap().output_tokens.into())]);
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_call_whose_lease_alone_ends_goes_on_at_another_node_and_both_are_paid_exactly() {
+    let world = World::new().await;
+    let script = || Script::Slowly(60, Duration::from_millis(10));
+    let nodes = [world.node(1, script()).await, world.node(2, script()).await];
+    let mut stream = world.generate(asked("hello")).await.unwrap();
+    let began = take(&mut stream, 5).await;
+    world.services.kept(|kept| kept.end_all(None, LeaseEnd::NodeLost));
+    let rest = whole(stream).await;
+    assert_eq!(began + &rest.text, words(60), "nothing twice, nothing left out");
+    assert_eq!(rest.moved.len(), 1);
+    assert_eq!(rest.ended.unwrap().receipts.len(), 2);
+    world.services.kept(|kept| {
+        let [(first, some), (last, others)] = kept.lines()[..] else { panic!("two lines") };
+        assert_eq!((first, last), (Finish::Cancelled, Finish::Stop));
+        assert_eq!(some + others, 60);
+    });
+    for node in nodes {
+        world.till(|| node.heard.accepted() == [""]).await;
+    }
+}
+
+#[tokio::test]
+async fn what_runs_is_checkpointed_as_it_comes_and_no_more_often_than_that() {
+    let world = World::with(Settings { running_ms: 100, ..settings() }).await;
+    let _node = world.node(1, Script::Slowly(50, Duration::from_millis(10))).await;
+    let began = Instant::now();
+    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    let most = began.elapsed().as_millis() as usize / 100 + 2;
+    world.services.kept(|kept| {
+        let tokens: Vec<u64> = kept.running.iter().map(|(_, line)| line.output_tokens).collect();
+        assert!(tokens.len() >= 2 && tokens.is_sorted() && kept.running_reports <= most, "{tokens:?}");
+        assert!(kept.running.iter().all(|(_, line)| line.finish() == Finish::NodeLost));
+        assert_eq!(kept.lines(), [(Finish::Stop, 50)]);
+    });
+}
+
+#[tokio::test]
+async fn a_renter_who_takes_nothing_does_not_keep_his_call_from_being_reported() {
+    let world = World::with(Settings { renter_buffer: 1, ..settings() }).await;
+    let _node = world.node(1, Script::Burst(2_000)).await;
+    let mut request = asked("hello");
+    request.work.as_mut().unwrap().max_tokens = 2_000;
+    let stream = world.narrow_client().await.generate(as_renter(1, request)).await.unwrap();
+    // He takes nothing: the connection and all queues fill up.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.services.kept(|kept| {
+        assert!(kept.reported.is_empty());
+        kept.end_all(None, LeaseEnd::SessionClosed);
+    });
+    world.till(|| world.services.kept(|kept| kept.lines() == [(Finish::Stop, 2_000)])).await;
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_lease_that_ends_serves_no_further_call() {
+    let world = World::with(Settings { lease_idle_ms: 60_000, ..settings() }).await;
+    let _node = world.node(1, Script::Write(3)).await;
+    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    world.services.kept(|kept| kept.end_all(None, LeaseEnd::SessionClosed));
+    world.till(|| world.services.kept(|kept| kept.ended.len() == 1)).await;
+    whole(world.generate(asked("hello")).await.unwrap()).await.ended.unwrap();
+    world.services.kept(|kept| assert_eq!(kept.placed.len(), 2));
+}
+
+#[tokio::test]
+async fn an_embedding_whose_session_closes_is_refused_and_costs_nothing() {
+    let world = World::new().await;
+    let _node = world.node(1, Script::Silent).await;
+    let request =
+        EmbedRequest { model: "pointer".to_owned(), texts: vec!["a".to_owned()], ..Default::default() };
+    let mut client = world.client();
+    let asked = tokio::spawn(async move { client.embed(as_renter(1, request)).await });
+    world.till(|| world.services.kept(|kept| kept.leases.len() == 1)).await;
+    world.services.kept(|kept| kept.end_all(None, LeaseEnd::SessionClosed));
+    assert_eq!(reason(&asked.await.unwrap().unwrap_err()), "SESSION_OVER");
+    assert!(world.services.kept(|kept| kept.reported.is_empty()));
+}
+
+#[tokio::test]
+async fn a_lost_node_is_paid_though_its_prompt_does_not_fit_twice_into_the_price() {
+    let tight = Settings { template_tokens: 0, message_tokens: 0, ..settings() };
+    let world = World::with(tight).await;
+    let order = |number| id_of(number).to_bytes();
+    let (first, second) = if order(1) < order(2) { (1, 2) } else { (2, 1) }; // placements take the lowest id
+    let _dies = world.node(first, Script::DieAfter(4)).await;
+    let other = world.node(second, Script::Write(9)).await;
+    // Five bytes: no more than the five tokens that the nodes read. Reading them again would pass what was said.
+    let answer = whole(world.generate(asked("hello")).await.unwrap()).await;
+    assert_eq!(answer.text, words(4));
+    assert_eq!(reason(&answer.error.unwrap()), "NODE_LOST");
+    world.till(|| world.services.kept(|kept| kept.lines() == [(Finish::NodeLost, 4)])).await;
+    assert!(other.heard.starts().is_empty());
+}
+
+#[tokio::test]
+async fn a_request_id_that_the_log_knows_does_not_run_again() {
+    let world = World::new().await;
+    let node = world.node(1, Script::Write(6)).await;
+    let id = holmes_runtime::fresh_id().to_string();
+    let request = || GenerateRequest { request_id: id.clone(), ..asked("hello") };
+    // As a gateway finds it that has restarted since.
+    world.services.kept(|kept| _ = kept.known.insert(id.clone(), "receipts/77.0".to_owned()));
+    let refused = world.generate(request()).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::AlreadyExists, "CALL_EXISTS"));
+    assert!(refused.message().contains("receipts/77.0"), "{}", refused.message());
+    assert!(node.heard.starts().is_empty());
+    world.services.kept(|kept| kept.known.clear());
+    assert!(whole(world.generate(request()).await.unwrap()).await.ended.is_some(), "the id is free else");
+}
