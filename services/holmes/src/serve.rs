@@ -113,8 +113,8 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
         role.add_routes(&mut routes);
     }
     let keyring = keyring(&started, &clock);
-    let auth =
-        Auth::new(keyring.clone(), deps.network.clone(), clock.clone(), config.server.max_request_bytes);
+    let (most, unproven) = (config.server.max_request_bytes, config.server.max_unproven_bytes);
+    let auth = Auth::new(keyring.clone(), deps.network.clone(), clock.clone(), most, unproven);
     let mut edge_task = None;
     if let Some(http) = http {
         let edge = edge::start(&config, &started, &deps.network, keyring, &clock)?;
