@@ -19,8 +19,9 @@
 //!
 //! **Deliberately absent**: any state that must survive; queues without bound; a renter's text in logs or metrics.
 //!
-//! In reading order: `calls`, `calls/run`, `leases`, `sessions`, `nodes`, `nodes/attach`, `presence`, `reports`,
-//! `signed`, `price`, `ask`, `limits`, `models`, `upstream`, [`Settings`], then the doors `api`, [`openai`], `receipts`.
+//! In reading order: `calls`, `calls/run`, `calls/outcome`, `leases`, `shares`, `sessions`, `nodes`, `nodes/room`,
+//! `nodes/attach`, `presence`, `reports`, `signed`, `price`, `ask`, `limits`, `models`, `upstream`, `metrics`,
+//! [`Settings`], then the doors `api`, [`openai`], `receipts`.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +41,7 @@ mod background;
 mod calls;
 mod leases;
 mod limits;
+mod metrics;
 mod models;
 mod nodes;
 pub mod openai;
@@ -49,6 +51,7 @@ mod receipts;
 mod reports;
 mod sessions;
 mod settings;
+mod shares;
 mod signed;
 mod upstream;
 
@@ -92,7 +95,8 @@ pub struct Gateway(Arc<Edge>);
 pub fn start(deps: Deps) -> Gateway {
     let Deps { peer, key, network, clock, keys, receipts, settings } = deps;
     let upstream = Upstream::new(peer, &settings);
-    let nodes = Arc::new(Nodes::default());
+    let nodes = Arc::new(Nodes::new(&settings));
+    crate::metrics::describe();
     let (leased, reported) = (upstream.clone(), upstream.clone());
     Gateway(Arc::new(Edge {
         id: Id::of_key(&key.verifying_key().to_bytes()),

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holmes_kernel::{Code, Refusal};
+use holmes_kernel::Refusal;
 use holmes_proto::inference::v1::{FinishReason, Output, Tokens, Usage, Vectors, output, work};
 use holmes_proto::scheduling::v1::{CallLine, Finish};
+use prost::Message as _;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Out;
+use super::outcome::refused_by_node;
 use crate::Edge;
 use crate::ask::Ask;
 use crate::leases::Lease;
@@ -17,6 +19,10 @@ use crate::nodes::{FromCall, NodeCall};
 use crate::price::Bound;
 use crate::settings::ms;
 use crate::signed::{Facts, Untrue, check, prompt_commitment};
+
+/// Longest message of tokens, bytes: an executor sends at most 64 of them at once. What waits for a renter is bounded by
+/// it, for that is counted in messages.
+const LONGEST_TOKENS: usize = 256 << 10;
 
 /// How a call's time at a node ended.
 #[derive(Debug)]
@@ -174,10 +180,7 @@ impl<'a> Run<'a> {
                 self.done(usage);
                 None
             }
-            output::Output::Failed(failed) if failed.caller => Some(End::Refused(Refusal {
-                reason: failed.reason.into(),
-                ..Refusal::new(Code::Invalid, "", failed.message)
-            })),
+            output::Output::Failed(failed) if failed.caller => Some(End::Refused(refused_by_node(failed))),
             output::Output::Failed(failed) => Some(self.failed(&failed.reason)),
         }
     }
@@ -186,6 +189,9 @@ impl<'a> Run<'a> {
         let count = tokens.ids.len() as u64;
         if self.finished.is_some() || matches!(self.ask.work, work::Work::Embed(_)) || count == 0 {
             return Some(self.failed("tokens where there are none"));
+        }
+        if tokens.encoded_len() > LONGEST_TOKENS {
+            return Some(self.failed("more text than so few tokens have"));
         }
         if self.cancelled {
             self.delivered += count; // they were on their way when the renter left
