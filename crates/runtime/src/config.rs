@@ -371,7 +371,10 @@ const KEYS: &[(&str, &str)] = &[
         "the same from one address; behind a proxy all come from one: set both alike there",
     ),
     ("server.max_calls_per_connection", "calls and streams in progress on one connection"),
-    ("server.max_request_bytes", "bytes of one signed request, 1024 to 64 MiB; any other may have 4 MiB"),
+    (
+        "server.max_request_bytes",
+        "bytes of one signed request, 1024 to 64 MiB; with an API key it may have 4 MiB, without proof 256 KiB",
+    ),
     (
         "server.max_unproven_bytes",
         "bytes of all requests together whose proof is being checked; more are refused with RESOURCE_EXHAUSTED",

@@ -122,7 +122,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
         for name in Edge::SERVICES {
             health.follow(name, edge_status.subscribe());
         }
-        edge_task = Some(tokio::spawn(edge.run(http, stopped.clone())));
+        edge_task = Some(tokio::spawn(edge.run(http, edge::web(&config), stopped.clone())));
     }
     let statuses = started.iter().map(|role| (role.name, role.status.clone())).collect();
     let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), statuses, stopped.clone()));
@@ -138,7 +138,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     stop.send_replace(true);
     server.await.context("the gRPC port")??; // it lets calls in progress end, within the drain time
     if let Some(edge) = edge_task {
-        edge.await.context("the gateway")?.context("the HTTP port")?;
+        edge.await.context("the gateway")?;
     }
     for role in started {
         role.stop().await?;
