@@ -158,10 +158,10 @@ impl Default for Server {
             admin: SocketAddr::from(([127, 0, 0, 1], 7071)),
             max_calls: 8_192,
             max_guest_calls: 1_024,
-            max_streams: 8_192,
+            max_streams: 16_384,
             max_guest_streams: 512,
             guest_stream_ms: 300_000,
-            max_connections: 8_192,
+            max_connections: 16_384,
             max_connections_per_address: 1_024,
             max_calls_per_connection: 256,
             max_request_bytes: 4 * 1024 * 1024,
@@ -364,7 +364,7 @@ const KEYS: &[(&str, &str)] = &[
     ("server.guest_stream_ms", "how long a stream without proof may last, in ms"),
     (
         "server.max_connections",
-        "connections of the gRPC port; when it is full, the oldest over which nobody has proven anything gives way",
+        "connections of the gRPC port, attached nodes' among them; when it is full, or the process has no more descriptors, the oldest over which nobody has proven anything gives way",
     ),
     (
         "server.max_connections_per_address",

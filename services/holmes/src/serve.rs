@@ -89,6 +89,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let config = args.over(config);
     let profile = Profile::load(&config.cell.profile)?;
     let telemetry = telemetry::init(&config.telemetry, "holmes")?;
+    all_descriptors();
     // Profile and ports first: what is misspelt or taken should cost nothing.
     let grpc = bind(config.server.listen, "server.listen").await?;
     let admin = bind(config.server.admin, "server.admin").await?;
@@ -148,6 +149,17 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     telemetry.shutdown();
     eprintln!("stopped; everything acknowledged is in {}", config.store.dir.display());
     Ok(())
+}
+
+/// Lets the process have as many open files and connections as its user may: the usual soft limit is for programs that
+/// cannot count beyond it.
+fn all_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(why) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%why, "the limit of open files stays as it is");
+    }
 }
 
 /// Opens the logs that are not there yet.

@@ -107,19 +107,36 @@ impl Drop for Place {
 pub(super) struct Incoming {
     listener: TcpListener,
     door: Arc<Door>,
+    /// Runs while nothing is accepted.
+    pausing: Option<Pin<Box<Sleep>>>,
 }
+
+/// After an error of the listener, which mostly means that the process has no more descriptors.
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl Incoming {
     pub(super) fn new(listener: TcpListener, door: Arc<Door>) -> Incoming {
-        Incoming { listener, door }
+        Incoming { listener, door, pausing: None }
     }
 
     /// The next connection that is let in.
-    pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
+    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Socket> {
         loop {
-            let (stream, from) = ready!(self.listener.poll_accept(cx))?;
-            match self.admit(stream, from) {
-                Ok(socket) => return Poll::Ready(Ok(socket)),
+            if let Some(pausing) = &mut self.pausing {
+                ready!(pausing.as_mut().poll(cx));
+                self.pausing = None;
+            }
+            let accepted = match ready!(self.listener.poll_accept(cx)) {
+                Ok((stream, from)) => self.admit(stream, from),
+                Err(why) => {
+                    tracing::debug!(port = self.door.port, %why, "a connection could not be accepted");
+                    self.door.guests.make_room(); // its descriptor serves the one that waits
+                    self.pausing = Some(Box::pin(tokio::time::sleep(PAUSE)));
+                    Err("NOT_ACCEPTED")
+                }
+            };
+            match accepted {
+                Ok(socket) => return Poll::Ready(socket),
                 Err(reason) => {
                     let port = self.door.port;
                     metrics::counter!("holmes_connections_refused_total", "port" => port, "reason" => reason)
@@ -141,8 +158,8 @@ impl Incoming {
 impl tokio_stream::Stream for Incoming {
     type Item = io::Result<Socket>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Socket>>> {
-        self.poll_accept(cx).map(Some)
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Socket>>> {
+        self.poll_accept(cx).map(|socket| Some(Ok(socket)))
     }
 }
 

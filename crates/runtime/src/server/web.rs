@@ -27,25 +27,17 @@ pub struct Web {
     pub drain: Duration,
 }
 
-/// After an error of the listener, which mostly means that the process has no more descriptors.
-const BREATH: Duration = Duration::from_millis(50);
-
 /// Serves `router` until `stop` says so, then lets answers in progress end within the drain time. Requests carry the
 /// [`super::Connection`] on which they came.
 pub async fn serve_http(listener: TcpListener, router: Router, web: Web, mut stop: watch::Receiver<bool>) {
-    let incoming = Incoming::new(listener, Door::new("http", web.most));
+    let mut incoming = Incoming::new(listener, Door::new("http", web.most));
     let graceful = GracefulShutdown::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = poll_fn(|cx| incoming.poll_accept(cx)) => accepted,
-            () = wait_for_stop(&mut stop) => break,
-        };
-        match accepted {
-            Ok(socket) => drop(tokio::spawn(serve_one(socket, &router, &web, &graceful))),
-            Err(why) => {
-                tracing::warn!(%why, "a connection could not be accepted");
-                tokio::time::sleep(BREATH).await;
+        tokio::select! {
+            socket = poll_fn(|cx| incoming.poll_accept(cx)) => {
+                drop(tokio::spawn(serve_one(socket, &router, &web, &graceful)));
             }
+            () = wait_for_stop(&mut stop) => break,
         }
     }
     drop(incoming); // nobody connects to a process that stops

@@ -145,3 +145,23 @@ fn a_client_that_is_slow_with_its_head_loses_its_connection_to_the_http_port() {
     assert!(began.elapsed() < std::time::Duration::from_secs(5), "it took {:?}", began.elapsed());
     server.terminate();
 }
+
+#[test]
+fn idle_connections_of_nobody_do_not_use_up_the_descriptors_of_a_process() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let pid = i32::try_from(server.pid()).expect("a pid");
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").count() as u64;
+    let few = Rlimit { current: Some(open + 20), maximum: Some(open + 20) };
+    prlimit(Pid::from_raw(pid), Resource::Nofile, few).expect("it is ours");
+    let address = server.address.trim_start_matches("http://");
+    let idle: Vec<_> =
+        (0..60).map(|_| std::net::TcpStream::connect(address).expect("the kernel connects")).collect();
+    for _ in 0..3 {
+        let called = place.run(&["call", "--to", &server.address]);
+        assert_eq!(called.code, 0, "{}", called.err);
+    }
+    drop(idle);
+    server.terminate();
+}
