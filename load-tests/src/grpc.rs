@@ -59,7 +59,13 @@ pub(crate) async fn figures(dir: &Path, length: Duration) -> Result<Vec<Figure>>
     let address = format!("http://{}", listener.local_addr()?);
     let routes = Routes::new(holmes_ledger::api::server(bed.ledger.clone()));
     let network = Network { genesis: [0; 16], cell: 1 };
-    let auth = Auth::new(Arc::new(OneKey), network, Clock::System, settings.max_request_bytes);
+    let auth = Auth::new(
+        Arc::new(OneKey),
+        network,
+        Clock::System,
+        settings.max_request_bytes,
+        settings.max_unproven_bytes,
+    );
     let (stop, stopped) = watch::channel(false);
     let server =
         tokio::spawn(

@@ -14,6 +14,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
+pub mod address;
 pub mod columns;
 pub mod edge;
 pub mod heard;

@@ -9,12 +9,14 @@ use std::task::{Context, Poll};
 use ed25519_dalek::{Signature, VerifyingKey};
 use holmes_kernel::{Code, Id, Principal, Refusal, Time};
 use holmes_proto::edge::{Scope, SignedRequest, signed_text, status};
-use http_body_util::{BodyExt as _, Limited};
-use prost::bytes::Bytes;
+use http_body_util::BodyExt as _;
+use prost::bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use crate::clock::Clock;
+use crate::server::{Connection, Guests};
 
 type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -45,12 +47,31 @@ pub struct Auth {
     network: Network,
     clock: Clock,
     max_bytes: usize,
+    /// Keys that may be looked up at a time.
+    lookups: Arc<Semaphore>,
+    /// Bytes that callers make the process hold before it is known who they are, and those callers.
+    unproven: Arc<Semaphore>,
+    waiting: Arc<Guests>,
 }
 
+/// What a signature counts for while it is checked, beside the body that it covers.
+const PROOF_BYTES: usize = 1_024;
+/// Keys that may be looked up at a time: each takes a moment and no room.
+const MOST_LOOKUPS: usize = 8_192;
+
 impl Auth {
-    /// A layer that asks `keys`, for requests of at most `max_bytes`.
-    pub fn new(keys: Arc<dyn Keys>, network: Network, clock: Clock, max_bytes: usize) -> Auth {
-        Auth { keys, network, clock, max_bytes }
+    /// A layer that asks `keys`, for requests of at most `max_bytes`; those whose signature is being checked have
+    /// `max_unproven_bytes` together.
+    pub fn new(
+        keys: Arc<dyn Keys>,
+        network: Network,
+        clock: Clock,
+        max_bytes: usize,
+        max_unproven_bytes: usize,
+    ) -> Auth {
+        let unproven = Arc::new(Semaphore::new(max_unproven_bytes.min(Semaphore::MAX_PERMITS)));
+        let (lookups, waiting) = (Arc::new(Semaphore::new(MOST_LOOKUPS)), Guests::new(usize::MAX));
+        Auth { keys, network, clock, max_bytes, lookups, unproven, waiting }
     }
 }
 
@@ -100,19 +121,58 @@ impl Auth {
     async fn admit(&self, mut request: http::Request<Body>) -> Result<http::Request<Body>, Refusal> {
         let headers = request.headers();
         let (bearer, signed) = (header(headers, "authorization")?, header(headers, "holmes-signature")?);
-        match (bearer, signed) {
+        let connection = request.extensions().get::<Connection>().cloned();
+        let admitted = match (bearer, signed) {
             (None, None) => Ok(request),
             (Some(_), Some(_)) => Err(denied("TWO_PROOFS", "send an API key or a signature, not both")),
             (Some(bearer), None) => {
                 let key = bearer.strip_prefix("Bearer ").ok_or_else(|| {
                     denied("KEY_MALFORMED", "send the API key as `authorization: Bearer <key>`")
                 })?;
+                let _looking = self.lookups.try_acquire().map_err(|_| too_many_unproven())?;
                 let (principal, scope) = self.keys.api_key(*blake3::hash(key.as_bytes()).as_bytes()).await?;
                 request.extensions_mut().insert(principal);
                 request.extensions_mut().insert(scope);
                 Ok(request)
             }
             (None, Some(_)) => self.admit_signed(request).await,
+        };
+        if let Some(connection) = connection
+            && admitted.as_ref().is_ok_and(|request| request.extensions().get::<Principal>().is_some())
+        {
+            connection.proven();
+        }
+        admitted
+    }
+
+    /// Room for bytes of somebody who is not known yet. When there is none, whoever waits longest gives way too: a slow
+    /// body keeps nobody out for long.
+    fn hold(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let count = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.unproven.clone().try_acquire_many_owned(count).map_err(|_| {
+            self.waiting.make_room();
+            too_many_unproven()
+        })
+    }
+
+    /// A body, held whole while its signature is checked; what it takes is free again when `held` is.
+    async fn whole(&self, mut body: Body, held: &mut OwnedSemaphorePermit) -> Result<Bytes, Refusal> {
+        let (_guest, mut give_way) = self.waiting.enter();
+        let mut whole = BytesMut::new();
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = give_way.told() => return Err(too_many_unproven()),
+                frame = body.frame() => frame,
+            };
+            let Some(frame) = frame else { return Ok(whole.freeze()) };
+            let broken = |_| denied("BODY_BROKEN", "the request's body did not come whole: send it again");
+            let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+            if whole.len().saturating_add(data.len()) > self.max_bytes {
+                return Err(too_large(self.max_bytes));
+            }
+            held.merge(self.hold(data.len())?);
+            whole.extend_from_slice(&data);
         }
     }
 
@@ -130,13 +190,13 @@ impl Auth {
                 "the signature is valid for more than 5 minutes: sign with an earlier holmes-expires";
             return Err(denied("SIGNATURE_TOO_LONG", message));
         }
+        let mut held = self.hold(PROOF_BYTES)?;
+        // First who it shall be: nothing is read for somebody whom nobody knows.
         let (key, scope) = self.keys.public_key(proof.principal).await?;
         let key = VerifyingKey::from_bytes(&key)
             .map_err(|_| denied("KEY_UNUSABLE", "the registered public key is not an Ed25519 key"))?;
         let (mut parts, body) = request.into_parts();
-        let bytes =
-            Limited::new(body, self.max_bytes).collect().await.map_err(|_| too_large(self.max_bytes))?;
-        let bytes = bytes.to_bytes();
+        let bytes = self.whole(body, &mut held).await?;
         let signed = signed_bytes(&self.network, parts.uri.path(), message_of(&bytes), &proof);
         key.verify_strict(&signed, &proof.signature).map_err(|_| {
             denied("SIGNATURE_WRONG", "the signature does not fit the request: see the docs, Signing")
@@ -239,6 +299,12 @@ fn hex(text: &str) -> Option<Vec<u8>> {
 
 fn denied(reason: &'static str, message: &str) -> Refusal {
     Refusal::new(Code::Unauthenticated, reason, message)
+}
+
+fn too_many_unproven() -> Refusal {
+    let message = "the process checks as many proofs as it takes, or holds as many bytes of such requests: try again a little \
+                   later";
+    Refusal::new(Code::Exhausted, "TOO_MANY_UNPROVEN", message).retry_after(100)
 }
 
 fn too_large(most: usize) -> Refusal {

@@ -57,14 +57,30 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Address of the admin port: metrics, health, readiness. Never reachable from outside.
     pub admin: SocketAddr,
-    /// Calls in progress in the whole process; more are refused at once.
+    /// Unary calls in progress in the whole process, of callers who have proven who they are; more are refused at once.
     pub max_calls: usize,
-    /// Calls in progress of one connection.
+    /// The same of callers who have not.
+    pub max_guest_calls: usize,
+    /// Open streams in the whole process, of callers who have proven who they are; more are refused at once.
+    pub max_streams: usize,
+    /// The same of callers who have not; the oldest gives way to the one too many.
+    pub max_guest_streams: usize,
+    /// How long a stream may last whose caller has not proven who it is, in milliseconds.
+    pub guest_stream_ms: u64,
+    /// Connections of the gRPC port; when there are more, the oldest of a caller who has proven nothing gives way.
+    pub max_connections: usize,
+    /// The same from one address.
+    pub max_connections_per_address: usize,
+    /// Calls and streams in progress of one connection.
     pub max_calls_per_connection: usize,
     /// Bytes of one signed request, which is held whole while its signature is checked.
     pub max_request_bytes: usize,
+    /// Bytes of all signed requests together whose signature is being checked.
+    pub max_unproven_bytes: usize,
     /// Deadline of a call whose caller has set none, in milliseconds.
     pub deadline_ms: u64,
+    /// Longest deadline of a call, in milliseconds, whatever its caller has set.
+    pub longest_deadline_ms: u64,
     /// How long calls in progress may take after a signal to stop, in milliseconds.
     pub drain_ms: u64,
 }
@@ -75,6 +91,20 @@ pub struct Server {
 pub struct Gateway {
     /// Address of the HTTP port where renters call as they would call OpenAI.
     pub http: SocketAddr,
+    /// Connections of the HTTP port; when there are more, the oldest of a caller who has proven nothing gives way.
+    pub max_connections: usize,
+    /// The same from one address.
+    pub max_connections_per_address: usize,
+    /// How long the head of an HTTP request may be on its way, and a connection without one stays open, in milliseconds.
+    pub header_ms: u64,
+    /// How long the body of an HTTP request may be on its way, in milliseconds.
+    pub body_ms: u64,
+    /// Renters' calls in progress.
+    pub max_calls: usize,
+    /// The same of one account.
+    pub max_calls_per_account: usize,
+    /// Share of the slots of the nodes that serve a model, in percent, that one account may hold.
+    pub max_slots_percent: u8,
 }
 
 /// The models that this machine can serve.
@@ -127,9 +157,17 @@ impl Default for Server {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             admin: SocketAddr::from(([127, 0, 0, 1], 7071)),
             max_calls: 8_192,
+            max_guest_calls: 1_024,
+            max_streams: 16_384,
+            max_guest_streams: 512,
+            guest_stream_ms: 300_000,
+            max_connections: 16_384,
+            max_connections_per_address: 1_024,
             max_calls_per_connection: 256,
             max_request_bytes: 4 * 1024 * 1024,
+            max_unproven_bytes: 64 * 1024 * 1024,
             deadline_ms: 10_000,
+            longest_deadline_ms: 120_000,
             drain_ms: 10_000,
         }
     }
@@ -137,7 +175,16 @@ impl Default for Server {
 
 impl Default for Gateway {
     fn default() -> Self {
-        Gateway { http: SocketAddr::from(([127, 0, 0, 1], 7072)) }
+        Gateway {
+            http: SocketAddr::from(([127, 0, 0, 1], 7072)),
+            max_connections: 4_096,
+            max_connections_per_address: 1_024,
+            header_ms: 10_000,
+            body_ms: 30_000,
+            max_calls: 4_096,
+            max_calls_per_account: 256,
+            max_slots_percent: 80,
+        }
     }
 }
 
@@ -195,26 +242,40 @@ impl Config {
         let bounds = |ok: bool, key, value: String, why| {
             if ok { Ok(()) } else { Err(ConfigError::Bounds { key, value, why }) }
         };
-        let server = &self.server;
+        let (server, gateway) = (&self.server, &self.gateway);
+        let number = self.cell.number;
+        bounds(number > 0, "cell.number", number.to_string(), "cells are numbered from 1")?;
+        for (key, count) in [
+            ("server.max_calls", server.max_calls),
+            ("server.max_guest_calls", server.max_guest_calls),
+            ("server.max_streams", server.max_streams),
+            ("server.max_guest_streams", server.max_guest_streams),
+            ("server.max_connections", server.max_connections),
+            ("server.max_connections_per_address", server.max_connections_per_address),
+            ("server.max_calls_per_connection", server.max_calls_per_connection),
+            ("gateway.max_connections", gateway.max_connections),
+            ("gateway.max_connections_per_address", gateway.max_connections_per_address),
+            ("gateway.max_calls", gateway.max_calls),
+            ("gateway.max_calls_per_account", gateway.max_calls_per_account),
+        ] {
+            bounds((1..=1_000_000).contains(&count), key, count.to_string(), "1 to 1000000")?;
+        }
         let bytes = server.max_request_bytes;
-        bounds(
-            self.cell.number > 0,
-            "cell.number",
-            self.cell.number.to_string(),
-            "cells are numbered from 1",
-        )?;
-        let calls = 1..=1_000_000;
-        let why = "1 to 1000000";
-        bounds(calls.contains(&server.max_calls), "server.max_calls", server.max_calls.to_string(), why)?;
-        bounds(
-            calls.contains(&server.max_calls_per_connection),
-            "server.max_calls_per_connection",
-            server.max_calls_per_connection.to_string(),
-            why,
-        )?;
         let sane = (1_024..=64 << 20).contains(&bytes);
         bounds(sane, "server.max_request_bytes", bytes.to_string(), "1024 bytes to 64 MiB")?;
-        bounds(server.deadline_ms > 0, "server.deadline_ms", server.deadline_ms.to_string(), "at least 1")?;
+        let (unproven, why) = (server.max_unproven_bytes, "at least twice server.max_request_bytes");
+        bounds(unproven >= 2 * bytes, "server.max_unproven_bytes", unproven.to_string(), why)?;
+        for (key, ms) in [
+            ("server.guest_stream_ms", server.guest_stream_ms),
+            ("server.deadline_ms", server.deadline_ms),
+            ("server.longest_deadline_ms", server.longest_deadline_ms),
+            ("gateway.header_ms", gateway.header_ms),
+            ("gateway.body_ms", gateway.body_ms),
+        ] {
+            bounds((1..=86_400_000).contains(&ms), key, ms.to_string(), "1 ms to a day, 86400000")?;
+        }
+        let slots = gateway.max_slots_percent;
+        bounds((1..=100).contains(&slots), "gateway.max_slots_percent", slots.to_string(), "1 to 100")?;
         let percent = self.telemetry.sample_percent;
         bounds(percent <= 100, "telemetry.sample_percent", percent.to_string(), "0 to 100")
     }
@@ -287,12 +348,63 @@ const KEYS: &[(&str, &str)] = &[
         "server.admin",
         "address of the admin port (metrics, health, readiness); keep it unreachable from outside",
     ),
-    ("server.max_calls", "calls in progress in the whole process; more are refused with RESOURCE_EXHAUSTED"),
-    ("server.max_calls_per_connection", "calls in progress on one connection"),
-    ("server.max_request_bytes", "bytes of one signed request, 1024 to 64 MiB; any other may have 4 MiB"),
-    ("server.deadline_ms", "deadline in ms of a call whose caller has set none"),
+    (
+        "server.max_calls",
+        "unary calls in progress in the process whose callers have proven who they are; more are refused with RESOURCE_EXHAUSTED",
+    ),
+    ("server.max_guest_calls", "the same of callers without proof: they never take the places of the others"),
+    (
+        "server.max_streams",
+        "open streams in the process whose callers have proven who they are, attached nodes among them; more are refused with RESOURCE_EXHAUSTED",
+    ),
+    (
+        "server.max_guest_streams",
+        "the same of callers without proof (reflection, health, a node before its Hello); the oldest gives way to the one too many",
+    ),
+    ("server.guest_stream_ms", "how long a stream without proof may last, in ms"),
+    (
+        "server.max_connections",
+        "connections of the gRPC port, attached nodes' among them; when it is full, or the process has no more descriptors, the oldest over which nobody has proven anything gives way",
+    ),
+    (
+        "server.max_connections_per_address",
+        "the same from one address; behind a proxy all come from one: set both alike there",
+    ),
+    ("server.max_calls_per_connection", "calls and streams in progress on one connection"),
+    (
+        "server.max_request_bytes",
+        "bytes of one signed request, 1024 to 64 MiB; with an API key it may have 4 MiB, without proof 256 KiB",
+    ),
+    (
+        "server.max_unproven_bytes",
+        "bytes of all requests together whose proof is being checked; more are refused with RESOURCE_EXHAUSTED",
+    ),
+    (
+        "server.deadline_ms",
+        "deadline in ms of a call whose caller has set none; a stream must have begun by then",
+    ),
+    ("server.longest_deadline_ms", "longest deadline in ms of a call, whatever its caller has set"),
     ("server.drain_ms", "how long calls in progress may take after SIGTERM, in ms"),
     ("gateway.http", "address of the HTTP port, where OpenAI clients are answered under /v1"),
+    (
+        "gateway.max_connections",
+        "connections of the HTTP port; when it is full, the oldest over which no key has been sent gives way",
+    ),
+    (
+        "gateway.max_connections_per_address",
+        "the same from one address; behind a proxy all come from one: set both alike there",
+    ),
+    (
+        "gateway.header_ms",
+        "how long the head of an HTTP request may be on its way, and an idle connection stays open, in ms",
+    ),
+    ("gateway.body_ms", "how long the body of an HTTP request may be on its way, in ms"),
+    ("gateway.max_calls", "renters' calls in progress; more are refused with RESOURCE_EXHAUSTED, or 429"),
+    ("gateway.max_calls_per_account", "the same of one account"),
+    (
+        "gateway.max_slots_percent",
+        "share in percent of the slots of a model's attached nodes that one account may hold, at least one slot",
+    ),
     ("models.dir", "directory of the models; empty: holmes/models in the user's data directory"),
     ("telemetry.log", "what is logged: a level, or `target=level,…`"),
     ("telemetry.format", "how log lines look: text or json"),

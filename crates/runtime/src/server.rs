@@ -1,15 +1,15 @@
-//! The gRPC port and the admin port of a process. Limits come first, then the deadline, then who calls; health and
-//! reflection (v1 and v1alpha) are there for everyone.
+//! The ports of a process. On the gRPC port the connection comes first, then the deadline, then who calls, then whether
+//! there is a place: callers who have proven who they are have places of their own. Health and reflection (v1 and
+//! v1alpha) are there for everyone. The HTTP port ([`serve_http`]) takes as little on trust.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::ServiceBuilder;
@@ -18,9 +18,20 @@ use crate::auth::Auth;
 use crate::config::Server as Settings;
 use crate::driver::Status;
 
+mod connections;
+mod guests;
 mod layers;
+mod places;
+mod web;
 
-use layers::{Admit, Observe, Within};
+use connections::{Door, Incoming};
+pub(crate) use guests::Guests;
+use layers::{Observe, Within};
+use places::Admit;
+
+pub use connections::{Connection, Most};
+pub use places::Stay;
+pub use web::{Web, serve_http};
 
 /// Why a port could not be opened or served.
 #[derive(Debug, thiserror::Error)]
@@ -71,15 +82,16 @@ pub async fn serve(
         .add_service(health.service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    let deadline = Duration::from_millis(settings.deadline_ms);
-    let layers = ServiceBuilder::new()
-        .layer(Observe)
-        .layer(Admit(Arc::new(Semaphore::new(settings.max_calls))))
-        .layer(Within(deadline))
-        .layer(auth);
+    let within = Within {
+        default: Duration::from_millis(settings.deadline_ms),
+        longest: Duration::from_millis(settings.longest_deadline_ms),
+    };
+    let layers = ServiceBuilder::new().layer(Observe).layer(within).layer(auth).layer(Admit::new(settings));
     let reporter = health.reporter.clone();
     let (drain, drained) = (Duration::from_millis(settings.drain_ms), stop.clone());
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let most =
+        Most { connections: settings.max_connections, per_address: settings.max_connections_per_address };
+    let incoming = Incoming::new(listener, Door::new("grpc", most));
     // Named, because the layers' types are too long for the compiler to see that a caller may spawn this.
     let served: Serving = Box::pin(
         tonic::transport::Server::builder()

@@ -83,6 +83,10 @@ fn describe() {
     metrics::describe_histogram!("holmes_append_seconds", "How long a frame took until it was durable.");
     metrics::describe_histogram!("holmes_call_seconds", "How long a call took, by method and status.");
     metrics::describe_counter!(
+        "holmes_connections_refused_total",
+        "Connections that were closed at once because their port, or their address on it, had too many."
+    );
+    metrics::describe_counter!(
         "holmes_sources_parked_total",
         "Logs that a service no longer follows until a person has looked."
     );

@@ -17,6 +17,8 @@ mod faults;
 mod follow;
 #[path = "it/grpc.rs"]
 mod grpc;
+#[path = "it/places.rs"]
+mod places;
 #[path = "it/pressure.rs"]
 mod pressure;
 #[path = "it/reads.rs"]
@@ -31,3 +33,5 @@ pub mod support;
 pub mod till;
 #[path = "it/toy.rs"]
 pub mod toy;
+#[path = "it/web.rs"]
+mod web;

@@ -30,7 +30,7 @@ const WELL_AFTER: Duration = Duration::from_secs(5);
 /// What an operator says.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// URL of the gateway: `http://host:port`.
+    /// Where the gateway is: `http://host:port`, or `host:port`.
     pub join: String,
     /// The node's key.
     pub key: SigningKey,
@@ -57,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) options: Options,
     pub(crate) endpoint: Endpoint,
     pub(crate) id: Id,
+    /// What tells this process from another one with the same key.
+    pub(crate) instance: [u8; 16],
     pub(crate) device: Arc<Device>,
     pub(crate) receipts: Receipts,
     pub(crate) pinned: Pinned,
@@ -69,10 +71,11 @@ pub(crate) struct Node {
 ///
 /// # Errors
 /// The options are wrong; the worker cannot load its models; the state cannot be used; the gateway refuses the node when
-/// it attaches for the first time. Each says what to do. A gateway that cannot be reached is no error: it is tried for
+/// it attaches for the first time; another process attaches with the node's key. Each says what to do. A gateway that cannot be reached is no error: it is tried for
 /// ever.
 pub async fn run(options: Options, mut stop: watch::Receiver<bool>) -> Result<()> {
-    let endpoint = check(&options)?;
+    let (url, endpoint) = check(&options)?;
+    let options = Options { join: url, ..options };
     let lock = lock(&options.state_dir)?;
     let receipts = Receipts::open(&options.state_dir)?;
     let pinned = Pinned::open(&options.state_dir)?;
@@ -82,8 +85,11 @@ pub async fn run(options: Options, mut stop: watch::Receiver<bool>) -> Result<()
         () = stopped(&mut stop) => return Ok(()),
     };
     let id = Id::of_key(&options.key.verifying_key().to_bytes());
+    let mut instance = [0; 16];
+    getrandom::fill(&mut instance).context("the system gives no randomness")?;
+    let attached_before = false;
     let mut node =
-        Node { options, endpoint, id, device, receipts, pinned, attached_before: false, _lock: lock };
+        Node { options, endpoint, id, instance, device, receipts, pinned, attached_before, _lock: lock };
     let mut backoff = Backoff::new();
     loop {
         let mut served = node.device.served();
@@ -99,6 +105,7 @@ pub async fn run(options: Options, mut stop: watch::Receiver<bool>) -> Result<()
         let pause = backoff.pause();
         match detached {
             Detached::Stopped => return Ok(()),
+            Detached::Superseded(why) => return Err(why),
             Detached::Refused(why) if !node.attached_before => return Err(why),
             Detached::Again => tracing::info!(?pause, "attaching again"),
             Detached::Refused(why) | Detached::Lost(why) => {
@@ -122,19 +129,10 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await; // an error means that everything is going down
 }
 
-/// Refuses what cannot work, before models are loaded.
-fn check(options: &Options) -> Result<Endpoint> {
-    let url = &options.join;
-    let what = "write the gateway's URL, as in http://gateway.example:7070";
-    let endpoint =
-        Endpoint::from_shared(url.clone()).with_context(|| format!("{url:?} is no URL: {what}"))?;
-    match endpoint.uri().scheme_str() {
-        Some("http") if endpoint.uri().host().is_some() => {}
-        Some("https") => bail!(
-            "{url:?}: this build speaks no TLS; let something on this machine do that (a proxy, a tunnel), and join it by http"
-        ),
-        _ => bail!("{url:?} is not the URL of a gateway: {what}"),
-    }
+/// Refuses what cannot work, before models are loaded; the gateway's URL in full.
+fn check(options: &Options) -> Result<(String, Endpoint)> {
+    let url = holmes_proto::address::url(&options.join, "http://gateway.example:7070")?;
+    let endpoint = Endpoint::from_shared(url.clone())?;
     if !(1..=MOST_SLOTS).contains(&options.slots) {
         bail!("{} slots: a node computes 1 to {MOST_SLOTS} calls at a time", options.slots);
     }
@@ -150,14 +148,15 @@ fn check(options: &Options) -> Result<Endpoint> {
             );
         }
     }
-    Ok(endpoint
+    let endpoint = endpoint
         .connect_timeout(Duration::from_secs(10))
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(16 * STREAM_WINDOW)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true))
+        .keep_alive_while_idle(true);
+    Ok((url, endpoint))
 }
 
 /// Makes the state's directory this process's own.

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tonic::Streaming;
+use tonic_types::StatusExt as _;
 
 use crate::agent::{Node, stopped};
 use crate::call::{Call, Desk, Halt, output};
@@ -42,6 +43,8 @@ pub(crate) enum Detached {
     Again,
     /// The gateway does not take this node, or the node does not trust the gateway.
     Refused(anyhow::Error),
+    /// Another process has attached with the node's key: attaching again would throw that one out.
+    Superseded(anyhow::Error),
     /// It broke, or did not come about.
     Lost(anyhow::Error),
 }
@@ -90,6 +93,20 @@ pub(crate) async fn attach(node: &mut Node, stop: &mut watch::Receiver<bool>) ->
     detached
 }
 
+/// Whether a gateway says that another process has attached with this node's key.
+fn is_superseded(status: &tonic::Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.reason == "SUPERSEDED")
+}
+
+/// What the operator reads then.
+fn superseded(node: &Node, status: &tonic::Status) -> anyhow::Error {
+    anyhow!(
+        "node {}: {}\n  this process stops and does not attach again, or the two would throw each other out for ever",
+        node.id,
+        status.message()
+    )
+}
+
 impl Attachment<'_> {
     async fn serve(&mut self, stop: &mut watch::Receiver<bool>) -> Detached {
         let mut beat = interval(self.beat_every);
@@ -108,6 +125,9 @@ impl Attachment<'_> {
                         return Detached::Lost(why);
                     },
                     Ok(None) => return self.ended(anyhow!("the gateway ended the stream")),
+                    Err(status) if is_superseded(&status) => {
+                        return Detached::Superseded(superseded(self.node, &status));
+                    }
                     Err(status) => return self.ended(anyhow!("{}: {}", status.code(), status.message())),
                 },
                 Some(ended) = self.calls.join_next() => match ended {

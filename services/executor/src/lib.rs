@@ -25,10 +25,12 @@ mod lease;
 mod line;
 mod pinned;
 mod pipe;
+mod probe;
 mod receipts;
 mod refusal;
 pub mod worker;
 
 pub use agent::{Options, run};
 pub use device::WorkerCommand;
+pub use probe::speaks_http1;
 pub use worker::{WorkerOptions, worker_main};

@@ -153,6 +153,7 @@ impl Service for Api {
         let ask = self.0.ask(&request, "", &wanted.model, work, wanted.terms.as_ref())?;
         let context = self.0.nodes.serving(&ask.model).1;
         let bound = Bound::of(&ask.work, context, &self.0.settings);
+        bound.check(context).map_err(status)?;
         let quoted = price::quote(&self.0.upstream, &ask, bound).await.map_err(status)?;
         Ok(Response::new(wire::QuoteResponse {
             input_tokens: bound.input,

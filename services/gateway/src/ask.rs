@@ -75,7 +75,7 @@ pub(crate) fn call_id(text: &str, now: Time) -> Result<Id, Refusal> {
     };
     if moment.after_millis(OLDEST_MS) < now || moment > now.after_millis(AHEAD_MS) {
         let message = "the request id is older than an hour, or more than 5 minutes ahead: make a new one, and check the clock";
-        return Err(Refusal::new(Code::Invalid, "ID_EXPIRED", message));
+        return Err(Refusal::new(Code::Precondition, "ID_EXPIRED", message)); // the kernel's class for the same
     }
     Ok(id)
 }
@@ -225,6 +225,7 @@ mod tests {
         assert!(call_id(&id(now.millis()), now).is_ok());
         assert_eq!(call_id(&id(now.millis() - 3_600_001), now).unwrap_err().reason, "ID_EXPIRED");
         assert_eq!(call_id(&id(now.millis() + 300_001), now).unwrap_err().reason, "ID_EXPIRED");
+        assert_eq!(call_id(&id(0), now).unwrap_err().code, Code::Precondition);
         assert_eq!(call_id("0192f3a0-7c1d-4b43-9b0e-3f1d2c4b5a69", now).unwrap_err().reason, "FIELD_INVALID");
         assert!(call_id("", now).is_ok());
     }

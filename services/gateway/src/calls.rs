@@ -22,8 +22,10 @@ use crate::reports::Receipt;
 use crate::settings::ms;
 use crate::signed::countersigned;
 
+pub(crate) mod outcome;
 mod run;
 
+use outcome::CONTEXT_LENGTH_EXCEEDED;
 use run::{End, Run};
 
 /// A part of an answer.
@@ -52,8 +54,7 @@ pub(crate) fn begin(edge: &Arc<Edge>, ask: Ask) -> Result<Parts, Refusal> {
     tokio::spawn(async move {
         let mut out = Out { to, sent: 0, stall: ms(edge.settings.renter_stall_ms), at: None };
         let ended = serve(&edge, &ask, admitted, &mut out).await;
-        let outcome =
-            ended.as_ref().map_or_else(|refused| refused.reason.to_string(), |_| "ENDED".to_owned());
+        let outcome = ended.as_ref().map_or_else(|refused| outcome::label(&refused.reason), |_| "ENDED");
         metrics::counter!("holmes_gateway_calls_total", "outcome" => outcome).increment(1);
         out.give(ended.map(Part::Ended)).await;
     });
@@ -62,7 +63,7 @@ pub(crate) fn begin(edge: &Arc<Edge>, ask: Ask) -> Result<Parts, Refusal> {
 
 /// Serves a call, at another node when one is lost.
 async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Out) -> Result<Ended, Refusal> {
-    let (offer, ()) = tokio::try_join!(offer(edge, ask), unused(edge, ask))?;
+    let (mut offer, ()) = tokio::try_join!(offer(edge, ask), unused(edge, ask))?;
     let secret: [u8; 32] = crate::random();
     let (mut bill, mut lost) = (Bill::default(), Vec::new());
     loop {
@@ -100,7 +101,7 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
             }
             End::Refused(refused) => {
                 edge.leases.give_back(lease, None);
-                return Err(refused);
+                offer.bound.context = longer(edge, ask, &node, offer.bound.context, refused)?;
             }
         }
     }
@@ -131,6 +132,13 @@ pub(crate) fn call_exists(receipt: &str) -> Refusal {
     Refusal::new(Code::AlreadyExists, "CALL_EXISTS", message)
 }
 
+/// The context that a call needs beyond that of a node for which it was too long, where another node has a longer one.
+fn longer(edge: &Edge, ask: &Ask, node: &Node, needed: u32, refused: Refusal) -> Result<u32, Refusal> {
+    let own = node.context(&ask.model).unwrap_or(u32::MAX);
+    let there_is = needed <= own && own < edge.nodes.serving(&ask.model).1;
+    if there_is && refused.reason == CONTEXT_LENGTH_EXCEEDED { Ok(own + 1) } else { Err(refused) }
+}
+
 /// What a call can use and cost at most.
 struct Offer {
     bound: Bound,
@@ -149,10 +157,11 @@ async fn offer(edge: &Edge, ask: &Ask) -> Result<Offer, Refusal> {
     let (serving, context) = edge.nodes.serving(&ask.model);
     if serving == 0 {
         let message =
-            format!("no node serves {:?} here now: try again later, or choose another model", ask.model);
-        return Err(Refusal::new(Code::Unavailable, "NO_NODE", message).retry_after(5_000));
+            format!("no attached node serves {:?} now: try again later, or choose another model", ask.model);
+        return Err(Refusal::new(Code::Precondition, "MODEL_NOT_SERVED", message).retry_after(5_000));
     }
     let bound = Bound::of(&ask.work, context, &edge.settings);
+    bound.check(context)?;
     let quoted = price::quote(&edge.upstream, ask, bound).await?;
     let most_pico = bound.pico(model.input_pico_usd, model.output_pico_usd);
     Ok(Offer { bound, most_pico, most_micro_usd: quoted.total_micro_usd })

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use holmes_kernel::{Code, Id, Refusal, Time};
 use holmes_proto::edge::AFTER;
 use holmes_proto::scheduling::v1::{
-    self as scheduling, CallLine, EndLeaseRequest, LeaseEnd, LeaseToken, PlaceRequest, RenewLeaseRequest,
+    self as scheduling, CallLine, EndLeaseRequest, LeaseEnd, LeaseToken, PlaceRequest, PlaceResponse,
+    RenewLeaseRequest,
 };
 use holmes_proto::statements::{LEASE_BYTES, lease_text};
 use holmes_runtime::Clock;
@@ -23,13 +24,14 @@ use crate::price::{PICO_PER_MICRO, pico};
 use crate::running::{Ending, Running};
 use crate::sessions::Session;
 use crate::settings::{Settings, ms};
+use crate::shares::{ACCOUNT_SLOTS_USED, Share, Shares};
 use crate::upstream::{Upstream, request_id};
 
 /// What a lease is good for: a session, a model, and the node that the renter named.
 type Key = (Id, String, Option<Id>);
 
-/// Scheduling's reasons when leases of the session, idle ones too, hold what a call needs.
-const SESSION_FULL: [&str; 2] = ["SESSION_BUDGET_EXCEEDED", "TOO_MANY_LEASES_OF_SESSION"];
+/// Reasons when leases of the session, idle ones too, hold what a call needs.
+const SESSION_FULL: [&str; 3] = ["SESSION_BUDGET_EXCEEDED", "TOO_MANY_LEASES_OF_SESSION", ACCOUNT_SLOTS_USED];
 
 /// Nodes that one placement may leave out.
 pub(crate) const MOST_AVOIDED: usize = 8;
@@ -55,6 +57,8 @@ pub(crate) struct Lease {
     key: Key,
     /// Whether it ends.
     pub(crate) ending: Ending,
+    /// Its slot, in its renter's share.
+    share: Option<Arc<Share>>,
 }
 
 impl Lease {
@@ -71,6 +75,7 @@ pub(crate) struct Leases {
     settings: Settings,
     nodes: Arc<Nodes>,
     running: Arc<Running>,
+    shares: Arc<Shares>,
     idle: Mutex<BTreeMap<Key, Vec<(Instant, Lease)>>>,
 }
 
@@ -82,7 +87,8 @@ impl Leases {
         nodes: Arc<Nodes>,
         running: Arc<Running>,
     ) -> Leases {
-        Leases { upstream, clock, settings, nodes, running, idle: Mutex::default() }
+        let shares = Shares::new(settings.most_slots_percent);
+        Leases { upstream, clock, settings, nodes, running, shares, idle: Mutex::default() }
     }
 
     /// A lease for a call that costs at most `price` pico-dollars and needs `context` tokens: an idle one, or a new one
@@ -135,9 +141,9 @@ impl Leases {
                 async move { scheduling.renew_lease(request).await }
             })
             .await?;
-        let (used, calls) = (lease.used, lease.calls);
+        let (used, calls, share) = (lease.used, lease.calls, lease.share.clone());
         *lease = read(renewed.token, lease.key.clone(), |_| lease.ending.clone())?;
-        (lease.used, lease.calls) = (used, calls);
+        (lease.used, lease.calls, lease.share) = (used, calls, share);
         Ok(())
     }
 
@@ -164,18 +170,16 @@ impl Leases {
                 node_id: ask.node.map(|node| node.to_string()).unwrap_or_default(),
                 context,
             };
-            let placed = self
-                .upstream
-                .definite(ms(self.settings.upstream_ms), || {
-                    let (mut scheduling, request) = (self.upstream.scheduling(), request.clone());
-                    let funded = session.funded_seq;
-                    async move { scheduling.place(after_market(request, funded)).await }
-                })
-                .await;
+            let asked = self.shares.take(ask.renter, &ask.model, &self.nodes.slots(&ask.model));
+            let placed = match asked {
+                Ok(share) => self.ask(request, session).await.map(|placed| (placed, share)),
+                Err(refused) => Err(refused),
+            };
             let refused = match placed {
-                Ok(placed) => {
+                Ok((placed, share)) => {
                     let key = (session.id, ask.model.clone(), ask.node);
-                    let lease = read(placed.token, key, |id| self.running.hold(id))?;
+                    let mut lease = read(placed.token, key, |id| self.running.hold(id))?;
+                    lease.share = Some(share.at(lease.node));
                     match self.nodes.get(lease.node).filter(|node| node.generation == lease.generation) {
                         Some(node) => return Ok((lease, node)),
                         // It went while it was chosen; scheduling hears of that too.
@@ -192,7 +196,8 @@ impl Leases {
             if SESSION_OVER.contains(&reason) {
                 return Err(refused);
             }
-            if allowance > price.max(1) && refused.code != Code::NotFound {
+            let is_share = reason == ACCOUNT_SLOTS_USED;
+            if allowance > price.max(1) && refused.code != Code::NotFound && !is_share {
                 allowance = price.max(1); // what the call itself needs may fit where more does not
                 continue;
             }
@@ -207,6 +212,15 @@ impl Leases {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(ms(250));
         }
+    }
+
+    async fn ask(&self, request: PlaceRequest, session: &Session) -> Result<PlaceResponse, Refusal> {
+        let placing = self.upstream.definite(ms(self.settings.upstream_ms), || {
+            let (mut scheduling, request) = (self.upstream.scheduling(), request.clone());
+            let funded = session.funded_seq;
+            async move { scheduling.place(after_market(request, funded)).await }
+        });
+        placing.await
     }
 
     fn pop(&self, key: &Key) -> Option<Lease> {
@@ -339,5 +353,6 @@ fn read(
         calls: 0,
         token,
         key,
+        share: None,
     })
 }

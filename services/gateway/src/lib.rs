@@ -21,8 +21,9 @@
 //!
 //! **Deliberately absent**: any state that must survive; queues without bound; a renter's text in logs or metrics.
 //!
-//! In reading order: `calls`, `calls/run`, `leases`, `running`, `sessions`, `nodes`, `nodes/attach`, `presence`, `reports`,
-//! `signed`, `price`, `ask`, `limits`, `models`, `upstream`, [`Settings`], then the doors `api`, [`openai`], `receipts`.
+//! In reading order: `calls`, `calls/run`, `calls/outcome`, `leases`, `shares`, `running`, `sessions`, `nodes`, `nodes/room`,
+//! `nodes/attach`, `presence`, `reports`, `signed`, `price`, `ask`, `limits`, `models`, `upstream`, `metrics`,
+//! [`Settings`], then the doors `api`, [`openai`], `receipts`.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +43,7 @@ mod background;
 mod calls;
 mod leases;
 mod limits;
+mod metrics;
 mod models;
 mod nodes;
 pub mod openai;
@@ -52,6 +54,7 @@ mod reports;
 mod running;
 mod sessions;
 mod settings;
+mod shares;
 mod signed;
 mod upstream;
 
@@ -96,7 +99,8 @@ pub struct Gateway(Arc<Edge>);
 pub fn start(deps: Deps) -> Gateway {
     let Deps { peer, key, network, clock, keys, receipts, settings } = deps;
     let upstream = Upstream::new(peer, &settings);
-    let nodes = Arc::new(Nodes::default());
+    let nodes = Arc::new(Nodes::new(&settings));
+    crate::metrics::describe();
     let (leased, reported) = (upstream.clone(), upstream.clone());
     let running = Arc::new(Running::new(upstream.clone(), settings.clone()));
     Gateway(Arc::new(Edge {

@@ -10,24 +10,45 @@ use holmes_kernel::Id;
 use holmes_proto::gateway::v1::{
     CancelCall, Drain, FromNode, LeaseOver, ReceiptAccepted, StartCall, ToNode, to_node,
 };
-use holmes_proto::inference::v1::Output;
+use holmes_proto::inference::v1::{Output, output};
 use holmes_proto::scheduling::v1::{CallLine, Capabilities, DetachReason};
 use holmes_proto::statements::LEASE_BYTES;
+use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::Status;
 
 use crate::guarded;
+use crate::settings::Settings;
 
 pub(crate) mod attach;
+mod room;
+
+use room::{Room, Taken};
 
 /// The nodes that are attached.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Nodes {
     attached: Mutex<BTreeMap<Id, Arc<Node>>>,
+    /// For what waits of all of them.
+    room: Arc<Room>,
+}
+
+/// Whether a node that attaches is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Put {
+    Taken,
+    /// The same process has attached again meanwhile.
+    Older,
+    /// Another process has the node's key, and has attached meanwhile.
+    Superseded,
 }
 
 impl Nodes {
+    pub(crate) fn new(settings: &Settings) -> Nodes {
+        Nodes { attached: Mutex::default(), room: Room::new(settings.most_waiting_bytes) }
+    }
+
     /// A node by its id.
     pub(crate) fn get(&self, id: Id) -> Option<Arc<Node>> {
         guarded(&self.attached).get(&id).cloned()
@@ -50,17 +71,26 @@ impl Nodes {
         contexts.fold((0, 0), |(count, longest), context| (count + 1, longest.max(context)))
     }
 
-    /// Puts a node in the place of its older attachment; `false` when a newer one is there.
-    fn put(&self, node: &Arc<Node>) -> bool {
+    /// Those that serve a model, each with its slots.
+    pub(crate) fn slots(&self, model: &str) -> Vec<(Id, u32)> {
+        let attached = guarded(&self.attached);
+        let serving = attached.values().filter(|node| node.context(model).is_some());
+        serving.map(|node| (node.id, node.capabilities.slots)).collect()
+    }
+
+    /// Puts a node in the place of its older attachment, unless a newer one is there.
+    fn put(&self, node: &Arc<Node>) -> Put {
         let mut attached = guarded(&self.attached);
         if let Some(old) = attached.get(&node.id) {
+            let same_process = old.instance == node.instance;
             if old.generation > node.generation {
-                return false;
+                return if same_process { Put::Older } else { Put::Superseded };
             }
+            old.by_another.store(!same_process, Ordering::Relaxed);
             old.end(DetachReason::Superseded);
         }
         attached.insert(node.id, node.clone());
-        true
+        Put::Taken
     }
 
     /// Takes an attachment out, unless another one stands in its place.
@@ -90,20 +120,28 @@ pub(crate) struct Node {
     pub(crate) generation: u64,
     /// What it offers.
     pub(crate) capabilities: Capabilities,
+    /// The process that attached it.
+    instance: [u8; 16],
     out: mpsc::Sender<Result<ToNode, Status>>,
-    /// Outputs of a call that may wait for it.
+    /// Outputs of a call that may wait for it, and their bytes.
     most_buffered: usize,
+    most_buffered_bytes: usize,
+    /// For what waits of all its calls.
+    room: Arc<Room>,
     /// `None` once it is gone.
     calls: Mutex<Option<BTreeMap<Id, Entry>>>,
     heard: Mutex<Instant>,
     leaving: AtomicBool,
+    /// It was superseded by another process.
+    by_another: AtomicBool,
     gone: watch::Sender<Option<DetachReason>>,
 }
 
 /// Where what a node says of a call goes.
 #[derive(Debug)]
 struct Entry {
-    to: mpsc::Sender<FromCall>,
+    to: mpsc::Sender<(FromCall, Taken)>,
+    room: Arc<Room>,
     /// The renter is so far behind that the call was cancelled.
     overrun: Arc<AtomicBool>,
 }
@@ -114,6 +152,24 @@ pub(crate) enum FromCall {
     Output(Output),
     Checkpoint(CallLine),
     Receipt(CallLine),
+}
+
+impl FromCall {
+    /// What it takes while it waits, about: small parts take more than they take on the wire.
+    fn bytes(&self) -> usize {
+        const PART: usize = 128;
+        let parts = |output: &Output| match &output.output {
+            Some(output::Output::Tokens(tokens)) => {
+                let tops = tokens.logprobs.iter().map(|token| token.top.len()).sum::<usize>();
+                tokens.ids.len() + tokens.logprobs.len() + tops
+            }
+            _ => 0,
+        };
+        match self {
+            FromCall::Output(output) => output.encoded_len() + PART * (1 + parts(output)),
+            FromCall::Checkpoint(line) | FromCall::Receipt(line) => line.encoded_len() + PART,
+        }
+    }
 }
 
 impl Node {
@@ -135,10 +191,11 @@ impl Node {
         // Twice the room: what a node still sends after the call was cancelled must not be lost, the receipt least.
         let (to, from) = mpsc::channel(self.most_buffered * 2);
         let overrun = Arc::new(AtomicBool::new(false));
+        let room = self.room.part(self.most_buffered_bytes);
         {
             let mut calls = guarded(&self.calls);
             let calls = calls.as_mut().filter(|calls| !calls.contains_key(&call))?;
-            calls.insert(call, Entry { to, overrun: overrun.clone() });
+            calls.insert(call, Entry { to, room, overrun: overrun.clone() });
         }
         let running = NodeCall { node: self.clone(), call, from, overrun };
         self.send(to_node::Message::Start(start)).then_some(running)
@@ -179,13 +236,19 @@ impl Node {
     fn hand(&self, call: Id, what: FromCall) -> Option<FromCall> {
         let mut calls = guarded(&self.calls);
         let Some(entry) = calls.as_ref().and_then(|calls| calls.get(&call)) else { return Some(what) };
-        let full = entry.to.try_send(what).is_err();
-        let behind = entry.to.capacity() < self.most_buffered && !entry.overrun.swap(true, Ordering::Relaxed);
+        let taken = entry.room.take(what.bytes());
+        let flooded = taken.is_none();
+        let full = taken.is_none_or(|taken| entry.to.try_send((what, taken)).is_err());
+        let behind = entry.to.capacity() < self.most_buffered || entry.room.is_short();
+        let behind = behind && !entry.overrun.swap(true, Ordering::Relaxed);
+        if flooded {
+            metrics::counter!("holmes_gateway_calls_flooded_total").increment(1);
+        }
         if full && let Some(calls) = calls.as_mut() {
             calls.remove(&call);
         }
         drop(calls);
-        if behind {
+        if behind || full {
             self.cancel(call);
         }
         None
@@ -206,14 +269,14 @@ pub(crate) struct NodeCall {
     /// Where it runs.
     pub(crate) node: Arc<Node>,
     call: Id,
-    from: mpsc::Receiver<FromCall>,
+    from: mpsc::Receiver<(FromCall, Taken)>,
     overrun: Arc<AtomicBool>,
 }
 
 impl NodeCall {
     /// What the node says next; `None` when it is lost.
     pub(crate) async fn next(&mut self) -> Option<FromCall> {
-        self.from.recv().await
+        self.from.recv().await.map(|(said, _taken)| said)
     }
 
     /// Ends the call within one step; the node answers with a receipt for what it has sent.

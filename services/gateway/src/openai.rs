@@ -2,17 +2,17 @@
 //! the same bodies, streams and errors. What the network says beyond that stands in the field `holmes`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use holmes_kernel::{Code, Id, Principal, Refusal};
 use holmes_proto::edge::{Needs, Scope};
 use holmes_proto::inference::v1::work;
+use holmes_runtime::server::Connection;
 use serde_json::{Value, json};
 
 use crate::Edge;
@@ -87,7 +87,9 @@ impl Wrong {
                 (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota".to_owned())
             }
             (_, "SESSION_BUDGET_EXCEEDED") => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", own()),
-            (_, "MODEL_NOT_SERVED" | "NOT_READY") => (StatusCode::SERVICE_UNAVAILABLE, "server_error", own()),
+            (_, "MODEL_NOT_SERVED" | "NO_NODE_QUALIFIED" | "NOT_READY") => {
+                (StatusCode::SERVICE_UNAVAILABLE, "server_error", own())
+            }
             (_, "REQUEST_TOO_LARGE") => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", own()),
             (_, "METHOD_NOT_ALLOWED") => (StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", own()),
             (Code::Invalid | Code::Precondition | Code::Unimplemented, _) => {
@@ -138,14 +140,22 @@ async fn nowhere(request: Request<Body>) -> Wrong {
 
 impl Edge {
     /// Whose key a request carries, and what it may do.
-    async fn caller(&self, headers: &HeaderMap) -> Result<(Principal, Scope), Wrong> {
+    async fn caller(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<(Principal, Scope), Wrong> {
         let key = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let key = key.and_then(|value| value.strip_prefix("Bearer ")).filter(|key| !key.is_empty());
         let Some(key) = key else {
             let message = "no API key: send it as `Authorization: Bearer <key>`";
             return Err(Refusal::new(Code::Unauthenticated, "KEY_MISSING", message).into());
         };
-        Ok(self.keys.api_key(*blake3::hash(key.as_bytes()).as_bytes()).await?)
+        let caller = self.keys.api_key(*blake3::hash(key.as_bytes()).as_bytes()).await?;
+        if let Some(connection) = extensions.get::<Connection>() {
+            connection.proven();
+        }
+        Ok(caller)
     }
 
     /// The call that a request names by `x-request-id`, where that is a name that a call can have; else a fresh one.
@@ -158,7 +168,7 @@ impl Edge {
     /// The body of a request, as far as a body may be long.
     async fn read(&self, request: Request<Body>) -> Result<Bytes, Wrong> {
         let most = self.settings.most_body_bytes;
-        let reading = tokio::time::timeout(SLOWEST_BODY, to_bytes(request.into_body(), most));
+        let reading = tokio::time::timeout(ms(self.settings.body_ms), to_bytes(request.into_body(), most));
         match reading.await {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(_)) => {
@@ -170,11 +180,8 @@ impl Edge {
     }
 }
 
-/// How long the body of a request may be on its way.
-const SLOWEST_BODY: Duration = Duration::from_secs(30);
-
-async fn models(State(edge): State<Arc<Edge>>, headers: HeaderMap) -> Result<Response, Wrong> {
-    edge.caller(&headers).await?;
+async fn models(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Result<Response, Wrong> {
+    edge.caller(request.headers(), request.extensions()).await?;
     let offers = edge.offers().await?;
     let data: Vec<Value> = offers.iter().map(answer::model).collect();
     Ok(json_response(StatusCode::OK, &json!({"object": "list", "data": data})))
@@ -183,9 +190,9 @@ async fn models(State(edge): State<Arc<Edge>>, headers: HeaderMap) -> Result<Res
 async fn model(
     State(edge): State<Arc<Edge>>,
     axum::extract::Path(name): axum::extract::Path<String>,
-    headers: HeaderMap,
+    request: Request<Body>,
 ) -> Result<Response, Wrong> {
-    edge.caller(&headers).await?;
+    edge.caller(request.headers(), request.extensions()).await?;
     let offers = edge.offers().await?;
     let Some(offer) = offers.iter().find(|offer| offer.name == name) else {
         let message = format!("the network offers no model {name:?}: GET /v1/models says which there are");
@@ -212,9 +219,9 @@ async fn serve(
     request: Request<Body>,
     parse: fn(&Asked) -> Result<Parsed, Wrong>,
 ) -> Result<Response, Wrong> {
-    let headers = request.headers().clone();
-    let (renter, scope) = edge.caller(&headers).await?;
+    let (renter, scope) = edge.caller(request.headers(), request.extensions()).await?;
     scope.allows(renter, Needs::Renter)?;
+    let headers = request.headers().clone();
     let asked = Asked::read(&edge.read(request).await?)?;
     let Parsed { model, work, terms, answer } = parse(&asked)?;
     let call = edge.call_of(&headers)?;
@@ -272,7 +279,11 @@ mod tests {
         assert_eq!(status(Code::Precondition, "INSUFFICIENT_FUNDS"), 429);
         assert_eq!(status(Code::Exhausted, "TOO_MANY_CALLS"), 429);
         assert_eq!(status(Code::AlreadyExists, "CALL_EXISTS"), 409);
-        assert_eq!(status(Code::Unavailable, "NO_NODE"), 503);
+        assert_eq!(status(Code::Precondition, "MODEL_NOT_SERVED"), 503);
+        assert_eq!(status(Code::Precondition, "NO_NODE_QUALIFIED"), 503);
+        assert_eq!(status(Code::Exhausted, "NO_NODE_FREE"), 429);
+        assert_eq!(status(Code::Exhausted, "ACCOUNT_SLOTS_USED"), 429);
+        assert_eq!(status(Code::Invalid, "CONTEXT_LENGTH_EXCEEDED"), 400);
         assert_eq!(status(Code::Deadline, "ANSWER_LATE"), 504);
         assert_eq!(status(Code::Internal, "CALL_CUT_OFF"), 500);
     }

@@ -6,6 +6,7 @@ use holmes_proto::inference::v1::{generate_work, work};
 use holmes_proto::market::v1 as market;
 
 use crate::ask::Ask;
+use crate::calls::outcome::CONTEXT_LENGTH_EXCEEDED;
 use crate::settings::Settings;
 use crate::upstream::{Upstream, now};
 
@@ -55,6 +56,19 @@ impl Bound {
                 Bound { input: input.min(whole), output, context }
             }
         }
+    }
+
+    /// Refuses what cannot fit into the longest context of a node that serves the model; 0 for unknown.
+    pub(crate) fn check(&self, longest: u32) -> Result<(), Refusal> {
+        if longest == 0 || self.context <= longest {
+            return Ok(());
+        }
+        let message = format!(
+            "the longest context of the model is {longest} tokens here, and the prompt with max_tokens takes at least {}: \
+             shorten the prompt, or ask for fewer tokens",
+            self.context
+        );
+        Err(Refusal::new(Code::Invalid, CONTEXT_LENGTH_EXCEEDED, message))
     }
 
     /// Its price without fees, pico-dollars.
@@ -118,6 +132,20 @@ mod tests {
         assert_eq!((open.input, open.output), (2_048, 2_048));
         let embed = work::Work::Embed(EmbedWork { texts: vec!["ab".to_owned(), "c".to_owned()] });
         assert_eq!(Bound::of(&embed, 512, &settings), Bound { input: 3 + 32 + 64, output: 0, context: 0 });
+    }
+
+    #[test]
+    fn what_fits_no_context_is_refused_with_the_limit_and_the_count() {
+        let bound = |text: &str, most| Bound::of(&generate(text, most), 2_048, &Settings::default());
+        assert!(bound("hello", 2_048).check(2_048).is_ok() && bound("hello", 9_000).check(0).is_ok());
+        for too_long in
+            [bound("hello", 2_049), bound(&"x".repeat(16_400), 0), bound(&"x".repeat(9_600), 1_000)]
+        {
+            let refused = too_long.check(2_048).unwrap_err();
+            assert_eq!((refused.code, refused.reason.as_ref()), (Code::Invalid, CONTEXT_LENGTH_EXCEEDED));
+            let (limit, count) = ("2048 tokens", format!("at least {}", too_long.context));
+            assert!(refused.message.contains(limit) && refused.message.contains(&count), "{refused}");
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Settings {
     pub most_calls: usize,
     /// The same of one renter.
     pub most_calls_per_renter: usize,
+    /// Share of the slots of a model's nodes that one renter may hold, percent; one slot in any case.
+    pub most_slots_percent: u8,
     /// Ids of calls that are remembered.
     pub most_remembered: usize,
     /// Renters' sessions that are remembered.
@@ -37,8 +39,15 @@ pub struct Settings {
     pub most_in_flight: usize,
     /// Longest message of a node, bytes.
     pub most_message_bytes: usize,
-    /// Outputs of a call that its renter has not yet taken: more, and the call is cancelled.
+    /// Outputs of a call that its renter has not yet taken: more, and the call is cancelled; twice as many, and it is
+    /// lost.
     pub most_buffered: usize,
+    /// The same in bytes: it is cancelled at half of them.
+    pub most_buffered_bytes: usize,
+    /// Bytes that wait of all calls of a node together: what goes beyond is lost with its call.
+    pub most_node_bytes: usize,
+    /// The same of all nodes.
+    pub most_waiting_bytes: usize,
     /// Parts of an answer between a call and its renter's connection.
     pub renter_buffer: usize,
     /// A renter who takes nothing for so long has gone.
@@ -87,6 +96,8 @@ pub struct Settings {
     pub report_for_ms: u64,
     /// Prices are asked for again after so long.
     pub catalogue_ms: u64,
+    /// How long the body of an HTTP request may be on its way.
+    pub body_ms: u64,
     /// Longest HTTP request.
     pub http_ms: u64,
     /// A comment keeps a silent stream of an HTTP answer open every so many ms.
@@ -110,15 +121,19 @@ impl Default for Settings {
             message_tokens: 16,
             most_calls: 4_096,
             most_calls_per_renter: 256,
+            most_slots_percent: 80,
             most_remembered: 1 << 20,
             most_sessions: 100_000,
             most_nodes: 10_000,
             most_in_flight: 1_024,
             most_message_bytes: 16 << 20,
             most_buffered: 4_096,
+            most_buffered_bytes: 32 << 20,
+            most_node_bytes: 64 << 20,
+            most_waiting_bytes: 512 << 20,
             renter_buffer: 32,
             renter_stall_ms: 30_000,
-            hello_ms: 10_000,
+            hello_ms: 5_000,
             beat_ms: 1_000,
             silent_beats: 4,
             silent_ms: 3_000,
@@ -139,6 +154,7 @@ impl Default for Settings {
             upstream_ms: 5_000,
             report_for_ms: 60_000,
             catalogue_ms: 2_000,
+            body_ms: 30_000,
             http_ms: 600_000,
             keep_alive_ms: 10_000,
             drain_ms: 20_000,

@@ -9,6 +9,8 @@ mod attach;
 mod calls;
 #[path = "it/http.rs"]
 mod http_api;
+#[path = "it/limits.rs"]
+mod limits;
 #[path = "it/node.rs"]
 pub mod node;
 #[path = "it/paid.rs"]

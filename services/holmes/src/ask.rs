@@ -15,7 +15,7 @@ use holmes_runtime::auth::Network;
 use holmes_runtime::fresh_id;
 use serde::Serialize;
 
-use crate::client::{Client, Proof};
+use crate::client::{self, Client, Proof};
 use crate::output::{self, Format};
 
 /// What is asked.
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     /// Refuse when it could cost more, micro-dollars; 0 for no limit.
     #[arg(long, default_value_t = 0)]
     max_price: u64,
-    /// Where the server is.
+    /// Where the server's gRPC port is: http://HOST:PORT, or HOST:PORT.
     #[arg(long, default_value = "http://127.0.0.1:7070", env = "HOLMES_SERVER")]
     to: String,
     /// API key.
@@ -86,7 +86,10 @@ pub(crate) async fn run(args: Args, format: Format) -> Result<()> {
     }
     let nowhere = Network { genesis: [0; 16], cell: 0 }; // an API key signs nothing
     let client = Client::new(&args.to, nowhere, Proof::ApiKey(args.key.clone()))?;
-    let before = balances(&client).await?;
+    let before = match balances(&client).await {
+        Ok(before) => before,
+        Err(why) => return Err(client::wrong_port(&client::address(&args.to)?).await.unwrap_or(why)),
+    };
     let id = fresh_id();
     let method = "holmes.inference.v1.Inference/Generate";
     let mut stream = client.stream(method, id, request(&args, id)).await?;

@@ -26,7 +26,7 @@ use tonic_types::StatusExt as _;
 use crate::client::Proof;
 use crate::profile::Profile;
 use crate::readable::Readable;
-use crate::{keys, output};
+use crate::{client, keys, output};
 
 /// What is called, and how.
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     /// The request as JSON; `-` reads it from stdin.
     #[arg(default_value = "{}")]
     json: String,
-    /// Where the server is.
+    /// Where the server's gRPC port is: http://HOST:PORT, or HOST:PORT.
     #[arg(long, default_value = "http://127.0.0.1:7070", env = "HOLMES_SERVER")]
     to: String,
     /// API key.
@@ -94,15 +94,21 @@ impl Signer {
 /// Calls, and prints each answer as one JSON document.
 pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     config.cell.profile = args.profile.clone().unwrap_or(config.cell.profile);
-    let endpoint =
-        Endpoint::new(args.to.clone()).with_context(|| format!("--to {}: not an address", args.to))?;
+    let to = client::address(&args.to)?;
     let timeout = std::time::Duration::from_secs(args.timeout);
-    let channel = endpoint.connect_timeout(timeout).connect().await.with_context(|| {
-        format!("no answer from {}: is a server running there? Start one with `holmes serve`", args.to)
+    let channel = Endpoint::new(to.clone())?.connect_timeout(timeout).connect().await.with_context(|| {
+        format!("no answer from {to}: is a server running there? Start one with `holmes serve`")
     })?;
     let mut reflection = Reflection { client: ServerReflectionClient::new(channel.clone()) };
-    let Some(wanted) = &args.method else { return list(&mut reflection).await };
-    let method = reflection.method(wanted).await?;
+    let found = match &args.method {
+        None => list(&mut reflection).await.map(|()| None),
+        Some(wanted) => reflection.method(wanted).await.map(Some),
+    };
+    let method = match found {
+        Ok(Some(method)) => method,
+        Ok(None) => return Ok(()),
+        Err(why) => return Err(client::wrong_port(&to).await.unwrap_or(why)),
+    };
     let message = request_message(&method, &args.json)?;
     let mut request = Request::new(message);
     request.set_timeout(timeout);

@@ -78,7 +78,7 @@ pub(crate) struct Client {
 impl Client {
     /// A client of a server that answers at `url`; the connection is made when it is needed.
     pub(crate) fn new(url: &str, network: Network, proof: Proof) -> Result<Client> {
-        let endpoint = Endpoint::new(url.to_owned()).with_context(|| format!("{url} is not an address"))?;
+        let endpoint = Endpoint::new(address(url)?)?;
         let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect_lazy();
         Ok(Client { channel, network, proof })
     }
@@ -122,6 +122,21 @@ impl Client {
         self.proof.add_to(request.metadata_mut(), || Ok(self.network.clone()), &path, &bytes, request_id)?;
         Ok(request)
     }
+}
+
+/// The URL of a server, as a person writes it.
+pub(crate) fn address(text: &str) -> Result<String> {
+    Ok(holmes_proto::address::url(text, "http://127.0.0.1:7070")?)
+}
+
+/// What is wrong with a URL where no gRPC is spoken, if it is that.
+pub(crate) async fn wrong_port(url: &str) -> Option<anyhow::Error> {
+    holmes_executor::speaks_http1(url).await.then(|| {
+        anyhow::anyhow!(
+            "{url} speaks HTTP/1 and no gRPC: it may be the port for OpenAI's clients (gateway.http, 7072) or the admin port \
+             (server.admin, 7071); call the gRPC port (server.listen, 7070)"
+        )
+    })
 }
 
 /// A status in words: message and stable reason.

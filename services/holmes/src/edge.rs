@@ -1,6 +1,7 @@
 //! The role gateway: in the process of the services that it calls, on the gRPC port beside them and on one for HTTP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use holmes_gateway::{Deps, Gateway, Settings};
@@ -8,6 +9,7 @@ use holmes_kernel::{Id, Principal, PrincipalKind};
 use holmes_proto::market::v1::Params;
 use holmes_runtime::auth::{Keys, Network};
 use holmes_runtime::config::Config;
+use holmes_runtime::server::{Most, Web, serve_http};
 use holmes_runtime::{Clock, Peer};
 use prost_reflect::prost::Message as _;
 use tokio::net::TcpListener;
@@ -62,12 +64,20 @@ pub(crate) fn start(
     Ok(Edge { gateway })
 }
 
-/// Limits are the defaults; what pays besides dollars is the network's.
+/// Limits are the configuration's, or the defaults; what pays besides dollars is the network's.
 fn settings(config: &Config) -> Result<Settings> {
     let defaults = holmes_market::params::encoded_defaults();
     let params = Profile::load(&config.cell.profile)?.params("market", &defaults)?;
     let market = Params::decode(params.as_slice()).context("the market's parameters")?;
-    Ok(Settings { token_name: market.token_name, token_asset: market.token_asset, ..Settings::default() })
+    Ok(Settings {
+        token_name: market.token_name,
+        token_asset: market.token_asset,
+        most_calls: config.gateway.max_calls,
+        most_calls_per_renter: config.gateway.max_calls_per_account,
+        most_slots_percent: config.gateway.max_slots_percent,
+        body_ms: config.gateway.body_ms,
+        ..Settings::default()
+    })
 }
 
 impl Edge {
@@ -80,13 +90,21 @@ impl Edge {
     }
 
     /// Serves until `stop` says so, then lets calls in progress end.
-    pub(crate) async fn run(self, http: TcpListener, stop: watch::Receiver<bool>) -> std::io::Result<()> {
-        let mut stopping = stop.clone();
-        let stopped = async move {
-            let _ = stopping.wait_for(|stop| *stop).await; // an error means that everything is going down
-        };
-        let served = axum::serve(http, self.gateway.http()).with_graceful_shutdown(stopped);
-        let (served, ()) = tokio::join!(served.into_future(), self.gateway.run(stop));
-        served
+    pub(crate) async fn run(self, http: TcpListener, web: Web, stop: watch::Receiver<bool>) {
+        let served = serve_http(http, self.gateway.http(), web, stop.clone());
+        tokio::join!(served, self.gateway.run(stop));
     }
 }
+
+/// What clients of the HTTP port may take.
+pub(crate) fn web(config: &Config) -> Web {
+    let gateway = &config.gateway;
+    let most =
+        Most { connections: gateway.max_connections, per_address: gateway.max_connections_per_address };
+    // What the gateway lets run on, the port brings to its client; then a moment for the last bytes.
+    let drain = Duration::from_millis(Settings::default().drain_ms) + LAST_BYTES;
+    Web { most, header: Duration::from_millis(gateway.header_ms), drain }
+}
+
+/// How long the end of an answer may be on its way.
+const LAST_BYTES: Duration = Duration::from_secs(5);

@@ -23,12 +23,13 @@ use crate::{keys, serve};
       --model llama=/models/llama-3.1-8b --model minilm=/models/all-minilm-l6-v2 --slots 16
 
 A model is one of `holmes models list`, or NAME=PATH: a GGUF file, a directory with model.gguf, or a Hugging Face
-directory. Its name is the one that the market knows. The node dials out and needs no open port. Before it is given work it must be registered and bonded:
+directory. Its name is the one that the market knows. The node dials out and needs no open port. One process runs a node: when another one attaches with the same
+key, the older one ends. Before it is given work it must be registered and bonded:
   holmes keys offer node.key --as staking-node --owner ACCOUNT     what Staking/RegisterNode takes
 On SIGTERM or Ctrl-C the gateway is told, calls in progress end, then the process exits. Receipts that no gateway has
 accepted yet wait in the state directory and are sent when it runs again: keep it.")]
 pub(crate) struct Args {
-    /// URL of the gateway.
+    /// Where the gateway's gRPC port is: http://HOST:PORT, or HOST:PORT.
     #[arg(long, value_name = "URL", env = "HOLMES_JOIN")]
     join: String,
     /// The node's key file.

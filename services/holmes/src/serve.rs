@@ -89,6 +89,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let config = args.over(config);
     let profile = Profile::load(&config.cell.profile)?;
     let telemetry = telemetry::init(&config.telemetry, "holmes")?;
+    all_descriptors();
     // Profile and ports first: what is misspelt or taken should cost nothing.
     let grpc = bind(config.server.listen, "server.listen").await?;
     let admin = bind(config.server.admin, "server.admin").await?;
@@ -113,8 +114,8 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
         role.add_routes(&mut routes);
     }
     let keyring = keyring(&started, &clock);
-    let auth =
-        Auth::new(keyring.clone(), deps.network.clone(), clock.clone(), config.server.max_request_bytes);
+    let (most, unproven) = (config.server.max_request_bytes, config.server.max_unproven_bytes);
+    let auth = Auth::new(keyring.clone(), deps.network.clone(), clock.clone(), most, unproven);
     let mut edge_task = None;
     if let Some(http) = http {
         let edge = edge::start(&config, &started, &deps.network, keyring, &clock)?;
@@ -122,7 +123,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
         for name in Edge::SERVICES {
             health.follow(name, edge_status.subscribe());
         }
-        edge_task = Some(tokio::spawn(edge.run(http, stopped.clone())));
+        edge_task = Some(tokio::spawn(edge.run(http, edge::web(&config), stopped.clone())));
     }
     let statuses = started.iter().map(|role| (role.name, role.status.clone())).collect();
     let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), statuses, stopped.clone()));
@@ -138,7 +139,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     stop.send_replace(true);
     server.await.context("the gRPC port")??; // it lets calls in progress end, within the drain time
     if let Some(edge) = edge_task {
-        edge.await.context("the gateway")?.context("the HTTP port")?;
+        edge.await.context("the gateway")?;
     }
     for role in started {
         role.stop().await?;
@@ -148,6 +149,17 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     telemetry.shutdown();
     eprintln!("stopped; everything acknowledged is in {}", config.store.dir.display());
     Ok(())
+}
+
+/// Lets the process have as many open files and connections as its user may: the usual soft limit is for programs that
+/// cannot count beyond it.
+fn all_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(why) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%why, "the limit of open files stays as it is");
+    }
 }
 
 /// Opens the logs that are not there yet.

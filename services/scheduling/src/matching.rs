@@ -103,6 +103,11 @@ impl Pool {
         self.groups.range(context..).next().is_some()
     }
 
+    /// The longest context that anybody serves it with, as the index groups it; 0 where nobody does.
+    pub fn longest(&self) -> u32 {
+        self.groups.last_key_value().map_or(0, |(class, _)| *class)
+    }
+
     /// Whether a node stands there in the order of choice.
     pub fn has(&self, class: u32, rank: &Rank) -> bool {
         self.groups.get(&class).is_some_and(|group| group.able.contains(rank))

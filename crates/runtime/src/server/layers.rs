@@ -1,12 +1,9 @@
 //! What every call passes before it reaches a service.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holmes_kernel::{Code, Refusal};
 use holmes_proto::edge::status;
-use http_body_util::BodyExt as _;
-use tokio::sync::Semaphore;
 use tonic::body::Body;
 
 /// [`Observed`] as a layer.
@@ -21,101 +18,37 @@ impl<S> tower::Layer<S> for Observe {
     }
 }
 
-/// [`Admitted`] as a layer: so many calls may be in progress.
-#[derive(Clone)]
-pub(super) struct Admit(pub(super) Arc<Semaphore>);
-
-impl<S> tower::Layer<S> for Admit {
-    type Service = Admitted<S>;
-
-    fn layer(&self, inner: S) -> Admitted<S> {
-        Admitted { inner, places: self.0.clone() }
-    }
-}
-
-/// [`Deadline`] as a layer, with the deadline of a call whose caller has set none.
+/// [`Deadline`] as a layer.
 #[derive(Clone, Copy)]
-pub(super) struct Within(pub(super) Duration);
+pub(super) struct Within {
+    /// Of a call whose caller has set none.
+    pub(super) default: Duration,
+    /// Nobody waits for longer, whatever deadline is asked for.
+    pub(super) longest: Duration,
+}
 
 impl<S> tower::Layer<S> for Within {
     type Service = Deadline<S>;
 
     fn layer(&self, inner: S) -> Deadline<S> {
-        Deadline { inner, default: self.0 }
+        Deadline { inner, within: *self }
     }
-}
-
-/// Lets so many calls in at a time and refuses the others at once. A call is in progress until its answer's last byte:
-/// a stream keeps its place.
-#[derive(Clone)]
-pub(super) struct Admitted<S> {
-    inner: S,
-    places: Arc<Semaphore>,
-}
-
-impl<S> tower::Service<http::Request<Body>> for Admitted<S>
-where
-    S: tower::Service<http::Request<Body>, Response = http::Response<Body>>,
-    S::Future: Send + 'static,
-{
-    type Response = http::Response<Body>;
-    type Error = S::Error;
-    type Future = Answering<S::Error>;
-
-    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return Box::pin(async { Ok(overloaded()) });
-        };
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let keeping = move |body: Body| {
-                Body::new(body.map_frame(move |frame| {
-                    let _in_progress = &place;
-                    frame
-                }))
-            };
-            Ok(legible(answer.await?).map(keeping))
-        })
-    }
-}
-
-/// tonic blames itself for a message that cannot be decoded; its sender should know better.
-fn legible(answer: http::Response<Body>) -> http::Response<Body> {
-    let undecodable = tonic::Status::from_header_map(answer.headers()).filter(|status| {
-        status.code() == tonic::Code::Internal
-            && status.message().starts_with("failed to decode Protobuf message")
-    });
-    let Some(why) = undecodable else { return answer };
-    let message = format!("the request is not a message of this method: {}", why.message());
-    status(Refusal::new(Code::Invalid, "MESSAGE_MALFORMED", message)).into_http()
-}
-
-/// What a call hears that finds the process full.
-fn overloaded() -> http::Response<Body> {
-    let message = "the process has as many calls in progress as it takes: try again a little later";
-    status(Refusal::new(Code::Exhausted, "OVERLOADED", message).retry_after(100)).into_http()
 }
 
 /// So much before the caller's deadline it is answered: the caller should still hear it, and tonic, which looks at the
 /// same header, would say `CANCELLED` without a reason.
 const MARGIN: Duration = Duration::from_millis(2);
 
-/// Nobody waits for longer, whatever deadline is asked for.
-const LONGEST: Duration = Duration::from_secs(3_600);
-
-/// Ends a call at its caller's deadline (`grpc-timeout`), or at ours when the caller has set none. What the call had
-/// begun may still be carried out: the same request id tells.
+/// Ends a call at its caller's deadline (`grpc-timeout`), or at ours when the caller has set none or a later one; a
+/// stream must have begun by then. What the call had begun may still be carried out: the same request id tells.
 #[derive(Clone)]
 pub(super) struct Deadline<S> {
     inner: S,
-    default: Duration,
+    within: Within,
 }
 
-type Answering<E> = std::pin::Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
+pub(super) type Answering<E> =
+    std::pin::Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
 
 impl<S> tower::Service<http::Request<Body>> for Deadline<S>
 where
@@ -132,14 +65,17 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let asked = request.headers().get("grpc-timeout").and_then(|value| timeout_of(value.to_str().ok()?));
-        let within = asked.map_or(self.default, |asked| asked.min(LONGEST).saturating_sub(MARGIN));
+        let Within { default, longest } = self.within;
+        let within = asked.map_or(default, |asked| asked.saturating_sub(MARGIN)).min(longest);
         if within.is_zero() {
             let message = "the deadline is too near for an answer to arrive in time: nothing was begun";
             return Box::pin(async move { Ok(too_late(message)) });
         }
+        // Counted from here, not from the first poll: tonic counts from the moment at which this returns.
+        let until = tokio::time::Instant::now() + within;
         let answer = self.inner.call(request);
         Box::pin(async move {
-            tokio::time::timeout(within, answer).await.unwrap_or_else(|_| {
+            tokio::time::timeout_at(until, answer).await.unwrap_or_else(|_| {
                 Ok(too_late(
                     "the deadline passed before the answer; the same request id tells what became of it",
                 ))
@@ -189,7 +125,7 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let began = Instant::now();
-        let method = method_of(request.uri().path());
+        let method = method_of(request.uri().path()).name;
         let span = tracing::info_span!("call", method);
         let answer = self.0.call(request);
         Box::pin(tracing::Instrument::instrument(
@@ -212,10 +148,19 @@ where
     }
 }
 
+/// What is known of a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Method {
+    /// `/package.Service/Method`, or "other".
+    pub(super) name: &'static str,
+    /// Whether either side may send more than one message.
+    pub(super) streams: bool,
+}
+
 /// A method of ours, by its own name: callers must not be able to make up metric labels.
-fn method_of(path: &str) -> &'static str {
+pub(super) fn method_of(path: &str) -> Method {
     use std::sync::LazyLock;
-    static METHODS: LazyLock<std::collections::HashSet<String>> = LazyLock::new(|| {
+    static METHODS: LazyLock<std::collections::HashMap<String, bool>> = LazyLock::new(|| {
         let known = [
             holmes_proto::DESCRIPTORS,
             tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -223,17 +168,22 @@ fn method_of(path: &str) -> &'static str {
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
         ];
         let decode = |bytes: &[u8]| <prost_types::FileDescriptorSet as prost::Message>::decode(bytes).ok();
-        let mut methods = std::collections::HashSet::new();
+        let mut methods = std::collections::HashMap::new();
         for file in known.into_iter().filter_map(decode).flat_map(|set| set.file) {
             for service in &file.service {
                 for method in &service.method {
-                    methods.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+                    let streams = method.client_streaming() || method.server_streaming();
+                    methods
+                        .insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()), streams);
                 }
             }
         }
         methods
     });
-    METHODS.get(path).map_or("other", String::as_str)
+    match METHODS.get_key_value(path) {
+        Some((name, streams)) => Method { name, streams: *streams },
+        None => Method { name: "other", streams: false },
+    }
 }
 
 #[cfg(test)]
@@ -251,9 +201,12 @@ mod tests {
 
     #[test]
     fn only_methods_of_ours_become_labels() {
-        assert_eq!(method_of("/evil/Path"), "other");
+        assert_eq!(method_of("/evil/Path").name, "other");
         for known in ["/grpc.health.v1.Health/Check", "/holmes.ledger.v1.Ledger/GetSupply"] {
-            assert_eq!(method_of(known), known);
+            assert_eq!(method_of(known), Method { name: known, streams: false });
+        }
+        for stream in ["/grpc.health.v1.Health/Watch", "/holmes.gateway.v1.Gateway/Attach"] {
+            assert!(method_of(stream).streams, "{stream}");
         }
     }
 }

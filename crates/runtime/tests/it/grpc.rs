@@ -8,10 +8,9 @@ use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_types::StatusExt as _;
 
 use crate::support::{patiently, until};
-use crate::toy::{NAME, PATH, Say, Up, reason, say, say_at, words};
+use crate::toy::{NAME, PATH, Say, Up, proven, reason, say, say_at, words};
 
 async fn health(up: &Up, service: &str) -> ServingStatus {
     let mut client = HealthClient::new(up.channel().await);
@@ -108,37 +107,12 @@ async fn a_call_without_a_deadline_ends_at_ours() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_full_refuses_at_once_whatever_the_connection() {
-    let up = Up::start(|settings| settings.max_calls = 1).await;
-    let (one, other) = (up.channel().await, up.channel().await);
-    let first = tokio::spawn({
-        let one = one.clone();
-        async move { say(&one, words(1)).await }
-    });
-    up.inside(1).await;
-    for channel in [&one, &other] {
-        let status = say(channel, words(0)).await.unwrap_err();
-        assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
-        assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+async fn nobody_waits_for_longer_than_the_longest_deadline_whatever_he_asks_for() {
+    let up = Up::start(|settings| settings.longest_deadline_ms = 50).await;
+    for asked in [None, Some("1H"), Some("99999999H"), Some("1M")] {
+        let headers: Vec<_> = asked.map(|text| ("grpc-timeout", text)).into_iter().collect();
+        assert_eq!(raw(&up, &headers, 1).await, ("4".into(), true), "{asked:?}");
     }
-    up.go_on();
-    patiently(first).await.unwrap().unwrap();
-    until(|| async { say(&other, words(0)).await.is_ok() }).await; // its place is free behind its last byte
-}
-
-#[tokio::test]
-async fn a_stream_keeps_its_place_among_the_calls_in_progress() {
-    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-    let up = Up::start(|settings| settings.max_calls = 1).await;
-    let mut client = ServerReflectionClient::new(up.channel().await);
-    let (asking, questions) = tokio::sync::mpsc::channel(1);
-    let questions = tokio_stream::wrappers::ReceiverStream::new(questions);
-    let open = client.server_reflection_info(questions).await.unwrap();
-    let other = up.channel().await;
-    let status = say(&other, words(0)).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
-    drop((asking, open));
-    until(|| async { say(&other, words(0)).await.is_ok() }).await;
 }
 
 #[tokio::test]
@@ -158,25 +132,6 @@ async fn a_message_that_is_none_is_its_senders_fault() {
 }
 
 #[tokio::test]
-async fn one_connection_cannot_have_all_calls() {
-    let up = Up::start(|settings| settings.max_calls_per_connection = 2).await;
-    let (greedy, other) = (up.channel().await, up.channel().await);
-    let calls: Vec<_> = (0..6)
-        .map(|_| {
-            let greedy = greedy.clone();
-            tokio::spawn(async move { say(&greedy, words(1)).await })
-        })
-        .collect();
-    up.inside(2).await;
-    say(&other, words(0)).await.unwrap();
-    assert_eq!(*up.pause.inside.borrow(), 2);
-    up.go_on();
-    for call in calls {
-        patiently(call).await.unwrap().unwrap();
-    }
-}
-
-#[tokio::test]
 async fn a_message_that_is_too_large_or_swells_is_refused() {
     let up = Up::start(|_| {}).await;
     let channel = up.channel().await;
@@ -187,6 +142,13 @@ async fn a_message_that_is_too_large_or_swells_is_refused() {
         assert!(refused.contains(&status.code()), "gzip {gzip}: {status:?}");
     }
     assert_eq!(say_at(&channel, PATH, large(1 << 20), true).await.unwrap().bytes, 1 << 20);
+    let status = say(&channel, large(300 << 10)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "REQUEST_TOO_LARGE"));
+    assert_eq!(
+        say(&channel, proven(large(1 << 20))).await.unwrap().bytes,
+        1 << 20,
+        "who is known may send it"
+    );
 }
 
 #[tokio::test]
@@ -207,7 +169,7 @@ async fn headers_without_end_cost_their_sender_the_call_only() {
 
 #[tokio::test]
 async fn a_handler_that_panics_fails_its_own_call() {
-    let up = Up::start(|settings| settings.max_calls = 2).await;
+    let up = Up::start(|settings| settings.max_guest_calls = 2).await;
     let channel = up.channel().await;
     let waiting = tokio::spawn({
         let channel = channel.clone();

@@ -166,7 +166,13 @@ impl Up {
         let health = Health::default();
         let machine = watch::Sender::new(holmes_runtime::Status::Serving);
         health.follow(NAME, machine.subscribe());
-        let auth = Auth::new(Arc::new(Ring), NETWORK, Clock::manual(NOW), settings.max_request_bytes);
+        let auth = Auth::new(
+            Arc::new(Ring),
+            NETWORK,
+            Clock::manual(NOW),
+            settings.max_request_bytes,
+            settings.max_unproven_bytes,
+        );
         let mut routes = Routes::builder();
         routes.add_service(Toy(pause.clone()));
         let routes = routes.routes();
@@ -220,6 +226,17 @@ pub async fn say_at(
 
 pub fn words(how: u32) -> Request<Say> {
     Request::new(Say { how, ..Say::default() })
+}
+
+/// The same from somebody who is known.
+pub fn known(how: u32) -> Request<Say> {
+    proven(words(how))
+}
+
+/// A request with a proof.
+pub fn proven<T>(mut request: Request<T>) -> Request<T> {
+    request.metadata_mut().insert("authorization", format!("Bearer {API_KEY}").parse().unwrap());
+    request
 }
 
 /// The stable reason of a status.

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt as _;
 
 use super::{Attachment, Detached};
 use crate::agent::Node;
@@ -24,6 +25,7 @@ use crate::call::Desk;
 use crate::lease::{Leases, Terms};
 use crate::line::Network;
 use crate::pipe::MOST_BYTES;
+use crate::probe::speaks_http1;
 
 /// How long a gateway may take for each step.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,7 +59,11 @@ pub(super) async fn join(node: &mut Node) -> Result<Attachment<'_>, Detached> {
     let (out, messages) = mpsc::channel(MOST_OUT);
     let mut client = GatewayClient::new(channel).max_decoding_message_size(MOST_BYTES);
     let opened = within(client.attach(ReceiverStream::new(messages))).await.map_err(Detached::Lost)?;
-    let mut inbound = opened.map_err(|status| refused(node, &status))?.into_inner();
+    let mut inbound = match opened {
+        Ok(opened) => opened.into_inner(),
+        Err(status) if speaks_http1(&url).await => return Err(wrong_port(&url, &status)),
+        Err(status) => return Err(refused(node, &status)),
+    };
 
     let question = match next(node, &mut inbound).await? {
         to_node::Message::Challenge(challenge) => question(&challenge).map_err(Detached::Lost)?,
@@ -129,9 +135,29 @@ async fn next(node: &Node, inbound: &mut Streaming<ToNode>) -> Result<to_node::M
     }
 }
 
+/// What is said of an address where something else answers than a gateway's gRPC port.
+fn wrong_port(url: &str, status: &Status) -> Detached {
+    tracing::debug!(%status, "the stream could not be opened");
+    Detached::Refused(anyhow!(
+        "{url} speaks HTTP/1 and no gRPC: it may be the gateway's port for OpenAI's clients (gateway.http, 7072); nodes join \
+         at the gRPC port (server.listen, 7070)"
+    ))
+}
+
 /// What a status before the welcome means for the operator.
 fn refused(node: &Node, status: &Status) -> Detached {
     let (url, id, message) = (&node.options.join, node.id, status.message());
+    if super::is_superseded(status) {
+        return Detached::Superseded(super::superseded(node, status));
+    }
+    if status.get_details_error_info().is_some_and(|info| info.reason == "NODE_UNKNOWN") {
+        return Detached::Refused(anyhow!(
+            "the key is not that of a node that the network knows: {message}\n  if it is an account's key (a wallet), make the \
+             node a key of its own: `holmes keys new node.key`\n  if it is the node's, register and bond it: `holmes keys \
+             offer NODE.KEY --as staking-node --owner ACCOUNT` prints what Staking/RegisterNode takes; then bond it with \
+             Staking/Bond"
+        ));
+    }
     match status.code() {
         Code::Unimplemented => {
             Detached::Refused(anyhow!("{url} is no gateway: nodes join at a server with the role gateway"))
@@ -183,6 +209,7 @@ fn hello(node: &Node, question: &Question, models: &Arc<Vec<WorkerModel>>) -> He
         public_key: options.key.verifying_key().to_bytes().to_vec().into(),
         capabilities: capabilities.into(),
         signature: options.key.sign(&statement).to_bytes().to_vec().into(),
+        instance: node.instance.to_vec().into(),
     }
 }
 

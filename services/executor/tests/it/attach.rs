@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
+use holmes_kernel::{Code, Refusal};
 use holmes_proto::gateway::v1::{Drain, from_node, to_node};
 use holmes_proto::scheduling::v1::Finish;
 use tonic::Status;
@@ -134,6 +135,81 @@ async fn a_node_that_is_not_registered_is_told_how_to_be() {
     peer.refuse(Status::permission_denied("the node is not known")).await;
     let why = format!("{:#}", node.ended().await.unwrap_err());
     assert!(why.contains("the node is not known") && why.contains("register the node and bond it"), "{why}");
+}
+
+/// A status as a gateway says it.
+fn status(code: Code, reason: &'static str) -> Status {
+    holmes_proto::edge::status(Refusal::new(code, reason, "as the gateway says it"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_no_nodes_is_told_to_be_perhaps_a_wallets() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server.url);
+    node.start();
+    let mut peer = server.next().await;
+    peer.challenge().await;
+    peer.hello().await;
+    peer.refuse(status(Code::Precondition, "NODE_UNKNOWN")).await;
+    let why = format!("{:#}", node.ended().await.unwrap_err());
+    assert!(
+        why.contains("a wallet") && why.contains("holmes keys new") && why.contains("register and bond"),
+        "{why}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_another_one_supersedes_ends_and_says_why() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server.url);
+    node.start();
+    let peer = server.welcome(1).await;
+    assert_eq!(peer.instance.len(), 16);
+    peer.refuse(status(Code::Precondition, "SUPERSEDED")).await;
+    let why = format!("{:#}", node.ended().await.unwrap_err());
+    assert!(why.contains("as the gateway says it") && why.contains("does not attach again"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_keeps_its_name_when_it_attaches_again_and_another_process_has_another() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(&server.url);
+    node.start();
+    let first = server.welcome(1).await.instance; // and the stream breaks
+    let second = server.welcome(2).await.instance;
+    assert_eq!(first, second);
+    node.crash().await;
+    node.start();
+    while server.welcome(3).await.instance == first {} // an attempt of the one that crashed may still stand
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_speaks_http_1_is_told_apart_from_a_gateway() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut bytes = [0; 1_024];
+                let _ = stream.read(&mut bytes).await; // whoever asks, and whatever
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+            });
+        }
+    });
+    let mut node = Node::new(&url);
+    node.start();
+    let why = format!("{:#}", node.ended().await.unwrap_err());
+    assert!(why.contains("speaks HTTP/1") && why.contains("server.listen"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_without_http_is_joined_too() {
+    let mut server = Server::start().await;
+    let mut node = Node::new(server.url.strip_prefix("http://").unwrap());
+    node.start();
+    server.welcome(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

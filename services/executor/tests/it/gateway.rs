@@ -48,7 +48,7 @@ impl Gateway for Script {
         request: Request<Streaming<FromNode>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let (says, messages) = mpsc::channel(4_096);
-        let peer = Peer { says, hears: request.into_inner(), generation: 0, beats: 0 };
+        let peer = Peer { says, hears: request.into_inner(), generation: 0, beats: 0, instance: Vec::new() };
         self.0.send(peer).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(messages)))
     }
@@ -98,6 +98,8 @@ pub(crate) struct Peer {
     hears: Streaming<FromNode>,
     generation: u64,
     pub(crate) beats: usize,
+    /// What tells the node's process from others.
+    pub(crate) instance: Vec<u8>,
 }
 
 /// What came of a call.
@@ -156,6 +158,7 @@ impl Peer {
         assert_eq!(hello.public_key, key().verifying_key().to_bytes().to_vec());
         let statement = statements::attach(&GENESIS, CELL, &GATEWAY, &[0x55; 16], &hello.capabilities);
         verify(&key().verifying_key(), &statement, &hello.signature);
+        self.instance = hello.instance.to_vec();
         Capabilities::decode(hello.capabilities).unwrap()
     }
 

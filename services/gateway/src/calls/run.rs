@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holmes_kernel::{Code, Refusal, Time};
+use holmes_kernel::{Refusal, Time};
 use holmes_proto::inference::v1::{FinishReason, Output, Tokens, Usage, Vectors, output, work};
 use holmes_proto::scheduling::v1::{CallLine, Finish};
 use holmes_proto::statements::prompt_commitment;
+use prost::Message as _;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::outcome::refused_by_node;
 use super::{Out, SESSION_OVER, session_over};
 use crate::Edge;
 use crate::ask::Ask;
@@ -23,6 +25,10 @@ use crate::upstream::may_change;
 
 /// A renewal without a definite answer is asked for again after so long.
 const RENEW_AGAIN_MS: u64 = 500;
+
+/// Longest message of tokens, bytes: an executor sends at most 64 of them at once. What waits for a renter is bounded by
+/// it, for that is counted in messages.
+const LONGEST_TOKENS: usize = 256 << 10;
 
 /// How a call's time at a node ended.
 #[derive(Debug)]
@@ -278,10 +284,7 @@ impl<'a> Run<'a> {
                 self.done(usage);
                 None
             }
-            output::Output::Failed(failed) if failed.caller => Some(End::Refused(Refusal {
-                reason: failed.reason.into(),
-                ..Refusal::new(Code::Invalid, "", failed.message)
-            })),
+            output::Output::Failed(failed) if failed.caller => Some(End::Refused(refused_by_node(failed))),
             output::Output::Failed(failed) => Some(self.failed(&failed.reason)),
         }
     }
@@ -290,6 +293,9 @@ impl<'a> Run<'a> {
         let count = tokens.ids.len() as u64;
         if self.finished.is_some() || matches!(self.ask.work, work::Work::Embed(_)) || count == 0 {
             return Some(self.failed("tokens where there are none"));
+        }
+        if tokens.encoded_len() > LONGEST_TOKENS {
+            return Some(self.failed("more text than so few tokens have"));
         }
         if self.stopped == Some(Stop::Renter) {
             self.delivered += count; // they were on their way when the renter left

@@ -10,13 +10,15 @@ use holmes_proto::edge::status;
 use holmes_proto::gateway::v1::gateway_server::Gateway as Service;
 use holmes_proto::gateway::v1::{Challenge, FromNode, Hello, ToNode, Welcome, from_node, to_node};
 use holmes_proto::scheduling::v1::{AttachRequest, Capabilities, DetachReason, DetachRequest};
+use holmes_runtime::server::Stay;
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{FromCall, Node, Words};
+use super::{FromCall, Node, Put, Words};
+use crate::calls::outcome;
 use crate::reports::Settled;
 use crate::settings::ms;
 use crate::upstream::request_id;
@@ -42,16 +44,19 @@ impl Service for Attach {
             return Err(status(Refusal::new(Code::Exhausted, "TOO_MANY_NODES", message).retry_after(10_000)));
         }
         let (out, answers) = mpsc::channel(self.0.settings.most_in_flight);
-        tokio::spawn(attend(self.0.clone(), started, request.into_inner(), out));
+        let stay = request.extensions().get().cloned();
+        tokio::spawn(attend(self.0.clone(), started, stay, request.into_inner(), out));
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 }
 
-/// Attends to a node until its stream ends.
-async fn attend(edge: Arc<Edge>, started: Started, mut words: Words, out: Out) {
-    let node = match admit(&edge, &started, &mut words, &out).await {
+/// Attends to a node until its stream ends. `stay` is the stream's place on the port.
+async fn attend(edge: Arc<Edge>, started: Started, stay: Option<Stay>, mut words: Words, out: Out) {
+    let node = match admit(&edge, &started, stay.as_ref(), &mut words, &out).await {
         Ok(node) => node,
         Err(refused) => {
+            let reason = outcome::label(&refused.reason);
+            metrics::counter!("holmes_gateway_attach_refused_total", "reason" => reason).increment(1);
             let _ = out.send(Err(status(refused))).await; // the node may have gone
             return;
         }
@@ -67,16 +72,30 @@ async fn attend(edge: Arc<Edge>, started: Started, mut words: Words, out: Out) {
     if reason != DetachReason::Superseded {
         detach(&edge, &node, reason).await;
     }
-    if reason == DetachReason::Silent {
-        let message = "nothing was heard of the node for too long: attach again";
-        let _ = out.try_send(Err(status(Refusal::new(Code::Deadline, "NODE_SILENT", message))));
-    }
+    let last = match reason {
+        DetachReason::Silent => {
+            let message = "nothing was heard of the node for too long: attach again";
+            Refusal::new(Code::Deadline, "NODE_SILENT", message)
+        }
+        DetachReason::Superseded if node.by_another.load(Ordering::Relaxed) => superseded(),
+        _ => return,
+    };
+    let _ = out.try_send(Err(status(last))); // a node that takes nothing any more is not told
+}
+
+/// What a node hears when another process attaches with its key: it must not attach again, or the two would throw each
+/// other out for ever.
+fn superseded() -> Refusal {
+    let message = "another process has attached with this node's key: run one process a node, and give each other machine a \
+                   key of its own (holmes keys new)";
+    Refusal::new(Code::Precondition, "SUPERSEDED", message)
 }
 
 /// Asks who is there, and makes the node known.
 async fn admit(
     edge: &Arc<Edge>,
     started: &Started,
+    stay: Option<&Stay>,
     words: &mut Words,
     out: &Out,
 ) -> Result<Arc<Node>, Refusal> {
@@ -97,7 +116,7 @@ async fn admit(
             return Err(Refusal::new(Code::Deadline, "HELLO_LATE", message));
         }
     };
-    let (key, capabilities) = parse(&hello)?;
+    let (key, instance, capabilities) = parse(&hello)?;
     let id = Id::of_key(&key.to_bytes());
     let request = AttachRequest {
         request_id: request_id(),
@@ -118,16 +137,28 @@ async fn admit(
         key,
         generation: attached.generation,
         capabilities,
+        instance,
         out: out.clone(),
         most_buffered: edge.settings.most_buffered,
+        most_buffered_bytes: edge.settings.most_buffered_bytes,
+        room: edge.nodes.room.part(edge.settings.most_node_bytes),
         calls: Mutex::new(Some(Default::default())),
         heard: Mutex::new(Instant::now()),
         leaving: AtomicBool::new(false),
+        by_another: AtomicBool::new(false),
         gone: watch::Sender::new(None),
     });
-    if !edge.nodes.put(&node) {
-        let message = "the node has attached again meanwhile: this stream is the older one";
-        return Err(Refusal::new(Code::Precondition, "SUPERSEDED", message));
+    if let Some(Err(full)) = stay.map(Stay::proven) {
+        detach(edge, &node, DetachReason::StreamLost).await;
+        return Err(full);
+    }
+    match edge.nodes.put(&node) {
+        Put::Taken => {}
+        Put::Superseded => return Err(superseded()),
+        Put::Older => {
+            let message = "the node has attached again meanwhile: this stream is the older one";
+            return Err(Refusal::new(Code::Unavailable, "STREAM_OLDER", message));
+        }
     }
     let welcome = Welcome {
         generation: attached.generation,
@@ -141,16 +172,19 @@ async fn admit(
     Ok(node)
 }
 
-fn parse(hello: &Hello) -> Result<(VerifyingKey, Capabilities), Refusal> {
+fn parse(hello: &Hello) -> Result<(VerifyingKey, [u8; 16], Capabilities), Refusal> {
     let key: Option<[u8; 32]> = hello.public_key.as_ref().try_into().ok();
     let key = key.and_then(|key| VerifyingKey::from_bytes(&key).ok());
     let key = key.ok_or_else(|| malformed("public_key is an Ed25519 key of 32 bytes"))?;
     if hello.signature.len() != 64 {
         return Err(malformed("signature is an Ed25519 signature of 64 bytes"));
     }
+    let instance = hello.instance.as_ref().try_into();
+    let instance =
+        instance.map_err(|_| malformed("instance is 16 random bytes, the same while a process runs"))?;
     let capabilities = Capabilities::decode(hello.capabilities.clone())
         .map_err(|_| malformed("capabilities are the bytes of holmes.scheduling.v1.Capabilities"))?;
-    Ok((key, capabilities))
+    Ok((key, instance, capabilities))
 }
 
 fn malformed(expected: &str) -> Refusal {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use holmes_gateway::Settings;
 use holmes_kernel::{Code, Refusal};
-use holmes_proto::gateway::v1::{Receipt, to_node};
+use holmes_proto::gateway::v1::gateway_client::GatewayClient;
+use holmes_proto::gateway::v1::{Receipt, ToNode, to_node};
 use holmes_proto::scheduling::v1::{CallLine, DetachReason};
 
-use super::node::{Script, hello, id_of, in_order, key};
+use super::node::{Offer, Script, hello, id_of, in_order, key};
 use super::world::{World, asked, reason, settings, whole};
 
 #[tokio::test]
@@ -23,7 +24,7 @@ async fn a_node_is_welcomed_with_what_it_must_know() {
 #[tokio::test]
 async fn a_node_that_signs_with_another_key_is_refused() {
     let world = World::new().await;
-    let refused = hello(world.channel.clone(), 1, &key(2)).await.unwrap_err();
+    let refused = hello(world.channel.clone(), Offer { signer: key(2), ..Offer::of(1) }).await.unwrap_err();
     assert_eq!(reason(&refused), "SIGNATURE_WRONG");
     assert!(world.services.kept(|kept| kept.attached.is_empty()));
 }
@@ -81,6 +82,60 @@ async fn a_second_stream_of_a_node_supersedes_the_first() {
     assert!(world.services.kept(|kept| kept.attached.contains_key(&id_of(1))));
 }
 
+/// How a node's stream ended.
+async fn end(words: &mut tonic::Streaming<ToNode>) -> Result<(), String> {
+    loop {
+        match words.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(()),
+            Err(status) => return Err(reason(&status)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_another_process_supersedes_is_told_so_and_one_that_comes_back_is_not() {
+    let world = World::new().await;
+    let attach = |offer: &Offer| hello(world.channel.clone(), offer.clone());
+    let (one, other) = (Offer::of(1), Offer::of(1));
+    let (_out, mut first, _) = attach(&one).await.unwrap();
+    let (_out, mut again, _) = attach(&one).await.unwrap();
+    assert_eq!(end(&mut first).await, Ok(()), "the process knows that it has attached again");
+    let (_out, _lasts, _) = attach(&other).await.unwrap();
+    assert_eq!(end(&mut again).await, Err("SUPERSEDED".to_owned()));
+    let nameless = Offer { instance: Vec::new(), ..Offer::of(2) };
+    assert_eq!(reason(&attach(&nameless).await.unwrap_err()), "HELLO_MALFORMED");
+}
+
+#[tokio::test]
+async fn a_stream_without_a_hello_is_closed_after_a_few_seconds() {
+    let world = World::with(Settings { hello_ms: 100, ..settings() }).await;
+    let (_out, silent) = tokio::sync::mpsc::channel(1);
+    let mut client = GatewayClient::new(world.channel.clone());
+    let words = client.attach(tokio_stream::wrappers::ReceiverStream::new(silent)).await;
+    assert_eq!(end(&mut words.unwrap().into_inner()).await, Err("HELLO_LATE".to_owned()));
+    assert!(Settings::default().hello_ms <= 5_000);
+}
+
+#[tokio::test]
+async fn a_node_that_was_welcomed_is_no_guest_of_the_port_any_more() {
+    let world = World::new().await;
+    let limits = |server: &mut holmes_runtime::config::Server| {
+        (server.max_guest_streams, server.guest_stream_ms, server.max_streams) = (1, 400, 1);
+    };
+    let port = world.port(limits).await;
+    let node = super::node::Node::attach(port.clone(), Offer::of(1), Script::Write(2)).await;
+    for _ in 0..5 {
+        let (_out, silent) = tokio::sync::mpsc::channel(1);
+        let silent = tokio_stream::wrappers::ReceiverStream::new(silent);
+        drop(GatewayClient::new(port.clone()).attach(silent).await); // it takes the guests' only place
+    }
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(whole(world.generate(asked("hello")).await.unwrap()).await.ended.is_some(), "it stays");
+    assert_eq!(reason(&hello(port.clone(), Offer::of(2)).await.unwrap_err()), "OVERLOADED");
+    drop(node);
+}
+
 #[tokio::test]
 async fn a_node_that_leaves_gets_no_calls_and_goes_when_it_has_none() {
     let world = World::new().await;
@@ -88,7 +143,7 @@ async fn a_node_that_leaves_gets_no_calls_and_goes_when_it_has_none() {
     node.leave().await;
     let left = |kept: &mut super::services::Kept| kept.detached == [(id_of(1), DetachReason::Left)];
     world.till(|| world.services.kept(left)).await;
-    assert_eq!(reason(&world.generate(asked("hello")).await.unwrap_err()), "NO_NODE");
+    assert_eq!(reason(&world.generate(asked("hello")).await.unwrap_err()), "MODEL_NOT_SERVED");
 }
 
 #[tokio::test]

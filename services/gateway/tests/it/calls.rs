@@ -211,7 +211,8 @@ async fn a_request_id_runs_once() {
     let bad = |request_id: &str| GenerateRequest { request_id: request_id.to_owned(), ..asked("hello") };
     assert_eq!(reason(&world.generate(bad("7")).await.unwrap_err()), "FIELD_INVALID");
     let old = Id::v7(1_700_000_000_000, [1; 10]).to_string();
-    assert_eq!(reason(&world.generate(bad(&old)).await.unwrap_err()), "ID_EXPIRED");
+    let expired = world.generate(bad(&old)).await.unwrap_err();
+    assert_eq!((expired.code(), reason(&expired).as_str()), (tonic::Code::FailedPrecondition, "ID_EXPIRED"));
 }
 
 #[tokio::test]
@@ -219,7 +220,7 @@ async fn a_refused_call_has_run_nothing_and_its_id_is_free() {
     let world = World::new().await;
     let id = holmes_runtime::fresh_id().to_string();
     let request = || GenerateRequest { request_id: id.clone(), ..asked("hello") };
-    assert_eq!(reason(&world.generate(request()).await.unwrap_err()), "NO_NODE");
+    assert_eq!(reason(&world.generate(request()).await.unwrap_err()), "MODEL_NOT_SERVED");
     let _node = world.node(1, Script::Write(6)).await;
     assert!(whole(world.generate(request()).await.unwrap()).await.ended.is_some());
 }
@@ -277,13 +278,13 @@ async fn what_a_sessions_idle_lease_holds_is_given_up_for_another_models_call() 
 async fn a_call_waits_a_little_for_a_slot_and_no_longer() {
     let world = World::new().await;
     let _node = world.node(1, Script::Write(6)).await;
-    let full = || Refusal::new(Code::Exhausted, "NO_FREE_SLOT", "wait").retry_after(500);
+    let full = || Refusal::new(Code::Exhausted, "NO_NODE_FREE", "wait").retry_after(500);
     world.services.kept(|kept| kept.refuse_place = vec![full(), full(), full()]);
     assert!(world.hello().await.ended.is_some());
     world.till(|| world.services.kept(|kept| !kept.ended.is_empty())).await; // the lease is gone again
     world.services.kept(|kept| kept.refuse_place = (0..100).map(|_| full()).collect());
     let refused = world.generate(asked("hello")).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::ResourceExhausted, "NO_FREE_SLOT"));
+    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::ResourceExhausted, "NO_NODE_FREE"));
 }
 
 #[tokio::test]
@@ -307,7 +308,10 @@ async fn what_the_node_blames_on_the_caller_is_the_callers_error_and_moves_nowhe
     let _node = world.node(1, Script::Blame).await;
     let answer = world.hello().await;
     let error = answer.error.unwrap();
-    assert_eq!((error.code(), reason(&error).as_str()), (tonic::Code::InvalidArgument, "PROMPT_TOO_LONG"));
+    assert_eq!(
+        (error.code(), reason(&error).as_str()),
+        (tonic::Code::InvalidArgument, "CONTEXT_LENGTH_EXCEEDED")
+    );
     world.services.kept(|kept| assert_eq!((kept.placed.len(), kept.reported.len()), (1, 0)));
 }
 

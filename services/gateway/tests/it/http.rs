@@ -107,7 +107,10 @@ async fn a_stream_begins_with_the_role_and_ends_with_the_reason_the_usage_and_do
 async fn a_stream_that_cannot_begin_is_an_error_with_its_status() {
     let world = World::new().await;
     let (status, answer) = post(&world, "/v1/chat/completions", with(chat(), json!({"stream": true}))).await;
-    assert_eq!((status, &answer["error"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("no_node")));
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("model_not_served"))
+    );
 }
 
 #[tokio::test]
@@ -215,6 +218,68 @@ async fn a_request_id_that_is_a_uuidv7_names_the_call_and_runs_once() {
     assert_eq!(world.gateway.http().oneshot(request(&id)).await.unwrap().status(), StatusCode::CONFLICT);
     let other = world.gateway.http().oneshot(request("trace-7")).await.unwrap(); // a name of the caller's own
     assert_eq!(other.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_is_too_long_for_every_node_is_the_callers_error_with_the_limit_and_the_count() {
+    let world = World::new().await;
+    let _node = world.node(1, Script::Write(4)).await;
+    let long = "x".repeat(20_000);
+    let bodies = [
+        with(chat(), json!({"max_tokens": 5_000})),
+        with(chat(), json!({"messages": [{"role": "user", "content": long}]})),
+    ];
+    for body in bodies {
+        let (status, answer) = post(&world, "/v1/chat/completions", body).await;
+        let error = &answer["error"];
+        assert_eq!((status, &error["code"]), (StatusCode::BAD_REQUEST, &json!("context_length_exceeded")));
+        assert_eq!(error["type"], "invalid_request_error");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("2048 tokens") && message.contains("at least"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_no_node_serves_now_is_told_apart_from_one_that_is_not_offered() {
+    let world = World::new().await;
+    let response = send(&world, "POST", "/v1/chat/completions", Some(API_KEY), chat().to_string()).await;
+    assert_eq!(
+        (response.status(), &response.headers()["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"5".parse().unwrap())
+    );
+    assert!(text(response).await.contains("model_not_served"));
+    let (status, answer) = post(&world, "/v1/chat/completions", with(chat(), json!({"model": "none"}))).await;
+    assert_eq!((status, &answer["error"]["code"]), (StatusCode::NOT_FOUND, &json!("model_not_found")));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let settings = holmes_gateway::Settings { body_ms: 100, ..super::world::settings() };
+    let world = World::with(settings).await;
+    let never = Body::from_stream(tokio_stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let request = Request::post("/v1/chat/completions").header("authorization", format!("Bearer {API_KEY}"));
+    let response = world.gateway.http().oneshot(request.body(never).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(text(response).await.contains("body_late"));
+}
+
+#[tokio::test]
+async fn an_account_that_holds_its_share_of_the_slots_is_told_when_to_come_again() {
+    let world = World::new().await;
+    let _node = world.node(1, Script::Slowly(90, std::time::Duration::from_millis(50))).await; // it has four
+    let body = with(chat(), json!({"stream": true})).to_string();
+    let mut running = Vec::new();
+    for _ in 0..3 {
+        let answer = send(&world, "POST", "/v1/chat/completions", Some(API_KEY), body.clone()).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        running.push(answer);
+    }
+    let refused = send(&world, "POST", "/v1/chat/completions", Some(API_KEY), body).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert!(text(refused).await.contains("account_slots_used"));
+    let other = world.generate_as(2, super::world::asked("hello")).await;
+    assert!(other.is_ok(), "the others have a slot left");
 }
 
 #[tokio::test]

@@ -44,6 +44,8 @@ pub enum Script {
     Embed(u32),
     /// Takes calls and says nothing of them.
     Silent,
+    /// Writes tokens of so many bytes each as fast as it can, and hears no cancellation.
+    Flood(usize),
 }
 
 /// The keys of scripted nodes, by number.
@@ -115,11 +117,27 @@ pub fn capabilities(models: &[&str]) -> Capabilities {
     Capabilities { models: models.iter().map(model).collect(), slots: 4, ..Capabilities::default() }
 }
 
-/// Opens a stream and says hello as the node with this number, signing with `signer`.
+/// What a node that says hello is.
+#[derive(Clone)]
+pub struct Offer {
+    pub number: u8,
+    pub signer: SigningKey,
+    pub instance: Vec<u8>,
+    pub capabilities: Capabilities,
+}
+
+impl Offer {
+    /// The node with this number, in a process of its own.
+    pub fn of(number: u8) -> Offer {
+        let instance = holmes_runtime::fresh_id().to_bytes().to_vec();
+        Offer { number, signer: key(number), instance, capabilities: capabilities(&["talker", "pointer"]) }
+    }
+}
+
+/// Opens a stream and says hello.
 pub async fn hello(
     channel: Channel,
-    number: u8,
-    signer: &SigningKey,
+    offer: Offer,
 ) -> Result<(mpsc::Sender<FromNode>, tonic::Streaming<ToNode>, Welcome), Status> {
     let (out, outgoing) = mpsc::channel(1_024);
     let mut client = GatewayClient::new(channel).max_decoding_message_size(16 << 20);
@@ -128,14 +146,15 @@ pub async fn hello(
     else {
         panic!("the first message is a challenge");
     };
-    let offered = capabilities(&["talker", "pointer"]).encode_to_vec();
+    let offered = offer.capabilities.encode_to_vec();
     let (gateway, nonce) =
         (challenge.gateway.as_ref().try_into().unwrap(), challenge.nonce.as_ref().try_into().unwrap());
     let signed = statements::attach(&GENESIS, CELL, &gateway, &nonce, &offered);
     let hello = Hello {
-        public_key: key(number).verifying_key().to_bytes().to_vec().into(),
+        public_key: key(offer.number).verifying_key().to_bytes().to_vec().into(),
         capabilities: offered.into(),
-        signature: signer.sign(&signed).to_bytes().to_vec().into(),
+        signature: offer.signer.sign(&signed).to_bytes().to_vec().into(),
+        instance: offer.instance.into(),
     };
     say(&out, from_node::Message::Hello(hello)).await;
     match words.message().await? {
@@ -150,8 +169,9 @@ async fn say(out: &mpsc::Sender<FromNode>, message: from_node::Message) {
 
 impl Node {
     /// A node that beats and does what its script says.
-    pub async fn attach(channel: Channel, number: u8, script: Script) -> Node {
-        let (out, mut words, welcome) = hello(channel, number, &key(number)).await.unwrap();
+    pub async fn attach(channel: Channel, offer: Offer, script: Script) -> Node {
+        let number = offer.number;
+        let (out, mut words, welcome) = hello(channel, offer).await.unwrap();
         let heard = Heard::default();
         let worker =
             Worker { number, script, out: out.clone(), generation: welcome.generation, heard: heard.clone() };
@@ -223,6 +243,14 @@ impl Worker {
             Script::Silent => return false,
             Script::Blame => {
                 self.failed(&start, true).await;
+                return false;
+            }
+            Script::Flood(bytes) => {
+                for first in from..2_000 {
+                    let text = "x".repeat(*bytes);
+                    let tokens = inference::Tokens { first, ids: vec![first], text, ..Default::default() };
+                    self.output(&start, output::Output::Tokens(tokens)).await;
+                }
                 return false;
             }
             Script::Embed(width) => {

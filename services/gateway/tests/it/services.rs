@@ -323,7 +323,8 @@ impl scheduling::scheduling_server::Scheduling for Services {
                 return Err(status(refused));
             }
             let serves = |node: &Id, capabilities: &scheduling::Capabilities| {
-                capabilities.models.iter().any(|served| served.name == asked.model)
+                let long_enough = |served: &scheduling::ServedModel| served.context >= asked.context;
+                capabilities.models.iter().any(|served| served.name == asked.model && long_enough(served))
                     && !asked.avoid_node_ids.contains(&node.to_string())
             };
             let found = kept.attached.iter().find(|(node, (_, offered, _))| serves(node, offered));

@@ -15,7 +15,8 @@ use holmes_proto::inference::v1::{
 };
 use holmes_proto::market::v1::market_server::MarketServer;
 use holmes_proto::scheduling::v1::scheduling_server::SchedulingServer;
-use holmes_runtime::auth::{Keys, Network};
+use holmes_runtime::auth::{Auth, Keys, Network};
+use holmes_runtime::server::Health;
 use holmes_runtime::{Clock, Peer, PublicFrame};
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -23,7 +24,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Server, server::TcpIncoming};
 use tonic::{Request, Status, Streaming};
 
-use super::node::{Node, Script};
+use super::node::{Node, Offer, Script};
 use super::services::{CELL, GENESIS, Services};
 
 pub struct World {
@@ -128,7 +129,24 @@ impl World {
 
     /// A node on a connection of its own.
     pub async fn node(&self, number: u8, script: Script) -> Node {
-        Node::attach(self.channel.clone(), number, script).await
+        Node::attach(self.channel.clone(), Offer::of(number), script).await
+    }
+
+    /// The gateway behind a port as a process opens one, with its layers.
+    pub async fn port(&self, change: impl FnOnce(&mut holmes_runtime::config::Server)) -> Channel {
+        let mut settings = holmes_runtime::config::Server::default();
+        change(&mut settings);
+        let network = Network { genesis: GENESIS, cell: CELL };
+        let (most, unproven) = (settings.max_request_bytes, settings.max_unproven_bytes);
+        let auth = Auth::new(Arc::new(KnownKeys), network, Clock::System, most, unproven);
+        let routes = Routes::new(self.gateway.inference()).add_service(self.gateway.attach());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = self.stop.subscribe();
+        tokio::spawn(async move {
+            holmes_runtime::server::serve(listener, routes, Health::default(), auth, &settings, stop).await
+        });
+        Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
     }
 
     /// Waits until something is so.

@@ -130,3 +130,60 @@ fn a_port_that_is_taken_costs_nothing_but_the_message() {
     place.run(&words).fails(1, &[&address, "server.admin"]);
     assert!(!place.path("holmes-data").exists());
 }
+
+#[test]
+fn a_port_without_grpc_and_an_address_without_http_are_told_apart() {
+    let place = Place::new();
+    let server = place.serve(&["--role", "all"]);
+    let (grpc, http) = (server.address.trim_start_matches("http://").to_owned(), server.http());
+    for words in
+        [&["call"][..], &["call", "Ledger/GetSupply"], &["ask", "why", "--key", "hk", "--model", "m"]]
+    {
+        place.run(&[words, &["--to", &http]].concat()).fails(1, &["speaks HTTP/1", "server.listen"]);
+    }
+    let listed = place.run(&["call", "--to", &grpc]);
+    assert!(listed.code == 0 && listed.out.contains("holmes.ledger.v1.Ledger/GetSupply"), "{}", listed.err);
+    place.run(&["call", "--to", "https://127.0.0.1:1"]).fails(1, &["no TLS"]);
+    place.run(&["call", "--to", "localhost"]).fails(1, &["write http://127.0.0.1:7070"]);
+    place.run(&["call", "--to", &format!("http://{http}/v1")]).fails(1, &["behind the port"]);
+
+    assert_eq!(place.run(&["keys", "new", "wallet.key"]).code, 0);
+    let join = |to: &str| {
+        let words = ["executor", "--key", "wallet.key", "--model", "holmes-tiny", "--join", to];
+        place.run(&words)
+    };
+    join("localhost").fails(1, &["write http://gateway.example:7070"]);
+    join(&http).fails(1, &["speaks HTTP/1", "server.listen"]);
+    join(&grpc).fails(1, &["a wallet", "holmes keys new", "register and bond"]);
+}
+
+#[test]
+fn a_client_that_is_slow_with_its_head_loses_its_connection_to_the_http_port() {
+    let place = Place::new();
+    std::fs::write(place.path("holmes.toml"), "[gateway]\nheader_ms = 200\n").expect("written");
+    let server = place.serve(&["-c", "holmes.toml", "--role", "all"]);
+    let began = std::time::Instant::now();
+    crate::harness::ask(&server.http(), b"POST /v1/chat/completions HTTP/1.1\r\nx-slow: ");
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "it took {:?}", began.elapsed());
+    server.terminate();
+}
+
+#[test]
+fn idle_connections_of_nobody_do_not_use_up_the_descriptors_of_a_process() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let pid = i32::try_from(server.pid()).expect("a pid");
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").count() as u64;
+    let few = Rlimit { current: Some(open + 20), maximum: Some(open + 20) };
+    prlimit(Pid::from_raw(pid), Resource::Nofile, few).expect("it is ours");
+    let address = server.address.trim_start_matches("http://");
+    let idle: Vec<_> =
+        (0..60).map(|_| std::net::TcpStream::connect(address).expect("the kernel connects")).collect();
+    for _ in 0..3 {
+        let called = place.run(&["call", "--to", &server.address]);
+        assert_eq!(called.code, 0, "{}", called.err);
+    }
+    drop(idle);
+    server.terminate();
+}

@@ -132,12 +132,28 @@ pub enum Rejection {
     #[error("as many leases are open as may be: try again later")]
     TooManyLeases,
     /// Nobody serves it.
-    #[error(
-        "no attached node serves model {0:?} with such a context: ask for another model, or a shorter context"
-    )]
+    #[error("no attached node serves model {0:?}: ask for another model, or try again later")]
     ModelNotServed(String),
-    /// All who serve it are busy, or may not.
-    #[error("no node that serves model {0:?} is free and qualified: try again")]
+    /// Nobody serves it with such a context.
+    #[error(
+        "the longest context of model {model:?} is {longest} tokens here, and {asked} are asked for: shorten the prompt, or ask \
+         for fewer tokens"
+    )]
+    ContextLengthExceeded {
+        /// The model.
+        model: String,
+        /// Asked for.
+        asked: u32,
+        /// The longest.
+        longest: u32,
+    },
+    /// Nodes serve it, and none may.
+    #[error(
+        "the attached nodes that serve model {0:?} may not work now (bond, rating): try again later, or ask for another model"
+    )]
+    NoNodeQualified(String),
+    /// All who serve it are busy, or shall not be taken.
+    #[error("every slot of the nodes that serve model {0:?} and may be taken is in use: try again")]
     NoNodeFree(String),
     /// The named node cannot.
     #[error("node {node} cannot be given the call ({why}): name another one, or none")]
@@ -167,6 +183,7 @@ impl Refuses for Rejection {
             KeyInvalid | SignatureInvalid(_) | NonceReused(_) | TooManySlots { .. } => Code::Invalid,
             GenerationUnknown { .. } | BeatsOutOfRange { .. } => Code::Invalid,
             AllowanceOutOfRange { .. } | DurationOutOfRange { .. } => Code::Invalid,
+            ContextLengthExceeded { .. } => Code::Invalid,
             Forbidden { .. } => Code::Forbidden,
             NodeNotFound(_) | SessionNotFound(_) | LeaseNotFound(_) => Code::NotFound,
             TooManyGateways | TooManyLeasesOfSession(_) | TooManyLeases | NoNodeFree(_) => Code::Exhausted,
@@ -174,7 +191,8 @@ impl Refuses for Rejection {
             SessionClosed(_) | SessionClosing(_) | SessionExpired(_) | SessionBudgetExceeded { .. } => {
                 Code::Precondition
             }
-            ModelNotOffered(_) | ModelNotServed(_) | NamedNodeUnavailable { .. } => Code::Precondition,
+            ModelNotOffered(_) | ModelNotServed(_) | NoNodeQualified(_) => Code::Precondition,
+            NamedNodeUnavailable { .. } => Code::Precondition,
             LeaseOver(_) | SigningKeyMismatch => Code::Precondition,
         }
     }
@@ -205,6 +223,8 @@ impl Refuses for Rejection {
             TooManyLeasesOfSession(_) => "TOO_MANY_LEASES_OF_SESSION",
             TooManyLeases => "TOO_MANY_LEASES",
             ModelNotServed(_) => "MODEL_NOT_SERVED",
+            ContextLengthExceeded { .. } => "CONTEXT_LENGTH_EXCEEDED",
+            NoNodeQualified(_) => "NO_NODE_QUALIFIED",
             NoNodeFree(_) => "NO_NODE_FREE",
             NamedNodeUnavailable { .. } => "NAMED_NODE_UNAVAILABLE",
             LeaseNotFound(_) => "LEASE_NOT_FOUND",

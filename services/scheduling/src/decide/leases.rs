@@ -112,7 +112,15 @@ fn candidates(state: &State, pool: &Pool, place: &Place) -> Result<Vec<Rank>, Re
 
 fn nobody(pool: &Pool, place: &Place) -> Rejection {
     let model = place.model.clone();
-    if pool.serves(place.context) { Rejection::NoNodeFree(model) } else { Rejection::ModelNotServed(model) }
+    if pool.is_empty() {
+        Rejection::ModelNotServed(model)
+    } else if !pool.serves(place.context) {
+        Rejection::ContextLengthExceeded { model, asked: place.context, longest: pool.longest() }
+    } else if pool.owners() == 0 {
+        Rejection::NoNodeQualified(model)
+    } else {
+        Rejection::NoNodeFree(model)
+    }
 }
 
 /// E-3.2: what the credit hangs on. Nodes that are avoided count as excluded, unless they are by their context already.

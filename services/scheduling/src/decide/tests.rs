@@ -80,7 +80,10 @@ fn owners_count_whose_nodes_are_busy() {
 fn a_call_goes_only_where_its_context_fits() {
     let mut desk = Desk::with_nodes(&[(1, 1, 1_000)]);
     assert!(desk.place(|place| place.context = 8_192).is_ok());
-    assert_eq!(desk.place(|place| place.context = 8_193).unwrap_err(), "MODEL_NOT_SERVED");
+    assert_eq!(desk.place(|place| place.context = 8_193).unwrap_err(), "CONTEXT_LENGTH_EXCEEDED");
+    let wish = desk.wish(|place| place.context = 8_193);
+    let told = desk.decide(GATEWAY, &wish).unwrap_err();
+    assert!(told.message.contains("8192 tokens") && told.message.contains("8193"), "{told}");
 }
 
 #[test]
@@ -224,11 +227,11 @@ fn a_node_that_staking_disqualifies_loses_its_leases_and_stays_attached() {
     desk.note(1, |fact| fact.0 = false);
     desk.wait(0);
     assert_eq!(desk.state.leases.get(&lease.seq).unwrap().reason(), LeaseEnd::NodeUnqualified);
-    assert_eq!(desk.place(|_| {}).unwrap_err(), "NO_NODE_FREE");
+    assert_eq!(desk.place(|_| {}).unwrap_err(), "NO_NODE_QUALIFIED");
     desk.note(1, |fact| fact.0 = true);
     desk.grant();
     desk.staking(vec![NodeFact::Tombstoned { node: node(1) }]);
-    assert_eq!(desk.place(|_| {}).unwrap_err(), "NO_NODE_FREE");
+    assert_eq!(desk.place(|_| {}).unwrap_err(), "NO_NODE_QUALIFIED");
     assert!(desk.state.nodes.get(&node(1)).unwrap().attached.is_some());
 }
 

@@ -138,7 +138,7 @@ impl Desk {
         assert_eq!(Scheduling::check(&self.state), []);
     }
 
-    fn decide(&self, who: Principal, command: &Command) -> Result<Vec<Event>, Refusal> {
+    pub(super) fn decide(&self, who: Principal, command: &Command) -> Result<Vec<Event>, Refusal> {
         let log = LogId::new(1, US);
         let ctx = Ctx { now: self.now, principal: who, log, term: 3, seq: self.seq + 1 };
         let mut events = Vec::new();

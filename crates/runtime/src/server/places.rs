@@ -1,0 +1,287 @@
+//! Who is let in. Unary calls and streams have places of their own, and so have callers who have proven who they are and
+//! guests, who have not: whatever guests do, the others find their places free.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use holmes_kernel::{Code, Principal, Refusal};
+use holmes_proto::edge::status;
+use prost::bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tonic::body::Body;
+
+use super::connections::Connection;
+use super::guests::{GiveWay, Guest, Guests};
+use super::layers::{Answering, method_of};
+use crate::config::Server as Settings;
+
+/// The places of a port.
+#[derive(Debug)]
+struct Places {
+    calls: Arc<Semaphore>,
+    guest_calls: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    guest_streams: Arc<Guests>,
+    guest_stream: Duration,
+}
+
+/// [`Admitted`] as a layer.
+#[derive(Clone, Debug)]
+pub(super) struct Admit(Arc<Places>);
+
+impl Admit {
+    pub(super) fn new(settings: &Settings) -> Admit {
+        Admit(Arc::new(Places {
+            calls: Arc::new(Semaphore::new(settings.max_calls)),
+            guest_calls: Arc::new(Semaphore::new(settings.max_guest_calls)),
+            streams: Arc::new(Semaphore::new(settings.max_streams)),
+            guest_streams: Guests::new(settings.max_guest_streams),
+            guest_stream: Duration::from_millis(settings.guest_stream_ms),
+        }))
+    }
+}
+
+impl<S> tower::Layer<S> for Admit {
+    type Service = Admitted<S>;
+
+    fn layer(&self, inner: S) -> Admitted<S> {
+        Admitted { inner, places: self.0.clone() }
+    }
+}
+
+/// Lets so many calls in at a time and refuses the others at once. A call is in progress until its answer's last byte.
+#[derive(Clone)]
+pub(super) struct Admitted<S> {
+    inner: S,
+    places: Arc<Places>,
+}
+
+impl<S> tower::Service<http::Request<Body>> for Admitted<S>
+where
+    S: tower::Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Answering<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let mut held = match self.places.held(&request) {
+            Ok(held) => held,
+            Err(refused) => return Box::pin(async move { Ok(status(refused).into_http()) }),
+        };
+        let stay = match &held {
+            Held::Guest { stay, .. } => Some(stay.clone()),
+            Held::Place { .. } => None,
+        };
+        let is_guest = request.extensions().get::<Principal>().is_none();
+        if let Some(stay) = &stay {
+            request.extensions_mut().insert(stay.clone());
+        }
+        let request = if is_guest {
+            request.map(|body| Body::new(Capped { body, left: GUEST_BYTES, stay }))
+        } else {
+            request
+        };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = tokio::select! {
+                answer = answer => answer?,
+                over = std::future::poll_fn(|cx| held.is_over(cx)) => return Ok(over.into_http()),
+            };
+            Ok(legible(answer).map(|body| Body::new(Keeping { body, held, ended: false })))
+        })
+    }
+}
+
+impl Places {
+    /// A place for a request.
+    fn held(&self, request: &http::Request<Body>) -> Result<Held, Refusal> {
+        let proven = request.extensions().get::<Principal>().is_some();
+        let (places, what) = match (method_of(request.uri().path()).streams, proven) {
+            (true, false) => return Ok(self.guest(request.extensions().get().cloned())),
+            (true, true) => (&self.streams, "open streams"),
+            (false, true) => (&self.calls, "calls in progress"),
+            (false, false) => (&self.guest_calls, "calls in progress of callers who send no proof"),
+        };
+        match places.clone().try_acquire_owned() {
+            Ok(place) => Ok(Held::Place { _place: place }),
+            Err(_) => Err(overloaded(&format!("the process has as many {what} as it takes"))),
+        }
+    }
+
+    fn guest(&self, connection: Option<Connection>) -> Held {
+        let (guest, give_way) = self.guest_streams.enter();
+        let stay = Stay {
+            place: Arc::new(Mutex::new(StayAs::Guest { _leaves: guest })),
+            streams: self.streams.clone(),
+            connection,
+        };
+        Held::Guest { stay, give_way, until: Box::pin(tokio::time::sleep(self.guest_stream)) }
+    }
+}
+
+/// A stream whose caller was not known when it was opened; it stands in the request's extensions, so that a service to
+/// which callers prove themselves inside the stream can say that one has.
+#[derive(Clone, Debug)]
+pub struct Stay {
+    place: Arc<Mutex<StayAs>>,
+    streams: Arc<Semaphore>,
+    connection: Option<Connection>,
+}
+
+#[derive(Debug)]
+enum StayAs {
+    Guest { _leaves: Guest },
+    Proven { _place: OwnedSemaphorePermit },
+}
+
+impl Stay {
+    /// The caller has proven who it is: its stream is among those of the others now, without the guests' deadline.
+    ///
+    /// # Errors
+    /// There are as many as the process takes.
+    pub fn proven(&self) -> Result<(), Refusal> {
+        let Ok(place) = self.streams.clone().try_acquire_owned() else {
+            return Err(overloaded("the process has as many open streams as it takes"));
+        };
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = StayAs::Proven { _place: place };
+        if let Some(connection) = &self.connection {
+            connection.proven();
+        }
+        Ok(())
+    }
+
+    fn is_guest(&self) -> bool {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*place, StayAs::Guest { .. })
+    }
+}
+
+/// What a call holds while it is in progress.
+enum Held {
+    Place { _place: OwnedSemaphorePermit },
+    Guest { stay: Stay, give_way: GiveWay, until: Pin<Box<Sleep>> },
+}
+
+impl Held {
+    /// Resolves when a guest's time is over, with what it is told.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> Poll<tonic::Status> {
+        let Held::Guest { stay, give_way, until } = self else { return Poll::Pending };
+        let late = until.as_mut().poll(cx).is_ready();
+        if !(give_way.poll(cx) || late) || !stay.is_guest() {
+            return Poll::Pending;
+        }
+        if late {
+            let message = "a stream whose caller sends no proof lasts so long and no longer: open it again, or send one";
+            return Poll::Ready(status(Refusal::new(Code::Deadline, "GUEST_STREAM_OVER", message)));
+        }
+        let message = "the process has as many streams of callers who send no proof as it takes";
+        Poll::Ready(status(overloaded(message)))
+    }
+}
+
+/// An answer's body that keeps its call's place, and ends when a guest's time is over.
+struct Keeping {
+    body: Body,
+    held: Held,
+    ended: bool,
+}
+
+impl http_body::Body for Keeping {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(over) = self.held.is_over(cx) {
+            self.ended = true;
+            self.body = Body::empty(); // the service hears that nobody listens any more
+            let mut trailers = http::HeaderMap::new();
+            let added = over.add_header(&mut trailers);
+            return Poll::Ready(Some(added.map(|()| http_body::Frame::trailers(trailers))));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What a guest may send in one call: nobody makes the process hold more without saying who he is.
+const GUEST_BYTES: usize = 256 << 10;
+
+/// A guest's request body.
+struct Capped {
+    body: Body,
+    left: usize,
+    stay: Option<Stay>,
+}
+
+impl http_body::Body for Capped {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let bytes =
+            frame.as_ref().and_then(|frame| Some(frame.as_ref().ok()?.data_ref()?.len())).unwrap_or(0);
+        if self.stay.as_ref().is_some_and(|stay| !stay.is_guest()) {
+            return Poll::Ready(frame); // proven meanwhile
+        }
+        let Some(left) = self.left.checked_sub(bytes) else {
+            let message = format!("a call without proof may send {GUEST_BYTES} bytes: send less, or a proof");
+            return Poll::Ready(Some(Err(status(Refusal::new(
+                Code::Exhausted,
+                "REQUEST_TOO_LARGE",
+                message,
+            )))));
+        };
+        self.left = left;
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// tonic blames itself for a message that cannot be decoded; its sender should know better.
+fn legible(answer: http::Response<Body>) -> http::Response<Body> {
+    let undecodable = tonic::Status::from_header_map(answer.headers()).filter(|status| {
+        status.code() == tonic::Code::Internal
+            && status.message().starts_with("failed to decode Protobuf message")
+    });
+    let Some(why) = undecodable else { return answer };
+    let message = format!("the request is not a message of this method: {}", why.message());
+    status(Refusal::new(Code::Invalid, "MESSAGE_MALFORMED", message)).into_http()
+}
+
+/// What a call hears that finds no place.
+fn overloaded(what: &str) -> Refusal {
+    Refusal::new(Code::Exhausted, "OVERLOADED", format!("{what}: try again a little later")).retry_after(100)
+}
