@@ -200,7 +200,7 @@ impl Driver {
                 drop(self.ask(owner_of(n), Command::Unbond { node: node_id(n), amount, account: None }));
             }
             Op::Payout(n) => {
-                let account = Id::from_bytes([n as u8; 16]);
+                let account = Id::v7(1, [n as u8; 10]);
                 drop(self.ask(owner_of(n), Command::SetPayoutAccount { node: node_id(n), account }));
             }
             Op::Jail(n) => {
