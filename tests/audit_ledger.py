@@ -411,14 +411,18 @@ class Ledger:
 
     def _check_rights(self, row: Row, debit: Account, credit: Account, who: bytes, name: str) -> None:
         """The platform's accounts are its services': staff pays from the ecosystem's, and nobody pays in behind them."""
+        offered = row.kind == HOLD and credit.owner == bytes([SERVICE]) + bytes(14) + row.coordinator[:2]
+        own = who[0] == SERVICE and (credit.owner == who or credit.owner[0] == SYSTEM)
+        ensure(
+            credit.owner[0] not in PLATFORM or own or offered,
+            f"{principal_text(who)} pays {name} into the platform's account",
+        )
         if who[0] == SERVICE:
             return
         named = (system_account(f"{name}/{debit.asset.name}") for name in self.params.staff_spends)
         spent = debit.owner[0] not in (*PARTIES, *PLATFORM) or debit.id in named
         may = who == debit.owner or who[0] == STAFF and spent
         ensure(may, f"{principal_text(who)} may not debit {name}'s account")
-        offered = row.kind == HOLD and credit.owner == bytes([SERVICE]) + bytes(14) + row.coordinator[:2]
-        ensure(credit.owner[0] not in PLATFORM or offered, f"{principal_text(who)} pays {name} into the platform's account")
 
     def _check_burn(self, row: Row, debit: Account, credit: Account, asker: bytes, name: str) -> None:
         """E-2.4: between two parties, when a party asked, the token burns; rounded up."""

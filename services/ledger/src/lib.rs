@@ -21,8 +21,8 @@
 //! - E-2.4: what a transfer takes from one account arrives at the other and in `burn_inbox`, to the unit.
 //! - E-2.5: no account lets out more than its limits allow, open holds included; nothing but open holds leaves a
 //!   frozen one.
-//! - Of what the platform has its services dispose alone: staff debits only what the parameters name, and nobody but a
-//!   service pays in, unless that account's service coordinates the hold.
+//! - Of what the platform has its services dispose alone: staff debits only what the parameters name, and nobody pays in
+//!   but its service, or by a hold that this service coordinates; into the ledger's own accounts any service does.
 //!
 //! Deliberately absent: fees, prices, epochs, conversions. They are transfers that other services ask for.
 //!

@@ -145,8 +145,8 @@ pub enum Rejection {
     /// The ledger was not yet asked, or has not answered.
     #[error("the market's own accounts are not open in the ledger yet: try again in a minute")]
     NotReady,
-    /// What lies there is on its way to others.
-    #[error("account {0} is one of the market's own: name an account of yours")]
+    /// What lies there is on its way to others, or another service keeps books of it.
+    #[error("account {0} is one of the platform's, not of a party: name an account of yours")]
     AccountReserved(Id),
     /// The renter has named no account.
     #[error(

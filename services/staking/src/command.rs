@@ -266,6 +266,9 @@ pub enum Rejection {
     /// The ledger has not answered yet.
     #[error("a hold is on its way into the bond of node {0}: try again when GetNode shows no pending bond")]
     BondPending(Id),
+    /// A pool, or another account that a service keeps books of.
+    #[error("account {0} is one of the platform's, not of a party: name an account of yours to be paid to")]
+    AccountReserved(Id),
     /// Too many at once.
     #[error("node {0} has as many unbondings as one node may: wait until one is paid, or unbond all of it")]
     TooManyUnbondings(Id),
@@ -289,7 +292,9 @@ impl Refuses for Rejection {
             NodeExists(_) => Code::AlreadyExists,
             TooManyNodesOfOwner(_) | TooManyNodes | TooManyUnbondings(_) => Code::Exhausted,
             HoldNotOffered { .. } | WrongState { .. } | ExceedsBond { .. } => Code::Precondition,
-            BelowRequired { .. } | BondPending(_) | NotQualified(_) => Code::Precondition,
+            BelowRequired { .. } | BondPending(_) | NotQualified(_) | AccountReserved(_) => {
+                Code::Precondition
+            }
         }
     }
 
@@ -312,6 +317,7 @@ impl Refuses for Rejection {
             BelowRequired { .. } => "BELOW_REQUIRED",
             BondPending(_) => "BOND_PENDING",
             TooManyUnbondings(_) => "TOO_MANY_UNBONDINGS",
+            AccountReserved(_) => "ACCOUNT_RESERVED",
             NotQualified(_) => "NOT_QUALIFIED",
             CauseInvalid => "CAUSE_INVALID",
         }

@@ -88,6 +88,11 @@ fn own<'a>(state: &'a State, id: Id, ctx: &Ctx) -> Result<&'a Node, Rejection> {
     Ok(node)
 }
 
+/// A party's account has a UUIDv7, the platform's have the hashes of their names: nobody is paid into a pool.
+fn of_a_party(account: Id) -> Result<(), Rejection> {
+    refuse_if(account.moment().is_none(), || Rejection::AccountReserved(account))
+}
+
 fn only_from(id: Id, node: &Node, from: &[NodeState], needs: &'static str) -> Result<(), Rejection> {
     let state = state_name(node.state());
     refuse_if(!from.contains(&node.state()), || Rejection::WrongState { node: id, state, needs })

@@ -30,9 +30,11 @@ fn staff_spends(state: &State, id: Id, account: &Account) -> bool {
     state.params.staff_spends.iter().any(|name| id == system_account(&format!("{name}/{asset}")))
 }
 
-/// Who may pay into an account: anybody into a party's. Into the platform's, services; anybody else only by a hold that its
-/// service coordinates, and so takes or leaves: that is how bonds are made.
+/// Who may pay into an account: anybody into a party's. Into the platform's, its service, and into the ledger's own any
+/// service; anybody else only by a hold that its service coordinates, and so takes or leaves: that is how bonds are made.
+/// No other service: a party that names where it is paid could make one pay into a pool.
 pub(super) fn credit(who: &Principal, account: &Account, by: Option<&Coordinator>) -> Result<(), Code> {
     let taken = by.is_some_and(|by| account.owner == Principal::service(by.service));
-    if is_service(who) || !is_system(account) || taken { Ok(()) } else { Err(Code::SystemCredit) }
+    let own = is_service(who) && (account.owner == *who || account.owner == Principal::SYSTEM);
+    if !is_system(account) || own || taken { Ok(()) } else { Err(Code::SystemCredit) }
 }

@@ -29,7 +29,9 @@ pub(super) fn set_account(state: &State, asset: u32, account: Id, ctx: &Ctx) -> 
     let is_party = ctx.principal.kind == PrincipalKind::Account;
     refuse_if(!is_party, || forbidden(ctx, "renters and owners of nodes name their own account"))?;
     known_asset(state, asset)?;
-    refuse_if(state.is_own(account), || Rejection::AccountReserved(account))?;
+    // A party's account has a UUIDv7, the platform's have the hashes of their names: nobody makes us pay into a pool.
+    let platforms = account.moment().is_none() || state.is_own(account);
+    refuse_if(platforms, || Rejection::AccountReserved(account))?;
     if state.accounts.get(&(ctx.principal, asset)) == Some(&account) {
         return Ok(Vec::new());
     }

@@ -177,8 +177,12 @@ fn an_account_that_cannot_be_paid_to_is_forgotten_and_others_do_not_wait_for_it(
     let mut world = defaults();
     let own = Command::SetAccount { asset: USD, account: Purse::Market.account("USD") };
     assert_eq!(world.refused(party(13), own), "ACCOUNT_RESERVED");
-    // Nobody's, one of another asset, and the ledger's border.
-    let astray = [Id::from_bytes([99; 16]), account(13, HOL), holmes_ledger::system_account("external/USD")];
+    for name in ["external/USD", "trr_pool/HOL", "bonds/HOL"] {
+        let platforms = Command::SetAccount { asset: USD, account: holmes_ledger::system_account(name) };
+        assert_eq!(world.refused(party(13), platforms), "ACCOUNT_RESERVED", "{name}");
+    }
+    // Nobody's, one of another asset, and nobody's again.
+    let astray = [Id::v7(1, [99; 10]), account(13, HOL), Id::v7(2, [99; 10])];
     for account in astray {
         world.ask(party(13), Command::SetAccount { asset: USD, account }).unwrap();
         let session = world.open(1, USD, DOLLAR);

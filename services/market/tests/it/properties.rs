@@ -85,7 +85,7 @@ fn carry_out(world: &mut World, sessions: &mut Vec<Id>, deed: &Deed) {
         Deed::Wait(seconds) => world.wait(Duration::from_secs(*seconds)),
         Deed::Freeze(n, asset, frozen_out) => freeze(world, *n, *asset, *frozen_out),
         Deed::Name(n, asset, real) => {
-            let account = if *real { account(*n, *asset) } else { Id::from_bytes([99; 16]) };
+            let account = if *real { account(*n, *asset) } else { Id::v7(1, [99; 10]) };
             world
                 .ask(party(*n), Command::SetAccount { asset: *asset, account })
                 .expect("owners name accounts");

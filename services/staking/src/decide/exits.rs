@@ -6,7 +6,7 @@ use holmes_proto::staking::v1::{
     BondCause, NodeState, PayoutMade, PayoutRefused, PayoutSent, UnbondingStarted,
 };
 
-use super::{Decided, bytes, changed, only_from, only_time, own, refuse_if};
+use super::{Decided, bytes, changed, of_a_party, only_from, only_time, own, refuse_if};
 use crate::command::Rejection;
 use crate::sends::{self, Part};
 use crate::state::{Node, State};
@@ -20,6 +20,7 @@ pub(super) fn unbond(
     ctx: &Ctx,
 ) -> Decided {
     let node = own(state, id, ctx)?;
+    account.map_or(Ok(()), of_a_party)?;
     let from = [NodeState::Registered, NodeState::Active, NodeState::Jailed, NodeState::Tombstoned];
     only_from(id, node, &from, "only what is bonded can be unbonded")?;
     let (bond, amount) = (Amount::new(node.bond), amount.unwrap_or(Amount::new(node.bond)));

@@ -7,7 +7,8 @@ use holmes_proto::staking::v1::{
 };
 
 use super::{
-    Decided, bytes, changed, checked, column, forbidden, found, only_from, only_platform, own, refuse_if,
+    Decided, bytes, changed, checked, column, forbidden, found, of_a_party, only_from, only_platform, own,
+    refuse_if,
 };
 use crate::command::{RegisterNode, Rejection};
 use crate::params::MOST_RATING_MILLI_CU;
@@ -77,6 +78,7 @@ pub(super) fn set_rating(state: &State, id: Id, rating: u32, ctx: &Ctx) -> Decid
 
 pub(super) fn set_payout(state: &State, id: Id, account: Id, ctx: &Ctx) -> Decided {
     let node = own(state, id, ctx)?;
+    of_a_party(account)?;
     if node.payout == Some(account) {
         return Ok(Vec::new());
     }

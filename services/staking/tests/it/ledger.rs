@@ -114,7 +114,15 @@ fn a_refused_payout_is_tried_again_and_others_do_not_wait_for_it() {
     let nodes = [world.node(1, 1, NodeKind::Compute, 1_000), world.node(2, 2, NodeKind::Compute, 1_000)];
     world.bond(1, nodes[0], 1_000 * HOL);
     world.bond(2, nodes[1], 1_000 * HOL);
-    let nowhere = Some(Id::from_bytes([99; 16]));
+    for name in ["trr_pool/HOL", "bonds/HOL", "fees/HOL"] {
+        let pool = system_account(name);
+        let leave = Command::Unbond { node: nodes[0], amount: None, account: Some(pool) };
+        let set = Command::SetPayoutAccount { node: nodes[0], account: pool };
+        for asked in [leave, set] {
+            assert_eq!(world.ask(owner(1), asked).unwrap_err().reason, "ACCOUNT_RESERVED", "{name}");
+        }
+    }
+    let nowhere = Some(Id::v7(1, [99; 10]));
     let astray = Command::Unbond { node: nodes[0], amount: None, account: nowhere };
     world.ask(owner(1), astray).unwrap();
     world.unbond(2, nodes[1], None);

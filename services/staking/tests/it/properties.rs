@@ -133,7 +133,7 @@ impl Play {
                 );
             }
             Op::Payout(n) => {
-                let account = Id::from_bytes([n as u8; 16]);
+                let account = Id::v7(1, [n as u8; 10]);
                 drop(self.staking.ask(owner_of(n), Command::SetPayoutAccount { node: node_id(n), account }));
             }
             Op::Jail(n) => {

@@ -1,7 +1,7 @@
 //! The gRPC service over a machine's door: the wire in, a command or a look at the state, the wire out.
 
 use holmes_kernel::Handle;
-use holmes_proto::edge;
+use holmes_proto::edge::{self, Needs};
 use holmes_proto::{{name}}::v1::{{name}}_server::{{{Name}} as Service, {{Name}}Server};
 use holmes_proto::{{name}}::v1::{BeginRequest, BeginResponse, GetStandingRequest, GetStandingResponse};
 use tonic::{Request, Response, Status};
@@ -22,6 +22,8 @@ pub fn server<H: Handle<{{Name}}>>(handle: H) -> {{Name}}Server<Api<H>> {
 #[tonic::async_trait]
 impl<H: Handle<{{Name}}>> Service for Api<H> {
     async fn begin(&self, request: Request<BeginRequest>) -> Result<Response<BeginResponse>, Status> {
+        // Say what the proof must be: services/holmes/tests/it/scopes.rs asks.
+        edge::needs(&request, Needs::Party)?;
         edge::done(&self.handle, &request, &request.get_ref().request_id, Ok(Command::Begin)).await
     }
 

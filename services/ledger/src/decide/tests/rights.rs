@@ -91,11 +91,23 @@ fn nobody_but_services_pays_into_the_platforms_accounts() {
             let hold = offered(&mut given, name, by);
             assert_eq!(given.transfers(ALICE, &[hold]), [SystemCredit], "{name} {by:?}");
         }
+        if KEPT.contains(&name) {
+            let single = given.single(of_alice, system_account(name), 1);
+            assert_eq!(given.transfers(OTHER, &[single]), [SystemCredit], "{name}");
+        }
         if name != "ecosystem/HOL" && name.ends_with("HOL") {
             let moved = given.single(system_account("ecosystem/HOL"), system_account(name), 1);
             assert_eq!(given.transfers(STAFF, &[moved]), [SystemCredit], "{name}");
         }
         assert_eq!(given.balance(system_account(name)), before, "{name}");
+    }
+}
+
+#[test]
+fn no_name_of_the_platform_makes_an_id_that_a_party_could_have() {
+    // Other services take an account that has no UUIDv7 for one of the platform's.
+    for name in KEPT.into_iter().chain(OWN) {
+        assert_eq!(system_account(name).moment(), None, "{name}");
     }
 }
 
