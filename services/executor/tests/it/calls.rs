@@ -175,9 +175,10 @@ async fn a_bad_question_is_the_callers_fault_and_has_no_receipt() {
         (tiny(GenerateWork::default()), "PROMPT_MISSING"),
         (embed, "MODEL_KIND_WRONG"),
     ];
-    for (work, reason) in bad {
-        peer.start(1, &lease, work).await;
-        let answer = peer.answer(1).await;
+    // Each has an id of its own: the node forgets a call a moment after it has answered it.
+    for (call, (work, reason)) in (1..).zip(bad) {
+        peer.start(call, &lease, work).await;
+        let answer = peer.answer(call).await;
         assert_eq!(answer.failed(), reason);
         assert!(answer.failed.unwrap().caller);
     }
