@@ -48,8 +48,14 @@ pub(crate) fn begin(edge: &Arc<Edge>, ask: Ask) -> Result<Parts, Refusal> {
         let message = "the gateway stops: call another one, or again in a moment";
         return Err(Refusal::new(Code::Unavailable, "DRAINING", message).retry_after(1_000));
     }
-    let admitted = edge.limits.admit(ask.renter, ask.call)?;
     let (to, parts) = mpsc::channel(edge.settings.renter_buffer);
+    let admitted = match edge.limits.admit(ask.renter, ask.call) {
+        Err(refused) if refused.code == Code::AlreadyExists => {
+            tokio::spawn(refuse_again(edge.clone(), ask, refused, to));
+            return Ok(parts);
+        }
+        admitted => admitted?,
+    };
     let edge = edge.clone();
     tokio::spawn(async move {
         let mut out = Out { to, sent: 0, stall: ms(edge.settings.renter_stall_ms), at: None };
@@ -59,6 +65,12 @@ pub(crate) fn begin(edge: &Arc<Edge>, ask: Ask) -> Result<Parts, Refusal> {
         out.give(ended.map(Part::Ended)).await;
     });
     Ok(parts)
+}
+
+/// Refuses a call that runs or ran here; with the name of its receipt where the log has one.
+async fn refuse_again(edge: Arc<Edge>, ask: Ask, refused: Refusal, to: mpsc::Sender<Result<Part, Refusal>>) {
+    let named = unused(&edge, &ask).await.err().filter(|named| named.code == Code::AlreadyExists);
+    let _ = to.send(Err(named.unwrap_or(refused))).await; // the renter may have gone
 }
 
 /// Serves a call, at another node when one is lost.

@@ -200,5 +200,9 @@ async fn a_request_id_that_the_log_knows_does_not_run_again() {
     assert!(refused.message().contains("receipts/77.0"), "{}", refused.message());
     assert!(node.heard.starts().is_empty());
     world.services.kept(|kept| kept.known.clear());
-    assert!(whole(world.generate(request()).await.unwrap()).await.ended.is_some(), "the id is free else");
+    let ended = whole(world.generate(request()).await.unwrap()).await.ended.unwrap(); // the id is free else
+    world.services.kept(|kept| _ = kept.known.insert(id.clone(), ended.receipts[0].clone()));
+    let refused = world.generate(request()).await.unwrap_err();
+    assert!(refused.message().contains(&ended.receipts[0]), "it says the same of a call of its own");
+    assert_eq!(node.heard.starts().len(), 1);
 }

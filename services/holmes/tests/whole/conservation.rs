@@ -20,6 +20,8 @@ enum Deed {
     Work(usize, Vec<(u8, u64)>),
     /// Calls of a lease, late or repeated perhaps.
     Report(usize, Vec<(u8, u64)>),
+    /// What calls of a lease have come to that are reported later, or never.
+    Checkpoint(usize, Vec<(u8, u64)>),
     End(usize),
     Lose(u8),
     Attach(u8),
@@ -37,6 +39,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         3 => (RENTERS, prop_oneof![Just(HOL), Just(USD)], 50_000..2 * DOLLAR).prop_map(|(n, asset, budget)| Deed::Open(n, asset, budget)),
         8 => (any::<usize>(), calls()).prop_map(|(at, calls)| Deed::Work(at, calls)),
         3 => (any::<usize>(), calls()).prop_map(|(at, calls)| Deed::Report(at, calls)),
+        4 => (any::<usize>(), calls()).prop_map(|(at, calls)| Deed::Checkpoint(at, calls)),
         2 => any::<usize>().prop_map(Deed::End),
         1 => OWNERS.prop_map(Deed::Lose),
         2 => OWNERS.prop_map(Deed::Attach),
@@ -55,6 +58,7 @@ fn live(world: &mut World, deed: &Deed) {
             }
         }
         Deed::Report(at, calls) => world.report(*at, calls),
+        Deed::Checkpoint(at, calls) => world.checkpoint(*at, calls),
         Deed::End(at) => world.end(*at),
         Deed::Lose(n) => world.lose(*n),
         Deed::Attach(n) => world.attach(*n),
@@ -130,6 +134,13 @@ fn every_line_counts_once(world: &World, settled: &[Settled]) {
             assert_eq!(lines.insert((e.lease.to_vec(), line.call.to_vec()), ()), None, "metered twice");
             pico += u128::from(line.input_tokens) * u128::from(e.input_pico_usd)
                 + u128::from(line.output_tokens) * u128::from(e.output_pico_usd);
+        }
+    }
+    for event in world.events::<scheduling::v1::Event>() {
+        let Some(Placed::CallsCheckpointed(e)) = event.event else { continue };
+        for (lease, line) in e.leases.chunks(20).zip(&e.lines) {
+            let paid = lines.contains_key(&(lease.to_vec(), line.call.to_vec()));
+            assert!(paid, "a call is not paid though it was delivered so far");
         }
     }
     let (mut noted, mut billed, mut unbilled) = (0, 0u128, 0u128);
@@ -213,10 +224,12 @@ fn work_is_paid_and_rewarded() {
     // The property would hold of a network in which nothing happens: here much does.
     let mut deeds = vec![Deed::Open(4, USD, DOLLAR), Deed::Open(5, HOL, DOLLAR)];
     deeds.extend((0..12).map(|n| Deed::Work(n, vec![(n as u8, 300), (100 + n as u8, 50)])));
+    // Some are heard of again, some are not: theirs is what they had come to.
+    deeds.extend((0..12).map(|n| Deed::Checkpoint(n, vec![(150 + n as u8, 10), (200, 3)])));
     deeds.extend([Deed::Lose(1), Deed::Report(0, vec![(0, 300), (200, 9)]), Deed::Epoch, Deed::Epoch]);
     let mut world = lived(&deeds);
     let settled = settled(&world);
-    assert!(settled.iter().map(|it| it.calls).sum::<u64>() >= 24);
+    assert!(settled.iter().map(|it| it.calls).sum::<u64>() >= 24 + 12);
     assert!(world.emission.look(|state| state.books.paid) > 0);
     all_agrees(&mut world);
 }

@@ -285,18 +285,17 @@ impl World {
     /// Reports calls of a lease by their numbers: a number that was reported before is a repetition.
     pub(crate) fn report(&mut self, at: usize, calls: &[(u8, u64)]) {
         let Some(lease) = self.leases.get(at % self.leases.len().max(1)).copied() else { return };
-        let lines = calls.iter().map(|(call, tokens)| Line {
-            call: Id::v7(START.millis(), [*call; 10]),
-            input_tokens: 3,
-            output_tokens: *tokens,
-            finish: wire::Finish::Stop.into(),
-            prompt_commitment: [1; 32],
-            output_commitment: [2; 32],
-            node_signature: [[3; 32]; 2],
-            gateway_signature: [[4; 32]; 2],
-        });
+        let lines = calls.iter().map(|(call, tokens)| line(*call, *tokens, wire::Finish::Stop));
         let report = Ask::ReportCalls { lease, lines: lines.collect() };
         let _refused_is_an_answer_too = self.ask(&self.scheduling.clone(), gateway(), report);
+    }
+
+    /// Calls of a lease that run have come to so much.
+    pub(crate) fn checkpoint(&mut self, at: usize, calls: &[(u8, u64)]) {
+        let Some(lease) = self.leases.get(at % self.leases.len().max(1)).copied() else { return };
+        let lines = calls.iter().map(|(call, tokens)| (lease, line(*call, *tokens, wire::Finish::NodeLost)));
+        let _refused_is_an_answer_too =
+            self.ask(&self.scheduling.clone(), gateway(), Ask::Checkpoint(lines.collect()));
     }
 
     pub(crate) fn end(&mut self, at: usize) {
@@ -338,6 +337,19 @@ impl World {
 
     pub(crate) fn of(&self, name: &str) -> u64 {
         self.balance(system_account(name))
+    }
+}
+
+fn line(call: u8, tokens: u64, finish: wire::Finish) -> Line {
+    Line {
+        call: Id::v7(START.millis(), [call; 10]),
+        input_tokens: 3,
+        output_tokens: tokens,
+        finish: finish.into(),
+        prompt_commitment: [1; 32],
+        output_commitment: [2; 32],
+        node_signature: [[3; 32]; 2],
+        gateway_signature: [[4; 32]; 2],
     }
 }
 
