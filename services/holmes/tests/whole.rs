@@ -6,5 +6,7 @@
 mod conservation;
 #[path = "whole/idle.rs"]
 mod idle;
+#[path = "whole/leaving.rs"]
+mod leaving;
 #[path = "whole/world.rs"]
 mod world;

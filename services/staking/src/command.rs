@@ -81,6 +81,8 @@ pub enum Command {
         /// C; `None` when emission does not say.
         circulating: Option<Amount>,
     },
+    /// Scheduling has granted leases, or they have ended (E-6.5).
+    NoteLeases(Vec<LeaseFact>),
     /// Seals an epoch that is over; only time itself asks for it.
     Seal,
     /// Asks the ledger for `bonds/<asset>`; only time itself asks for it.
@@ -128,6 +130,17 @@ pub struct SeenHold {
     pub amount: Amount,
     /// What it is for.
     pub coordination: Id,
+}
+
+/// A lease that began, or is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LeaseFact {
+    /// Sequence number of its grant in scheduling's log.
+    pub grant: u64,
+    /// The node that holds it.
+    pub node: Id,
+    /// Until when it was granted; `None` when it has ended.
+    pub until: Option<Time>,
 }
 
 /// What staking answers.
@@ -266,6 +279,19 @@ pub enum Rejection {
     /// The ledger has not answered yet.
     #[error("a hold is on its way into the bond of node {0}: try again when GetNode shows no pending bond")]
     BondPending(Id),
+    /// E-6.5.
+    #[error(
+        "node {node} holds {leases} leases: end its executor with SIGTERM, which ends them, and ask again; or wait: \
+         they end within {ends_in_s} s, or when the sessions do that renew them"
+    )]
+    NodeHoldsLease {
+        /// The node.
+        node: Id,
+        /// How many.
+        leases: usize,
+        /// When the last of them ends that is not renewed.
+        ends_in_s: u64,
+    },
     /// Too many at once.
     #[error("node {0} has as many unbondings as one node may: wait until one is paid, or unbond all of it")]
     TooManyUnbondings(Id),
@@ -289,7 +315,9 @@ impl Refuses for Rejection {
             NodeExists(_) => Code::AlreadyExists,
             TooManyNodesOfOwner(_) | TooManyNodes | TooManyUnbondings(_) => Code::Exhausted,
             HoldNotOffered { .. } | WrongState { .. } | ExceedsBond { .. } => Code::Precondition,
-            BelowRequired { .. } | BondPending(_) | NotQualified(_) => Code::Precondition,
+            BelowRequired { .. } | BondPending(_) | NodeHoldsLease { .. } | NotQualified(_) => {
+                Code::Precondition
+            }
         }
     }
 
@@ -311,6 +339,7 @@ impl Refuses for Rejection {
             ExceedsBond { .. } => "EXCEEDS_BOND",
             BelowRequired { .. } => "BELOW_REQUIRED",
             BondPending(_) => "BOND_PENDING",
+            NodeHoldsLease { .. } => "NODE_HOLDS_LEASE",
             TooManyUnbondings(_) => "TOO_MANY_UNBONDINGS",
             NotQualified(_) => "NOT_QUALIFIED",
             CauseInvalid => "CAUSE_INVALID",
@@ -318,7 +347,8 @@ impl Refuses for Rejection {
     }
 
     /// What refuses a movement of money for the state's sake. A hold that is not known yet is left out: the same
-    /// request shall succeed as soon as it is, and its owner's consent stands as long as the hold does.
+    /// request shall succeed as soon as it is, and its owner's consent stands as long as the hold does. So is a lease: it
+    /// is over soon.
     fn is_remembered(&self) -> bool {
         use Rejection::*;
         matches!(self, ExceedsBond { .. } | BelowRequired { .. } | TooManyUnbondings(_))

@@ -1,5 +1,7 @@
 //! Whatever is asked, and whatever the ledger answers, the invariants hold and the log tells the same again.
 
+use std::collections::BTreeMap;
+
 use holmes_kernel::shard::{Delivery, Poison, Request};
 use holmes_kernel::{
     Amount, Event as _, Frame, Id, Input, LogId, Output, Position, Principal, Refusal, Replica, ServiceId,
@@ -8,9 +10,9 @@ use holmes_kernel::{
 use holmes_ledger::{react, system_account};
 use holmes_proto::staking::v1::event::Event as Kind;
 use holmes_proto::staking::v1::{Event, NodeKind, Params};
-use holmes_staking::command::SeenHold;
+use holmes_staking::command::{LeaseFact, SeenHold};
 use holmes_staking::state::Awaited;
-use holmes_staking::{Command, LEDGER, Reply, Staking, State};
+use holmes_staking::{Command, LEDGER, Reply, SCHEDULING, Staking, State};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -25,7 +27,9 @@ struct Driver {
     frames: Vec<Frame>,
     now: Time,
     asked: u32,
-    heard: u64,
+    heard: [u64; 2],
+    /// Nodes that hold leases, as scheduling would have it, by the place of the grant.
+    leases: BTreeMap<u64, u16>,
     /// What lies in bonds/HOL, as the ledger would have it.
     vault: u64,
 }
@@ -35,7 +39,15 @@ impl Driver {
         let first = Replica::<Staking>::provision(LOG, START, opened(params)).expect("the log opens");
         let shard =
             Shard::new(Replica::open(LOG, &first).expect("its first frame is whole"), 1, Poison::new());
-        Driver { shard, frames: vec![first], now: START, asked: 0, heard: 0, vault: 0 }
+        Driver {
+            shard,
+            frames: vec![first],
+            now: START,
+            asked: 0,
+            heard: [0; 2],
+            leases: BTreeMap::new(),
+            vault: 0,
+        }
     }
 
     fn state(&self) -> &State {
@@ -51,15 +63,21 @@ impl Driver {
     }
 
     fn hear(&mut self, command: Command) {
-        let from = self.heard;
-        self.heard += 1;
+        self.hear_from(LEDGER, command);
+    }
+
+    fn hear_from(&mut self, service: ServiceId, command: Command) {
+        let heard = &mut self.heard[usize::from(service != LEDGER)];
+        let from = *heard;
+        *heard += 1;
+        let to = Position { term: 1, seq: *heard, chain: [9; 32] };
         self.run(Input::Delivery(Delivery {
             ticket: 0,
-            source: LogId::new(1, LEDGER),
+            source: LogId::new(1, service),
             from,
-            to: Position { term: 1, seq: self.heard, chain: [9; 32] },
+            to,
             ts: Time::from_millis(1),
-            principal: Principal::service(LEDGER),
+            principal: Principal::service(service),
             traceparent: String::new(),
             command: Some(command),
         }));
@@ -112,6 +130,10 @@ impl Driver {
     fn agrees(&self) {
         assert_eq!(self.shard.replica().check(), []);
         assert_eq!(self.state().vault.units, self.vault);
+        let held =
+            self.state().leases.iter().flat_map(|(node, held)| held.keys().map(|grant| (*grant, *node)));
+        let held: BTreeMap<u64, Id> = held.collect();
+        assert_eq!(held, self.leases.iter().map(|(grant, n)| (*grant, node_id(*n))).collect());
     }
 
     fn replayed(&self) -> canon::Digest {
@@ -135,6 +157,8 @@ enum Op {
     Bond(u16, usize),
     Answer(usize, Option<&'static str>),
     Unbond(u16, Option<u64>),
+    Lease(u16),
+    EndLease(usize),
     Payout(u16),
     Jail(u16),
     Unjail(u16),
@@ -154,6 +178,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (node(), 0..4usize).prop_map(|(n, which)| Op::Bond(n, which)),
         12 => (any::<usize>(), refused).prop_map(|(which, refused)| Op::Answer(which, refused)),
         4 => (node(), proptest::option::of(units())).prop_map(|(n, units)| Op::Unbond(n, units)),
+        4 => node().prop_map(Op::Lease),
+        2 => any::<usize>().prop_map(Op::EndLease),
         1 => node().prop_map(Op::Payout),
         2 => node().prop_map(Op::Jail),
         2 => node().prop_map(Op::Unjail),
@@ -197,7 +223,25 @@ impl Driver {
             Op::Answer(which, refused) => self.answer(which, refused),
             Op::Unbond(n, units) => {
                 let amount = units.map(Amount::new);
-                drop(self.ask(owner_of(n), Command::Unbond { node: node_id(n), amount, account: None }));
+                let unbond = Command::Unbond { node: node_id(n), amount, account: None };
+                let answer = self.ask(owner_of(n), unbond);
+                let leased = self.leases.values().any(|of| *of == n);
+                assert!(!leased || answer.is_err(), "E-6.5: {n} unbonds while it holds a lease");
+                let says_so = answer.is_err_and(|refusal| refusal.reason == "NODE_HOLDS_LEASE");
+                assert!(leased || !says_so, "E-6.5: {n} holds no lease");
+            }
+            Op::Lease(n) => {
+                let grant = self.heard[1];
+                let fact = LeaseFact { grant, node: node_id(n), until: Some(self.now.after_millis(60_000)) };
+                self.leases.insert(grant, n);
+                self.hear_from(SCHEDULING, Command::NoteLeases(vec![fact]));
+            }
+            Op::EndLease(which) => {
+                let grants: Vec<u64> = self.leases.keys().copied().collect();
+                let Some(grant) = grants.get(which % grants.len().max(1)) else { return };
+                let n = self.leases.remove(grant).expect("it is among them");
+                let fact = LeaseFact { grant: *grant, node: node_id(n), until: None };
+                self.hear_from(SCHEDULING, Command::NoteLeases(vec![fact]));
             }
             Op::Payout(n) => {
                 let account = Id::from_bytes([n as u8; 16]);
