@@ -50,6 +50,7 @@ class Staking(Service):
         self.offers: dict[bytes, Any] = {}
         self.asked: dict[int, tuple[str, bytes, int]] = {}
         self.unbondings: dict[int, list[Any]] = {}
+        self.leases: dict[int, bytes] = {}
         self.base = self.sealed = self.period = 0
         self.rise_at = self.follow = 0
 
@@ -142,11 +143,19 @@ class Staking(Service):
         p, node = self.params, self.node(event.node)
         ensure(event.unbonding == len(self.unbondings) + 1, f"unbonding {event.unbonding} follows {len(self.unbondings)}")
         ensure(0 < event.amount_units <= node.bond, f"E-6.5: {event.amount_units} unbond of a bond of {node.bond}")
+        ensure(event.node not in self.leases.values(), f"E-6.5: {uuid_text(event.node)} unbonds while it holds a lease")
         days = p.compute_unbonding_days if node.kind == COMPUTE else p.verifier_unbonding_days
         ready = meta.ts + days * p.epoch_s * 1_000_000
         ensure(event.ready_at_us >= ready, f"E-6.5: an unbonding is ready at {event.ready_at_us}, before {ready}")
         node.bond, node.unbonding, node.payout = node.bond - event.amount_units, node.unbonding + event.amount_units, event.account
         self.unbondings[event.unbonding] = [event.node, event.amount_units, event.ready_at_us]
+
+    def _leases_noted(self, event: Any, meta: Meta) -> None:
+        for grant, node, until in zip(event.grants, ids(event.nodes), event.granted_until_us, strict=True):
+            if until:
+                self.leases[grant] = node
+            else:
+                self.leases.pop(grant, None)
 
     def _payout_sent(self, event: Any, meta: Meta) -> None:
         ensure(event.unbonding in self.unbondings, "an unbonding is paid that is not known")
@@ -234,7 +243,7 @@ class Staking(Service):
     # Other logs
 
     def across(self, world: World) -> None:
-        """Emission's closes arrive; the bonds are what lies in bonds/<asset>; what is bonded was held by its owner."""
+        """Emission's closes and scheduling's leases arrive; the bonds are what lies in bonds/<asset>; what is bonded was held by its owner."""
 
         def said(record: Record) -> list[Any]:
             return [(e.next_scheduled_units, e.circulating_units) for e in events_of(record, "epoch_closed")]
@@ -243,6 +252,16 @@ class Staking(Service):
             return [(e.next_emission_units, e.circulating_units) for e in events_of(record, "emission_noted")]
 
         world.agree("staking", "emission", said, noted, "the close")
+
+        def leased(record: Record) -> list[Any]:
+            kinds = {"lease_granted": lambda e: e.expires_at_us, "lease_ended": lambda e: 0}
+            return [(int.from_bytes(e.lease[12:], "big"), e.node, kinds[which](e)) for _, which, e in record.events if which in kinds]
+
+        def taken_in(record: Record) -> list[Any]:
+            found = events_of(record, "leases_noted")
+            return [row for e in found for row in zip(e.grants, ids(e.nodes), e.granted_until_us, strict=True)]
+
+        world.agree("staking", "scheduling", leased, taken_in, "leases")
         if world.has("ledger") and not self.asked:
             account = world.machines["ledger"].accounts.get(self.vault)
             total = sum(node.bond + node.unbonding for node in self.nodes.values())

@@ -85,6 +85,8 @@ CHANGES: list[tuple[str, str, Change]] = [
     ("staking", "a bond", more("bond_changed", "bond_units")),
     ("staking", "the collateral", more("bond_changed", "required_units")),
     ("staking", "the base", more("recompute_started", "base_units")),
+    ("staking", "which lease a node holds", more("leases_noted", "grants")),
+    ("staking", "who holds a lease", more("leases_noted", "nodes")),
     ("scheduling", "tokens written", of_line("output_tokens")),
     ("scheduling", "a commitment", of_line("output_commitment")),
     ("scheduling", "a node's signature", of_line("node_signature")),

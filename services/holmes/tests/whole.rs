@@ -10,5 +10,7 @@ mod checks;
 mod conservation;
 #[path = "whole/idle.rs"]
 mod idle;
+#[path = "whole/leaving.rs"]
+mod leaving;
 #[path = "whole/world.rs"]
 mod world;

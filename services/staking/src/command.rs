@@ -81,6 +81,8 @@ pub enum Command {
         /// C; `None` when emission does not say.
         circulating: Option<Amount>,
     },
+    /// Scheduling has granted leases, or they have ended (E-6.5).
+    NoteLeases(Vec<LeaseFact>),
     /// Seals an epoch that is over; only time itself asks for it.
     Seal,
     /// Asks the ledger for `bonds/<asset>`; only time itself asks for it.
@@ -128,6 +130,17 @@ pub struct SeenHold {
     pub amount: Amount,
     /// What it is for.
     pub coordination: Id,
+}
+
+/// A lease that began, or is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LeaseFact {
+    /// Sequence number of its grant in scheduling's log.
+    pub grant: u64,
+    /// The node that holds it.
+    pub node: Id,
+    /// Until when it was granted; `None` when it has ended.
+    pub until: Option<Time>,
 }
 
 /// What staking answers.
@@ -269,6 +282,19 @@ pub enum Rejection {
     /// A pool, or another account that a service keeps books of.
     #[error("account {0} is one of the platform's, not of a party: name an account of yours to be paid to")]
     AccountReserved(Id),
+    /// E-6.5.
+    #[error(
+        "node {node} holds {leases} leases: end its executor with SIGTERM, which ends them, and ask again; or wait: \
+         they end within {ends_in_s} s, or when the sessions do that renew them"
+    )]
+    NodeHoldsLease {
+        /// The node.
+        node: Id,
+        /// How many.
+        leases: usize,
+        /// When the last of them ends that is not renewed.
+        ends_in_s: u64,
+    },
     /// Too many at once.
     #[error("node {0} has as many unbondings as one node may: wait until one is paid, or unbond all of it")]
     TooManyUnbondings(Id),
@@ -292,9 +318,11 @@ impl Refuses for Rejection {
             NodeExists(_) => Code::AlreadyExists,
             TooManyNodesOfOwner(_) | TooManyNodes | TooManyUnbondings(_) => Code::Exhausted,
             HoldNotOffered { .. } | WrongState { .. } | ExceedsBond { .. } => Code::Precondition,
-            BelowRequired { .. } | BondPending(_) | NotQualified(_) | AccountReserved(_) => {
-                Code::Precondition
-            }
+            BelowRequired { .. }
+            | BondPending(_)
+            | NodeHoldsLease { .. }
+            | NotQualified(_)
+            | AccountReserved(_) => Code::Precondition,
         }
     }
 
@@ -316,6 +344,7 @@ impl Refuses for Rejection {
             ExceedsBond { .. } => "EXCEEDS_BOND",
             BelowRequired { .. } => "BELOW_REQUIRED",
             BondPending(_) => "BOND_PENDING",
+            NodeHoldsLease { .. } => "NODE_HOLDS_LEASE",
             TooManyUnbondings(_) => "TOO_MANY_UNBONDINGS",
             AccountReserved(_) => "ACCOUNT_RESERVED",
             NotQualified(_) => "NOT_QUALIFIED",
@@ -324,7 +353,8 @@ impl Refuses for Rejection {
     }
 
     /// What refuses a movement of money for the state's sake. A hold that is not known yet is left out: the same
-    /// request shall succeed as soon as it is, and its owner's consent stands as long as the hold does.
+    /// request shall succeed as soon as it is, and its owner's consent stands as long as the hold does. So is a lease: it
+    /// is over soon.
     fn is_remembered(&self) -> bool {
         use Rejection::*;
         matches!(self, ExceedsBond { .. } | BelowRequired { .. } | TooManyUnbondings(_))

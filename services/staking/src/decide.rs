@@ -14,7 +14,7 @@ use holmes_proto::staking::v1::{BondCause, Event, NodeState};
 use crate::command::{Command, Rejection, state_name};
 use crate::params::MOST_CAUSE_BYTES;
 use crate::state::{Node, State};
-use crate::{EMISSION, LEDGER};
+use crate::{EMISSION, LEDGER, SCHEDULING};
 
 /// What would happen; no event means that it is so already.
 ///
@@ -42,6 +42,7 @@ pub fn decide(state: &State, command: &Command, ctx: &Ctx, out: &mut Vec<Event>)
         Command::NoteEmission { next_emission, circulating } => {
             standing::note_emission(state, *next_emission, *circulating, ctx)
         }
+        Command::NoteLeases(facts) => exits::note_leases(facts, ctx),
         Command::Seal => standing::seal(state, ctx),
     }?;
     out.extend(kinds.into_iter().map(|kind| Event { event: Some(kind) }));
@@ -70,6 +71,11 @@ fn only_ledger(ctx: &Ctx) -> Result<(), Rejection> {
 fn only_emission(ctx: &Ctx) -> Result<(), Rejection> {
     let emission = Principal::service(EMISSION);
     refuse_if(ctx.principal != emission, || forbidden(ctx, "only emission's log says so"))
+}
+
+fn only_scheduling(ctx: &Ctx) -> Result<(), Rejection> {
+    let scheduling = Principal::service(SCHEDULING);
+    refuse_if(ctx.principal != scheduling, || forbidden(ctx, "only scheduling's log says so"))
 }
 
 fn only_platform(ctx: &Ctx) -> Result<(), Rejection> {

@@ -50,6 +50,9 @@ pub struct State {
     pub base: Base,
     /// What emission has published last; `None` before the first time.
     pub emission: Option<Published>,
+    /// Leases that nodes hold: sequence numbers of their grants in scheduling's log, and until when they were granted.
+    /// A node without a lease is not in it; scheduling's own limit of open leases bounds it.
+    pub leases: BTreeMap<Id, BTreeMap<u64, Time>>,
     /// The epoch that is sealed next; 0 before the log's first event.
     pub seals_next: u64,
     /// Log time of the last event.
@@ -220,6 +223,7 @@ pub fn init(opened: &Opened) -> Result<State, BadParams> {
         awaited: BTreeMap::new(),
         lapses: BTreeSet::new(),
         emission: None,
+        leases: BTreeMap::new(),
         seals_next: 0,
         at: Time::default(),
     })

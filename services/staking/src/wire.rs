@@ -159,6 +159,7 @@ pub fn node(state: &State, id: Id, node: &Node) -> wire::Node {
         note: node.note.clone(),
         unbondings: node.unbondings.iter().filter_map(|number| unbonding(state, *number)).collect(),
         offers: node.offers.iter().map(offer).collect(),
+        leases: state.leases.get(&id).map_or(0, |leases| leases.len() as u32),
     }
 }
 

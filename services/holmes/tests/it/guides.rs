@@ -1,4 +1,4 @@
-//! The how-to guides work as they are typed: an operator's, and behind it a renter's.
+//! The how-to guides work as they are typed: an operator's, and before its last step a renter's.
 
 use std::process::Stdio;
 
@@ -7,12 +7,15 @@ use crate::harness::{Killed, Place, until};
 
 /// The place in the operator's guide at which the node is attached.
 const ATTACHED: &str = "<!-- attached -->";
+/// The place at which its executor has ended.
+const ENDED: &str = "<!-- ended -->";
 
 #[test]
 fn an_operator_and_a_renter_get_where_their_guides_say() {
     let operate = include_str!("../../../../docs/how-to/operate-a-node.md");
     let rent = include_str!("../../../../docs/how-to/rent-inference.md");
     let (before, after) = operate.split_once(ATTACHED).expect("the place where the node is attached");
+    let (after, leave) = after.split_once(ENDED).expect("the place where the executor has ended");
     let place = Place::new();
     let server = place.serve(&["--role", "all"]);
     let http = format!("http://{}", server.http());
@@ -25,7 +28,7 @@ fn an_operator_and_a_renter_get_where_their_guides_say() {
     executor
         .args(["--model", "holmes-tiny", "--slots", "2"])
         .env("HOLMES__MODELS__DIR", place.path("models"));
-    let _executor = Killed(executor.stderr(Stdio::null()).spawn().expect("the binary starts"));
+    let mut executor = Killed(executor.stderr(Stdio::null()).spawn().expect("the binary starts"));
     let names: String = before
         .lines()
         .filter(|line| ["staff()", "me()", "owner=", "node="].iter().any(|name| line.starts_with(name)))
@@ -37,6 +40,13 @@ fn an_operator_and_a_renter_get_where_their_guides_say() {
     for words in ["7 18 41 93", "\"receipts/", "SESSION_STATE_CLOSED", "\"priceMicroUsd\": \"680\""] {
         assert!(said.contains(words), "{words}: {said}");
     }
+    // E-6.5: the node's leases end with its executor, and then the bond comes back.
+    sh(&format!("kill -TERM {}", executor.0.id()));
+    executor.0.wait().expect("it ends");
+    let node = format!("{names}\nme Staking/GetNode '{{\"node_id\": \"'$node'\"}}'");
+    until("the end of the node's leases", || sh(&node).contains("\"leases\": 0").then_some(()));
+    let said = sh(&format!("{names}\n{}", script(leave)));
+    assert!(said.contains("\"readyAtUs\""), "{said}");
 }
 
 #[test]

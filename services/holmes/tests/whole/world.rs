@@ -65,7 +65,7 @@ fn public(n: u8) -> [u8; 32] {
     key(n).verifying_key().to_bytes()
 }
 
-fn node(n: u8) -> Id {
+pub(crate) fn node(n: u8) -> Id {
     Id::of_key(&public(n))
 }
 
@@ -191,10 +191,20 @@ impl World {
         who: Principal,
         command: M::Command,
     ) -> Result<M::Reply, Refusal> {
-        let id = self.fresh();
-        let answer = ask(seat, who, id, command);
+        let answer = self.ask_alone(seat, who, command);
         self.rig.settle();
         answer
+    }
+
+    /// Asks one machine; the others have not yet heard of it.
+    fn ask_alone<M: Machine>(
+        &mut self,
+        seat: &Seat<M, Journal>,
+        who: Principal,
+        command: M::Command,
+    ) -> Result<M::Reply, Refusal> {
+        let id = self.fresh();
+        ask(seat, who, id, command)
     }
 
     fn open_account(&mut self, n: u8, asset: u32) {
@@ -268,11 +278,18 @@ impl World {
 
     /// A lease for a session; refusals are answers too.
     pub(crate) fn place(&mut self, at: usize) -> Option<LeaseId> {
+        let lease = self.place_on(at, None);
+        self.rig.settle();
+        lease
+    }
+
+    /// A lease on a node, of which only scheduling knows until all is settled.
+    pub(crate) fn place_on(&mut self, at: usize, n: Option<u8>) -> Option<LeaseId> {
         let (_, session) = self.sessions.get(at % self.sessions.len().max(1)).copied()?;
-        let (model, avoid) = (MODEL.to_owned(), Vec::new());
+        let (model, avoid, named) = (MODEL.to_owned(), Vec::new(), n.map(node));
         let allowance = 40_000_000_000;
-        let place = Place { session, model, allowance, duration_ms: 0, avoid, named: None, context: 0 };
-        match self.ask(&self.scheduling.clone(), gateway(), Ask::Place(place)) {
+        let place = Place { session, model, allowance, duration_ms: 0, avoid, named, context: 0 };
+        match self.ask_alone(&self.scheduling.clone(), gateway(), Ask::Place(place)) {
             Ok(Reply::Placed(granted)) => {
                 let lease = LeaseId::from_slice(&granted.lease)?;
                 self.leases.push(lease);
@@ -280,6 +297,20 @@ impl World {
             }
             _ => None,
         }
+    }
+
+    /// A lease goes on for longer.
+    pub(crate) fn renew(&mut self, at: usize) {
+        let Some(lease) = self.leases.get(at % self.leases.len().max(1)).copied() else { return };
+        let renew = Ask::RenewLease { lease, allowance: 40_000_000_000, duration_ms: 0 };
+        let _refused_is_an_answer_too = self.ask(&self.scheduling.clone(), gateway(), renew);
+    }
+
+    /// An owner asks for a bond back, of which only staking knows until all is settled; why not, if it is refused.
+    pub(crate) fn unbond(&mut self, n: u8) -> Result<(), String> {
+        let unbond = Stake::Unbond { node: node(n), amount: None, account: None };
+        let answer = self.ask_alone(&self.staking.clone(), party(n), unbond);
+        answer.map(drop).map_err(|refusal| refusal.reason.into_owned())
     }
 
     /// Reports calls of a lease by their numbers: a number that was reported before is a repetition.

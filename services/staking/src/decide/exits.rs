@@ -1,17 +1,19 @@
 //! E-6.5: bonds on their way back, in order of request, in parts.
 
-use holmes_kernel::{Amount, Ctx, Id};
+use holmes_kernel::{Amount, Ctx, Id, Time};
 use holmes_proto::staking::v1::event::Event as Kind;
 use holmes_proto::staking::v1::{
-    BondCause, NodeState, PayoutMade, PayoutRefused, PayoutSent, UnbondingStarted,
+    BondCause, LeasesNoted, NodeState, PayoutMade, PayoutRefused, PayoutSent, UnbondingStarted,
 };
 
-use super::{Decided, bytes, changed, of_a_party, only_from, only_time, own, refuse_if};
-use crate::command::Rejection;
+use super::{
+    Decided, bytes, changed, column, of_a_party, only_from, only_scheduling, only_time, own, refuse_if,
+};
+use crate::command::{LeaseFact, Rejection};
 use crate::sends::{self, Part};
 use crate::state::{Node, State};
 
-/// Accepts an unbonding. That a node with a lease is refused (E-6.5) is absent: staking does not hear of leases.
+/// Accepts an unbonding. What others have not yet heard of it is no matter: see the race in [`crate`].
 pub(super) fn unbond(
     state: &State,
     id: Id,
@@ -23,6 +25,7 @@ pub(super) fn unbond(
     account.map_or(Ok(()), of_a_party)?;
     let from = [NodeState::Registered, NodeState::Active, NodeState::Jailed, NodeState::Tombstoned];
     only_from(id, node, &from, "only what is bonded can be unbonded")?;
+    free(state, id, ctx)?;
     let (bond, amount) = (Amount::new(node.bond), amount.unwrap_or(Amount::new(node.bond)));
     let left = bond.checked_sub(amount).ok_or(Rejection::ExceedsBond { node: id, bond })?;
     refuse_if(amount.is_zero(), || Rejection::AmountZero)?;
@@ -52,6 +55,25 @@ pub(super) fn unbond(
     let node = Node { bond: left.units(), unbonding, ..node.clone() };
     let node = if leaves { node.at(NodeState::Unbonding) } else { node };
     Ok(vec![Kind::UnbondingStarted(started), changed(state, id, node, BondCause::Unbonded, ctx)])
+}
+
+/// E-6.5: only a node without a lease unbonds.
+fn free(state: &State, id: Id, ctx: &Ctx) -> Result<(), Rejection> {
+    let Some(leases) = state.leases.get(&id) else { return Ok(()) };
+    let last = leases.values().max().copied().unwrap_or_default();
+    let left_us = last.micros().saturating_sub(ctx.now.micros());
+    let ends_in_s = left_us.div_ceil(1_000_000);
+    Err(Rejection::NodeHoldsLease { node: id, leases: leases.len(), ends_in_s })
+}
+
+/// All that scheduling says is noted, also of a node that is not known here: it is known there.
+pub(super) fn note_leases(facts: &[LeaseFact], ctx: &Ctx) -> Decided {
+    only_scheduling(ctx)?;
+    Ok(vec![Kind::LeasesNoted(LeasesNoted {
+        grants: facts.iter().map(|fact| fact.grant).collect(),
+        nodes: column(facts.iter().map(|fact| fact.node)),
+        granted_until_us: facts.iter().map(|fact| fact.until.map_or(0, Time::micros)).collect(),
+    })])
 }
 
 /// Sends what waits longest, as much of it as may still leave its class today.

@@ -7,7 +7,7 @@ use holmes_kernel::{
 use holmes_proto::staking::v1::event::Event as Kind;
 use holmes_proto::staking::v1::{BondCause, BondChanged, NodeKind, NodeRegistered, NodeState};
 
-use crate::command::SeenHold;
+use crate::command::{LeaseFact, SeenHold};
 use crate::params::MOST_OFFERS_PER_NODE;
 use crate::state::vault_account;
 use crate::{Command, LEDGER, Reply, Staking, State, params};
@@ -138,6 +138,11 @@ impl Given {
     }
 }
 
+/// A lease that was granted until then, in seconds since 1970, or that has ended.
+fn leased(grant: u64, node: Id, until_s: Option<u64>) -> LeaseFact {
+    LeaseFact { grant, node, until: until_s.map(|s| Time::from_millis(s * 1_000)) }
+}
+
 fn all() -> Command {
     Command::Unbond { node: NODE, amount: None, account: None }
 }
@@ -196,7 +201,7 @@ fn a_higher_rating_asks_for_its_collateral_at_once() {
 }
 
 #[test]
-fn nobody_speaks_for_time_or_for_the_ledger() {
+fn nobody_speaks_for_time_or_for_another_service() {
     let mut given = Given::new();
     let of_time = [
         Command::OpenVault,
@@ -213,7 +218,8 @@ fn nobody_speaks_for_time_or_for_the_ledger() {
     ];
     let of_emission =
         [Command::NoteEmission { next_emission: Amount::new(1), circulating: Some(Amount::new(2)) }];
-    for command in of_time.into_iter().chain(of_ledger).chain(of_emission) {
+    let of_scheduling = [Command::NoteLeases(vec![leased(1, NODE, Some(60))])];
+    for command in of_time.into_iter().chain(of_ledger).chain(of_emission).chain(of_scheduling) {
         for who in [ALICE, STAFF, Principal::service(ServiceId(9))] {
             assert_eq!(given.when(who, command.clone()), Err("FORBIDDEN"), "{command:?}");
         }
@@ -280,6 +286,58 @@ fn a_part_leaves_only_if_what_stays_is_enough_and_all_of_it_only_when_nothing_is
     let ready_at = given.now.after_millis(14 * DAY_MS);
     let reply = Reply::Unbonding { unbonding: 2, amount: Amount::new(required), ready_at };
     assert_eq!(Staking::reply(&all(), &events), reply);
+}
+
+#[test]
+fn a_node_that_holds_a_lease_does_not_unbond_and_once_its_leases_have_ended_it_does() {
+    // E-6.5
+    for from in [NodeState::Active, NodeState::Jailed, NodeState::Tombstoned] {
+        let mut given = Given::at(from);
+        let (scheduling, at) = (Principal::service(crate::SCHEDULING), given.now.millis() / 1_000);
+        let note = |facts: &[LeaseFact]| Command::NoteLeases(facts.to_vec());
+        let another = leased(9, VERIFIER, Some(at + 60));
+        given.done(
+            scheduling,
+            note(&[leased(5, NODE, Some(at + 60)), another, leased(6, NODE, Some(at + 20))]),
+        );
+        let part = Command::Unbond { node: NODE, amount: Some(Amount::new(1)), account: None };
+        for asked in [all(), part] {
+            assert_eq!(given.when(ALICE, asked), Err("NODE_HOLDS_LEASE"), "{from:?}");
+        }
+        assert_eq!(given.when(BOB, all()), Err("FORBIDDEN"), "whose it is comes first");
+        let ctx = Ctx { now: given.now, principal: ALICE, log: LogId::default(), term: 1, seq: 1 };
+        let why = Staking::decide(&given.state, &all(), &ctx, &mut Vec::new()).unwrap_err();
+        let says = |words| assert!(why.to_string().contains(words), "{why}");
+        ["holds 2 leases", "SIGTERM", "within 60 s"].into_iter().for_each(says);
+        assert!(!why.is_remembered(), "the same request succeeds when the lease is over");
+        given.done(scheduling, note(&[leased(5, NODE, None)]));
+        assert_eq!(given.when(ALICE, all()), Err("NODE_HOLDS_LEASE"), "one is left");
+        given.now = given.now.after_millis(3_600_000);
+        assert_eq!(given.when(ALICE, all()), Err("NODE_HOLDS_LEASE"), "it may have been renewed");
+        given.done(
+            scheduling,
+            note(&[leased(6, NODE, None), leased(7, NODE, Some(0)), leased(7, NODE, None)]),
+        );
+        given.done(ALICE, all());
+        assert_eq!(given.state.leases.keys().collect::<Vec<_>>(), [&VERIFIER]);
+    }
+}
+
+#[test]
+fn a_lease_that_staking_hears_of_late_does_not_undo_an_unbonding() {
+    // E-6.5: the race. What unbonds stays slashable until it is paid, and is paid in its time.
+    let mut given = Given::at(NodeState::Active);
+    let scheduling = Principal::service(crate::SCHEDULING);
+    given.done(ALICE, all());
+    given.done(scheduling, Command::NoteLeases(vec![leased(5, NODE, Some(u64::MAX / 2_000_000))]));
+    let node = given.state.nodes.get(&NODE).unwrap();
+    assert_eq!((node.state(), node.bond, node.unbonding), (NodeState::Unbonding, 0, 1_000 * HOL));
+    given.now = given.now.after_millis(14 * DAY_MS);
+    given.done(Principal::SYSTEM, Command::Pay);
+    given.answer(None);
+    assert_eq!(given.stands(), NodeState::Exited);
+    given.done(scheduling, Command::NoteLeases(vec![leased(5, NODE, None)]));
+    assert!(given.state.leases.is_empty());
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
             Some(Kind::HoldsOffered(_) | Kind::PayoutSent(_) | Kind::RecomputeStarted(_)) => {}
             Some(Kind::VaultRequested(_) | Kind::VaultOpened(_) | Kind::VaultRefused(_)) | None => {}
             Some(Kind::EpochSealed(_) | Kind::EmissionNoted(_)) => check_sealed(state)?,
+            Some(Kind::LeasesNoted(e)) => ids(&e.nodes).try_for_each(|id| check_leases(state, &id))?,
         }
     }
     Ok(())
@@ -43,6 +44,16 @@ fn check_named(state: &State, id: Option<Id>) -> Result<(), Broken> {
     match id.and_then(|id| Some((id, state.nodes.get(&id)?))) {
         Some((id, node)) => check_node(state, &id, node),
         None => Err(Broken(format!("an event names node {id:?}, which is not there"))),
+    }
+}
+
+/// E-6.5: who is among those that hold leases holds one; else it could never unbond.
+fn check_leases(state: &State, node: &Id) -> Result<(), Broken> {
+    match state.leases.get(node) {
+        Some(leases) if leases.is_empty() => {
+            Err(Broken(format!("E-6.5: node {node} holds a lease that is none")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -115,6 +126,7 @@ pub fn check(state: &State) -> Vec<Broken> {
     broken.extend(check_sealed(state).err());
     broken.extend(state.classes.iter().filter_map(|class| check_day(state, class).err()));
     broken.extend(state.nodes.iter().filter_map(|(id, node)| check_node(state, id, node).err()));
+    broken.extend(state.leases.keys().filter_map(|node| check_leases(state, node).err()));
     check_sums(state, &mut broken);
     check_unbondings(state, &mut broken);
     check_awaited(state, &mut broken);

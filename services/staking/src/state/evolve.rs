@@ -3,7 +3,7 @@
 use holmes_kernel::{Amount, Id, Meta, Principal, Time};
 use holmes_proto::staking::v1::event::Event as Kind;
 use holmes_proto::staking::v1::{
-    BondChanged, BondPosted, BondRefused, BondRequested, CollateralInputs, Event, HoldsOffered,
+    BondChanged, BondPosted, BondRefused, BondRequested, CollateralInputs, Event, HoldsOffered, LeasesNoted,
     NodeRegistered, NodeState, OwnerTombstoned, PayoutMade, PayoutRefused, PayoutSent, RecomputeStarted,
     RequiredRecomputed, UnbondingStarted,
 };
@@ -56,6 +56,7 @@ pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
                 circulating: Amount::new(e.circulating_units),
             });
         }
+        Some(Kind::LeasesNoted(e)) => state.leases_noted(e),
         None => {}
     }
 }
@@ -250,6 +251,20 @@ impl State {
         self.base.computed = Some(Computed { inputs, formula, at: now, period: event.period });
         let job = Job { next: 0, end: event.nodes, rise_at: Time::from_micros(event.rise_at_us) };
         self.base.job = (event.nodes > 0).then_some(job);
+    }
+
+    fn leases_noted(&mut self, event: &LeasesNoted) {
+        let rows = event.grants.iter().zip(ids(&event.nodes)).zip(&event.granted_until_us);
+        for ((grant, node), until) in rows {
+            let leases = self.leases.entry(node).or_default();
+            match until {
+                0 => leases.remove(grant),
+                until => leases.insert(*grant, Time::from_micros(*until)),
+            };
+            if leases.is_empty() {
+                self.leases.remove(&node);
+            }
+        }
     }
 
     fn required_recomputed(&mut self, event: &RequiredRecomputed, now: Time) {

@@ -4,9 +4,9 @@ use holmes_kernel::{Event as _, Id, ServiceId};
 use holmes_proto::staking::v1::event::Event as Kinds;
 use holmes_proto::staking::v1::{
     BondCause, BondChanged, BondPosted, BondRefused, BondRequested, CollateralInputs, EmissionNoted,
-    EpochSealed, Event, HoldsOffered, NodeKind, NodeRegistered, NodeState, OwnerTombstoned, PayoutAccountSet,
-    PayoutMade, PayoutRefused, PayoutSent, RecomputeStarted, RequiredRecomputed, UnbondingStarted,
-    VaultOpened, VaultRefused, VaultRequested,
+    EpochSealed, Event, HoldsOffered, LeasesNoted, NodeKind, NodeRegistered, NodeState, OwnerTombstoned,
+    PayoutAccountSet, PayoutMade, PayoutRefused, PayoutSent, RecomputeStarted, RequiredRecomputed,
+    UnbondingStarted, VaultOpened, VaultRefused, VaultRequested,
 };
 use holmes_testing::golden;
 use prost::bytes::Bytes;
@@ -86,6 +86,7 @@ fn of_nodes() -> Vec<Kinds> {
 
 fn of_exits_and_requirements() -> Vec<Kinds> {
     let (node, account, send) = (bytes(node_id(1)), bytes(Id::v7(1, [3; 10])), Bytes::from(vec![9; 5]));
+    let leased = [node.clone(), bytes(node_id(2))].concat();
     let (unbonding, amount_units, cause_seq) = (5, UNITS, 7);
     let reason = "CREDIT_NOT_FOUND".to_owned();
     let inputs = CollateralInputs {
@@ -127,6 +128,11 @@ fn of_exits_and_requirements() -> Vec<Kinds> {
         Kinds::RequiredRecomputed(RequiredRecomputed { nodes: node, required_units: vec![UNITS] }),
         Kinds::EpochSealed(EpochSealed { epoch: 14 }),
         Kinds::EmissionNoted(EmissionNoted { next_emission_units: UNITS, circulating_units: 15 }),
+        Kinds::LeasesNoted(LeasesNoted {
+            grants: vec![16, 17],
+            nodes: leased.into(),
+            granted_until_us: vec![AT, 0],
+        }),
     ]
 }
 

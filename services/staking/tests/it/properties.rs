@@ -1,12 +1,14 @@
 //! Whatever is asked, and whatever the ledger answers, the invariants hold and the log tells the same again.
 
+use std::collections::BTreeMap;
+
 use holmes_kernel::{Amount, Event as _, Id, LogId, Principal, ServiceId};
 use holmes_ledger::{react, system_account};
 use holmes_proto::staking::v1::event::Event as Kind;
 use holmes_proto::staking::v1::{NodeKind, Params};
-use holmes_staking::command::SeenHold;
+use holmes_staking::command::{LeaseFact, SeenHold};
 use holmes_staking::state::Awaited;
-use holmes_staking::{Command, LEDGER, Staking, State};
+use holmes_staking::{Command, LEDGER, SCHEDULING, Staking, State};
 use holmes_testing::Driver;
 use proptest::prelude::*;
 
@@ -18,13 +20,21 @@ const EPOCH_MS: u64 = 45_000;
 /// Staking beside a ledger that answers when, and as, the test likes.
 struct Play {
     staking: Driver<Staking>,
+    /// Nodes that hold leases, as scheduling would have it, by the place of the grant.
+    leases: BTreeMap<u64, u16>,
+    granted: u64,
     /// What lies in bonds/HOL, as the ledger would have it.
     vault: u64,
 }
 
 impl Play {
     fn new(params: &Params) -> Play {
-        Play { staking: Driver::new(LOG, START, opened(params)), vault: 0 }
+        Play {
+            staking: Driver::new(LOG, START, opened(params)),
+            leases: BTreeMap::new(),
+            granted: 0,
+            vault: 0,
+        }
     }
 
     fn state(&self) -> &State {
@@ -52,6 +62,10 @@ impl Play {
     fn agrees(&self) {
         self.staking.check();
         assert_eq!(self.state().vault.units, self.vault);
+        let held =
+            self.state().leases.iter().flat_map(|(node, held)| held.keys().map(|grant| (*grant, *node)));
+        let held: BTreeMap<u64, Id> = held.collect();
+        assert_eq!(held, self.leases.iter().map(|(grant, n)| (*grant, node_id(*n))).collect());
     }
 }
 
@@ -63,6 +77,8 @@ enum Op {
     Bond(u16, usize),
     Answer(usize, Option<&'static str>),
     Unbond(u16, Option<u64>),
+    Lease(u16),
+    EndLease(usize),
     Payout(u16),
     Jail(u16),
     Unjail(u16),
@@ -82,6 +98,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (node(), 0..4usize).prop_map(|(n, which)| Op::Bond(n, which)),
         12 => (any::<usize>(), refused).prop_map(|(which, refused)| Op::Answer(which, refused)),
         4 => (node(), proptest::option::of(units())).prop_map(|(n, units)| Op::Unbond(n, units)),
+        4 => node().prop_map(Op::Lease),
+        2 => any::<usize>().prop_map(Op::EndLease),
         1 => node().prop_map(Op::Payout),
         2 => node().prop_map(Op::Jail),
         2 => node().prop_map(Op::Unjail),
@@ -127,10 +145,27 @@ impl Play {
             Op::Answer(which, refused) => self.answer(which, refused),
             Op::Unbond(n, units) => {
                 let amount = units.map(Amount::new);
-                drop(
-                    self.staking
-                        .ask(owner_of(n), Command::Unbond { node: node_id(n), amount, account: None }),
-                );
+                let unbond = Command::Unbond { node: node_id(n), amount, account: None };
+                let answer = self.staking.ask(owner_of(n), unbond);
+                let leased = self.leases.values().any(|of| *of == n);
+                assert!(!leased || answer.is_err(), "E-6.5: {n} unbonds while it holds a lease");
+                let says_so = answer.is_err_and(|refusal| refusal.reason == "NODE_HOLDS_LEASE");
+                assert!(leased || !says_so, "E-6.5: {n} holds no lease");
+            }
+            Op::Lease(n) => {
+                self.granted += 1;
+                let grant = self.granted;
+                let fact =
+                    LeaseFact { grant, node: node_id(n), until: Some(self.staking.now.after_millis(60_000)) };
+                self.leases.insert(grant, n);
+                self.staking.hear(SCHEDULING, Command::NoteLeases(vec![fact]));
+            }
+            Op::EndLease(which) => {
+                let grants: Vec<u64> = self.leases.keys().copied().collect();
+                let Some(grant) = grants.get(which % grants.len().max(1)) else { return };
+                let n = self.leases.remove(grant).expect("it is among them");
+                let fact = LeaseFact { grant: *grant, node: node_id(n), until: None };
+                self.staking.hear(SCHEDULING, Command::NoteLeases(vec![fact]));
             }
             Op::Payout(n) => {
                 let account = Id::v7(1, [n as u8; 10]);
