@@ -366,11 +366,10 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
     ) -> Result<Response<wire::FindCallResponse>, Status> {
         gateway(&request)?;
         let id = edge::id("call_id", &request.get_ref().call_id)?;
-        let answer = self.look(&request, move |state| state.calls.find(&id)).await?;
-        Ok(edge::answered(answer, |known| {
-            let place = known.flatten();
-            let receipt = place.map(|(seq, line)| statements::receipt_name(seq, line)).unwrap_or_default();
-            wire::FindCallResponse { found: known.is_some(), receipt }
+        let Answer { value, seq } = self.look(&request, move |state| state.calls.find(&id)).await?;
+        let value = value.ok_or_else(|| refused(&Rejection::CallNotFound(id)))?;
+        Ok(edge::answered(Answer { value, seq }, |place| wire::FindCallResponse {
+            receipt: place.map(|(seq, line)| statements::receipt_name(seq, line)).unwrap_or_default(),
         }))
     }
 
