@@ -128,8 +128,12 @@ async fn unused(edge: &Edge, ask: &Ask) -> Result<(), Refusal> {
             let (mut scheduling, asked) = (edge.upstream.scheduling(), asked.clone());
             async move { scheduling.find_call(asked).await }
         })
-        .await?;
-    if known.found { Err(call_exists(&known.receipt)) } else { Ok(()) }
+        .await;
+    match known {
+        Ok(known) => Err(call_exists(&known.receipt)),
+        Err(refused) if refused.reason == "CALL_NOT_FOUND" => Ok(()),
+        Err(refused) => Err(refused),
+    }
 }
 
 /// A call's id that was used.

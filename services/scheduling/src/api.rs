@@ -333,11 +333,10 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
     ) -> Result<Response<wire::FindCallResponse>, Status> {
         gateway(&request)?;
         let id = edge::id("call_id", &request.get_ref().call_id)?;
-        let answer = edge::look(&self.handle, &request, move |state| state.calls.find(&id)).await?;
-        Ok(edge::answered(answer, |known| {
-            let place = known.flatten();
-            let receipt = place.map(|(seq, line)| statements::receipt_name(seq, line)).unwrap_or_default();
-            wire::FindCallResponse { found: known.is_some(), receipt }
+        let look = move |state: &State| state.calls.find(&id).ok_or(Rejection::CallNotFound(id));
+        let answer = edge::read(&self.handle, &request, look).await?;
+        Ok(edge::answered(answer, |place| wire::FindCallResponse {
+            receipt: place.map(|(seq, line)| statements::receipt_name(seq, line)).unwrap_or_default(),
         }))
     }
 

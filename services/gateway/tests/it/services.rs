@@ -440,8 +440,8 @@ impl scheduling::scheduling_server::Scheduling for Services {
     ) -> Result<Response<scheduling::FindCallResponse>, Status> {
         self.called_by_gateway(&request);
         let receipt = self.kept(|kept| kept.known.get(&request.get_ref().call_id).cloned());
-        let found = receipt.is_some();
-        Ok(Response::new(scheduling::FindCallResponse { found, receipt: receipt.unwrap_or_default() }))
+        let free = || status(Refusal::new(Code::NotFound, "CALL_NOT_FOUND", "its id is free"));
+        Ok(Response::new(scheduling::FindCallResponse { receipt: receipt.ok_or_else(free)? }))
     }
 
     async fn get_node(

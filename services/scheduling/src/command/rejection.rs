@@ -166,6 +166,9 @@ pub enum Rejection {
     /// No such lease.
     #[error("there is no lease {}, or it is over for too long: place again", lease_text(&.0.to_bytes()))]
     LeaseNotFound(LeaseId),
+    /// No such call.
+    #[error("there is and was no call {0}: its id is free")]
+    CallNotFound(Id),
     /// It has ended.
     #[error("lease {} has ended: place again", lease_text(&.0.to_bytes()))]
     LeaseOver(LeaseId),
@@ -185,7 +188,7 @@ impl Refuses for Rejection {
             AllowanceOutOfRange { .. } | DurationOutOfRange { .. } => Code::Invalid,
             ContextLengthExceeded { .. } => Code::Invalid,
             Forbidden { .. } => Code::Forbidden,
-            NodeNotFound(_) | SessionNotFound(_) | LeaseNotFound(_) => Code::NotFound,
+            NodeNotFound(_) | SessionNotFound(_) | LeaseNotFound(_) | CallNotFound(_) => Code::NotFound,
             TooManyGateways | TooManyLeasesOfSession(_) | TooManyLeases | NoNodeFree(_) => Code::Exhausted,
             GatewayUnknown(_) | NodeUnknown(_) | EpochNotRunning { .. } => Code::Precondition,
             SessionClosed(_) | SessionClosing(_) | SessionExpired(_) | SessionBudgetExceeded { .. } => {
@@ -228,6 +231,7 @@ impl Refuses for Rejection {
             NoNodeFree(_) => "NO_NODE_FREE",
             NamedNodeUnavailable { .. } => "NAMED_NODE_UNAVAILABLE",
             LeaseNotFound(_) => "LEASE_NOT_FOUND",
+            CallNotFound(_) => "CALL_NOT_FOUND",
             LeaseOver(_) => "LEASE_OVER",
             SigningKeyMismatch => "SIGNING_KEY_MISMATCH",
         }

@@ -18,13 +18,13 @@ pub struct Calls {
     /// Of each the place of its last receipt, sequence number and line; `None` while it has none.
     places: BTreeMap<Id, Option<(u64, u32)>>,
     /// Of ids up to this moment nobody can say any more whether they were used.
-    until: Time,
+    until: Option<Time>,
 }
 
 impl Calls {
     /// What is known of a call: `None` when its id was never used.
     pub fn find(&self, call: &Id) -> Option<Option<(u64, u32)>> {
-        let too_old = call.moment().is_some_and(|moment| moment <= self.until);
+        let too_old = call.moment().is_some_and(|moment| Some(moment) <= self.until);
         self.places.get(call).copied().or_else(|| too_old.then_some(None))
     }
 
@@ -61,7 +61,7 @@ impl Calls {
                 return;
             }
             self.places.remove(&oldest);
-            self.until = self.until.max(moment);
+            self.until = self.until.max(Some(moment));
         }
     }
 }

@@ -95,7 +95,8 @@ impl Play {
                 let lease = state.leases.get(seq);
                 calls.iter().all(|(call, paid)| match lease {
                     Some(lease) => lease.calls.contains_key(call) || lease.running.contains_key(call),
-                    None => *paid,
+                    // It was metered and forgotten while time passed.
+                    None => *paid || matches!(state.calls.find(call), Some(Some(_))),
                 })
             });
             for (seq, lease) in state.leases.iter() {
