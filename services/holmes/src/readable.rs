@@ -21,6 +21,7 @@ enum Shape {
     Principal,
     Principals,
     Lease,
+    Leases,
     /// u128, big-endian.
     Wide,
     Wides,
@@ -51,6 +52,7 @@ const SHAPES: &[(Shape, &[&str])] = &[
     (Shape::Principal, &["holder", "owner", "principal", "renter", "submitter"]),
     (Shape::Principals, &["owners", "payees"]),
     (Shape::Lease, &["lease"]),
+    (Shape::Leases, &["leases"]),
     (
         Shape::Wide,
         &[
@@ -181,6 +183,7 @@ impl Readable {
             Some(Shape::Principal) => of(17, principal),
             Some(Shape::Principals) => all(17, principal),
             Some(Shape::Lease) => of(20, lease),
+            Some(Shape::Leases) => all(20, lease),
             Some(Shape::Wide) => of(16, wide),
             Some(Shape::Wides) => all(16, wide),
             Some(Shape::Octets) => Some(bytes.to_vec().into()),

@@ -194,16 +194,14 @@ pub(crate) fn message(id: LeaseId, lease: &Lease) -> wire::Lease {
 
 /// One that has ended, or ends already, stays as it is.
 pub(super) fn end(state: &State, id: LeaseId, reason: i32, ctx: &Ctx) -> Decided {
+    let may = [PrincipalKind::Gateway, PrincipalKind::Staff, PrincipalKind::Service];
+    refuse_if(!may.contains(&ctx.principal.kind), || forbidden(ctx, "gateways, staff and services may"))?;
     let lease = found(state, id, ctx)?;
-    match ctx.principal.kind {
-        PrincipalKind::Gateway => {
-            live(state, ctx)?;
-            held(lease, ctx)?;
-            let own = [LeaseEnd::Released, LeaseEnd::NodeLost].map(i32::from).contains(&reason);
-            refuse_if(!own, || forbidden(ctx, "a gateway ends a lease as RELEASED or NODE_LOST"))?;
-        }
-        PrincipalKind::Staff | PrincipalKind::Service => {}
-        _ => return Err(forbidden(ctx, "gateways, staff and services may")),
+    if ctx.principal.kind == PrincipalKind::Gateway {
+        live(state, ctx)?;
+        held(lease, ctx)?;
+        let own = [LeaseEnd::Released, LeaseEnd::NodeLost].map(i32::from).contains(&reason);
+        refuse_if(!own, || forbidden(ctx, "a gateway ends a lease as RELEASED or NODE_LOST"))?;
     }
     if !lease.is_open() {
         return Ok(Vec::new());
