@@ -204,7 +204,8 @@ fn request_message(method: &MethodDescriptor, json: &str) -> Result<DynamicMessa
     Ok(message)
 }
 
-/// Gives values of enums their full names: RENTER becomes ROLE_RENTER. What is none stays, and is refused by its name.
+/// Gives values of enums their full names, RENTER becomes ROLE_RENTER, and floats their text. What is none stays, and is
+/// refused by its name.
 fn name_values(json: &mut Json, message: &MessageDescriptor) {
     let Json::Object(fields) = json else { return };
     for (name, value) in fields {
@@ -216,6 +217,13 @@ fn name_values(json: &mut Json, message: &MessageDescriptor) {
         match named.map(|field| field.kind()) {
             Some(Kind::Enum(kind)) => values.iter_mut().for_each(|value| name_value(value, &kind)),
             Some(Kind::Message(kind)) => values.iter_mut().for_each(|value| name_values(value, &kind)),
+            // Numbers of any precision are read from texts alone.
+            Some(Kind::Float | Kind::Double) => {
+                values
+                    .iter_mut()
+                    .filter(|value| value.is_number())
+                    .for_each(|value| *value = value.to_string().into());
+            }
             _ => {}
         }
     }
@@ -378,6 +386,15 @@ mod tests {
         name_values(&mut json, &message("holmes.accounts.v1.SetRolesRequest"));
         let named = serde_json::json!(["ROLE_RENTER", "ROLE_OPERATOR", "ROLE_STAFF", "nobody", 1]);
         assert_eq!(json["roles"], named);
+    }
+
+    #[test]
+    fn a_number_with_a_point_is_read() {
+        let kind = message("holmes.inference.v1.Sampling");
+        let mut json = serde_json::from_str(r#"{ "temperature": 0.5, "seed": 7 }"#).unwrap();
+        name_values(&mut json, &kind);
+        let read = DynamicMessage::deserialize(kind, json).unwrap();
+        assert_eq!(read.get_field_by_name("temperature").unwrap().as_f32(), Some(0.5));
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! What a node delivered is billed to the last token, over real processes: when the renter closes the session in the middle
 //! of a call, when the session expires, when the server is killed; and a request id does not run again after that.
 
-use std::fs::DirEntry;
 use std::io::Read as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -82,17 +81,6 @@ fn usage(parts: &[Value]) -> (u64, u64) {
     (usage["inputTokens"].as_u64().expect("a number"), usage["outputTokens"].as_u64().expect("a number"))
 }
 
-/// Stops or continues the process that computes for a node: its agent goes on.
-fn signal(node: &Node, signal: &str) {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", node.process.0.id())).expect("its threads");
-    let children =
-        |task: std::io::Result<DirEntry>| std::fs::read_to_string(task.ok()?.path().join("children")).ok();
-    let workers: String = tasks.filter_map(children).collect();
-    assert_eq!(workers.split_whitespace().count(), 1, "{workers:?}");
-    let sent = Command::new("kill").args([signal, workers.trim()]).status().expect("kill runs");
-    assert!(sent.success(), "worker {workers}");
-}
-
 /// One node's renter. His sessions last too short for a second call: each has the one whose tokens it must come to.
 struct Renter<'a> {
     place: &'a Place,
@@ -108,12 +96,12 @@ impl Renter<'_> {
     fn freeze(&self, server: &Server<'_>) -> (Streaming, String) {
         for _ in 0..20 {
             let id = server.new_id();
-            signal(self.node, "-STOP");
+            self.node.signal("-STOP");
             let mut call = Streaming::begin(self.place, server, self.key, &id);
             until("a start", || (call.has("\"started\"") || call.is_over()).then_some(()));
             until("tokens", || {
-                signal(self.node, "-CONT");
-                signal(self.node, "-STOP");
+                self.node.signal("-CONT");
+                self.node.signal("-STOP");
                 std::thread::sleep(Duration::from_millis(200));
                 (call.has("\"tokens\"") || call.is_over()).then_some(())
             });
@@ -121,7 +109,7 @@ impl Renter<'_> {
             if !call.is_over() && !call.has("\"ended\"") {
                 return (call, id);
             }
-            signal(self.node, "-CONT");
+            self.node.signal("-CONT");
         }
         panic!("every call was whole before its worker could be stopped");
     }
@@ -130,7 +118,7 @@ impl Renter<'_> {
     fn cut_short(&self, server: &Server<'_>, call: Streaming) {
         let session = call.session();
         let parts = call.whole();
-        signal(self.node, "-CONT");
+        self.node.signal("-CONT");
         let ended = &parts.last().expect("an end")["ended"];
         assert_eq!(ended["reason"], "FINISH_REASON_SESSION_OVER", "{ended}");
         assert_eq!(usage(&parts), (self.read, written(&parts)), "{ended}");
@@ -188,7 +176,7 @@ fn what_was_delivered_is_billed_though_the_session_closes_or_expires_or_the_serv
     let session = call.session();
     let written = written(&call.whole());
     assert!(written > 0);
-    signal(node, "-CONT");
+    node.signal("-CONT");
     let server = place.serve(&["--role", "all", "--listen", &listen]);
     attached(&server, &node.id);
     let again = server.call(&["Inference/Generate", &request(&id).to_string(), "--key", &key]);

@@ -1,7 +1,8 @@
 //! Paid calls over real processes: a server, three executors with the model of the binary, a renter with dollars.
 
+use std::fs::DirEntry;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -17,6 +18,36 @@ pub(crate) struct Node {
     pub(crate) id: String,
     dollars: String,
     pub(crate) process: Killed,
+}
+
+impl Node {
+    /// The process that computes for it: its agent's one child.
+    fn worker(&self) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.0.id())).expect("its threads");
+        let children = |task: std::io::Result<DirEntry>| {
+            std::fs::read_to_string(task.ok()?.path().join("children")).ok()
+        };
+        let workers: String = tasks.filter_map(children).collect();
+        assert_eq!(workers.split_whitespace().count(), 1, "{workers:?}");
+        workers.trim().to_owned()
+    }
+
+    /// Stops or continues the process that computes: the agent goes on.
+    pub(crate) fn signal(&self, signal: &str) {
+        send(&self.worker(), signal);
+    }
+
+    /// Ends both at once.
+    fn die(self) {
+        let worker = self.worker();
+        drop(self); // the agent goes first: it would begin another worker
+        send(&worker, "-KILL");
+    }
+}
+
+fn send(process: &str, signal: &str) {
+    let sent = Command::new("kill").args([signal, process]).status().expect("kill runs");
+    assert!(sent.success(), "process {process}");
 }
 
 fn show(place: &Place, key: &str) -> String {
@@ -244,33 +275,23 @@ fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anythin
     owed += price(count("prompt_tokens"), count("completion_tokens"));
 
     // The node dies in the middle: the call finishes elsewhere.
-    let mut moved = false;
-    for _ in 0..nodes.len() - 1 {
-        let mut child = calling(&place, &server, &key, Stdio::piped());
-        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
-        let mut text = String::new();
-        let mut victim = None;
-        for line in lines.by_ref() {
-            text.push_str(&line);
-            if let Some(at) =
-                nodes.iter().position(|node| line.contains("\"nodeId\"") && line.contains(&node.id))
-            {
-                victim = Some(at);
-                break;
-            }
-        }
-        nodes.remove(victim.expect("a node began")); // killed as it is dropped
-        text.extend(lines);
-        assert!(child.wait().expect("it ends").success(), "{text}");
-        let said = parts(&text);
-        assert!(said.last().expect("an end")["ended"].is_object(), "{text}");
-        owed += price_of(&said);
-        moved = said.iter().any(|part| part["moved"].is_object());
-        if moved {
-            break;
-        }
-    }
-    assert!(moved, "no call was in progress when its node died");
+    // None computes until one of them is dead, so that the call is still in progress then.
+    nodes.iter().for_each(|node| node.signal("-STOP"));
+    let mut child = calling(&place, &server, &key, Stdio::piped());
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let mut text = String::new();
+    let victim = lines.by_ref().find_map(|line| {
+        text.push_str(&line);
+        nodes.iter().position(|node| line.contains("\"nodeId\"") && line.contains(&node.id))
+    });
+    nodes.remove(victim.expect("a node began")).die();
+    nodes.iter().for_each(|node| node.signal("-CONT"));
+    text.extend(lines);
+    assert!(child.wait().expect("it ends").success(), "{text}");
+    let said = parts(&text);
+    assert!(said.last().expect("an end")["ended"].is_object(), "{text}");
+    assert!(said.iter().any(|part| part["moved"].is_object()), "{text}");
+    owed += price_of(&said);
 
     // The server dies while calls run; its nodes come back by themselves.
     let child = calling(&place, &server, &key, Stdio::piped());
