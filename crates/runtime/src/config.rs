@@ -168,7 +168,7 @@ impl Default for Server {
             max_unproven_bytes: 64 * 1024 * 1024,
             deadline_ms: 10_000,
             longest_deadline_ms: 120_000,
-            drain_ms: 10_000,
+            drain_ms: 20_000, // with the last bytes of answers less than the 30 s that supervisors give
         }
     }
 }

@@ -8,7 +8,7 @@ use holmes_gateway::{Deps, Gateway, Settings};
 use holmes_kernel::{Id, Principal, PrincipalKind};
 use holmes_proto::market::v1::Params;
 use holmes_runtime::auth::{Keys, Network};
-use holmes_runtime::config::Config;
+use holmes_runtime::config::{Config, Server};
 use holmes_runtime::server::{Most, Web, serve_http};
 use holmes_runtime::{Clock, Peer};
 use prost_reflect::prost::Message as _;
@@ -76,6 +76,7 @@ fn settings(config: &Config) -> Result<Settings> {
         most_calls_per_renter: config.gateway.max_calls_per_account,
         most_slots_percent: config.gateway.max_slots_percent,
         body_ms: config.gateway.body_ms,
+        drain_ms: config.server.drain_ms,
         ..Settings::default()
     })
 }
@@ -101,10 +102,28 @@ pub(crate) fn web(config: &Config) -> Web {
     let gateway = &config.gateway;
     let most =
         Most { connections: gateway.max_connections, per_address: gateway.max_connections_per_address };
-    // What the gateway lets run on, the port brings to its client; then a moment for the last bytes.
-    let drain = Duration::from_millis(Settings::default().drain_ms) + LAST_BYTES;
+    let drain = Duration::from_millis(drained(&config.server).drain_ms);
     Web { most, header: Duration::from_millis(gateway.header_ms), drain }
 }
 
+/// What a port lives by: what is let run on to the end of the drain time, it still brings to its client.
+pub(crate) fn drained(server: &Server) -> Server {
+    Server { drain_ms: server.drain_ms.saturating_add(LAST_BYTES_MS), ..server.clone() }
+}
+
 /// How long the end of an answer may be on its way.
-const LAST_BYTES: Duration = Duration::from_secs(5);
+const LAST_BYTES_MS: u64 = 5_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_outlast_the_calls_that_a_drain_lets_run_on() {
+        let mut config = Config::default();
+        config.server.drain_ms = 7;
+        assert_eq!(settings(&config).unwrap().drain_ms, 7);
+        assert_eq!(drained(&config.server).drain_ms, 7 + LAST_BYTES_MS);
+        assert_eq!(web(&config).drain, Duration::from_millis(7 + LAST_BYTES_MS));
+    }
+}

@@ -127,7 +127,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     }
     let statuses = started.iter().map(|role| (role.name, role.status.clone())).collect();
     let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), statuses, stopped.clone()));
-    let settings = config.server.clone();
+    let settings = edge::drained(&config.server);
     let server =
         tokio::spawn(async move { serve(grpc, routes.routes(), health, auth, &settings, stopped).await });
     greet(&config, &roles, &addresses);
