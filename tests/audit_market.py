@@ -283,7 +283,9 @@ class Market(Service):
     def _settled(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
         window, sent = session.ended, session.sent
-        ensure(window is not None and sent is not None, "a window is settled that was not sent")
+        # What comes to less than one base unit moves nothing: there is nothing to send.
+        free = window is not None and window.charged_units == 0 and not any(window.paid_units)
+        ensure(window is not None and (sent is not None or free), "a window is settled that was not sent")
         epoch = max(epoch_of(meta.ts, self.tge, self.params.epoch_s), 1)
         ensure(event.epoch == epoch, f"E-0.5: it is settled in epoch {event.epoch}, by log time that is {epoch}")
         for name in ("window", "nodes", "owners", "credits", "units", "price_micro_usd", "paid_units", "charged_units", "surcharge_micro_usd"):
@@ -298,7 +300,7 @@ class Market(Service):
         session.charged += window.charged_units
         session.fees += window.fee_units
         session.surcharges += window.surcharge_units
-        if sent.hold:
+        if sent is not None and sent.hold:
             session.hold, session.covers = sent.hold, wide(sent.covers_micro_usd)
         self.owed += session.waits
         session.ended = session.sent = None

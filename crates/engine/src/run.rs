@@ -175,6 +175,11 @@ impl Engine {
         request::tokens(&self.model, prompt)
     }
 
+    /// Refuses what cannot be served of a request whose prompt has so many tokens; nothing is queued.
+    pub fn check(&self, request: &Request, prompt: usize) -> Result<(), Refused> {
+        request::check(request, prompt, self.card.context).map(|_| ())
+    }
+
     /// Queues a request; its events come through the stream.
     pub fn generate(&self, request: Request) -> Result<Stream, Refused> {
         let (events, received) = mpsc::channel();

@@ -87,8 +87,9 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
         };
         admitted.ran();
         out.runs_at(ask, &lease, offer.most_micro_usd).await;
-        let (end, lease) =
-            Run::new(edge, ask, (bill.leaves(offer.bound), &secret), call, lease).deliver(out).await;
+        let (end, lease) = Run::new(edge, ask, (bill.leaves(offer.bound), &secret), call, lease, out.sent)
+            .deliver(out)
+            .await;
         match end {
             End::Whole(whole) => {
                 bill.add(edge, ask, &lease, whole.line.as_ref());

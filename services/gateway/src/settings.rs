@@ -87,6 +87,10 @@ pub struct Settings {
     pub most_moves: u32,
     /// A node that says nothing of a call for so long has failed.
     pub call_silent_ms: u64,
+    /// Before its first word it may be silent for so much longer, for each token that it may have to read.
+    pub read_token_ms: u64,
+    /// But not for more than this.
+    pub longest_read_ms: u64,
     /// How long a call waits for its receipt after its last output, or after it was cancelled. So long before its lease
     /// ends it is stopped.
     pub receipt_wait_ms: u64,
@@ -104,6 +108,13 @@ pub struct Settings {
     pub keep_alive_ms: u64,
     /// How long calls in progress may go on after the gateway was told to stop.
     pub drain_ms: u64,
+}
+
+impl Settings {
+    /// How long a node may be silent that has to read so many tokens first.
+    pub(crate) fn silence_ms(&self, tokens: u64) -> u64 {
+        self.call_silent_ms + tokens.saturating_mul(self.read_token_ms).min(self.longest_read_ms)
+    }
 }
 
 impl Default for Settings {
@@ -150,6 +161,8 @@ impl Default for Settings {
             session_left_ms: 120_000,
             most_moves: 3,
             call_silent_ms: 60_000,
+            read_token_ms: 30,
+            longest_read_ms: 240_000,
             receipt_wait_ms: 5_000,
             upstream_ms: 5_000,
             report_for_ms: 60_000,

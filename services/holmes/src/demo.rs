@@ -13,9 +13,10 @@ mod world;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use holmes_runtime::config::Config;
 
+use crate::serve::signal;
 use tell::Teller;
 use world::World;
 
@@ -57,8 +58,15 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     }
     tell.title("Holmes: a GPU network in a box, on this machine")?;
     let models = world::models(&tell, &config, args.model.as_deref())?;
-    let mut world = World::open(&tell, dir, models).await?;
-    let played = play(&tell, &mut world).await;
+    // Whatever ends the demo ends its processes: those that it does not stop itself are killed as they are dropped.
+    let mut world = tokio::select! {
+        opened = World::open(&tell, dir, models) => opened?,
+        stopped = signal() => { stopped?; bail!("stopped before the network was up") }
+    };
+    let played = tokio::select! {
+        played = play(&tell, &mut world) => played,
+        stopped = signal() => stopped.and(Err(anyhow!("it was asked to stop; its log lies in the directory below"))),
+    };
     if let Err(why) = &played {
         tell.line(&format!("the demo stops here: {why:#}"))?;
         tell.line(&format!("what the processes said lies in {}/*.log", world.dir.display()))?;
@@ -68,7 +76,7 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     if args.keep {
         offers::tell(&tell, &world, true)?;
         world.write_places()?;
-        tokio::signal::ctrl_c().await?;
+        signal().await?;
         world.processes.stop_all().await;
         return Ok(());
     }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::models::Store;
 use crate::output::{self, Format};
 use crate::profile::Profile;
+use crate::settings;
 
 /// Bytes that should be free where the log is kept.
 const FREE_BYTES: u64 = 1 << 30;
@@ -57,7 +58,8 @@ pub(crate) fn run(_: &Args, file: Option<&Path>, format: Format) -> Result<bool>
             return show(format, &[check]);
         }
     };
-    let mut checks = vec![of("configuration", Ok((Verdict::Fine, "right".into())))];
+    let right = settings::check(&config).map(|()| (Verdict::Fine, "right".into()));
+    let mut checks = vec![of("configuration", right)];
     checks.push(of("profile", profile(&config)));
     checks.push(of("data directory", directory(&config.store.dir)));
     for (what, address) in [

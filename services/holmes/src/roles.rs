@@ -11,7 +11,7 @@ use holmes_emission::Emission;
 use holmes_kernel::canon::Digest;
 use holmes_kernel::entry::Origin;
 use holmes_kernel::ports::{Journal as _, JournalError};
-use holmes_kernel::{Chain, Event as _, Frame, LogId, Machine, Opened, Replica, ServiceId, Time};
+use holmes_kernel::{Chain, Event as _, Frame, LogId, Machine, Opened, Position, Replica, ServiceId, Time};
 use holmes_ledger::Ledger;
 use holmes_market::Market;
 use holmes_runtime::auth::Network;
@@ -109,6 +109,8 @@ pub(crate) struct Replayed {
     pub broken: Vec<String>,
     /// The state, for people; a state that cannot be shown is none the less what the log says.
     pub state: serde_json::Result<serde_json::Value>,
+    /// Up to where it has heard other logs.
+    pub heard: Vec<(LogId, Position)>,
     /// The `Replica<M>` itself, for those who know its type.
     pub replica: Box<dyn std::any::Any + Send>,
 }
@@ -293,6 +295,7 @@ impl<M: Machine, S: Grpc> Does for Of<M, S> {
                 chain: replica.tail().chain,
                 broken: replica.check().iter().map(ToString::to_string).collect(),
                 state: serde_json::to_value(replica.state()),
+                heard: replica.ways().positions().map(|(log, at)| (*log, *at)).collect(),
                 replica: Box::new(replica),
             })
         })

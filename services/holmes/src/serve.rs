@@ -285,12 +285,17 @@ The same as `holmes serve`, with a word on how to go on. Ctrl-C stops it; everyt
 /// How to go on, for whoever is new here.
 fn guide(config: &Config, at: &Addresses) {
     let (dir, grpc) = (config.store.dir.display(), at.grpc);
+    // A signature counts in one network: that of the profile.
+    let signed = match config.cell.profile.as_str() {
+        "" => String::new(),
+        profile => format!(" --profile {profile}"),
+    };
     eprintln!(
         "
 what now (each in another terminal)
   see it all once       holmes demo
   every method          holmes call --to http://{grpc}
-  as staff              holmes call Ledger/GetSupply --to http://{grpc} --sign-with {dir}/staff.key --as staff
+  as staff              holmes call Ledger/GetSupply --to http://{grpc} --sign-with {dir}/staff.key --as staff{signed}
   serve a model         docs/how-to/operate-a-node.md: register, bond, attach
   rent inference        docs/how-to/rent-inference.md"
     );

@@ -31,9 +31,20 @@ enum Action {
 }
 
 /// What only a use would show: a profile, a filter or a directory that is none.
-fn check(config: &Config) -> anyhow::Result<()> {
+pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     Profile::load(&config.cell.profile)?;
     telemetry::filter(&config.telemetry)?;
+    let ports = [
+        ("server.listen", config.server.listen),
+        ("server.admin", config.server.admin),
+        ("gateway.http", config.gateway.http),
+    ];
+    for (at, (name, address)) in ports.iter().enumerate() {
+        let same = ports[..at].iter().find(|(_, other)| other == address && address.port() != 0);
+        if let Some((other, _)) = same {
+            anyhow::bail!("{other} and {name} are both {address}: give each a port of its own");
+        }
+    }
     let dir = &config.store.dir;
     anyhow::ensure!(!dir.exists() || dir.is_dir(), "store.dir = {}: a file, not a directory", dir.display());
     Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use holmes_emission::Emission;
-use holmes_kernel::{Machine, Replica};
+use holmes_kernel::{LogId, Machine, Position, Replica};
 use holmes_ledger::Ledger;
 use holmes_market::Market;
 use holmes_runtime::config::Config;
@@ -20,6 +20,7 @@ use crate::output::{self, Format};
 use crate::roles::{Replayed, Role, is_missing};
 
 mod across;
+mod cited;
 
 use across::Agreement;
 
@@ -31,7 +32,8 @@ use across::Agreement;
 
 Every frame's checksum and chain is checked, every event applied, every invariant evaluated.
 Then services are held to each other: what a service has in the ledger must be there to the
-unit, unless a send that explains the difference is in flight.")]
+unit, unless a send that explains the difference is in flight; and a log that another one has
+heard must still have the chain that was heard, so that one that was cut or made anew is found.")]
 pub(crate) struct Args {
     /// Data directory.
     #[arg(long)]
@@ -97,14 +99,18 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
     config.store.dir = args.dir.unwrap_or(config.store.dir);
     let roles = data::roles(&args.role)?;
     let journal = data::open(&config, false).await?;
-    let (mut all, mut replicas) = (Vec::new(), Vec::new());
+    let (mut all, mut replicas, mut cited) = (Vec::new(), Vec::new(), Vec::new());
     for role in roles {
         eprintln!("verifying {}", role.name);
         let Some((row, whole)) = verified(&role, &journal, config.cell.number).await else { continue };
         all.push(Row::Service(row));
+        for (log, at) in whole.iter().flat_map(|whole| &whole.heard) {
+            cited.extend(cites(role.name, &journal, *log, at).await);
+        }
         replicas.extend(whole.map(|whole| whole.replica));
     }
     journal.close().await;
+    all.extend(cited.into_iter().map(Row::Across));
     all.extend(compared(&Replicas(replicas)).into_iter().map(Row::Across));
     if all.is_empty() {
         anyhow::bail!("no log of cell {} lies in {}", config.cell.number, config.store.dir.display());
@@ -112,6 +118,13 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
     // The head is long, and for programs that compare: JSON has it.
     output::rows(format, &["SERVICE", "FRAMES", "EVENTS", "DIGEST", "RESULT"], &all, Row::cells)?;
     Ok(all.iter().all(Row::is_ok))
+}
+
+/// A line for another log that does not have what a service has heard of it.
+async fn cites(by: &'static str, journal: &Journal, log: LogId, at: &Position) -> Option<Compared> {
+    let wrong = cited::disagreement(journal, log, at).await?;
+    let of = holmes_proto::service_name(log.svc).unwrap_or("a service that this build does not know");
+    Some(Compared { service: of, check: "as heard", result: format!("by {by}: {wrong}"), ok: false })
 }
 
 /// What the logs gave.

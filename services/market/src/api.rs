@@ -108,6 +108,13 @@ impl<H: Handle<Market>> Service for Api<H> {
     ) -> Result<Response<wire::SetAccountResponse>, Status> {
         let wanted = request.get_ref();
         edge::needs(&request, Needs::Party)?;
+        // Where there is no account yet nothing can go astray; another one in its place is money that moves.
+        let (who, asset) = (edge::principal(&request)?, wanted.asset);
+        let named = move |state: &State| state.accounts.get(&(who, asset)).copied();
+        let named = self.handle.read(At::Latest, named).await.map_err(edge::status)?.value;
+        if named.is_some_and(|named| named.to_string() != wanted.account_id) {
+            edge::needs(&request, Needs::Admin)?;
+        }
         edge::done(&self.handle, &request, &wanted.request_id, parse::set_account(wanted)).await
     }
 

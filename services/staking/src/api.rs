@@ -73,7 +73,9 @@ impl<H: Handle<Staking>> Service for Api<H> {
     ) -> Result<Response<wire::UnbondResponse>, Status> {
         let wanted = request.get_ref();
         let (id, only) = (&wanted.request_id, wanted.validate_only);
-        edge::needs(&request, Needs::Nodes)?;
+        // A bond that goes elsewhere than was said is money that moves.
+        let elsewhere = !wanted.account_id.is_empty();
+        edge::needs(&request, if elsewhere { Needs::Admin } else { Needs::Nodes })?;
         let answer = edge::submit_or_say(&self.handle, &request, id, only, parse::unbond(wanted)).await?;
         Ok(edge::answered(answer, |reply| match reply {
             Reply::Unbonding { unbonding, amount, ready_at } => wire::UnbondResponse {
@@ -90,7 +92,7 @@ impl<H: Handle<Staking>> Service for Api<H> {
         request: Request<wire::SetPayoutAccountRequest>,
     ) -> Result<Response<wire::SetPayoutAccountResponse>, Status> {
         let wanted = request.get_ref();
-        edge::needs(&request, Needs::Nodes)?;
+        edge::needs(&request, Needs::Admin)?;
         edge::done(&self.handle, &request, &wanted.request_id, parse::set_payout(wanted)).await
     }
 

@@ -115,6 +115,8 @@ impl Calls {
         let (resume_from, has_stops) = (work.resume_from, !work.stop.is_empty());
         let prepared = request(work).and_then(|mut request| {
             let tokens = loaded.engine.tokenize(&request.prompt).map_err(|why| failed(&why))?;
+            // What does not fit is its caller's to shorten, whatever the lease would have paid.
+            loaded.engine.check(&request, tokens.len()).map_err(|why| failed(&why))?;
             self.0.outbox.read(call, tokens.len() as u64);
             request.prompt = Prompt::Tokens(tokens);
             Ok(request)

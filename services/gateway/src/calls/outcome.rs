@@ -8,7 +8,7 @@ use holmes_proto::inference::v1::Failed;
 pub(crate) const CONTEXT_LENGTH_EXCEEDED: &str = "CONTEXT_LENGTH_EXCEEDED";
 
 /// The outcomes of calls and attachments that are counted by name; any other is [`OTHER`].
-const NAMED: [&str; 37] = [
+const NAMED: [&str; 38] = [
     "ACCOUNT_NOT_FOUND",
     "ACCOUNT_SLOTS_USED",
     "CONTEXT_LENGTH_EXCEEDED",
@@ -25,6 +25,7 @@ const NAMED: [&str; 37] = [
     "NAMED_NODE_UNAVAILABLE",
     "NODES_LOST",
     "NODE_GONE",
+    "NODE_NOT_QUALIFIED",
     "NODE_REFUSED",
     "NODE_UNKNOWN",
     "NONCE_REUSED",

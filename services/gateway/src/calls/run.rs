@@ -62,6 +62,8 @@ pub(crate) struct Run<'a> {
     /// The commitment to the prompt, and what the one to the answer is made of.
     prompt: [u8; 32],
     answer: blake3::Hasher,
+    /// Tokens that other nodes have sent before.
+    first: u64,
     /// Tokens that this node has sent.
     delivered: u64,
     /// The last line that would pay what was delivered so far.
@@ -165,8 +167,9 @@ impl<'a> Run<'a> {
         (bound, secret): (Bound, &[u8; 32]),
         call: NodeCall,
         lease: Lease,
+        first: u32,
     ) -> Self {
-        let until = Instant::now() + ms(edge.settings.call_silent_ms);
+        let until = Instant::now() + ms(edge.settings.silence_ms(bound.input));
         let renewal = renewal_of(edge, &lease);
         let stopping = Stopping::new(edge, &lease);
         Run {
@@ -179,6 +182,7 @@ impl<'a> Run<'a> {
             // An ask has a prompt; a line fits no zeros.
             prompt: prompt_commitment(secret, &ask.work).unwrap_or_default(),
             answer: blake3::Hasher::new_keyed(secret),
+            first: first.into(),
             delivered: 0,
             checkpoint: None,
             finished: None,
@@ -248,6 +252,8 @@ impl<'a> Run<'a> {
     async fn hear(&mut self, said: FromCall, out: &mut Out) -> Option<End> {
         let patience = if self.stopped.is_some() || self.finished.is_some() || self.vectors.is_some() {
             self.edge.settings.receipt_wait_ms
+        } else if self.delivered == 0 {
+            self.edge.settings.silence_ms(self.bound.input)
         } else {
             self.edge.settings.call_silent_ms
         };
@@ -297,13 +303,15 @@ impl<'a> Run<'a> {
         if tokens.encoded_len() > LONGEST_TOKENS {
             return Some(self.failed("more text than so few tokens have"));
         }
+        // What is on its way when the renter leaves counts, but never for more than he asked for.
+        let sent = self.first + self.delivered;
+        if u64::from(tokens.first) != sent || sent + count > self.bound.output {
+            return Some(self.failed("tokens out of order, or more than were asked for"));
+        }
         if self.stopped == Some(Stop::Renter) {
-            self.delivered += count; // they were on their way when the renter left
+            self.delivered += count;
             self.answer.update(tokens.text.as_bytes());
             return None;
-        }
-        if tokens.first != out.sent || u64::from(out.sent) + count > self.bound.output {
-            return Some(self.failed("tokens out of order, or more than were asked for"));
         }
         self.delivered += count;
         self.answer.update(tokens.text.as_bytes());

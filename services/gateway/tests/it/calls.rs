@@ -134,6 +134,24 @@ async fn a_renter_who_leaves_cancels_and_pays_for_what_was_delivered() {
 }
 
 #[tokio::test]
+async fn a_node_sells_a_renter_who_has_left_no_more_than_he_asked_for() {
+    let world = World::new().await;
+    let _node = world.node(1, Script::Greedy(5_000)).await;
+    let mut request = asked("hello");
+    request.work.as_mut().unwrap().max_tokens = 10;
+    let mut stream = world.generate(request).await.unwrap();
+    for _ in 0..4 {
+        stream.message().await.unwrap();
+    }
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.services.kept(|kept| {
+        let paid: u64 = kept.reported.iter().map(|line| line.output_tokens).sum();
+        assert!(paid <= 10, "{paid} tokens are reported");
+    });
+}
+
+#[tokio::test]
 async fn a_slow_renter_holds_up_nobody_else_and_loses_nothing() {
     let world = World::new().await;
     let node = world.node(1, Script::Write(80)).await;

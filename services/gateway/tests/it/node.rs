@@ -46,6 +46,8 @@ pub enum Script {
     Silent,
     /// Writes tokens of so many bytes each as fast as it can, and hears no cancellation.
     Flood(usize),
+    /// Writes a few tokens, and when it hears of the cancellation so many more, all of which it signs for.
+    Greedy(u32),
 }
 
 /// The keys of scripted nodes, by number.
@@ -251,6 +253,18 @@ impl Worker {
                     let tokens = inference::Tokens { first, ids: vec![first], text, ..Default::default() };
                     self.output(&start, output::Output::Tokens(tokens)).await;
                 }
+                return false;
+            }
+            Script::Greedy(more) => {
+                for first in 0..3 + *more {
+                    while first == 3 && !self.cancelled(&start) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    let (ids, text) = (vec![first], word(first));
+                    let tokens = inference::Tokens { first, ids, text, ..Default::default() };
+                    self.output(&start, output::Output::Tokens(tokens)).await;
+                }
+                self.receipt(&start, lease, u64::from(3 + *more), Finish::Cancelled).await;
                 return false;
             }
             Script::Embed(width) => {

@@ -43,7 +43,7 @@ query    revenue by node, in SQL over the log as JSON lines{stop}
 
 audit    the same again by a program that shares nothing with this one{stop}
   holmes replay --dir {dir}/data --frames {dir}/frames
-  python3 tests/audit.py {dir}/frames     (in the clone, with pip install -r tests/requirements.txt)"
+  python3 tests/audit.py {dir}/frames     # in the clone, with pip install -r tests/requirements.txt"
     ))?;
     if up { output::text("\nEverything stays up until Ctrl-C.") } else { Ok(()) }
 }

@@ -77,7 +77,9 @@ pub(super) async fn many(tell: &Teller, world: &mut World) -> Result<()> {
     let prompts: &'static [&'static str] = if world.models.speaker.name == OWN { &TASKS } else { &QUESTIONS };
     let mut asking = tokio::task::JoinSet::new();
     let at_once = std::sync::Arc::new(tokio::sync::Semaphore::new(6));
-    for at in 0..GENERATIONS {
+    // Without a model for vectors there are as many words instead.
+    let generations = GENERATIONS + if world.models.embedder.is_some() { 0 } else { EMBEDDINGS };
+    for at in 0..generations {
         let renter = &world.renters[at % world.renters.len()];
         let (client, name, asset) = (renter.client.clone(), renter.name, renter.asset);
         let (model, turn) = (world.models.speaker.name.clone(), at_once.clone());
@@ -97,9 +99,9 @@ pub(super) async fn many(tell: &Teller, world: &mut World) -> Result<()> {
         tell.line(&format!("{renter}: {asked} → {node}, {} ms to the first token: {said}", call.first_ms))?;
         calls.push(call);
     }
-    let embedded = embed(tell, world).await?;
+    let (embedded, vectors_price) = embed(tell, world).await?;
     let tokens: u32 = calls.iter().map(|call| call.tokens).sum();
-    let price: u64 = calls.iter().map(|call| call.ended.price_micro_usd).sum();
+    let price: u64 = calls.iter().map(|call| call.ended.price_micro_usd).sum::<u64>() + vectors_price;
     // One of the renter's whose key is offered at the end: a receipt is its renter's alone.
     if let Some(last) = calls.iter().rev().find(|call| call.renter == world.renters[0].name) {
         let receipt = last.ended.receipts.first().cloned().unwrap_or_default();
@@ -108,15 +110,17 @@ pub(super) async fn many(tell: &Teller, world: &mut World) -> Result<()> {
     let leases: std::collections::BTreeSet<&str> = calls.iter().map(|call| call.lease.as_str()).collect();
     let receipt = &world.shown.receipt;
     tell.line(&format!(
-        "{} answers of {tokens} tokens and {embedded} embeddings in {:.1} s, on {} leases, at most {price} micro-dollars; the last receipt is {receipt}",
+        "{} answers of {tokens} tokens and {embedded} requests for vectors in {:.1} s, on {} leases, at most {price} micro-dollars; the last receipt is {receipt}",
         calls.len(),
         began.elapsed().as_secs_f64(),
         leases.len()
     ))
 }
 
-async fn embed(tell: &Teller, world: &World) -> Result<usize> {
-    let Some(model) = &world.models.embedder else { return Ok(0) };
+/// How many requests for vectors there were, and their price together.
+async fn embed(tell: &Teller, world: &World) -> Result<(usize, u64)> {
+    let Some(model) = &world.models.embedder else { return Ok((0, 0)) };
+    let mut sum = 0;
     for at in 0..EMBEDDINGS {
         let renter = &world.renters[at % world.renters.len()];
         let id = fresh_id();
@@ -128,18 +132,20 @@ async fn embed(tell: &Teller, world: &World) -> Result<usize> {
         };
         let method = "holmes.inference.v1.Inference/Embed";
         let answer: EmbedResponse = renter.client.ask(method, id, request).await?;
+        let price = answer.ended.unwrap_or_default().price_micro_usd;
+        sum += price;
         if at == 0 {
-            let vectors = answer.vectors.unwrap_or_default();
+            let width = answer.vectors.unwrap_or_default().width;
             let node = world.node_name(&answer.started.unwrap_or_default().node_id);
-            let (width, price) = (vectors.width, answer.ended.unwrap_or_default().price_micro_usd);
             tell.line(&format!(
-                "{}: {} texts → {node}: vectors of {width} numbers, {price} micro-dollars",
+                "{}: {} texts → {node}: vectors of {width} numbers, {price} micro-dollars; and {} requests more like it",
                 renter.name,
-                TEXTS.len()
+                TEXTS.len(),
+                EMBEDDINGS - 1
             ))?;
         }
     }
-    Ok(EMBEDDINGS)
+    Ok((EMBEDDINGS, sum))
 }
 
 /// A renter hangs up after a few tokens: the rest is neither computed nor paid.

@@ -104,9 +104,17 @@ fn a_configuration_is_right_only_when_all_that_it_names_is_there() {
         ("[cell]\nprofile = \"nowhere\"\n", ["no profile nowhere", "demo, hol"]),
         ("[telemetry]\nlog = \"holmes=loud\"\n", ["telemetry.log", "holmes=loud"]),
         ("[store]\ndir = \"a-file\"\n", ["store.dir", "a file"]),
+        ("[server]\nlisten = \"127.0.0.1:7071\"\n", ["server.listen and server.admin", "a port of its own"]),
     ] {
         std::fs::write(place.path("holmes.toml"), wrong).expect("written");
         place.run(&["-c", "holmes.toml", "config", "check"]).fails(1, &words);
+        let looked = place.run(&["-c", "holmes.toml", "doctor"]);
+        assert_eq!(
+            (looked.code, words.iter().all(|word| looked.out.contains(word))),
+            (1, true),
+            "{}",
+            looked.out
+        );
     }
 }
 

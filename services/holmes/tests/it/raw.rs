@@ -59,7 +59,7 @@ pub(crate) async fn call(
     };
     // A stream that says nothing more has let us in.
     loop {
-        match tokio::time::timeout(Duration::from_millis(200), answers.message()).await.ok()? {
+        match tokio::time::timeout(Duration::from_secs(2), answers.message()).await.ok()? {
             Ok(Some(())) => {}
             Ok(None) => return None,
             Err(status) => return Some(status),

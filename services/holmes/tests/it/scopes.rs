@@ -74,10 +74,10 @@ const TABLE: [(&str, Needs); 48] = [
     ("staking.v1.Staking/Bond", Nodes),
     ("staking.v1.Staking/Jail", Others),
     ("staking.v1.Staking/RegisterNode", Operator),
-    ("staking.v1.Staking/SetPayoutAccount", Nodes),
+    ("staking.v1.Staking/SetPayoutAccount", Admin),
     ("staking.v1.Staking/SetRating", Others),
     ("staking.v1.Staking/Tombstone", Others),
-    ("staking.v1.Staking/Unbond", Nodes),
+    ("staking.v1.Staking/Unbond", Admin),
     ("staking.v1.Staking/Unjail", Others),
     ("treasury.v1.Treasury/RetryGenesis", Others),
 ];

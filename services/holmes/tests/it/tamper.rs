@@ -11,7 +11,7 @@ use prost_reflect::prost::Message as _;
 use prost_reflect::prost::bytes::Bytes;
 use serde_json::json;
 
-use crate::harness::Place;
+use crate::harness::{Place, until};
 
 /// The frames of a file that `holmes replay --frames` has written.
 fn frames(place: &Place, service: &str) -> Vec<Frame> {
@@ -44,16 +44,18 @@ fn forged(frames: &[Frame], change: impl Fn(&mut Event)) -> Vec<Frame> {
     out
 }
 
-/// A data directory that holds these frames.
-async fn written(place: &Place, name: &str, frames: &[Frame]) {
+/// A data directory that holds these logs.
+async fn written(place: &Place, name: &str, logs: &[&[Frame]]) {
     let dir = place.path(name).join("journal");
     std::fs::create_dir_all(&dir).expect("made");
     let journal = embedded::Journal::open(&dir, embedded::Options::default()).expect("a journal");
-    let (first, rest) = frames.split_first().expect("frames");
-    journal.provision(first).await.expect("provisioned");
-    let claim = journal.claim(first.header().log).await.expect("claimed");
-    for frame in rest {
-        journal.append(&claim, frame).await.expect("appended");
+    for frames in logs {
+        let (first, rest) = frames.split_first().expect("frames");
+        journal.provision(first).await.expect("provisioned");
+        let claim = journal.claim(first.header().log).await.expect("claimed");
+        for frame in rest {
+            journal.append(&claim, frame).await.expect("appended");
+        }
     }
     journal.close().await;
 }
@@ -75,7 +77,7 @@ async fn a_forged_amount_is_named_with_its_service_and_place_though_every_chain_
     let honest = frames(&place, "ledger");
     let tells = |frame: &Frame| String::from_utf8_lossy(frame.bytes()).contains(&key);
     assert!(!honest.iter().any(tells), "no secret stands in a log");
-    written(&place, "same", &forged(&honest, |_| ())).await;
+    written(&place, "same", &[&forged(&honest, |_| ())]).await;
     let same = place.run(&["verify", "--dir", "same", "-o", "json"]).json();
     assert_eq!(
         same[0],
@@ -95,7 +97,7 @@ async fn a_forged_amount_is_named_with_its_service_and_place_though_every_chain_
             .any(|event| matches!(event.event, Some(Kind::TransfersRecorded(_))))
     });
     let paid = honest[paid.expect("the payment")].header().first;
-    written(&place, "more", &more).await;
+    written(&place, "more", &[&more]).await;
     let told = place.run(&["verify", "--dir", "more", "-o", "json"]);
     assert_eq!(told.code, 1, "{}", told.out);
     let rows: serde_json::Value = serde_json::from_str(&told.out).expect("JSON");
@@ -103,4 +105,53 @@ async fn a_forged_amount_is_named_with_its_service_and_place_though_every_chain_
     assert_eq!((&rows[0]["service"], &rows[0]["ok"]), (&json!("ledger"), &json!(false)));
     let named = format!("the log of ledger cannot be replayed at {paid}: ");
     assert!(result.starts_with(&named) && result.contains(&from), "{result}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_cut_or_made_anew_or_taken_away_is_not_what_others_have_heard() {
+    let place = Place::new();
+    let server = place.serve(&["--role", "ledger,accounts,treasury"]);
+    until("genesis", || {
+        let genesis = server.staff("Treasury/GetGenesis", &json!({}));
+        (genesis["steps"] == genesis["stepsDone"] && genesis["step"] == "").then_some(())
+    });
+    server.terminate();
+    assert_eq!(place.run(&["replay", "--frames", "frames"]).code, 0);
+    let [ledger, treasury] = ["ledger", "treasury"].map(|service| frames(&place, service));
+    let verified = async |name: &str, logs: &[&[Frame]]| {
+        written(&place, name, logs).await;
+        place.run(&["verify", "--dir", name])
+    };
+    let whole = verified("whole", &[&ledger, &treasury]).await;
+    assert_eq!(whole.code, 0, "{}", whole.out);
+    for (name, logs) in [
+        ("cut", &[&ledger[..ledger.len() - 2], &treasury][..]),
+        ("taken", &[&treasury]),
+        ("anew", &[&forged_in_time(&ledger), &treasury]),
+    ] {
+        let told = verified(name, logs).await;
+        assert_eq!(
+            (told.code, told.out.contains("as heard: by treasury")),
+            (1, true),
+            "{name}: {}",
+            told.out
+        );
+    }
+}
+
+/// The same log, a millisecond later: all that it says holds, and every chain is another one.
+fn forged_in_time(frames: &[Frame]) -> Vec<Frame> {
+    let mut out: Vec<Frame> = Vec::new();
+    for frame in frames {
+        let header = frame.header();
+        let tail = out.last().map(Frame::tail).unwrap_or_default();
+        let mut open = Open::new(header.log, header.term, header.ts.after_millis(1), header.schema, &tail);
+        for (_, entry) in frame.entries().expect("entries") {
+            let events: Vec<Event> =
+                entry.events.iter().map(|bytes| Event::decode(bytes.clone()).expect("an event")).collect();
+            open.push(&Entry { events: Vec::new(), ..entry }, &events);
+        }
+        out.push(open.freeze());
+    }
+    out
 }

@@ -30,6 +30,11 @@ pub enum Rejection {
         "node {0} is not known as a compute node: register it in staking first, and send holmes-after: staking@<seq of the registration>"
     )]
     NodeUnknown(Id),
+    /// Whoever has nothing at stake takes no place at a gateway, and nobody chooses by what it says of itself.
+    #[error(
+        "node {0} is not qualified: bond what is required of it and have its rating attested (Staking/GetNode says what is missing); it may attach as soon as it is"
+    )]
+    NodeUnqualified(Id),
     /// No such node.
     #[error("there is no compute node {0}: check the id")]
     NodeNotFound(Id),
@@ -190,7 +195,9 @@ impl Refuses for Rejection {
             Forbidden { .. } => Code::Forbidden,
             NodeNotFound(_) | SessionNotFound(_) | LeaseNotFound(_) | CallNotFound(_) => Code::NotFound,
             TooManyGateways | TooManyLeasesOfSession(_) | TooManyLeases | NoNodeFree(_) => Code::Exhausted,
-            GatewayUnknown(_) | NodeUnknown(_) | EpochNotRunning { .. } => Code::Precondition,
+            GatewayUnknown(_) | NodeUnknown(_) | NodeUnqualified(_) | EpochNotRunning { .. } => {
+                Code::Precondition
+            }
             SessionClosed(_) | SessionClosing(_) | SessionExpired(_) | SessionBudgetExceeded { .. } => {
                 Code::Precondition
             }
@@ -207,6 +214,7 @@ impl Refuses for Rejection {
             GatewayUnknown(_) => "GATEWAY_UNKNOWN",
             TooManyGateways => "TOO_MANY_GATEWAYS",
             NodeUnknown(_) => "NODE_UNKNOWN",
+            NodeUnqualified(_) => "NODE_NOT_QUALIFIED",
             NodeNotFound(_) => "NODE_NOT_FOUND",
             KeyInvalid => "KEY_INVALID",
             SignatureInvalid(_) => "SIGNATURE_INVALID",

@@ -24,6 +24,7 @@ pub(super) fn attach(state: &State, attach: &Attach, ctx: &Ctx) -> Decided {
     live(state, ctx)?;
     let id = attach.node;
     let node = state.nodes.get(&id).ok_or(Rejection::NodeUnknown(id))?;
+    refuse_if(!node.qualified, || Rejection::NodeUnqualified(id))?;
     refuse_if(node.nonce == attach.nonce, || Rejection::NonceReused(id))?;
     let (found, most) = (attach.offer.slots, state.params.most_slots);
     refuse_if(found > most, || Rejection::TooManySlots { found, most })?;

@@ -215,6 +215,10 @@ fn attaching_again_supersedes_and_needs_another_question() {
     assert_eq!((detached.reason(), attached.generation), (DetachReason::Superseded, desk.seq));
     desk.wait(0);
     assert_eq!(desk.state.leases.get(&lease.seq).unwrap().reason(), LeaseEnd::NodeLost);
+    desk.note(1, |fact| fact.0 = false);
+    let unqualified = desk.attachment(1, 3, 2);
+    assert_eq!(desk.refused(GATEWAY, unqualified), "NODE_NOT_QUALIFIED");
+    desk.note(1, |fact| fact.0 = true);
     let unknown = desk.attachment(9, 1, 2);
     assert_eq!(desk.refused(GATEWAY, unknown), "NODE_UNKNOWN");
     let many = desk.attachment(1, 3, 257);
