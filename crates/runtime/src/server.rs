@@ -22,6 +22,7 @@ mod connections;
 mod guests;
 mod layers;
 mod places;
+mod share;
 mod web;
 
 use connections::{Door, Incoming};

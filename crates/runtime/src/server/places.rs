@@ -16,6 +16,7 @@ use tonic::body::Body;
 use super::connections::Connection;
 use super::guests::{GiveWay, Guest, Guests};
 use super::layers::{Answering, method_of};
+use super::share::{Share, Shares};
 use crate::config::Server as Settings;
 
 /// The places of a port.
@@ -24,6 +25,8 @@ struct Places {
     calls: Arc<Semaphore>,
     guest_calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    call_shares: Arc<Shares>,
+    stream_shares: Arc<Shares>,
     guest_streams: Arc<Guests>,
     guest_stream: Duration,
 }
@@ -38,6 +41,8 @@ impl Admit {
             calls: Arc::new(Semaphore::new(settings.max_calls)),
             guest_calls: Arc::new(Semaphore::new(settings.max_guest_calls)),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
+            call_shares: Shares::new(settings.max_calls),
+            stream_shares: Shares::new(settings.max_streams),
             guest_streams: Guests::new(settings.max_guest_streams),
             guest_stream: Duration::from_millis(settings.guest_stream_ms),
         }))
@@ -104,15 +109,20 @@ where
 impl Places {
     /// A place for a request.
     fn held(&self, request: &http::Request<Body>) -> Result<Held, Refusal> {
-        let proven = request.extensions().get::<Principal>().is_some();
+        let who = request.extensions().get::<Principal>();
+        let proven = who.is_some();
         let (places, what) = match (method_of(request.uri().path()).streams, proven) {
             (true, false) => return Ok(self.guest(request.extensions().get().cloned())),
             (true, true) => (&self.streams, "open streams"),
             (false, true) => (&self.calls, "calls in progress"),
             (false, false) => (&self.guest_calls, "calls in progress of callers who send no proof"),
         };
+        let shares = if Arc::ptr_eq(places, &self.streams) { &self.stream_shares } else { &self.call_shares };
+        let share = who.map_or(Ok(None), |who| shares.take(who)).map_err(|most| {
+            overloaded(&format!("the account has {most} of the process's {what}, as many as one may"))
+        })?;
         match places.clone().try_acquire_owned() {
-            Ok(place) => Ok(Held::Place { _place: place }),
+            Ok(place) => Ok(Held::Place { _place: place, _share: share }),
             Err(_) => Err(overloaded(&format!("the process has as many {what} as it takes"))),
         }
     }
@@ -167,7 +177,7 @@ impl Stay {
 
 /// What a call holds while it is in progress.
 enum Held {
-    Place { _place: OwnedSemaphorePermit },
+    Place { _place: OwnedSemaphorePermit, _share: Option<Share> },
     Guest { stay: Stay, give_way: GiveWay, until: Pin<Box<Sleep>> },
 }
 
@@ -270,15 +280,23 @@ impl http_body::Body for Capped {
     }
 }
 
-/// tonic blames itself for a message that cannot be decoded; its sender should know better.
+/// tonic blames itself for a message that cannot be decoded, and gives one that is too long no reason; its sender should
+/// know better.
 fn legible(answer: http::Response<Body>) -> http::Response<Body> {
-    let undecodable = tonic::Status::from_header_map(answer.headers()).filter(|status| {
-        status.code() == tonic::Code::Internal
-            && status.message().starts_with("failed to decode Protobuf message")
-    });
-    let Some(why) = undecodable else { return answer };
-    let message = format!("the request is not a message of this method: {}", why.message());
-    status(Refusal::new(Code::Invalid, "MESSAGE_MALFORMED", message)).into_http()
+    let Some(why) = tonic::Status::from_header_map(answer.headers()) else { return answer };
+    let begins = |text: &str| why.message().contains(text);
+    let refusal = match why.code() {
+        tonic::Code::Internal if begins("failed to decode Protobuf message") => {
+            let message = format!("the request is not a message of this method: {}", why.message());
+            Refusal::new(Code::Invalid, "MESSAGE_MALFORMED", message)
+        }
+        tonic::Code::OutOfRange if begins("decoded message length too large") => {
+            let message = format!("{}: split the request, or shorten it", why.message());
+            Refusal::new(Code::Exhausted, "REQUEST_TOO_LARGE", message)
+        }
+        _ => return answer,
+    };
+    status(refusal).into_http()
 }
 
 /// What a call hears that finds no place.

@@ -340,6 +340,7 @@ async fn deadlines_sizes_and_signatures_are_looked_at_before_anything_else() {
     let genesis = genesis(include_bytes!("../../../../deploy/profiles/hol.toml"));
     let signing = Signing { key: &staff, kind: PrincipalKind::Staff, genesis };
     let channel = connect(&server).await;
+    let key = server.payer("large");
     let before = settled(&server);
     for method in methods(&server).iter().filter(|method| method.starts_with("holmes.")) {
         let message = whole(&described(method).expect("a method of ours").input(), 0).encode_to_vec();
@@ -363,6 +364,13 @@ async fn deadlines_sizes_and_signatures_are_looked_at_before_anything_else() {
         let large = vec![0; 40 << 20];
         let proof = signing.fields(method, &large, fresh_id(), now_ms() + 60_000);
         let status = call(&channel, method, large, &proof).await.expect("a refusal");
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "REQUEST_TOO_LARGE"));
+    }
+    for (method, bytes) in [
+        ("holmes.ledger.v1.Ledger/CreateTransfers", 5 << 20),
+        ("holmes.inference.v1.Inference/Generate", 3 << 20),
+    ] {
+        let status = call(&channel, method, vec![0; bytes], &bearer(&key)).await.expect("a refusal");
         assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "REQUEST_TOO_LARGE"));
     }
     assert_eq!(settled(&server), before);
