@@ -82,11 +82,16 @@ impl Journal {
     /// put in order yet, at most some hundred megabytes.
     pub fn open(path: &Path, options: Options) -> Result<Journal, JournalError> {
         let directory = Directory::take(path)?;
+        // Made before the layout, and durable with it: only people take it away, and then it must not come back empty
+        // where it would be needed.
+        if directory.is_set_up() && !directory.acknowledged().exists() {
+            guarded(|| inspect::inspect(&directory.engine(), None))?;
+        }
         let (acknowledged, noted) = Acknowledged::open(&directory.acknowledged())
             .map_err(|why| storage_error("reading what was acknowledged", &why))?;
         let was_used = directory.is_set_up() || !noted.is_empty();
         if was_used || !inspect::clear_unfinished(&directory.engine())? {
-            guarded(|| inspect::inspect(&directory.engine(), &noted))?;
+            guarded(|| inspect::inspect(&directory.engine(), Some(&noted)))?;
         }
         let engine = Engine::open(&directory.engine(), options.memtable_bytes)?;
         let store = Arc::new(Store::new(engine, directory, &noted)?);

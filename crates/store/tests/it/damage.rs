@@ -223,6 +223,53 @@ async fn an_end_that_was_acknowledged_and_is_cut_off_is_refused_at_every_start()
 }
 
 #[tokio::test]
+async fn a_bit_flipped_in_the_last_commit_of_a_closed_directory_is_refused_and_nothing_is_cut() {
+    let (frames, _) = written(3, 40).await;
+    // And one whose last commit is no frame: a claim, which only a head's term tells of.
+    let (claims, _) = written(0, 0).await;
+    for dir in [frames, claims] {
+        let path = newest_journal(dir.path());
+        let good = fs::read(&path).unwrap();
+        let whole = read(dir.path()).await.unwrap();
+        let (body, _) = good.split_at(good.len() - 4);
+        let begin = body.windows(4).rposition(|window| window == b"FJL\x03").unwrap() + 4;
+        // Behind the tag and the count stands the engine's own number, which no log has.
+        for at in (begin..begin + 5).chain((begin + 13..good.len()).step_by(7)) {
+            flip(&path, at as u64);
+            let harmed = fs::read(&path).unwrap();
+            let refused = read(dir.path()).await.unwrap_err();
+            assert!(
+                matches!(refused, JournalError::Damaged { log: named, .. } if named == log(LOGS)),
+                "byte {at}: {refused}"
+            );
+            assert!(fs::read(&path).unwrap() == harmed, "byte {at}: what is left was cut");
+            fs::write(&path, &good).unwrap();
+        }
+        assert_eq!(read(dir.path()).await, Ok(whole));
+    }
+}
+
+#[tokio::test]
+async fn without_the_note_of_what_was_acknowledged_no_end_is_taken_for_half_written() {
+    let (dir, written) = written(3, 40).await;
+    let note = dir.path().join("acknowledged");
+    let path = newest_journal(dir.path());
+    let good = fs::read(&path).unwrap();
+    fs::remove_file(&note).unwrap();
+    let last = &written[&log(LOGS)][3];
+    flip(&path, place_of(last, &good) + 100);
+    let harmed = fs::read(&path).unwrap();
+    for start in 0..2 {
+        let refused = read(dir.path()).await.unwrap_err().to_string();
+        assert!(refused.contains("\"acknowledged\""), "start {start}: {refused}");
+        assert!(fs::read(&path).unwrap() == harmed && !note.exists(), "start {start}: nothing was changed");
+    }
+    fs::write(&path, &good).unwrap();
+    assert_eq!(read(dir.path()).await, Ok(written), "a whole journal needs no witness");
+    assert!(note.exists());
+}
+
+#[tokio::test]
 async fn what_a_crash_leaves_half_written_is_taken_away_and_the_rest_is_whole() {
     let (dir, written) = written(12, 40).await;
     let path = newest_journal(dir.path());

@@ -30,7 +30,7 @@ pub(super) struct Acknowledged {
     next: u64,
 }
 
-/// What a slot says of its log.
+/// What a slot, or the engine, says of a log's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Noted {
     pub(super) term: u64,
@@ -76,20 +76,26 @@ impl Acknowledged {
     }
 }
 
+impl From<&Head> for Noted {
+    fn from(head: &Head) -> Noted {
+        Noted { term: head.term, seq: head.tail.seq, chain: head.tail.chain }
+    }
+}
+
 impl Noted {
     /// Whether a log that the engine found reaches as far as was acknowledged.
-    pub(super) fn check(&self, log: LogId, found: Option<&Head>) -> Result<(), JournalError> {
+    pub(super) fn check(&self, log: LogId, found: Option<Noted>) -> Result<(), JournalError> {
         let damaged = |after: u64, what: String| {
             Err(JournalError::Damaged { log, after: after.min(self.seq), why: Damage::Body(what) })
         };
         let gone =
             |after| damaged(after, format!("frames up to {} were acknowledged and are gone", self.seq));
         let Some(found) = found else { return gone(0) };
-        let end = found.tail.seq;
+        let end = found.seq;
         if end < self.seq {
             return gone(end);
         }
-        if end == self.seq && found.tail.chain != self.chain {
+        if end == self.seq && found.chain != self.chain {
             return damaged(end, "another frame was acknowledged there".into());
         }
         if found.term < self.term {

@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use holmes_kernel::LogId;
 
-use super::keys::{FRAME_KEY_BYTES, array, frame_of};
+use super::acknowledged::Noted;
+use super::keys::{FRAME_KEY_BYTES, LOG_BYTES, array, frame_of, log_of, noted_of};
 
 /// What every whole commit ends with.
 pub(super) const LAST_BYTES: &[u8] = b"FJL\x03";
@@ -35,6 +36,8 @@ pub(super) struct Commit {
     pub(super) end: usize,
     /// The frames in it.
     pub(super) frames: Vec<Place>,
+    /// Where the logs end behind it: of every log that it changes.
+    pub(super) heads: Vec<(LogId, Noted)>,
 }
 
 /// A frame in a journal.
@@ -45,15 +48,6 @@ pub(super) struct Place {
     /// By its key.
     pub(super) first: u64,
     pub(super) bytes: Range<usize>,
-}
-
-impl Place {
-    /// The frame's last sequence number, by its header.
-    pub(super) fn last(&self, journal: &[u8]) -> u64 {
-        const LAST_AT: usize = 24;
-        let frame = &journal[self.bytes.clone()];
-        if frame.len() < LAST_AT + 8 { self.first } else { u64::from_le_bytes(array(frame, LAST_AT)) }
-    }
 }
 
 /// Reads the commit that begins at a place.
@@ -89,7 +83,7 @@ impl<'a> Reader<'a> {
         let mut commit = Commit::default();
         for _ in 0..items {
             match *self.journal.get(self.at)? {
-                ITEM => commit.frames.extend(self.item()?),
+                ITEM => self.item(&mut commit)?,
                 CLEAR => drop(self.take(9)?),
                 _ => return None,
             }
@@ -103,17 +97,22 @@ impl<'a> Reader<'a> {
         Some((commit, end[1..9] == checksum.to_le_bytes()))
     }
 
-    /// The frame of an item; nothing inside when it is another record of ours.
-    #[expect(clippy::option_option, reason = "whether there is an item, and whether it is a frame")]
-    fn item(&mut self) -> Option<Option<Place>> {
+    /// An item; a frame or a head goes to the commit's, other records of the engine are passed over.
+    fn item(&mut self, commit: &mut Commit) -> Option<()> {
         let head = self.take(ITEM_HEAD_BYTES)?;
         let key_len = usize::from(u16::from_le_bytes(array(head, 11)));
         let stored_len = u32::from_le_bytes(array(head, 17)) as usize;
         let key = self.take(key_len)?;
         let begin = self.at;
-        self.take(stored_len)?;
-        let is_frame = key_len == FRAME_KEY_BYTES;
-        let place = frame_of(key).filter(|_| is_frame);
-        Some(place.map(|(log, first)| Place { log, first, bytes: begin..self.at }))
+        let value = self.take(stored_len)?;
+        match key_len {
+            FRAME_KEY_BYTES => {
+                let bytes = begin..self.at;
+                commit.frames.extend(frame_of(key).map(|(log, first)| Place { log, first, bytes }));
+            }
+            LOG_BYTES => commit.heads.extend(log_of(key).zip(noted_of(value))),
+            _ => {}
+        }
+        Some(())
     }
 }

@@ -3,7 +3,10 @@
 //! At its start the engine reads its journals (`<n>.jnl`) and cuts each off where it stops making sense, so that a
 //! damaged byte would silently take every later commit with it; and it deletes a keyspace whose `current` file is
 //! lost. We look first, without changing anything, and refuse. What a crash in mid-write leaves is told from damage
-//! by what follows: commits go one at a time, so behind a half-written one there is never a whole one.
+//! by what follows: commits go one at a time, so behind a half-written one there is never a whole one. Behind the last
+//! one nothing follows: it was whole if what was acknowledged lies in no commit before it. Of a log that no journal
+//! tells of, only the engine knows the end; that one is checked once the engine is open, and what cannot be read is
+//! cut by then.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -16,7 +19,7 @@ use holmes_kernel::frame::{Damage, Frame};
 use holmes_kernel::ports::JournalError;
 
 use super::acknowledged::Noted;
-use super::commits::{Commit, Found, LAST_BYTES, find};
+use super::commits::{Commit, Found, LAST_BYTES, Place, find};
 use super::engine::storage_error;
 
 /// The first bytes of the engine's `version` file in the format whose journals we can read.
@@ -37,8 +40,12 @@ pub(super) fn clear_unfinished(engine: &Path) -> Result<bool, JournalError> {
     }
 }
 
-/// Refuses files that the engine would mend by losing something, and takes away a half-written end.
-pub(super) fn inspect(engine: &Path, noted: &BTreeMap<LogId, Noted>) -> Result<(), JournalError> {
+/// Refuses files that the engine would mend by losing something, and takes away a half-written end; where nobody knows
+/// what was acknowledged, refuses that, too.
+pub(super) fn inspect(engine: &Path, noted: Option<&BTreeMap<LogId, Noted>>) -> Result<(), JournalError> {
+    let unknown = BTreeMap::new();
+    let is_witnessed = noted.is_some();
+    let noted = noted.unwrap_or(&unknown);
     let failed = |why: io::Error| storage_error(&engine.display().to_string(), &why);
     let version = fs::read(engine.join("version"))
         .map_err(|why| lost(engine, &format!("its file \"version\" cannot be read ({why})")))?;
@@ -58,6 +65,14 @@ pub(super) fn inspect(engine: &Path, noted: &BTreeMap<LogId, Noted>) -> Result<(
             // A commit in a later journal shows as much as one in this.
             if !journals[place + 1..].iter().all(|(_, path)| is_unused(path)) {
                 return Err(lost(path, &format!("it breaks off at byte {half_written}")));
+            }
+            if !is_witnessed {
+                let what =
+                    "and without the file \"acknowledged\" a half-written end looks like a damaged one";
+                return Err(lost(path, &format!("it breaks off at byte {half_written}, {what}")));
+            }
+            for (log, end) in &ends {
+                noted.get(log).map_or(Ok(()), |noted| noted.check(*log, Some(*end)))?;
             }
             tracing::warn!(path = %path.display(), at = half_written, "a commit that was never finished is taken away");
             cut(path, half_written).map_err(failed)?;
@@ -133,20 +148,18 @@ struct Journal<'a> {
 
 impl Journal<'_> {
     /// Reads all commits. `Some` is where a half-written one begins that may be taken away.
-    fn inspect(&self, ends: &mut BTreeMap<LogId, u64>) -> Result<Option<usize>, JournalError> {
+    fn inspect(&self, ends: &mut BTreeMap<LogId, Noted>) -> Result<Option<usize>, JournalError> {
         let mut at = 0;
         loop {
             match find(&self.bytes, at) {
                 Found::Whole(commit) => {
-                    commit.frames.iter().for_each(|place| {
-                        ends.insert(place.log, place.last(&self.bytes));
-                    });
+                    ends.extend(commit.heads);
                     at = commit.end;
                 }
                 // What was laid out ahead of time and never written.
                 Found::Broken if is_blank(&self.bytes[at..]) => return Ok(None),
                 Found::Changed(commit) => {
-                    self.check_changed(&commit)?;
+                    self.check_changed(&commit, at)?;
                     self.check_last(at, ends)?;
                     return Ok(Some(at));
                 }
@@ -159,28 +172,45 @@ impl Journal<'_> {
     }
 
     /// A commit whose checksum does not match: damage if one of its frames was acknowledged, or is behind it.
-    fn check_changed(&self, commit: &Commit) -> Result<(), JournalError> {
-        for place in &commit.frames {
-            let acknowledged = self.noted.get(&place.log).is_some_and(|noted| noted.seq >= place.first);
-            let bytes = self.bytes.slice(place.bytes.clone());
-            let (true, Err(why)) = (acknowledged, Frame::decode(bytes)) else { continue };
-            return Err(JournalError::Damaged { log: place.log, after: place.first - 1, why });
+    fn check_changed(&self, commit: &Commit, at: usize) -> Result<(), JournalError> {
+        let is_acknowledged =
+            |place: &&Place| self.noted.get(&place.log).is_some_and(|noted| noted.seq >= place.first);
+        let mut whole = None;
+        for place in commit.frames.iter().filter(is_acknowledged) {
+            let damaged = |why| {
+                let after = place.first.saturating_sub(1);
+                JournalError::Damaged { log: place.log, after, why }
+            };
+            match Frame::decode(self.bytes.slice(place.bytes.clone())) {
+                Err(why) => return Err(damaged(why)),
+                // Unless only its key is changed, the engine would cut it off with the rest of the commit.
+                Ok(frame) if frame.header().first == place.first => {
+                    whole = whole.or_else(|| Some(damaged(self.broken(at))));
+                }
+                Ok(_) => {}
+            }
         }
-        Ok(())
+        whole.map_or(Ok(()), Err)
     }
 
     /// Behind a half-written commit there is nothing. A whole one shows that this one was whole, too.
-    fn check_last(&self, at: usize, ends: &BTreeMap<LogId, u64>) -> Result<(), JournalError> {
-        let place = || format!("{} at byte {at}", self.path.display());
+    fn check_last(&self, at: usize, ends: &BTreeMap<LogId, Noted>) -> Result<(), JournalError> {
         let later =
             self.bytes[at..].windows(LAST_BYTES.len()).enumerate().filter(|(_, bytes)| *bytes == LAST_BYTES);
         for (behind, _) in later {
             let Found::Whole(commit) = find(&self.bytes, at + behind + LAST_BYTES.len()) else { continue };
-            let Some(next) = commit.frames.first() else { return Err(lost(self.path, &place())) };
-            let after = ends.get(&next.log).copied().unwrap_or(next.first - 1);
-            let why = Damage::Body(format!("the engine's journal is damaged: {}", place()));
-            return Err(JournalError::Damaged { log: next.log, after, why });
+            let Some(next) = commit.frames.first() else { return Err(lost(self.path, &self.place(at))) };
+            let after = ends.get(&next.log).map_or(next.first - 1, |end| end.seq);
+            return Err(JournalError::Damaged { log: next.log, after, why: self.broken(at) });
         }
         Ok(())
+    }
+
+    fn broken(&self, at: usize) -> Damage {
+        Damage::Body(format!("the engine's journal is damaged: {}", self.place(at)))
+    }
+
+    fn place(&self, at: usize) -> String {
+        format!("{} at byte {at}", self.path.display())
     }
 }

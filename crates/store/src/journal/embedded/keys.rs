@@ -4,6 +4,7 @@ use holmes_kernel::frame::Damage;
 use holmes_kernel::ports::JournalError;
 use holmes_kernel::{Frame, LogId, ServiceId};
 
+use super::acknowledged::Noted;
 use crate::journal::head::Head;
 
 /// Bytes of a log's name: service, cell, shard, big-endian, so that logs lie one behind the other.
@@ -51,6 +52,15 @@ pub(super) fn encode_head(head: &Head) -> Vec<u8> {
     bytes.extend(head.tail.chain);
     bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
     bytes
+}
+
+/// What a stored head says of its log's end; `None` when it is no whole head.
+pub(super) fn noted_of(bytes: &[u8]) -> Option<Noted> {
+    let bytes: &[u8; HEAD_BYTES] = bytes.try_into().ok()?;
+    let (body, crc) = bytes.split_at(HEAD_BYTES - 4);
+    let u64_at = |at: usize| u64::from_le_bytes(array(bytes, at));
+    let noted = || Noted { term: u64_at(32), seq: u64_at(56), chain: array(bytes, 64) };
+    (crc == crc32c::crc32c(body).to_le_bytes()).then(noted)
 }
 
 /// The head that was stored, its tail completed from the log's last frame.

@@ -37,7 +37,7 @@ impl Store {
     ) -> Result<Store, JournalError> {
         let heads = guarded(|| heads(&engine))?;
         for (log, noted) in noted {
-            noted.check(*log, heads.get(log))?;
+            noted.check(*log, heads.get(log).map(Noted::from))?;
         }
         let snapshots = Snapshots::new(directory.snapshots());
         let (heads, commits) = (RwLock::new(heads), AtomicU64::new(0));
