@@ -100,6 +100,17 @@ fn a_model_that_is_not_served_and_a_call_without_work_fail_and_the_others_do_not
 }
 
 #[test]
+fn a_prompt_beyond_the_context_is_refused_before_it_counts_as_read() {
+    let long = "c".repeat(model::CONTEXT + 1);
+    let done = run(&[start(1, tiny(generate(&long, 1)))]);
+    let messages = said(&done);
+    let [output::Output::Failed(failed)] = &outputs(&messages, 1)[..] else { panic!("it fails") };
+    assert_eq!((failed.reason.as_str(), failed.caller), ("PROMPT_TOO_LONG", true));
+    let is_read = |message: &from_worker::Message| matches!(message, from_worker::Message::Read(_));
+    assert!(!messages.iter().any(is_read), "its price would be held against the lease first");
+}
+
+#[test]
 fn what_is_no_message_ends_a_worker_with_an_error() {
     let done = run(&[vec![0xff; 32]]);
     assert!(!done.status.success());
