@@ -179,3 +179,16 @@ impl Default for Settings {
 pub(crate) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_time_to_read_before_it_speaks_but_not_for_ever() {
+        let settings = Settings::default();
+        assert_eq!(settings.silence_ms(0), 60_000);
+        assert_eq!(settings.silence_ms(4_000), 60_000 + 4_000 * 30);
+        assert_eq!(settings.silence_ms(u64::MAX), 60_000 + 240_000);
+    }
+}

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use holmes_kernel::{Id, PrincipalKind};
-use holmes_runtime::auth::Network;
 use holmes_runtime::config::Config;
 use holmes_runtime::fresh_id;
 use prost_reflect::prost::Message as _;
@@ -21,12 +20,10 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
-use tonic_types::StatusExt as _;
 
-use crate::client::Proof;
-use crate::profile::Profile;
+use crate::client::{Proof, told};
 use crate::readable::Readable;
-use crate::{client, keys, output};
+use crate::{client, output, profile};
 
 /// What is called, and how.
 #[derive(Debug, clap::Args)]
@@ -113,8 +110,8 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
     let (bytes, id) = (request.get_ref().encode_to_vec(), request_id(request.get_ref())?);
-    let proof = proof(&args)?;
-    proof.add_to(request.metadata_mut(), || network(&config), &path_of(&method), &bytes, id)?;
+    let proof = Proof::of(args.sign_with.as_deref(), args.signer.kind(), args.key.as_deref())?;
+    proof.add_to(request.metadata_mut(), || profile::network(&config), &path_of(&method), &bytes, id)?;
     for pair in &args.metadata {
         let (name, value) =
             pair.split_once('=').with_context(|| format!("--metadata {pair}: write NAME=VALUE"))?;
@@ -123,20 +120,6 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
         request.metadata_mut().insert(name, value.parse().with_context(|| format!("--metadata {pair}"))?);
     }
     answer(channel, &method, request).await
-}
-
-/// What proves who calls.
-fn proof(args: &Args) -> Result<Proof> {
-    Ok(match (&args.sign_with, &args.key) {
-        (Some(file), _) => Proof::Key(Box::new(keys::read(file)?), args.signer.kind()),
-        (None, Some(key)) => Proof::ApiKey(key.clone()),
-        (None, None) => Proof::Nobody,
-    })
-}
-
-/// The network that a signature counts in.
-fn network(config: &Config) -> Result<Network> {
-    Ok(Network { genesis: Profile::load(&config.cell.profile)?.hash(), cell: config.cell.number })
 }
 
 /// The id that a signature covers.
@@ -157,30 +140,16 @@ async fn answer(channel: Channel, method: &MethodDescriptor, request: Request<Dy
     let path: http::uri::PathAndQuery = path_of(method).parse().context("the method has no usable name")?;
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.context("the connection was lost")?;
-    let streamed = grpc.server_streaming(request, path, Codec(method.clone())).await.map_err(told)?;
+    let streamed =
+        grpc.server_streaming(request, path, Codec(method.clone())).await.map_err(|status| told(&status))?;
     if let Some(seq) = streamed.metadata().get(holmes_proto::edge::SEQ).and_then(|seq| seq.to_str().ok()) {
         eprintln!("{}: {seq}", holmes_proto::edge::SEQ);
     }
     let (mut messages, readable) = (streamed.into_inner(), Readable::of_answers()?);
-    while let Some(message) = messages.message().await.map_err(told)? {
+    while let Some(message) = messages.message().await.map_err(|status| told(&status))? {
         output::text(&serde_json::to_string_pretty(&readable.message(&message))?)?;
     }
     Ok(())
-}
-
-/// A status in words: message, stable reason, wait.
-fn told(status: Status) -> anyhow::Error {
-    let mut text = format!("{:?}: {}", status.code(), status.message());
-    if let Some(info) = status.get_details_error_info() {
-        text.push_str(&format!("\n  reason: {}", info.reason));
-        if matches!(info.reason.as_str(), "SIGNATURE_WRONG" | "POSSESSION_WRONG" | "POSSESSION_INVALID") {
-            text.push_str("\n  a signature counts in one network only: was this one opened with another profile? Name it (--profile)");
-        }
-    }
-    if let Some(wait) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
-        text.push_str(&format!("\n  try again after: {} ms", wait.as_millis()));
-    }
-    anyhow!(text)
 }
 
 fn request_message(method: &MethodDescriptor, json: &str) -> Result<DynamicMessage> {
@@ -263,8 +232,13 @@ struct Reflection {
 impl Reflection {
     async fn ask(&mut self, question: MessageRequest) -> Result<MessageResponse> {
         let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
-        let answers = self.client.server_reflection_info(tokio_stream::once(request)).await.map_err(told)?;
-        let answer: Option<ServerReflectionResponse> = answers.into_inner().message().await.map_err(told)?;
+        let answers = self
+            .client
+            .server_reflection_info(tokio_stream::once(request))
+            .await
+            .map_err(|status| told(&status))?;
+        let answer: Option<ServerReflectionResponse> =
+            answers.into_inner().message().await.map_err(|status| told(&status))?;
         match answer.and_then(|answer| answer.message_response) {
             Some(MessageResponse::ErrorResponse(error)) => {
                 bail!("the server knows nothing of it: {}", error.error_message)

@@ -1,6 +1,7 @@
 //! Typed calls to a running server, with a proof of who asks: what the demo and other commands use where `holmes call`
 //! goes by reflection.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -14,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::StatusExt as _;
 
-use crate::output;
+use crate::{keys, output};
 
 /// How long a signature is good for.
 const SIGNED_FOR_MS: u64 = 60_000;
@@ -33,6 +34,15 @@ pub(crate) enum Proof {
 }
 
 impl Proof {
+    /// What a command line names: a key file, which signs as this kind of party and goes before an API key; or nothing.
+    pub(crate) fn of(sign_with: Option<&Path>, kind: PrincipalKind, key: Option<&str>) -> Result<Proof> {
+        Ok(match (sign_with, key) {
+            (Some(file), _) => Proof::Key(Box::new(keys::read(file)?), kind),
+            (None, Some(key)) => Proof::ApiKey(key.to_owned()),
+            (None, None) => Proof::Nobody,
+        })
+    }
+
     /// Adds what proves a request to its metadata. `request_id` is the one that the message carries.
     pub(crate) fn add_to(
         &self,
@@ -95,7 +105,7 @@ impl Client {
         grpc.ready().await.with_context(|| format!("{method}: the server does not answer"))?;
         let codec = tonic_prost::ProstCodec::<Q, A>::default();
         let answer: Result<Response<A>, Status> = grpc.unary(request, path, codec).await;
-        Ok(answer.map_err(|status| told(method, &status))?.into_inner())
+        Ok(answer.map_err(|status| told(&status)).with_context(|| method.to_owned())?.into_inner())
     }
 
     /// One request, a stream of answers.
@@ -111,7 +121,7 @@ impl Client {
         grpc.ready().await.with_context(|| format!("{method}: the server does not answer"))?;
         let codec = tonic_prost::ProstCodec::<Q, A>::default();
         let answer = grpc.server_streaming(request, path, codec).await;
-        Ok(answer.map_err(|status| told(method, &status))?.into_inner())
+        Ok(answer.map_err(|status| told(&status)).with_context(|| method.to_owned())?.into_inner())
     }
 
     fn request<Q: Message>(&self, method: &str, request_id: Id, question: Q) -> Result<Request<Q>> {
@@ -139,14 +149,26 @@ pub(crate) async fn wrong_port(url: &str) -> Option<anyhow::Error> {
     })
 }
 
-/// A status in words: message and stable reason.
-pub(crate) fn told(method: &str, status: &Status) -> anyhow::Error {
-    let reason =
-        status.get_details_error_info().map(|info| format!(" ({})", info.reason)).unwrap_or_default();
-    anyhow::anyhow!("{method}: {:?}: {}{reason}", status.code(), status.message())
+/// A status in words: message, stable reason, wait, and what helps where we know it.
+pub(crate) fn told(status: &Status) -> anyhow::Error {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    if let Some(info) = status.get_details_error_info() {
+        text.push_str(&format!("\n  {REASON}{}", info.reason));
+        if matches!(info.reason.as_str(), "SIGNATURE_WRONG" | "POSSESSION_WRONG" | "POSSESSION_INVALID") {
+            text.push_str("\n  a signature counts in one network only: was this one opened with another profile? Name it (--profile)");
+        }
+    }
+    if let Some(wait) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
+        text.push_str(&format!("\n  try again after: {} ms", wait.as_millis()));
+    }
+    anyhow::anyhow!(text)
 }
+
+/// What stands before a stable reason.
+const REASON: &str = "reason: ";
 
 /// Whether a call was refused for this stable reason.
 pub(crate) fn is_reason(why: &anyhow::Error, reason: &str) -> bool {
-    why.to_string().contains(&format!("({reason})"))
+    let line = format!("{REASON}{reason}");
+    why.chain().any(|cause| cause.to_string().lines().any(|told| told.trim() == line))
 }

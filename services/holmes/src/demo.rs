@@ -65,7 +65,7 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     };
     let played = tokio::select! {
         played = play(&tell, &mut world) => played,
-        stopped = signal() => stopped.and(Err(anyhow!("it was asked to stop; its log lies in the directory below"))),
+        stopped = signal() => stopped.and(Err(anyhow!("it was asked to stop"))),
     };
     if let Err(why) = &played {
         tell.line(&format!("the demo stops here: {why:#}"))?;

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use holmes_kernel::canon::{self, Digest};
+use holmes_runtime::auth::Network;
+use holmes_runtime::config::Config;
 use prost_reflect::prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 
@@ -149,4 +151,9 @@ impl Profile {
         }
         Ok(params.encode_to_vec())
     }
+}
+
+/// The network that signatures count in: the profile's, in the configuration's cell.
+pub(crate) fn network(config: &Config) -> Result<Network> {
+    Ok(Network { genesis: Profile::load(&config.cell.profile)?.hash(), cell: config.cell.number })
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use holmes_accounts::Accounts;
 use holmes_kernel::ports::Journal as _;
 use holmes_kernel::{Calendar, Time};
-use holmes_runtime::auth::{Auth, Network};
+use holmes_runtime::auth::Auth;
 use holmes_runtime::config::Config;
 use holmes_runtime::driver::Settings;
 use holmes_runtime::server::{Health, bind, serve, serve_admin};
@@ -20,7 +20,7 @@ use tonic::service::Routes;
 
 use crate::edge::{self, Edge};
 use crate::keyring::Keyring;
-use crate::profile::Profile;
+use crate::profile::{self, Profile};
 use crate::roles::{Deps, GATEWAY, Role, Started};
 use crate::{data, keys};
 
@@ -235,8 +235,8 @@ async fn start(
 }
 
 fn deps(config: &Config) -> Result<Deps> {
-    let network = Network { genesis: Profile::load(&config.cell.profile)?.hash(), cell: config.cell.number };
-    Ok(Deps { lease_key: keys::kept(&config.store.dir, LEASE_KEY)?, network })
+    let lease_key = keys::kept(&config.store.dir, LEASE_KEY)?;
+    Ok(Deps { lease_key, network: profile::network(config)? })
 }
 
 fn keyring(started: &[Started], clock: &Clock) -> Arc<Keyring> {

@@ -4,20 +4,19 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use holmes_kernel::{Id, PrincipalKind};
+use holmes_proto::heard;
 use holmes_proto::ledger::v1::{
     Account, Asset, CreateTransfersRequest, CreateTransfersResponse, GetSupplyRequest, GetSupplyResponse,
     ListAccountsRequest, ListAccountsResponse, OpenAccountRequest, OpenAccountResponse, Transfer,
-    TransferCode, TransferKind,
+    TransferKind, TransferResult,
 };
-use holmes_runtime::auth::Network;
 use holmes_runtime::config::Config;
 use holmes_runtime::fresh_id;
 use serde::Serialize;
 
 use crate::client::{Client, Proof};
-use crate::keys;
 use crate::output::{self, Format, coins, units};
-use crate::profile::Profile;
+use crate::profile;
 
 /// What is done, and as whom.
 #[derive(Debug, clap::Args)]
@@ -93,13 +92,11 @@ struct Sent {
 /// Carries it out.
 pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Result<()> {
     config.cell.profile = args.profile.clone().unwrap_or(config.cell.profile);
-    let proof = match (&args.sign_with, args.key) {
-        (Some(file), _) => Proof::Key(Box::new(keys::read(file)?), PrincipalKind::Account),
-        (None, Some(key)) => Proof::ApiKey(key),
-        (None, None) => bail!("whose wallet? Name its key file (--sign-with) or an API key (--key)"),
-    };
-    let network = Network { genesis: Profile::load(&config.cell.profile)?.hash(), cell: config.cell.number };
-    let wallet = Wallet { client: Client::new(&args.server, network, proof)? };
+    let proof = Proof::of(args.sign_with.as_deref(), PrincipalKind::Account, args.key.as_deref())?;
+    if matches!(proof, Proof::Nobody) {
+        bail!("whose wallet? Name its key file (--sign-with) or an API key (--key)");
+    }
+    let wallet = Wallet { client: Client::new(&args.server, profile::network(&config)?, proof)? };
     match args.action {
         Action::Balance => wallet.balance(format).await,
         Action::Open { asset } => wallet.open(&asset, format).await,
@@ -193,20 +190,7 @@ impl Wallet {
             amount_units,
             ..Default::default()
         };
-        let request_id = fresh_id();
-        let asked = CreateTransfersRequest {
-            request_id: request_id.to_string(),
-            transfers: vec![transfer],
-            ..Default::default()
-        };
-        let method = "holmes.ledger.v1.Ledger/CreateTransfers";
-        let told: CreateTransfersResponse = self.client.ask(method, request_id, asked).await?;
-        let result = told.results.first().context("the ledger has answered nothing")?;
-        let code = result.code();
-        if !matches!(code, TransferCode::Ok | TransferCode::Exists) {
-            let reason = code.as_str_name().trim_start_matches("TRANSFER_CODE_");
-            bail!("nothing was sent: {reason}");
-        }
+        let result = self.carried_out(transfer).await?;
         let shown = |units| coins(units, asset.decimals);
         let sent = Sent {
             transfer: id.to_string(),
@@ -217,6 +201,20 @@ impl Wallet {
         output::rows(format, &["TRANSFER", "ASSET", "AMOUNT", "BURNED"], &[sent], |sent| {
             [&sent.transfer, &sent.asset, &sent.amount, &sent.burned].map(String::clone).to_vec()
         })
+    }
+
+    /// A transfer that happened, now or before.
+    async fn carried_out(&self, transfer: Transfer) -> Result<TransferResult> {
+        let id = fresh_id();
+        let transfers = vec![transfer];
+        let asked = CreateTransfersRequest { request_id: id.to_string(), transfers, ..Default::default() };
+        let method = "holmes.ledger.v1.Ledger/CreateTransfers";
+        let told: CreateTransfersResponse = self.client.ask(method, id, asked).await?;
+        let result = *told.results.first().context("the ledger has answered nothing")?;
+        if let Some(reason) = heard::why(u8::try_from(result.code).unwrap_or_default()) {
+            bail!("nothing was sent: {reason}");
+        }
+        Ok(result)
     }
 }
 

@@ -110,15 +110,13 @@ impl Places {
     /// A place for a request.
     fn held(&self, request: &http::Request<Body>) -> Result<Held, Refusal> {
         let who = request.extensions().get::<Principal>();
-        let proven = who.is_some();
-        let (places, what) = match (method_of(request.uri().path()).streams, proven) {
-            (true, false) => return Ok(self.guest(request.extensions().get().cloned())),
-            (true, true) => (&self.streams, "open streams"),
-            (false, true) => (&self.calls, "calls in progress"),
-            (false, false) => (&self.guest_calls, "calls in progress of callers who send no proof"),
+        let (places, share, what) = match (method_of(request.uri().path()).streams, who) {
+            (true, None) => return Ok(self.guest(request.extensions().get().cloned())),
+            (true, Some(who)) => (&self.streams, self.stream_shares.take(who), "open streams"),
+            (false, Some(who)) => (&self.calls, self.call_shares.take(who), "calls in progress"),
+            (false, None) => (&self.guest_calls, Ok(None), "calls in progress of callers who send no proof"),
         };
-        let shares = if Arc::ptr_eq(places, &self.streams) { &self.stream_shares } else { &self.call_shares };
-        let share = who.map_or(Ok(None), |who| shares.take(who)).map_err(|most| {
+        let share = share.map_err(|most| {
             overloaded(&format!("the account has {most} of the process's {what}, as many as one may"))
         })?;
         match places.clone().try_acquire_owned() {

@@ -13,7 +13,7 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse
 use tonic_types::StatusExt as _;
 
 use crate::support::{patiently, until};
-use crate::toy::{NAME, NOW, PATH, Up, known, node, proven, reason, renter, say, words};
+use crate::toy::{NAME, NOW, OTHER_KEY, PATH, Up, known, node, proven, reason, renter, say, with_key, words};
 
 /// A stream over which nothing is said; it lasts as long as it is kept.
 struct Idle {
@@ -69,6 +69,26 @@ async fn a_process_that_is_full_refuses_at_once_whatever_the_connection() {
     up.go_on();
     patiently(first).await.unwrap().unwrap();
     until(|| async { say(&other, known(0)).await.is_ok() }).await; // its place is free behind its last byte
+}
+
+#[tokio::test]
+async fn one_account_alone_leaves_places_for_the_others() {
+    let up = Up::start(|settings| settings.max_calls = 9).await; // an eighth of it, ceiled: two
+    let channel = up.channel().await;
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let channel = channel.clone();
+            tokio::spawn(async move { say(&channel, known(1)).await })
+        })
+        .collect();
+    up.inside(2).await;
+    assert!(overloaded(say(&channel, known(0)).await), "its third");
+    say(&channel, with_key(words(0), OTHER_KEY)).await.expect("another account has its own");
+    up.go_on();
+    for call in held {
+        patiently(call).await.unwrap().unwrap();
+    }
+    until(|| async { say(&channel, known(0)).await.is_ok() }).await;
 }
 
 #[tokio::test]

@@ -31,6 +31,8 @@ pub const NAME: &str = "holmes.toy.v1.Toy";
 pub const NOW: Time = Time::from_millis(1_700_000_000_000);
 pub const NETWORK: Network = Network { genesis: [5; 16], cell: 3 };
 pub const API_KEY: &str = "a key that is known";
+/// The key of another account.
+pub const OTHER_KEY: &str = "another key that is known";
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Say {
@@ -129,13 +131,12 @@ pub fn node_key() -> ed25519_dalek::SigningKey {
 
 impl Keys for Ring {
     fn api_key(&self, hash: [u8; 32]) -> BoxFuture<Result<(Principal, Scope), Refusal>> {
-        let known = hash == *blake3::hash(API_KEY.as_bytes()).as_bytes();
+        let is = |key: &str| hash == *blake3::hash(key.as_bytes()).as_bytes();
+        let other = Principal::new(PrincipalKind::Account, Id::from_bytes([0x33; 16]));
+        let known = if is(API_KEY) { Some(renter()) } else { is(OTHER_KEY).then_some(other) };
         let unknown = || Refusal::new(Code::Unauthenticated, "KEY_UNKNOWN", "this API key is not known");
-        Box::pin(std::future::ready(if known {
-            Ok((renter(), Scope::key(Roles::RENTER, false)))
-        } else {
-            Err(unknown())
-        }))
+        let told = known.map(|who| (who, Scope::key(Roles::RENTER, false))).ok_or_else(unknown);
+        Box::pin(std::future::ready(told))
     }
 
     fn public_key(&self, principal: Principal) -> BoxFuture<Result<([u8; 32], Scope), Refusal>> {
@@ -234,8 +235,13 @@ pub fn known(how: u32) -> Request<Say> {
 }
 
 /// A request with a proof.
-pub fn proven<T>(mut request: Request<T>) -> Request<T> {
-    request.metadata_mut().insert("authorization", format!("Bearer {API_KEY}").parse().unwrap());
+pub fn proven<T>(request: Request<T>) -> Request<T> {
+    with_key(request, API_KEY)
+}
+
+/// A request with this key.
+pub fn with_key<T>(mut request: Request<T>, key: &str) -> Request<T> {
+    request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
     request
 }
 

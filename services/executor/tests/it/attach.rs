@@ -126,15 +126,20 @@ async fn another_scheduling_key_than_the_first_is_refused_with_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_not_registered_is_told_how_to_be() {
+    let why = refused_at_hello(Status::permission_denied("the node is not known")).await;
+    assert!(why.contains("the node is not known") && why.contains("register the node and bond it"), "{why}");
+}
+
+/// What a node says as it ends that a gateway refuses when it has heard its Hello.
+async fn refused_at_hello(status: Status) -> String {
     let mut server = Server::start().await;
     let mut node = Node::new(&server.url);
     node.start();
     let mut peer = server.next().await;
     peer.challenge().await;
     peer.hello().await;
-    peer.refuse(Status::permission_denied("the node is not known")).await;
-    let why = format!("{:#}", node.ended().await.unwrap_err());
-    assert!(why.contains("the node is not known") && why.contains("register the node and bond it"), "{why}");
+    peer.refuse(status).await;
+    format!("{:#}", node.ended().await.unwrap_err())
 }
 
 /// A status as a gateway says it.
@@ -144,14 +149,7 @@ fn status(code: Code, reason: &'static str) -> Status {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_no_nodes_is_told_to_be_perhaps_a_wallets() {
-    let mut server = Server::start().await;
-    let mut node = Node::new(&server.url);
-    node.start();
-    let mut peer = server.next().await;
-    peer.challenge().await;
-    peer.hello().await;
-    peer.refuse(status(Code::Precondition, "NODE_UNKNOWN")).await;
-    let why = format!("{:#}", node.ended().await.unwrap_err());
+    let why = refused_at_hello(status(Code::Precondition, "NODE_UNKNOWN")).await;
     assert!(
         why.contains("a wallet") && why.contains("holmes keys new") && why.contains("register and bond"),
         "{why}"

@@ -1,5 +1,6 @@
 //! SIGKILL in the middle of a write load, again and again: what was acknowledged is there, once.
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use holmes_proto::ledger::v1::ledger_client::LedgerClient;
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::harness::Place;
+use crate::harness::{Killed, Place, until};
 
 const KILLS: usize = 4;
 const CALLERS: usize = 16;
@@ -163,4 +164,27 @@ async fn a_drained_server_answers_what_it_has_begun_and_breaks_off_nothing() {
     }
     let log = place.run(&["replay", "--role", "ledger"]).out;
     assert_eq!(log.matches("transfersRecorded").count() as u64, answered, "{:?}", lost.first());
+}
+
+#[test]
+fn a_demo_that_is_asked_to_stop_leaves_no_process_behind() {
+    let place = Place::new();
+    let mut command = place.command(&["demo", "--model", "holmes-tiny", "--dir", "played"]);
+    command.env("HOLMES__MODELS__DIR", place.path("models"));
+    let out = std::fs::File::create(place.path("said")).expect("a file");
+    let mut demo = Killed(command.stdout(out).stderr(Stdio::null()).spawn().expect("it starts"));
+    let said = || std::fs::read_to_string(place.path("said")).expect("it speaks");
+    until("a node's process", || said().contains("executor runs as process").then_some(()));
+    let id = demo.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    assert_eq!(demo.0.wait().expect("it ends").code(), Some(1));
+    let said = said();
+    assert!(said.contains("the demo stops here: it was asked to stop"), "{said}");
+    let pids =
+        said.split("process ").skip(1).filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    let pids: Vec<&str> = pids.filter(|pid| !pid.is_empty()).collect();
+    assert!(pids.len() >= 2, "the server and a node: {said}");
+    for pid in pids {
+        assert!(!std::path::Path::new("/proc").join(pid).exists(), "process {pid} still runs");
+    }
 }

@@ -3,13 +3,14 @@
 use holmes_kernel::{Id, Principal, canon};
 use holmes_market::Market;
 use holmes_market::api::Api;
+use holmes_proto::edge::{Roles, Scope};
 use holmes_proto::market::v1 as wire;
 use holmes_proto::market::v1::market_server::Market as _;
 use holmes_proto::market::v1::{ModelKind, SessionState};
 use holmes_runtime::rig::Seat;
 use holmes_store::journal::memory::Journal;
 use holmes_testing::call;
-use holmes_testing::grpc::answer;
+use holmes_testing::grpc::{answer, request};
 use tonic::Request;
 
 use crate::harness::{GATEWAY, HOL, MINUTE, STAFF, USD, WEALTH, World, account, node, one, party, with};
@@ -259,4 +260,24 @@ fn a_renter_sees_its_own_sessions_and_nobody_elses() {
     assert_eq!(call!(desk.list_sessions, STAFF, all).unwrap().sessions.len(), 6);
     assert_eq!(call!(desk.list_sessions, STAFF, list("bank", "")), Err("FIELD_INVALID".into()));
     assert_eq!(call!(desk.list_sessions, STAFF, list("*", "7")), Err("FIELD_INVALID".into()));
+}
+
+#[test]
+fn only_a_proof_that_moves_money_names_another_account_in_place_of_one() {
+    let mut desk = Desk::new();
+    let new = Id::v7(1, [7; 10]).to_string();
+    let named = desk.world.look(|state| state.accounts.get(&(party(1), USD)).copied()).expect("it is named");
+    let mut asked = |who: Principal, account_id: &str, scope: Scope| {
+        let message =
+            wire::SetAccountRequest { request_id: desk.id(), asset: USD, account_id: account_id.into() };
+        let mut request = request(who, message);
+        request.extensions_mut().insert(scope);
+        answer(desk.api.set_account(request)).map(|_| ())
+    };
+    let key = Scope::key(Roles::RENTER, false);
+    assert_eq!(asked(party(1), &named.to_string(), key), Ok(()), "the same again");
+    assert_eq!(asked(party(1), &new, key), Err("ADMIN_NEEDED".into()));
+    assert_eq!(asked(party(99), &new, key), Ok(()), "there was none");
+    assert_eq!(asked(party(1), &new, Scope::key(Roles::RENTER, true)), Ok(()));
+    assert_eq!(asked(party(1), &named.to_string(), Scope::signature(Roles::RENTER)), Ok(()));
 }

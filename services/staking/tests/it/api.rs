@@ -292,3 +292,27 @@ fn reads_of_what_is_not_there_are_refused() {
     let unknown = answer(desk.api.get_node(Request::new(get(&nobody)))).unwrap_err();
     assert_eq!(unknown, "UNAUTHENTICATED");
 }
+
+#[test]
+fn a_bond_goes_elsewhere_only_by_a_proof_that_moves_money() {
+    let mut desk = Desk::new();
+    let (elsewhere, node) = (Id::v7(1, [7; 10]).to_string(), node_id(1).to_string());
+    let key = Scope::key(Roles::OPERATOR, false);
+    let admin = Scope::key(Roles::OPERATOR, true);
+    let mut unbond = |account_id: &str, scope: Scope| {
+        let mut request = request(owner(1), desk.unbond(|wanted| wanted.account_id = account_id.to_owned()));
+        request.get_mut().validate_only = true;
+        request.extensions_mut().insert(scope);
+        answer(desk.api.unbond(request)).map(|_| ())
+    };
+    assert_eq!(unbond(&elsewhere, key), Err("ADMIN_NEEDED".into()));
+    assert_eq!((unbond("", key), unbond(&elsewhere, admin)), (Ok(()), Ok(())));
+    let mut payout = |scope: Scope| {
+        let (request_id, account_id) = (desk.id(), elsewhere.clone());
+        let message = wire::SetPayoutAccountRequest { request_id, node_id: node.clone(), account_id };
+        let mut request = request(owner(1), message);
+        request.extensions_mut().insert(scope);
+        answer(desk.api.set_payout_account(request)).map(|_| ())
+    };
+    assert_eq!((payout(key), payout(admin)), (Err("ADMIN_NEEDED".into()), Ok(())));
+}
