@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use holmes_kernel::{Code, Id, Principal, Refusal, Time};
-use holmes_proto::edge::{Scope, SignedRequest, signed_text, status};
+use holmes_proto::edge::{Scope, SignedRequest, signed_text};
 use http_body_util::BodyExt as _;
 use prost::bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,7 +16,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use crate::clock::Clock;
-use crate::server::{Connection, Guests};
+use crate::server::{Connection, Guests, Refused};
 
 type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -52,6 +52,7 @@ pub struct Auth {
     /// Bytes that callers make the process hold before it is known who they are, and those callers.
     unproven: Arc<Semaphore>,
     waiting: Arc<Guests>,
+    refused: Refused,
 }
 
 /// What a signature counts for while it is checked, beside the body that it covers.
@@ -71,7 +72,7 @@ impl Auth {
     ) -> Auth {
         let unproven = Arc::new(Semaphore::new(max_unproven_bytes.min(Semaphore::MAX_PERMITS)));
         let (lookups, waiting) = (Arc::new(Semaphore::new(MOST_LOOKUPS)), Guests::new(usize::MAX));
-        Auth { keys, network, clock, max_bytes, lookups, unproven, waiting }
+        Auth { keys, network, clock, max_bytes, lookups, unproven, waiting, refused: Refused::new() }
     }
 }
 
@@ -111,7 +112,7 @@ where
         Box::pin(async move {
             match auth.admit(request).await {
                 Ok(request) => inner.call(request).await,
-                Err(refusal) => Ok(status(refusal).into_http()),
+                Err(refusal) => Ok(auth.refused.status(refusal).into_http()),
             }
         })
     }

@@ -2,7 +2,8 @@
 //! means refused at once, with a time to wait.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::ports::{Claim, Journal, JournalError};
@@ -18,8 +19,10 @@ use crate::feed::Feed;
 use crate::recover::{Extent, RecoverError, recover};
 
 mod disk;
+mod meters;
 mod run;
 
+use meters::Meters;
 use run::Driver;
 
 /// How many requests may wait in a machine's queue. At 40,000 a second this is a tenth of a second.
@@ -99,18 +102,21 @@ pub async fn start<M: Machine, J: Journal>(
     settings: Settings,
 ) -> Result<Running<M>, RecoverError> {
     let (status, seen) = watch::channel(Status::Recovering);
-    let (claim, shard, kept) = claim_shard::<M, J>(&journal, settings.log, Poison::new()).await?;
+    let meters = Arc::new(Meters::new(M::NAME));
+    let (claim, shard, kept) = claim_shard::<M, J>(&journal, settings.log, Poison::new(), &meters).await?;
     let plausible = settings.clock.now() <= claim.tail.ts.after_millis(CLOCK_AHEAD_MS);
     if !plausible && !settings.accept_clock {
         return Err(RecoverError::ClockAhead { service: M::NAME });
     }
     status.send_replace(Status::Serving);
     let (sender, queue) = mpsc::channel(QUEUE);
-    let handle = MachineHandle { queue: sender, status: seen };
+    let handle = MachineHandle { queue: sender, status: seen, meters: meters.clone() };
+    meters::show(&handle);
     let (durable, watched) = watch::channel(shard.durable());
     let feed = Feed::new::<M, J>(journal.clone(), settings.log, watched);
-    let task =
-        tokio::spawn(Driver::new(journal, settings, (claim, shard, kept), queue, status, durable).run());
+    let task = tokio::spawn(
+        Driver::new(journal, settings, (claim, shard, kept), queue, status, durable, meters).run(),
+    );
     Ok(Running { handle, feed, task })
 }
 
@@ -119,7 +125,9 @@ async fn claim_shard<M: Machine, J: Journal>(
     journal: &J,
     log: LogId,
     poison: Poison,
+    meters: &Meters,
 ) -> Result<(Claim, Shard<M>, u64), RecoverError> {
+    let began = Instant::now();
     let claim = journal.claim(log).await?;
     let mut first = None;
     let each = |frame: &Frame| {
@@ -138,6 +146,8 @@ async fn claim_shard<M: Machine, J: Journal>(
         seq = replica.tail().seq,
         "log claimed and replayed"
     );
+    meters.replayed(replica.tail().seq, began.elapsed());
+    meters.kept(kept);
     let term = claim.term;
     Ok((claim, Shard::new(replica, term, poison), kept))
 }
@@ -146,11 +156,12 @@ async fn claim_shard<M: Machine, J: Journal>(
 pub struct MachineHandle<M: Machine> {
     queue: mpsc::Sender<Message<M>>,
     status: watch::Receiver<Status>,
+    meters: Arc<Meters>,
 }
 
 impl<M: Machine> Clone for MachineHandle<M> {
     fn clone(&self) -> Self {
-        MachineHandle { queue: self.queue.clone(), status: self.status.clone() }
+        MachineHandle { queue: self.queue.clone(), status: self.status.clone(), meters: self.meters.clone() }
     }
 }
 
@@ -262,10 +273,15 @@ impl<M: Machine> MachineHandle<M> {
         self.queue.try_send(message).map_err(|why| match why {
             mpsc::error::TrySendError::Full(_) => {
                 let message = format!("{} has {QUEUE} requests waiting: try again a little later", M::NAME);
-                Refusal::new(Code::Exhausted, "QUEUE_FULL", message).retry_after(50)
+                self.meters.refused(Refusal::new(Code::Exhausted, "QUEUE_FULL", message).retry_after(50))
             }
-            mpsc::error::TrySendError::Closed(_) => self.gone(),
+            mpsc::error::TrySendError::Closed(_) => self.lost(),
         })
+    }
+
+    /// What a caller hears whose message the machine did not answer.
+    fn lost(&self) -> Refusal {
+        self.meters.refused(self.gone())
     }
 
     fn gone(&self) -> Refusal {
@@ -300,7 +316,7 @@ impl<M: Machine> Handle<M> for MachineHandle<M> {
         let digest = canon::digest(&command);
         let (reply, answer) = oneshot::channel();
         self.enqueue(Message::Submit { call, digest, command, reply })?;
-        answer.await.unwrap_or_else(|_| Err(self.gone()))
+        answer.await.unwrap_or_else(|_| Err(self.lost()))
     }
 
     async fn read<T: Send + 'static>(
@@ -310,7 +326,7 @@ impl<M: Machine> Handle<M> for MachineHandle<M> {
     ) -> Result<Answer<T>, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.enqueue(Message::Read { at, query: Box::new(Asked { look, reply }) })?;
-        answer.await.unwrap_or_else(|_| Err(self.gone()))
+        answer.await.unwrap_or_else(|_| Err(self.lost()))
     }
 }
 

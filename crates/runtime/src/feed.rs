@@ -4,14 +4,17 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holmes_kernel::ports::{Journal, JournalError};
 use holmes_kernel::{Event as _, LogId, Machine, ServiceId};
+use metrics::{Counter, Gauge};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::driver::{Delivered, MachineHandle};
+use crate::measure::{self, FEED_AHEAD, FEED_LAG, FEED_PARKED};
 use crate::public::PublicFrame;
 use crate::reader::Reader;
 
@@ -29,6 +32,7 @@ const MOST_AHEAD_US: u64 = 5_000_000;
 #[derive(Clone)]
 pub struct Feed {
     log: LogId,
+    name: &'static str,
     sends_to: &'static [ServiceId],
     durable: watch::Receiver<u64>,
     read: Arc<dyn Fn(u64, usize) -> Reading + Send + Sync>,
@@ -45,7 +49,7 @@ impl Feed {
                 public.collect::<Result<_, _>>().map_err(|why| JournalError::Damaged { log, after, why })
             })
         };
-        Feed { log, sends_to: M::Event::SENDS_TO, durable, read: Arc::new(read) }
+        Feed { log, name: M::NAME, sends_to: M::Event::SENDS_TO, durable, read: Arc::new(read) }
     }
 
     /// Whose log.
@@ -91,20 +95,51 @@ enum Ended {
 /// Follows one source for one machine until either ends or the source has to be parked.
 pub async fn follow<M: Machine>(machine: MachineHandle<M>, feed: Feed, clock: Clock) {
     let source = feed.log();
-    match following(&machine, feed, &clock).await {
+    let meters = Meters::of(&machine, &feed);
+    match following(&machine, feed, &clock, &meters).await {
         Ended::Gone => tracing::debug!(reader = M::NAME, %source, "no longer followed"),
         Ended::Parked(why) => {
-            metrics::counter!("holmes_sources_parked_total", "reader" => M::NAME).increment(1);
+            meters.parked.set(1.0);
             tracing::error!(reader = M::NAME, %source, why, "source parked: nothing of it is taken in until a person has looked");
         }
     }
 }
 
-async fn following<M: Machine>(machine: &MachineHandle<M>, mut feed: Feed, clock: &Clock) -> Ended {
+/// What the follower of a source measures.
+struct Meters {
+    parked: Gauge,
+    ahead: Counter,
+    /// Up to where the source was read.
+    seen: Arc<AtomicU64>,
+}
+
+impl Meters {
+    fn of<M: Machine>(machine: &MachineHandle<M>, feed: &Feed) -> Meters {
+        let of = &[M::NAME, feed.name];
+        let (lag, seen) = (FEED_LAG.gauge(of), Arc::new(AtomicU64::new(0)));
+        let (behind, durable, status) = (seen.clone(), feed.durable.clone(), machine.status());
+        // Also of a source that is parked, as long as its reader lives.
+        measure::when_asked(move || {
+            lag.set(durable.borrow().saturating_sub(behind.load(Ordering::Relaxed)) as f64);
+            status.has_changed().is_ok()
+        });
+        let parked = FEED_PARKED.gauge(of);
+        parked.set(0.0);
+        Meters { parked, ahead: FEED_AHEAD.counter(of), seen }
+    }
+}
+
+async fn following<M: Machine>(
+    machine: &MachineHandle<M>,
+    mut feed: Feed,
+    clock: &Clock,
+    meters: &Meters,
+) -> Ended {
     'anew: loop {
         let Ok(position) = machine.position(feed.log()).await else { return Ended::Gone };
         let mut reader = Reader::new(feed.log(), position);
         loop {
+            meters.seen.store(reader.seen(), Ordering::Relaxed);
             let goes_on = tokio::select! {
                 goes_on = feed.beyond(reader.seen()) => goes_on,
                 () = machine.closed() => false, // a source that stays silent must not keep this task alive
@@ -127,7 +162,7 @@ async fn following<M: Machine>(machine: &MachineHandle<M>, mut feed: Feed, clock
                     Err(parked) => return Ended::Parked(parked.to_string()),
                 };
                 for delivery in deliveries {
-                    match deliver(machine, delivery, clock).await {
+                    match deliver(machine, delivery, clock, meters).await {
                         Some(true) => {}
                         Some(false) => continue 'anew, // the machine stands elsewhere: it has been rebuilt meanwhile
                         None => return Ended::Gone,
@@ -143,12 +178,13 @@ async fn deliver<M: Machine>(
     machine: &MachineHandle<M>,
     delivery: holmes_kernel::shard::Delivery<M::Command>,
     clock: &Clock,
+    meters: &Meters,
 ) -> Option<bool> {
     let (to, ts) = (delivery.to.seq, delivery.ts);
     // The machine would refuse what comes from the future; the same clock tells it here, without asking.
     let ahead = ts.micros().saturating_sub(clock.now().micros());
     if ahead > MOST_AHEAD_US {
-        metrics::counter!("holmes_sources_ahead_total", "reader" => M::NAME).increment(1);
+        meters.ahead.increment(1);
         tracing::error!(reader = M::NAME, source = %delivery.source, ahead_us = ahead, "a source's clock is ahead of ours");
         tokio::time::sleep(Duration::from_micros(MOST_AHEAD_US)).await;
         return Some(false); // the machine may have ended meanwhile

@@ -7,6 +7,7 @@ pub mod config;
 pub mod driver;
 pub mod feed;
 pub mod ids;
+pub mod measure;
 pub mod peer;
 pub mod public;
 mod reader;

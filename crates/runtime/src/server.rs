@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -17,6 +16,7 @@ use tower::ServiceBuilder;
 use crate::auth::Auth;
 use crate::config::Server as Settings;
 use crate::driver::Status;
+use crate::telemetry::Metrics;
 
 mod connections;
 mod guests;
@@ -27,6 +27,7 @@ mod web;
 
 use connections::{Door, Incoming};
 pub(crate) use guests::Guests;
+pub(crate) use layers::Refused;
 use layers::{Observe, Within};
 use places::Admit;
 
@@ -86,8 +87,10 @@ pub async fn serve(
     let within = Within {
         default: Duration::from_millis(settings.deadline_ms),
         longest: Duration::from_millis(settings.longest_deadline_ms),
+        refused: Refused::new(),
     };
-    let layers = ServiceBuilder::new().layer(Observe).layer(within).layer(auth).layer(Admit::new(settings));
+    let layers =
+        ServiceBuilder::new().layer(Observe::new()).layer(within).layer(auth).layer(Admit::new(settings));
     let reporter = health.reporter.clone();
     let (drain, drained) = (Duration::from_millis(settings.drain_ms), stop.clone());
     let most =
@@ -176,11 +179,12 @@ impl Health {
 /// Serves metrics, liveness and readiness until `stop` says so and every machine has ended: who watches a drain sees it.
 pub async fn serve_admin(
     listener: TcpListener,
-    metrics: PrometheusHandle,
+    metrics: Metrics,
     machines: Vec<(&'static str, watch::Receiver<Status>)>,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     use axum::http::StatusCode;
+    use axum::http::header::CONTENT_TYPE;
     use axum::routing::get;
     let draining = stop.clone();
     let mut ends: Vec<_> = machines.iter().map(|(_, status)| status.clone()).collect();
@@ -200,7 +204,7 @@ pub async fn serve_admin(
         }
     };
     let app = axum::Router::new()
-        .route("/metrics", get(move || std::future::ready(metrics.render())))
+        .route("/metrics", get(move || std::future::ready(([(CONTENT_TYPE, Metrics::TYPE)], metrics.page()))))
         .route("/healthz", get(|| std::future::ready("alive\n")))
         .route("/readyz", get(ready));
     let (over, mut seen) = watch::channel(false);

@@ -2,8 +2,9 @@
 //! Prometheus text.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
@@ -13,10 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::{LogFormat, Telemetry};
-
-/// Buckets of every duration, in seconds: from one fsync to a caller's patience.
-const SECONDS: [f64; 14] =
-    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+use crate::measure::{self, BUILD, FAMILIES, Family, Kind};
 
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -35,16 +33,39 @@ pub enum TelemetryError {
 /// Keeps telemetry going; [`Guard::shutdown`] sends what is left.
 pub struct Guard {
     traces: Option<SdkTracerProvider>,
-    metrics: PrometheusHandle,
+    metrics: Metrics,
 }
+
+/// What a process measures, for those who ask.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// The media type of [`Metrics::page`].
+    pub const TYPE: &'static str = "text/plain; version=0.0.4; charset=utf-8";
+
+    /// All of it as Prometheus text.
+    pub fn page(&self) -> String {
+        measure::look();
+        self.0.render()
+    }
+}
+
+/// How often what histograms were told is folded into their buckets.
+const KEEP_UP: Duration = Duration::from_secs(5);
 
 /// What is logged.
 pub fn filter(settings: &Telemetry) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(&settings.log).map_err(|_| TelemetryError::Filter(settings.log.clone()))
 }
 
-/// Sets telemetry up for the whole process. Inside a tokio runtime, once.
-pub fn init(settings: &Telemetry, service: &str) -> Result<Guard, TelemetryError> {
+/// Sets telemetry up for the whole process, which measures `families` besides what every process does. Inside a tokio
+/// runtime, once, before anything is started that measures.
+pub fn init(
+    settings: &Telemetry,
+    service: &str,
+    families: &[&'static Family],
+) -> Result<Guard, TelemetryError> {
     let filter = filter(settings)?;
     let traces = if settings.otlp.is_empty() { None } else { Some(traces(settings, service)?) };
     let exported =
@@ -64,36 +85,32 @@ pub fn init(settings: &Telemetry, service: &str) -> Result<Guard, TelemetryError
         .with(lines)
         .try_init()
         .map_err(|why| TelemetryError::Twice(why.to_string()))?;
-    let metrics = PrometheusBuilder::new()
-        .set_buckets(&SECONDS)
+    let metrics = (FAMILIES.iter().chain(families))
+        .try_fold(PrometheusBuilder::new(), |builder, family| bucketed(builder, family))
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(|why| TelemetryError::Twice(why.to_string()))?;
-    describe();
-    Ok(Guard { traces, metrics })
+    FAMILIES.iter().chain(families).for_each(|family| family.describe());
+    BUILD.gauge(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+    tokio::spawn(keep_up(metrics.clone()));
+    Ok(Guard { traces, metrics: Metrics(metrics) })
 }
 
-/// What each metric means, for those who only see its name.
-fn describe() {
-    metrics::describe_gauge!("holmes_build_info", "Always 1; the label says which build runs.");
-    metrics::gauge!("holmes_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    metrics::describe_gauge!(
-        "holmes_log_head",
-        "Sequence number of the last durable event of a service's log."
-    );
-    metrics::describe_histogram!("holmes_append_seconds", "How long a frame took until it was durable.");
-    metrics::describe_histogram!("holmes_call_seconds", "How long a call took, by method and status.");
-    metrics::describe_counter!(
-        "holmes_connections_refused_total",
-        "Connections that were closed at once because their port, or their address on it, had too many."
-    );
-    metrics::describe_counter!(
-        "holmes_sources_parked_total",
-        "Logs that a service no longer follows until a person has looked."
-    );
-    metrics::describe_counter!(
-        "holmes_sources_ahead_total",
-        "Entries that came with a time ahead of the clock."
-    );
+/// Has the buckets of a histogram be its family's.
+fn bucketed(builder: PrometheusBuilder, family: &Family) -> Result<PrometheusBuilder, BuildError> {
+    match family.kind {
+        Kind::Histogram(buckets) => {
+            builder.set_buckets_for_metric(Matcher::Full(family.name.to_owned()), buckets)
+        }
+        Kind::Counter | Kind::Gauge => Ok(builder),
+    }
+}
+
+/// Folds what histograms were told into their buckets now and then: nobody may ever ask for them.
+async fn keep_up(metrics: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(KEEP_UP).await;
+        metrics.run_upkeep();
+    }
 }
 
 fn traces(settings: &Telemetry, service: &str) -> Result<SdkTracerProvider, TelemetryError> {
@@ -111,8 +128,8 @@ fn traces(settings: &Telemetry, service: &str) -> Result<SdkTracerProvider, Tele
 }
 
 impl Guard {
-    /// The metrics as Prometheus text.
-    pub fn metrics(&self) -> PrometheusHandle {
+    /// What the process measures.
+    pub fn metrics(&self) -> Metrics {
         self.metrics.clone()
     }
 

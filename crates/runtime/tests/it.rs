@@ -17,6 +17,8 @@ mod faults;
 mod follow;
 #[path = "it/grpc.rs"]
 mod grpc;
+#[path = "it/measured.rs"]
+mod measured;
 #[path = "it/places.rs"]
 mod places;
 #[path = "it/pressure.rs"]

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::Edge;
 use crate::ask::{Ask, call_id, wrong};
 use crate::calls::{Part, Parts, begin};
+use crate::metrics::Door;
 use crate::price::{self, Bound, PICO_PER_MICRO};
 use crate::receipts;
 
@@ -84,7 +85,7 @@ impl Edge {
             nodes: self.nodes.serving(&model.name).0,
             name: model.name,
         };
-        Ok(models.into_values().map(offer).collect())
+        Ok(models.into_values().map(|offered| offer(offered.model)).collect())
     }
 }
 
@@ -106,7 +107,7 @@ impl Service for Api {
         let generate = wanted.work.clone().ok_or_else(|| status(wrong("work", "what shall be written")))?;
         let work = work::Work::Generate(seeded(generate));
         let ask = self.0.ask(&request, &wanted.request_id, &wanted.model, work, wanted.terms.as_ref())?;
-        let mut parts = begin(&self.0, ask).map_err(status)?;
+        let mut parts = begin(&self.0, ask, Door::Generate).map_err(status)?;
         // A call that does not begin is an error of the RPC, not of its stream.
         let first = parts.recv().await.ok_or_else(broken)?.map_err(status)?;
         Ok(Response::new(Answer { first: Some(first), parts }))
@@ -119,7 +120,7 @@ impl Service for Api {
         let wanted = request.get_ref();
         let work = work::Work::Embed(wire::EmbedWork { texts: wanted.texts.clone() });
         let ask = self.0.ask(&request, &wanted.request_id, &wanted.model, work, wanted.terms.as_ref())?;
-        let mut parts = begin(&self.0, ask).map_err(status)?;
+        let mut parts = begin(&self.0, ask, Door::Embed).map_err(status)?;
         let mut answer = wire::EmbedResponse::default();
         while let Some(part) = parts.recv().await {
             match part.map_err(status)? {

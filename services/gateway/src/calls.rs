@@ -16,6 +16,8 @@ use crate::Edge;
 use crate::ask::Ask;
 use crate::leases::Lease;
 use crate::limits::Admitted;
+use crate::metrics::{Door, ENDED, ModelMeters};
+use crate::models::Offered;
 use crate::nodes::Node;
 use crate::price::{self, Bound};
 use crate::reports::Receipt;
@@ -23,9 +25,11 @@ use crate::settings::ms;
 use crate::signed::countersigned;
 
 pub(crate) mod outcome;
+mod pace;
 mod run;
 
 use outcome::CONTEXT_LENGTH_EXCEEDED;
+use pace::Pace;
 use run::{End, Run};
 
 /// A part of an answer.
@@ -42,7 +46,16 @@ pub(crate) enum Part {
 pub(crate) type Parts = mpsc::Receiver<Result<Part, Refusal>>;
 
 /// Starts a call; its parts come as they are made, an error as the last.
-pub(crate) fn begin(edge: &Arc<Edge>, ask: Ask) -> Result<Parts, Refusal> {
+pub(crate) fn begin(edge: &Arc<Edge>, ask: Ask, door: Door) -> Result<Parts, Refusal> {
+    let begun = try_begin(edge, ask, door);
+    if let Err(refused) = &begun {
+        edge.meters.ended(door, &refused.reason);
+    }
+    begun
+}
+
+fn try_begin(edge: &Arc<Edge>, ask: Ask, door: Door) -> Result<Parts, Refusal> {
+    let pace = Pace::new();
     edge.started()?;
     if edge.draining.load(Ordering::Relaxed) {
         let message = "the gateway stops: call another one, or again in a moment";
@@ -51,24 +64,32 @@ pub(crate) fn begin(edge: &Arc<Edge>, ask: Ask) -> Result<Parts, Refusal> {
     let (to, parts) = mpsc::channel(edge.settings.renter_buffer);
     let admitted = match edge.limits.admit(ask.renter, ask.call) {
         Err(refused) if refused.code == Code::AlreadyExists => {
-            tokio::spawn(refuse_again(edge.clone(), ask, refused, to));
+            tokio::spawn(refuse_again(edge.clone(), ask, (refused, door), to));
             return Ok(parts);
         }
         admitted => admitted?,
     };
     let edge = edge.clone();
     tokio::spawn(async move {
-        let mut out = Out { to, sent: 0, stall: ms(edge.settings.renter_stall_ms), at: None };
+        let mut out = Out { to, sent: 0, stall: ms(edge.settings.renter_stall_ms), at: None, pace };
         let ended = serve(&edge, &ask, admitted, &mut out).await;
-        let outcome = ended.as_ref().map_or_else(|refused| outcome::label(&refused.reason), |_| "ENDED");
-        metrics::counter!("holmes_gateway_calls_total", "outcome" => outcome).increment(1);
+        if ended.is_ok() {
+            out.pace.ended();
+        }
+        edge.meters.ended(door, ended.as_ref().map_or_else(|refused| refused.reason.as_ref(), |_| ENDED));
         out.give(ended.map(Part::Ended)).await;
     });
     Ok(parts)
 }
 
 /// Refuses a call that runs or ran here; with the name of its receipt where the log has one.
-async fn refuse_again(edge: Arc<Edge>, ask: Ask, refused: Refusal, to: mpsc::Sender<Result<Part, Refusal>>) {
+async fn refuse_again(
+    edge: Arc<Edge>,
+    ask: Ask,
+    (refused, door): (Refusal, Door),
+    to: mpsc::Sender<Result<Part, Refusal>>,
+) {
+    edge.meters.ended(door, &refused.reason);
     let named = unused(&edge, &ask).await.err().filter(|named| named.code == Code::AlreadyExists);
     let _ = to.send(Err(named.unwrap_or(refused))).await; // the renter may have gone
 }
@@ -76,6 +97,7 @@ async fn refuse_again(edge: Arc<Edge>, ask: Ask, refused: Refusal, to: mpsc::Sen
 /// Serves a call, at another node when one is lost.
 async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Out) -> Result<Ended, Refusal> {
     let (mut offer, ()) = tokio::try_join!(offer(edge, ask), unused(edge, ask))?;
+    out.pace.is_of(offer.meters.clone());
     let secret: [u8; 32] = crate::random();
     let (mut bill, mut lost) = (Bill::default(), Vec::new());
     loop {
@@ -93,6 +115,7 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
         match end {
             End::Whole(whole) => {
                 bill.add(edge, ask, &lease, whole.line.as_ref());
+                out.pace.billed(whole.line.as_ref(), whole.cached);
                 edge.leases.give_back(lease, whole.line.as_ref());
                 if let Some(vectors) = whole.vectors {
                     out.give(Ok(Part::Vectors(vectors))).await;
@@ -102,6 +125,7 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
             }
             End::Lost(line) => {
                 bill.add(edge, ask, &lease, line.as_ref());
+                out.pace.billed(line.as_ref(), 0);
                 if *edge.over.borrow() {
                     edge.end(lease, LeaseEnd::Released);
                     return Err(cut_short());
@@ -163,6 +187,7 @@ struct Offer {
     most_pico: u64,
     /// With fees, micro-dollars.
     most_micro_usd: u64,
+    meters: Arc<ModelMeters>,
 }
 
 async fn offer(edge: &Edge, ask: &Ask) -> Result<Offer, Refusal> {
@@ -170,7 +195,7 @@ async fn offer(edge: &Edge, ask: &Ask) -> Result<Offer, Refusal> {
         work::Work::Generate(_) => ModelKind::Generate,
         work::Work::Embed(_) => ModelKind::Embed,
     };
-    let model = edge.models.get(&ask.model, kind).await?;
+    let Offered { model, meters } = edge.models.get(&ask.model, kind).await?;
     let (serving, context) = edge.nodes.serving(&ask.model);
     if serving == 0 {
         let message =
@@ -181,7 +206,7 @@ async fn offer(edge: &Edge, ask: &Ask) -> Result<Offer, Refusal> {
     bound.check(context)?;
     let quoted = price::quote(&edge.upstream, ask, bound).await?;
     let most_pico = bound.pico(model.input_pico_usd, model.output_pico_usd);
-    Ok(Offer { bound, most_pico, most_micro_usd: quoted.total_micro_usd })
+    Ok(Offer { bound, most_pico, most_micro_usd: quoted.total_micro_usd, meters })
 }
 
 /// Reasons for which a session takes no more calls, and another one may.
@@ -257,7 +282,7 @@ fn session_over() -> Refusal {
 
 /// Leaves out a node that was lost; refuses when there were too many.
 fn another(edge: &Edge, lost: &mut Vec<Id>, node: &Node) -> Result<(), Refusal> {
-    metrics::counter!("holmes_gateway_calls_moved_total").increment(1);
+    edge.meters.moved.increment(1);
     lost.push(node.id);
     if lost.len() > edge.settings.most_moves as usize {
         let message =
@@ -339,6 +364,7 @@ pub(crate) struct Out {
     stall: Duration,
     /// Where the call runs.
     at: Option<Id>,
+    pace: Pace,
 }
 
 impl Out {
@@ -350,6 +376,7 @@ impl Out {
     /// Gives the renter tokens; `false` when he has gone.
     async fn tokens(&mut self, tokens: Tokens) -> bool {
         let count = u32::try_from(tokens.ids.len()).unwrap_or(u32::MAX);
+        self.pace.tokens(count.into());
         let given = self.give(Ok(Part::Tokens(tokens))).await;
         if given {
             self.sent = self.sent.saturating_add(count);

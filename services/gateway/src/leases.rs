@@ -223,6 +223,16 @@ impl Leases {
         placing.await
     }
 
+    /// How many are open at each node.
+    pub(crate) fn held(&self) -> BTreeMap<Id, u64> {
+        self.shares.held()
+    }
+
+    /// How many no call uses now.
+    pub(crate) fn idle(&self) -> u64 {
+        guarded(&self.idle).values().map(|leases| leases.len() as u64).sum()
+    }
+
     fn pop(&self, key: &Key) -> Option<Lease> {
         let mut idle = guarded(&self.idle);
         let leases = idle.get_mut(key)?;

@@ -21,7 +21,7 @@
 //!
 //! **Deliberately absent**: any state that must survive; queues without bound; a renter's text in logs or metrics.
 //!
-//! In reading order: `calls`, `calls/run`, `calls/outcome`, `leases`, `shares`, `running`, `sessions`, `nodes`, `nodes/room`,
+//! In reading order: `calls`, `calls/run`, `calls/pace`, `calls/outcome`, `leases`, `shares`, `running`, `sessions`, `nodes`, `nodes/room`,
 //! `nodes/attach`, `presence`, `reports`, `signed`, `price`, `ask`, `limits`, `models`, `upstream`, `metrics`,
 //! [`Settings`], then the doors `api`, [`openai`], `receipts`.
 
@@ -59,12 +59,14 @@ mod signed;
 mod upstream;
 
 pub use api::Api;
+pub use metrics::FAMILIES;
 pub use nodes::attach::Attach;
 pub use receipts::Log;
 pub use settings::Settings;
 
 use leases::Leases;
 use limits::Limits;
+use metrics::Meters;
 use models::Models;
 use nodes::{Node, Nodes};
 use presence::{Beats, Marks};
@@ -100,10 +102,9 @@ pub fn start(deps: Deps) -> Gateway {
     let Deps { peer, key, network, clock, keys, receipts, settings } = deps;
     let upstream = Upstream::new(peer, &settings);
     let nodes = Arc::new(Nodes::new(&settings));
-    crate::metrics::describe();
     let (leased, reported) = (upstream.clone(), upstream.clone());
     let running = Arc::new(Running::new(upstream.clone(), settings.clone()));
-    Gateway(Arc::new(Edge {
+    let edge = Arc::new(Edge {
         id: Id::of_key(&key.verifying_key().to_bytes()),
         key,
         network,
@@ -129,7 +130,10 @@ pub fn start(deps: Deps) -> Gateway {
         clock,
         upstream,
         settings,
-    }))
+        meters: Meters::new(),
+    });
+    metrics::show(Arc::downgrade(&edge));
+    Gateway(edge)
 }
 
 impl Gateway {
@@ -177,6 +181,7 @@ pub(crate) struct Edge {
     receipts: Arc<dyn Log>,
     settings: Settings,
     upstream: Upstream,
+    meters: Meters,
     nodes: Arc<Nodes>,
     sessions: Sessions,
     leases: Arc<Leases>,

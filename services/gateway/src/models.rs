@@ -1,6 +1,7 @@
 //! The models that the market offers, asked for again every few seconds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holmes_kernel::{Code, Refusal};
@@ -8,6 +9,7 @@ use holmes_proto::market::v1 as market;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::metrics::ModelMeters;
 use crate::settings::{Settings, ms};
 use crate::upstream::{Upstream, now};
 
@@ -15,7 +17,21 @@ use crate::upstream::{Upstream, now};
 pub(crate) struct Models {
     upstream: Upstream,
     fresh_for: Duration,
-    known: Mutex<Option<(Instant, BTreeMap<String, market::Model>)>>,
+    known: Mutex<Option<(Instant, BTreeMap<String, Offered>)>>,
+}
+
+/// A model that is offered, and what is measured of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Offered {
+    pub(crate) model: market::Model,
+    pub(crate) meters: Arc<ModelMeters>,
+}
+
+impl Offered {
+    fn new(model: market::Model) -> Offered {
+        let meters = Arc::new(ModelMeters::new(&model.name));
+        Offered { model, meters }
+    }
 }
 
 impl Models {
@@ -24,7 +40,7 @@ impl Models {
     }
 
     /// All of them, by name.
-    pub(crate) async fn all(&self) -> Result<BTreeMap<String, market::Model>, Refusal> {
+    pub(crate) async fn all(&self) -> Result<BTreeMap<String, Offered>, Refusal> {
         let mut known = self.known.lock().await;
         if let Some((since, models)) = &*known
             && since.elapsed() < self.fresh_for
@@ -35,8 +51,8 @@ impl Models {
         let asked = market.list_models(now(market::ListModelsRequest { withdrawn: false }));
         match (self.upstream.once(asked).await, &*known) {
             (Ok(answer), _) => {
-                let models: BTreeMap<_, _> =
-                    answer.models.into_iter().map(|model| (model.name.clone(), model)).collect();
+                let named = |model: market::Model| (model.name.clone(), Offered::new(model));
+                let models: BTreeMap<_, _> = answer.models.into_iter().map(named).collect();
                 *known = Some((Instant::now(), models.clone()));
                 Ok(models)
             }
@@ -47,16 +63,16 @@ impl Models {
     }
 
     /// One model that does what is asked.
-    pub(crate) async fn get(&self, name: &str, kind: market::ModelKind) -> Result<market::Model, Refusal> {
-        let Some(model) = self.all().await?.remove(name) else {
+    pub(crate) async fn get(&self, name: &str, kind: market::ModelKind) -> Result<Offered, Refusal> {
+        let Some(offered) = self.all().await?.remove(name) else {
             let message = format!("the network offers no model {name:?}: ListModels says which there are");
             return Err(Refusal::new(Code::NotFound, "MODEL_NOT_FOUND", message));
         };
-        if model.kind() != kind {
+        if offered.model.kind() != kind {
             let does = if kind == market::ModelKind::Generate { "computes vectors" } else { "writes text" };
             let message = format!("the model {name:?} {does}: choose another one");
             return Err(Refusal::new(Code::Invalid, "MODEL_UNSUITED", message));
         }
-        Ok(model)
+        Ok(offered)
     }
 }

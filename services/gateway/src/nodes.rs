@@ -13,12 +13,14 @@ use holmes_proto::gateway::v1::{
 use holmes_proto::inference::v1::{Output, output};
 use holmes_proto::scheduling::v1::{CallLine, Capabilities, DetachReason};
 use holmes_proto::statements::LEASE_BYTES;
+use metrics::Counter;
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::Status;
 
 use crate::guarded;
+use crate::metrics::FLOODED;
 use crate::settings::Settings;
 
 pub(crate) mod attach;
@@ -32,6 +34,7 @@ pub(crate) struct Nodes {
     attached: Mutex<BTreeMap<Id, Arc<Node>>>,
     /// For what waits of all of them.
     room: Arc<Room>,
+    flooded: Counter,
 }
 
 /// Whether a node that attaches is taken.
@@ -46,7 +49,11 @@ enum Put {
 
 impl Nodes {
     pub(crate) fn new(settings: &Settings) -> Nodes {
-        Nodes { attached: Mutex::default(), room: Room::new(settings.most_waiting_bytes) }
+        Nodes {
+            attached: Mutex::default(),
+            room: Room::new(settings.most_waiting_bytes),
+            flooded: FLOODED.counter(&[]),
+        }
     }
 
     /// A node by its id.
@@ -128,6 +135,7 @@ pub(crate) struct Node {
     most_buffered_bytes: usize,
     /// For what waits of all its calls.
     room: Arc<Room>,
+    flooded: Counter,
     /// `None` once it is gone.
     calls: Mutex<Option<BTreeMap<Id, Entry>>>,
     heard: Mutex<Instant>,
@@ -242,7 +250,7 @@ impl Node {
         let behind = entry.to.capacity() < self.most_buffered || entry.room.is_short();
         let behind = behind && !entry.overrun.swap(true, Ordering::Relaxed);
         if flooded {
-            metrics::counter!("holmes_gateway_calls_flooded_total").increment(1);
+            self.flooded.increment(1);
         }
         if full && let Some(calls) = calls.as_mut() {
             calls.remove(&call);

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::State;
 use axum::http::{Extensions, HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use holmes_kernel::{Code, Id, Principal, Refusal};
@@ -19,13 +20,16 @@ use crate::Edge;
 use crate::api::cut_off;
 use crate::ask::{Ask, call_id};
 use crate::calls::{Part, Parts, begin};
+use crate::metrics::Door;
 use crate::settings::ms;
 
 mod answer;
+mod measured;
 mod request;
 mod stream;
 
 use answer::{Gathered, Shape};
+use measured::{Answers, measured};
 use request::{Body as Asked, Parsed};
 
 /// The routes.
@@ -39,6 +43,7 @@ pub(crate) fn router(edge: Arc<Edge>) -> Router {
         .fallback(nowhere)
         .method_not_allowed_fallback(nowhere)
         .with_state(edge)
+        .layer(from_fn_with_state(Arc::new(Answers::default()), measured))
 }
 
 /// An error as OpenAI's clients know it.
@@ -202,15 +207,15 @@ async fn model(
 }
 
 async fn chat(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Result<Response, Wrong> {
-    serve(edge, request, request::chat).await
+    serve(edge, request, request::chat, Door::Chat).await
 }
 
 async fn completions(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Result<Response, Wrong> {
-    serve(edge, request, request::completion).await
+    serve(edge, request, request::completion, Door::Completions).await
 }
 
 async fn embeddings(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Result<Response, Wrong> {
-    serve(edge, request, request::embedding).await
+    serve(edge, request, request::embedding, Door::Embeddings).await
 }
 
 /// Reads a request, runs it, and answers at once or as a stream.
@@ -218,6 +223,7 @@ async fn serve(
     edge: Arc<Edge>,
     request: Request<Body>,
     parse: fn(&Asked) -> Result<Parsed, Wrong>,
+    door: Door,
 ) -> Result<Response, Wrong> {
     let (renter, scope) = edge.caller(request.headers(), request.extensions()).await?;
     scope.allows(renter, Needs::Renter)?;
@@ -231,7 +237,7 @@ async fn serve(
         embed => embed,
     };
     let ask = Ask::new(renter, call, &model, work, &terms, &edge.settings)?;
-    let mut parts = begin(&edge, ask)?;
+    let mut parts = begin(&edge, ask, door)?;
     let mut response = if shape.streams() {
         // What goes wrong before the call runs is an error of the request, not of its stream.
         let first = parts.recv().await.ok_or_else(cut_off)??;

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex};
 use holmes_kernel::{Code, Id, Refusal};
 use holmes_proto::scheduling::v1::{CallLine, ReportCallsRequest, ReportCallsResponse};
 use holmes_proto::statements::{LEASE_BYTES, lease_text};
+use metrics::Counter;
 use tokio::sync::oneshot;
 
 use crate::guarded;
+use crate::metrics::REPORTS_REFUSED;
 use crate::nodes::Nodes;
 use crate::settings::{Settings, ms};
 use crate::upstream::{Upstream, request_id};
@@ -43,6 +45,7 @@ pub(crate) struct Reports {
     /// Of each lease with a report under way, what waits for the next.
     waiting: Mutex<BTreeMap<LeaseId, Vec<Waiting>>>,
     known: Mutex<Known>,
+    refused: Counter,
 }
 
 struct Waiting {
@@ -61,7 +64,8 @@ struct Known {
 
 impl Reports {
     pub(crate) fn new(upstream: Upstream, settings: Settings, nodes: Arc<Nodes>) -> Reports {
-        Reports { upstream, settings, nodes, waiting: Mutex::default(), known: Mutex::default() }
+        let refused = REPORTS_REFUSED.counter(&[]);
+        Reports { upstream, settings, nodes, waiting: Mutex::default(), known: Mutex::default(), refused }
     }
 
     /// Reports a countersigned line. The receiver hears its receipt's name once it is durable.
@@ -96,7 +100,12 @@ impl Reports {
 
     /// Whether nothing is on its way.
     pub(crate) fn is_idle(&self) -> bool {
-        guarded(&self.waiting).is_empty()
+        self.pending() == 0
+    }
+
+    /// Of how many leases something is on its way.
+    pub(crate) fn pending(&self) -> usize {
+        guarded(&self.waiting).len()
     }
 
     /// Waits until nothing is on its way under a lease.
@@ -170,7 +179,7 @@ impl Reports {
             Err(refused) => Settled::Refused(refused.reason.to_string()),
         };
         if let Err(refused) = &receipt {
-            metrics::counter!("holmes_gateway_reports_refused_total").increment(1);
+            self.refused.increment(1);
             tracing::warn!(call = %waiting.call, %refused, "a call was not recorded: its renter pays nothing");
         }
         match &settled {

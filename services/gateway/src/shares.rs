@@ -72,6 +72,17 @@ impl Shares {
     }
 }
 
+impl Shares {
+    /// Slots that all accounts together hold, by node.
+    pub(crate) fn held(&self) -> BTreeMap<Id, u64> {
+        let mut nodes = BTreeMap::new();
+        for (node, count) in guarded(&self.held).values().flat_map(|held| &held.nodes) {
+            *nodes.entry(*node).or_default() += count;
+        }
+        nodes
+    }
+}
+
 impl Held {
     fn tidy(&mut self) {
         self.nodes.retain(|_, count| *count > 0);

@@ -91,7 +91,7 @@ pub(crate) struct WorkerArgs {
 /// Serves until a signal.
 pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let options = options(args, &config)?;
-    let telemetry = telemetry::init(&config.telemetry, "holmes-executor")?;
+    let telemetry = telemetry::init(&config.telemetry, "holmes-executor", &[])?;
     let node = Id::of_key(&options.key.verifying_key().to_bytes());
     eprintln!("node {node} joins {}; its state is in {}", options.join, options.state_dir.display());
     let (stop, stopped) = watch::channel(false);

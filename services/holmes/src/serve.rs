@@ -88,7 +88,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let (roles, with_gateway) = wanted(&args.role)?;
     let config = args.over(config);
     let profile = Profile::load(&config.cell.profile)?;
-    let telemetry = telemetry::init(&config.telemetry, "holmes")?;
+    let telemetry = telemetry::init(&config.telemetry, "holmes", holmes_gateway::FAMILIES)?;
     all_descriptors();
     // Profile and ports first: what is misspelt or taken should cost nothing.
     let grpc = bind(config.server.listen, "server.listen").await?;

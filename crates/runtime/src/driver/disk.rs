@@ -1,37 +1,53 @@
 //! What a driver wants of its journal beside single calls.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holmes_kernel::ports::{Claim, Journal, JournalError};
-use holmes_kernel::{Code, Entry, Frame, LogId, Refusal};
+use holmes_kernel::{Code, Entry, Frame, LogId, Machine, Refusal};
 
-/// Shows how far a service's log is.
-pub(super) fn show_head(service: &'static str, seq: u64) {
-    metrics::gauge!("holmes_log_head", "service" => service).set(seq as f64);
-}
+use super::meters::Meters;
 
 /// Sends the byte-identical frame until the answer is definite: never another frame in its place.
 pub(super) async fn append_until_known<J: Journal>(
-    service: &'static str,
+    meters: Arc<Meters>,
     journal: J,
     claim: Claim,
     frame: Frame,
 ) -> Result<(), JournalError> {
     let (began, mut attempt) = (Instant::now(), 0);
+    meters.handed(&frame);
     loop {
         match journal.append(&claim, &frame).await {
             Err(JournalError::Unknown(why)) => {
                 tracing::warn!(log = %claim.log, attempt, why, "outcome of an append not known: sending it again");
+                meters.repeated.increment(1);
                 tokio::time::sleep(pause(attempt)).await;
                 attempt += 1;
             }
             definite => {
-                metrics::histogram!("holmes_append_seconds", "service" => service).record(began.elapsed());
-                if definite.is_ok() {
-                    show_head(service, frame.header().last);
-                }
+                meters.appended(&frame, began, definite.is_ok());
                 return definite;
             }
+        }
+    }
+}
+
+/// Writes a snapshot at a place that is durable. The service goes on without one.
+pub(super) async fn keep_snapshot<M: Machine, J: Journal>(
+    meters: &Meters,
+    journal: &J,
+    log: LogId,
+    upto: u64,
+) {
+    match crate::recover::write_snapshot::<M, J>(journal, log, upto).await {
+        Ok(_) => {
+            meters.kept(upto);
+            tracing::info!(service = M::NAME, seq = upto, "snapshot kept");
+        }
+        Err(why) => {
+            meters.snapshot_failed.increment(1);
+            tracing::error!(service = M::NAME, %why, "no snapshot was kept");
         }
     }
 }

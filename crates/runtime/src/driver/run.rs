@@ -10,7 +10,7 @@ use holmes_kernel::{Input, Output, Way};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::disk::{append_until_known, entry_at, show_head};
+use super::disk::{append_until_known, entry_at, keep_snapshot};
 use super::*;
 
 /// How many messages are taken between two looks at the disk. Bounds the size of a step, not of a frame.
@@ -58,6 +58,7 @@ pub(super) struct Driver<M: Machine, J: Journal> {
     recalls: Arc<Semaphore>,
     out: Vec<Output<M>>,
     stopping: bool,
+    meters: Arc<Meters>,
 }
 
 enum Waiter<M: Machine> {
@@ -92,9 +93,9 @@ impl<M: Machine, J: Journal> Driver<M, J> {
         queue: mpsc::Receiver<Message<M>>,
         status: watch::Sender<Status>,
         durable: watch::Sender<u64>,
+        meters: Arc<Meters>,
     ) -> Self {
         let handed = shard.durable();
-        show_head(M::NAME, handed);
         Driver {
             journal,
             settings,
@@ -117,6 +118,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             recalls: Arc::new(Semaphore::new(RECALLS)),
             out: Vec::new(),
             stopping: false,
+            meters,
         }
     }
 
@@ -127,6 +129,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             let mut turn = self.turn(happened);
             if let Turn::Reclaim(why) = turn {
                 tracing::error!(service = M::NAME, why, "the state is rebuilt from the log");
+                self.meters.rebuilt.increment(1);
                 turn = self.reclaim().await;
             }
             match turn {
@@ -288,7 +291,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             "{} has {PARKED} calls that wait for a place in a log: try again a little later",
             M::NAME
         );
-        self.give_up(message, &Refusal::new(Code::Exhausted, "QUEUE_FULL", why).retry_after(100));
+        self.give_up(message, Refusal::new(Code::Exhausted, "QUEUE_FULL", why).retry_after(100));
     }
 
     fn unpark(&mut self) {
@@ -304,19 +307,20 @@ impl<M: Machine, J: Journal> Driver<M, J> {
                 self.take(message);
             } else if since.elapsed() >= PARKED_FOR {
                 let why = "the place in the log that the call waits for was not reached in time";
-                self.give_up(message, &Refusal::new(Code::Deadline, "NOT_REACHED", why));
+                self.give_up(message, Refusal::new(Code::Deadline, "NOT_REACHED", why));
             } else {
                 self.parked.push((since, message));
             }
         }
     }
 
-    fn give_up(&self, message: Message<M>, refusal: &Refusal) {
+    fn give_up(&self, message: Message<M>, refusal: Refusal) {
+        let refusal = self.meters.refused(refusal);
         match message {
             Message::Submit { reply, .. } => {
-                let _ = reply.send(Err(refusal.clone())); // the caller may have gone
+                let _ = reply.send(Err(refusal)); // the caller may have gone
             }
-            Message::Read { query, .. } => query.refuse(refusal.clone()),
+            Message::Read { query, .. } => query.refuse(refusal),
             Message::Deliver { .. } | Message::Position { .. } | Message::Stop => {}
         }
     }
@@ -355,8 +359,12 @@ impl<M: Machine, J: Journal> Driver<M, J> {
 
     fn append(&mut self, frame: Frame) {
         self.handed = frame.header().last;
-        self.append =
-            Some(Box::pin(append_until_known(M::NAME, self.journal.clone(), self.claim.clone(), frame)));
+        self.append = Some(Box::pin(append_until_known(
+            self.meters.clone(),
+            self.journal.clone(),
+            self.claim.clone(),
+            frame,
+        )));
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Result<M::Reply, Refusal>, seq: u64) {
@@ -375,7 +383,7 @@ impl<M: Machine, J: Journal> Driver<M, J> {
         for ticket in tickets {
             let message = format!("{} could not prove that it still owns its log: try again", M::NAME);
             let refusal = Refusal::new(Code::Unavailable, "NOT_CONFIRMED", message).retry_after(200);
-            self.answer(*ticket, Err(refusal), 0);
+            self.answer(*ticket, Err(self.meters.refused(refusal)), 0);
         }
     }
 
@@ -412,14 +420,11 @@ impl<M: Machine, J: Journal> Driver<M, J> {
             return;
         }
         self.snapshot_at = durable;
-        let (journal, log) = (self.journal.clone(), self.settings.log);
+        let (journal, log, meters) = (self.journal.clone(), self.settings.log, self.meters.clone());
         let runtime = tokio::runtime::Handle::current();
         // A thread of its own: replaying is work, and the owner's thread has callers.
         self.snapshot = Some(tokio::task::spawn_blocking(move || {
-            match runtime.block_on(crate::recover::write_snapshot::<M, J>(&journal, log, durable)) {
-                Ok(_) => tracing::info!(service = M::NAME, seq = durable, "snapshot kept"),
-                Err(why) => tracing::error!(service = M::NAME, %why, "no snapshot was kept"),
-            }
+            runtime.block_on(keep_snapshot::<M, J>(&meters, &journal, log, durable));
         }));
     }
 
@@ -435,11 +440,12 @@ impl<M: Machine, J: Journal> Driver<M, J> {
         self.parked_at = u64::MAX;
         (self.barrier, self.behind_barrier, self.before_barrier) = (None, Vec::new(), Vec::new());
         let poison = self.shard.take_poison();
-        let (claim, shard) = match claim_shard::<M, J>(&self.journal, self.settings.log, poison).await {
-            Ok((claim, shard, _)) => (claim, shard),
-            Err(RecoverError::Journal(JournalError::Fenced { by, .. })) => return Turn::Fenced(by),
-            Err(why) => return Turn::Halt(format!("the log could not be taken up again: {why}")),
-        };
+        let (claim, shard) =
+            match claim_shard::<M, J>(&self.journal, self.settings.log, poison, &self.meters).await {
+                Ok((claim, shard, _)) => (claim, shard),
+                Err(RecoverError::Journal(JournalError::Fenced { by, .. })) => return Turn::Fenced(by),
+                Err(why) => return Turn::Halt(format!("the log could not be taken up again: {why}")),
+            };
         (self.handed, self.claim, self.shard) = (shard.durable(), claim, shard);
         self.durable.send_replace(self.shard.durable()); // the frame that was under way may be there now
         self.status.send_replace(Status::Serving);

@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use metrics::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
 use super::guests::{GiveWay, Guest, Guests};
+use crate::measure::{PORT_CONNECTIONS, PORT_REFUSED, Reasons};
 
 /// A peer that takes not one byte for so long is gone, whatever its keep-alive says.
 const STALLED: Duration = Duration::from_secs(60);
@@ -35,7 +37,12 @@ pub(super) struct Door {
     most: Most,
     guests: Arc<Guests>,
     inside: Mutex<Inside>,
+    open: Gauge,
+    refused: Reasons,
 }
+
+/// Why a connection is not let in.
+const REFUSED: [&str; 3] = ["ADDRESS_FULL", "NOT_ACCEPTED", "PORT_FULL"];
 
 #[derive(Debug, Default)]
 struct Inside {
@@ -65,7 +72,14 @@ impl Door {
     /// The door of a port.
     pub(super) fn new(port: &'static str, most: Most) -> Arc<Door> {
         // The guests' own count is never full: who is too many is decided by all connections together.
-        Arc::new(Door { port, most, guests: Guests::new(usize::MAX), inside: Mutex::default() })
+        Arc::new(Door {
+            port,
+            most,
+            guests: Guests::new(usize::MAX),
+            inside: Mutex::default(),
+            open: PORT_CONNECTIONS.gauge(&[port]),
+            refused: Reasons::new(&PORT_REFUSED, &[port], &REFUSED),
+        })
     }
 
     /// Lets a connection in, or says why not.
@@ -79,6 +93,7 @@ impl Door {
             return Err("PORT_FULL");
         }
         inside.all += 1;
+        self.open.set(inside.all as f64);
         *inside.addresses.entry(from).or_default() += 1;
         drop(inside);
         let (guest, give_way) = self.guests.enter();
@@ -94,6 +109,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut inside = self.door.lock();
         inside.all -= 1;
+        self.door.open.set(inside.all as f64);
         if let Some(own) = inside.addresses.get_mut(&self.from) {
             *own -= 1;
             if *own == 0 {
@@ -137,11 +153,7 @@ impl Incoming {
             };
             match accepted {
                 Ok(socket) => return Poll::Ready(socket),
-                Err(reason) => {
-                    let port = self.door.port;
-                    metrics::counter!("holmes_connections_refused_total", "port" => port, "reason" => reason)
-                        .increment(1);
-                }
+                Err(reason) => self.door.refused.count(reason),
             }
         }
     }

@@ -52,6 +52,11 @@ impl Guests {
         (Guest { guests: self.clone(), number }, GiveWay(Some(told)))
     }
 
+    /// How many are inside.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().guests.len()
+    }
+
     /// Makes the one that came first give way; `false` when there is none.
     pub(crate) fn make_room(&self) -> bool {
         Self::push_out(&mut self.lock())

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use holmes_kernel::{Code, Principal, Refusal};
-use holmes_proto::edge::status;
 use prost::bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
@@ -15,9 +14,10 @@ use tonic::body::Body;
 
 use super::connections::Connection;
 use super::guests::{GiveWay, Guest, Guests};
-use super::layers::{Answering, method_of};
+use super::layers::{Answering, Refused, method_of};
 use super::share::{Share, Shares};
 use crate::config::Server as Settings;
+use crate::measure::{self, GRPC_PLACES, GRPC_USED};
 
 /// The places of a port.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ struct Places {
     stream_shares: Arc<Shares>,
     guest_streams: Arc<Guests>,
     guest_stream: Duration,
+    refused: Refused,
 }
 
 /// [`Admitted`] as a layer.
@@ -37,7 +38,7 @@ pub(super) struct Admit(Arc<Places>);
 
 impl Admit {
     pub(super) fn new(settings: &Settings) -> Admit {
-        Admit(Arc::new(Places {
+        let places = Arc::new(Places {
             calls: Arc::new(Semaphore::new(settings.max_calls)),
             guest_calls: Arc::new(Semaphore::new(settings.max_guest_calls)),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
@@ -45,8 +46,37 @@ impl Admit {
             stream_shares: Shares::new(settings.max_streams),
             guest_streams: Guests::new(settings.max_guest_streams),
             guest_stream: Duration::from_millis(settings.guest_stream_ms),
-        }))
+            refused: Refused::new(),
+        });
+        show(&places, settings);
+        Admit(places)
     }
+}
+
+/// Shows the places, whenever somebody asks.
+fn show(places: &Arc<Places>, settings: &Settings) {
+    let most = [
+        ("calls", settings.max_calls),
+        ("guest_calls", settings.max_guest_calls),
+        ("streams", settings.max_streams),
+        ("guest_streams", settings.max_guest_streams),
+    ];
+    let meters = most.map(|(kind, most)| {
+        GRPC_PLACES.gauge(&[kind]).set(most as f64);
+        (most, GRPC_USED.gauge(&[kind]))
+    });
+    let places = Arc::downgrade(places);
+    measure::when_asked(move || {
+        let Some(places) = places.upgrade() else { return false };
+        let [calls, guest_calls, streams, guest_streams] = &meters;
+        for ((most, used), free) in
+            [(calls, &places.calls), (guest_calls, &places.guest_calls), (streams, &places.streams)]
+        {
+            used.set(most.saturating_sub(free.available_permits()) as f64);
+        }
+        guest_streams.1.set(places.guest_streams.count() as f64);
+        true
+    });
 }
 
 impl<S> tower::Layer<S> for Admit {
@@ -80,7 +110,10 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let mut held = match self.places.held(&request) {
             Ok(held) => held,
-            Err(refused) => return Box::pin(async move { Ok(status(refused).into_http()) }),
+            Err(refused) => {
+                let refused = self.places.refused.status(refused);
+                return Box::pin(async move { Ok(refused.into_http()) });
+            }
         };
         let stay = match &held {
             Held::Guest { stay, .. } => Some(stay.clone()),
@@ -91,17 +124,18 @@ where
             request.extensions_mut().insert(stay.clone());
         }
         let request = if is_guest {
-            request.map(|body| Body::new(Capped { body, left: GUEST_BYTES, stay }))
+            let refused = self.places.refused.clone();
+            request.map(|body| Body::new(Capped { body, left: GUEST_BYTES, stay, refused }))
         } else {
             request
         };
-        let answer = self.inner.call(request);
+        let (answer, refused) = (self.inner.call(request), self.places.refused.clone());
         Box::pin(async move {
             let answer = tokio::select! {
                 answer = answer => answer?,
                 over = std::future::poll_fn(|cx| held.is_over(cx)) => return Ok(over.into_http()),
             };
-            Ok(legible(answer).map(|body| Body::new(Keeping { body, held, ended: false })))
+            Ok(legible(answer, &refused).map(|body| Body::new(Keeping { body, held, ended: false })))
         })
     }
 }
@@ -132,7 +166,8 @@ impl Places {
             streams: self.streams.clone(),
             connection,
         };
-        Held::Guest { stay, give_way, until: Box::pin(tokio::time::sleep(self.guest_stream)) }
+        let until = Box::pin(tokio::time::sleep(self.guest_stream));
+        Held::Guest { stay, give_way, until, refused: self.refused.clone() }
     }
 }
 
@@ -176,23 +211,23 @@ impl Stay {
 /// What a call holds while it is in progress.
 enum Held {
     Place { _place: OwnedSemaphorePermit, _share: Option<Share> },
-    Guest { stay: Stay, give_way: GiveWay, until: Pin<Box<Sleep>> },
+    Guest { stay: Stay, give_way: GiveWay, until: Pin<Box<Sleep>>, refused: Refused },
 }
 
 impl Held {
     /// Resolves when a guest's time is over, with what it is told.
     fn is_over(&mut self, cx: &mut Context<'_>) -> Poll<tonic::Status> {
-        let Held::Guest { stay, give_way, until } = self else { return Poll::Pending };
+        let Held::Guest { stay, give_way, until, refused } = self else { return Poll::Pending };
         let late = until.as_mut().poll(cx).is_ready();
         if !(give_way.poll(cx) || late) || !stay.is_guest() {
             return Poll::Pending;
         }
         if late {
             let message = "a stream whose caller sends no proof lasts so long and no longer: open it again, or send one";
-            return Poll::Ready(status(Refusal::new(Code::Deadline, "GUEST_STREAM_OVER", message)));
+            return Poll::Ready(refused.status(Refusal::new(Code::Deadline, "GUEST_STREAM_OVER", message)));
         }
         let message = "the process has as many streams of callers who send no proof as it takes";
-        Poll::Ready(status(overloaded(message)))
+        Poll::Ready(refused.status(overloaded(message)))
     }
 }
 
@@ -241,6 +276,7 @@ struct Capped {
     body: Body,
     left: usize,
     stay: Option<Stay>,
+    refused: Refused,
 }
 
 impl http_body::Body for Capped {
@@ -259,11 +295,8 @@ impl http_body::Body for Capped {
         }
         let Some(left) = self.left.checked_sub(bytes) else {
             let message = format!("a call without proof may send {GUEST_BYTES} bytes: send less, or a proof");
-            return Poll::Ready(Some(Err(status(Refusal::new(
-                Code::Exhausted,
-                "REQUEST_TOO_LARGE",
-                message,
-            )))));
+            let refusal = Refusal::new(Code::Exhausted, "REQUEST_TOO_LARGE", message);
+            return Poll::Ready(Some(Err(self.refused.status(refusal))));
         };
         self.left = left;
         Poll::Ready(frame)
@@ -280,7 +313,7 @@ impl http_body::Body for Capped {
 
 /// tonic blames itself for a message that cannot be decoded, and gives one that is too long no reason; its sender should
 /// know better.
-fn legible(answer: http::Response<Body>) -> http::Response<Body> {
+fn legible(answer: http::Response<Body>, refused: &Refused) -> http::Response<Body> {
     let Some(why) = tonic::Status::from_header_map(answer.headers()) else { return answer };
     let begins = |text: &str| why.message().contains(text);
     let refusal = match why.code() {
@@ -294,7 +327,7 @@ fn legible(answer: http::Response<Body>) -> http::Response<Body> {
         }
         _ => return answer,
     };
-    status(refusal).into_http()
+    refused.status(refusal).into_http()
 }
 
 /// What a call hears that finds no place.

@@ -51,7 +51,7 @@ async fn metrics_are_prometheus_text_and_callers_make_no_labels_up() {
     say(&channel, words(0)).await.unwrap();
     let (code, text) = admin.get("/metrics").await;
     assert_eq!(code, 200);
-    assert!(text.contains("holmes_call_seconds_bucket"), "{text}");
+    assert!(text.contains("holmes_grpc_call_seconds_bucket"), "{text}");
     for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let (series, value) = line.rsplit_once(' ').unwrap();
         value.parse::<f64>().unwrap_or_else(|why| panic!("{line}: {why}"));

@@ -12,8 +12,8 @@ use holmes_proto::edge::{self, Roles, Scope};
 use holmes_runtime::auth::{Auth, Keys, Network};
 use holmes_runtime::config::{Server as Settings, Telemetry};
 use holmes_runtime::server::{self, Health};
+use holmes_runtime::telemetry::Metrics;
 use holmes_runtime::{Clock, telemetry};
-use metrics_exporter_prometheus::PrometheusHandle;
 use prost::Message;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -251,10 +251,10 @@ pub fn reason(status: &Status) -> String {
 }
 
 /// The process's metrics; telemetry is set up once.
-pub fn metrics() -> PrometheusHandle {
+pub fn metrics() -> Metrics {
     static GUARD: LazyLock<telemetry::Guard> = LazyLock::new(|| {
         let quiet = Telemetry { log: "off".into(), ..Telemetry::default() };
-        telemetry::init(&quiet, "tests").unwrap()
+        telemetry::init(&quiet, "tests", &[]).unwrap()
     });
     GUARD.metrics()
 }

@@ -1,60 +1,10 @@
-//! How calls end, in words that are ours: what a node says is bounded before it reaches a renter, and no metric has a
-//! label that somebody else can choose.
+//! How calls end, in words that are ours: what a node says is bounded before it reaches a renter.
 
 use holmes_kernel::{Code, Refusal};
 use holmes_proto::inference::v1::Failed;
 
 /// The reason when a prompt, with what is to be written, is longer than a model's context.
 pub(crate) const CONTEXT_LENGTH_EXCEEDED: &str = "CONTEXT_LENGTH_EXCEEDED";
-
-/// The outcomes of calls and attachments that are counted by name; any other is [`OTHER`].
-const NAMED: [&str; 38] = [
-    "ACCOUNT_NOT_FOUND",
-    "ACCOUNT_SLOTS_USED",
-    "CONTEXT_LENGTH_EXCEEDED",
-    "CONTROL_TEXT",
-    "DRAINING",
-    "GATEWAY_UNKNOWN",
-    "HELLO_LATE",
-    "HELLO_MALFORMED",
-    "INSUFFICIENT_FUNDS",
-    "MODEL_KIND_WRONG",
-    "MODEL_NOT_FOUND",
-    "MODEL_NOT_OFFERED",
-    "MODEL_NOT_SERVED",
-    "NAMED_NODE_UNAVAILABLE",
-    "NODES_LOST",
-    "NODE_GONE",
-    "NODE_NOT_QUALIFIED",
-    "NODE_REFUSED",
-    "NODE_UNKNOWN",
-    "NONCE_REUSED",
-    "NO_NODE_FREE",
-    "NO_NODE_QUALIFIED",
-    "OVERLOADED",
-    "PRICE_ABOVE_LIMIT",
-    "RENTER_GONE",
-    "SESSION_BUDGET_EXCEEDED",
-    "SESSION_CLOSED",
-    "SESSION_CLOSING",
-    "SESSION_EXPIRED",
-    "SESSION_NOT_FOUND",
-    "SESSION_NO_ACCOUNT",
-    "SIGNATURE_INVALID",
-    "STOP_INVALID",
-    "SUPERSEDED",
-    "TOO_MANY_LEASES",
-    "TOO_MANY_LEASES_OF_SESSION",
-    "UPSTREAM_FAILED",
-    "UPSTREAM_SILENT",
-];
-/// An outcome without a name of its own.
-const OTHER: &str = "OTHER";
-
-/// A reason as a metric's label.
-pub(crate) fn label(reason: &str) -> &'static str {
-    NAMED.iter().find(|named| **named == reason).copied().unwrap_or(OTHER)
-}
 
 /// Longest reason and message of a node that a renter is told.
 const LONGEST_REASON: usize = 64;
@@ -88,12 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_cannot_make_up_labels_reasons_or_long_messages() {
-        assert!(NAMED.is_sorted());
-        assert_eq!(
-            (label("NO_NODE_FREE"), label("x\"} 1\n"), label("ANYTHING_ELSE")),
-            ("NO_NODE_FREE", OTHER, OTHER)
-        );
+    fn a_node_cannot_make_up_reasons_or_long_messages() {
         assert_eq!(failed("STOP_INVALID", "m").reason, "STOP_INVALID");
         for odd in ["", "a b", "x\r\ny", &"A".repeat(65)] {
             assert_eq!(failed(odd, "m").reason, "NODE_REFUSED", "{odd:?}");

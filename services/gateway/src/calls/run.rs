@@ -422,7 +422,7 @@ impl<'a> Run<'a> {
     }
 
     fn untrue(&self, reason: &'static str) {
-        metrics::counter!("holmes_gateway_untrue_lines_total", "reason" => reason).increment(1);
+        self.edge.meters.untrue.count(reason);
         tracing::warn!(node = %self.call.node.id, call = %self.ask.call, reason, "a node has signed what is not so");
     }
 

@@ -18,7 +18,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{FromCall, Node, Put, Words};
-use crate::calls::outcome;
 use crate::reports::Settled;
 use crate::settings::ms;
 use crate::upstream::request_id;
@@ -38,10 +37,16 @@ impl Service for Attach {
         &self,
         request: Request<tonic::Streaming<FromNode>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let started = self.0.started().map_err(status)?;
+        let refused = |refused: Refusal| {
+            self.0.meters.attach_refused.count(&refused.reason);
+            status(refused)
+        };
+        let started = self.0.started().map_err(refused)?;
         if self.0.nodes.count() >= self.0.settings.most_nodes {
             let message = "the gateway has as many nodes as it takes: attach to another one, or again later";
-            return Err(status(Refusal::new(Code::Exhausted, "TOO_MANY_NODES", message).retry_after(10_000)));
+            return Err(refused(
+                Refusal::new(Code::Exhausted, "TOO_MANY_NODES", message).retry_after(10_000),
+            ));
         }
         let (out, answers) = mpsc::channel(self.0.settings.most_in_flight);
         let stay = request.extensions().get().cloned();
@@ -55,18 +60,15 @@ async fn attend(edge: Arc<Edge>, started: Started, stay: Option<Stay>, mut words
     let node = match admit(&edge, &started, stay.as_ref(), &mut words, &out).await {
         Ok(node) => node,
         Err(refused) => {
-            let reason = outcome::label(&refused.reason);
-            metrics::counter!("holmes_gateway_attach_refused_total", "reason" => reason).increment(1);
+            edge.meters.attach_refused.count(&refused.reason);
             let _ = out.send(Err(status(refused))).await; // the node may have gone
             return;
         }
     };
-    metrics::gauge!("holmes_gateway_nodes").increment(1.0);
     tracing::info!(node = %node.id, generation = node.generation, "a node has attached");
     let reason = listen(&edge, &started, &node, &mut words).await;
     node.end(reason);
     edge.nodes.remove(&node);
-    metrics::gauge!("holmes_gateway_nodes").decrement(1.0);
     tracing::info!(node = %node.id, generation = node.generation, ?reason, "a node is gone");
     edge.leases.forget_node(node.id, node.generation);
     if reason != DetachReason::Superseded {
@@ -142,6 +144,7 @@ async fn admit(
         most_buffered: edge.settings.most_buffered,
         most_buffered_bytes: edge.settings.most_buffered_bytes,
         room: edge.nodes.room.part(edge.settings.most_node_bytes),
+        flooded: edge.nodes.flooded.clone(),
         calls: Mutex::new(Some(Default::default())),
         heard: Mutex::new(Instant::now()),
         leaving: AtomicBool::new(false),
