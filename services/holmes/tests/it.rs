@@ -20,6 +20,8 @@ mod files;
 mod guides;
 #[path = "it/harness.rs"]
 mod harness;
+#[path = "it/metrics.rs"]
+mod metrics;
 #[path = "it/misuse.rs"]
 mod misuse;
 #[path = "it/paid.rs"]

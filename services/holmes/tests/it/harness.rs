@@ -232,16 +232,21 @@ impl Server<'_> {
         told.trim_start_matches("http://").trim_end_matches("/v1").to_owned()
     }
 
-    /// How far each service's log is, as `/metrics` says.
-    pub(crate) fn heads(&self) -> BTreeMap<String, u64> {
+    /// What `/metrics` says, without the head of the answer.
+    pub(crate) fn metrics(&self) -> String {
         let admin = self.told("admin ").expect("the server tells its address");
         let admin = admin.trim_start_matches("http://").trim_end_matches("/metrics");
-        let page = ask(admin, format!("GET /metrics HTTP/1.0\r\nhost: {admin}\r\n\r\n").as_bytes());
+        let answer = ask(admin, format!("GET /metrics HTTP/1.0\r\nhost: {admin}\r\n\r\n").as_bytes());
+        answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+    }
+
+    /// How far each service's log is, as `/metrics` says.
+    pub(crate) fn heads(&self) -> BTreeMap<String, u64> {
         let head = |line: &str| {
             let (name, seq) = line.strip_prefix("holmes_log_head{service=\"")?.split_once("\"} ")?;
             Some((name.to_owned(), seq.parse().ok()?))
         };
-        page.lines().filter_map(head).collect()
+        self.metrics().lines().filter_map(head).collect()
     }
 
     /// Its process.

@@ -56,7 +56,7 @@ fn show(place: &Place, key: &str) -> String {
 }
 
 /// A place whose network grants HOL to three operators.
-fn network() -> Place {
+pub(crate) fn network() -> Place {
     network_with("")
 }
 
@@ -170,7 +170,7 @@ pub(crate) fn payer(server: &Server<'_>, units: u64) -> (String, String) {
 }
 
 /// A request for text.
-fn generate(most: u32) -> Value {
+pub(crate) fn generate(most: u32) -> Value {
     let message = json!({ "role": "user", "content": "Sort these numbers: 41, 7, 93, 18" });
     json!({
         "model": MODEL,
@@ -239,7 +239,7 @@ fn balance(server: &Server<'_>, account: &str) -> u64 {
     number(&found["account"]["balanceUnits"])
 }
 
-fn chat(server: &Server<'_>, key: &str) -> String {
+pub(crate) fn chat(server: &Server<'_>, key: &str) -> String {
     let body = json!({
         "model": MODEL, "max_tokens": 8,
         "messages": [{ "role": "user", "content": "Sort these numbers: 3 1 2" }],
@@ -291,6 +291,7 @@ fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anythin
     let said = parts(&text);
     assert!(said.last().expect("an end")["ended"].is_object(), "{text}");
     assert!(said.iter().any(|part| part["moved"].is_object()), "{text}");
+    assert!(server.metrics().contains("\nholmes_gateway_calls_moved_total 1\n"));
     owed += price_of(&said);
 
     // The server dies while calls run; its nodes come back by themselves.
