@@ -219,6 +219,18 @@ impl Principal {
         Principal { kind: PrincipalKind::Service, id: Id(service.0 as u128) }
     }
 
+    /// How much of a limit that all share is this principal's to fill. Accounts and nodes, which anyone makes for
+    /// nothing, leave a quarter of it, so that however many of them come, the platform goes on working.
+    pub const fn room(&self, limit: u64) -> u64 {
+        match self.kind {
+            PrincipalKind::Account | PrincipalKind::Node => limit - limit / 4,
+            PrincipalKind::System
+            | PrincipalKind::Service
+            | PrincipalKind::Staff
+            | PrincipalKind::Gateway => limit,
+        }
+    }
+
     /// The bytes in an entry: kind, then id big-endian.
     pub fn to_bytes(self) -> [u8; 17] {
         let mut bytes = [0; 17];

@@ -19,7 +19,7 @@ const BUCKET_MS: u64 = 10_000;
 /// How much a window holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowLimits {
-    /// Entries in all.
+    /// Entries in all, of which accounts and nodes fill three quarters ([`Principal::room`]).
     pub entries: u64,
     /// Entries of one principal.
     pub per_principal: u64,
@@ -102,7 +102,7 @@ impl<V, const PER_PRINCIPAL: bool> Window<V, PER_PRINCIPAL> {
             self.buckets.iter().take(gone).map(of_owner).sum()
         };
         let dropped: u64 = self.buckets.iter().take(gone).map(|bucket| bucket.len() as u64).sum();
-        if self.len - dropped >= self.limits.entries {
+        if self.len - dropped >= principal.room(self.limits.entries) {
             return Err(NotTaken::Full);
         }
         let Some(place) = self.owners.place(principal) else { return Ok(()) };
@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
     use crate::canon;
-    use crate::id::PrincipalKind;
+    use crate::id::{PrincipalKind, ServiceId};
 
     const START_MS: u64 = 1_700_000_000_000;
 
@@ -260,6 +260,22 @@ mod tests {
             Ok(()),
             "old entries do not count"
         );
+    }
+
+    #[test]
+    fn accounts_that_fill_the_window_leave_room_to_the_platform() {
+        let (mut window, now) = (window(8, 8), Time::from_millis(START_MS));
+        for n in 0..6 {
+            assert_eq!(window.admits(&who(n), id(START_MS, n), now), Ok(()));
+            window.insert(who(n), id(START_MS, n), 0);
+        }
+        assert_eq!(window.admits(&who(9), id(START_MS, 9), now), Err(NotTaken::Full));
+        let market = Principal::service(ServiceId(7));
+        for n in 6..8 {
+            assert_eq!(window.admits(&market, id(START_MS, n), now), Ok(()));
+            window.insert(market, id(START_MS, n), 0);
+        }
+        assert_eq!(window.admits(&market, id(START_MS, 9), now), Err(NotTaken::Full));
     }
 
     #[test]

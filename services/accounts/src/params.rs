@@ -17,7 +17,7 @@ pub const MOST_CAUSE_BYTES: usize = 128;
 /// Most staff keys, and as many hashes, that a profile names.
 const MOST_FIRST_STAFF: usize = 64;
 
-/// So that accounts, which are never forgotten, cannot be created without end.
+/// So that accounts, which are never forgotten, cannot be created without end. The last quarter is for staff to create.
 pub const MOST_ACCOUNTS: Governed =
     Governed::new("most_accounts", "accounts", 10_000_000, (1_000, 100_000_000), 10_000_000);
 /// One for each program of a renter, with room for rotation.

@@ -263,6 +263,7 @@ mod tests {
     fn the_defaults_lie_within_their_bounds() {
         let params = read(&wire::Params::decode(encoded_defaults().as_slice()).unwrap()).unwrap();
         assert_eq!(params.pools[0].account, "trr_pool/HOL");
+        // E-3.1
         assert_eq!([499, 500, 999, 1_000, 9_000].map(|rating| params.class(rating)), [0, 0, 1, 2, 7]);
     }
 

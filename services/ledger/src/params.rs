@@ -41,7 +41,7 @@ pub const WINDOW_ENTRIES_PER_PRINCIPAL: Governed =
 /// So that accounts, which are never forgotten, cannot be opened without end.
 pub const MOST_ACCOUNTS_PER_OWNER: Governed =
     Governed::new("most_accounts_per_owner", "accounts", 1_000, (10, 1_000_000), 10_000);
-/// So that holds, which may be open for ever, cannot be opened without end.
+/// So that holds, which may be open for ever, cannot be opened without end. The last quarter is the platform's.
 pub const MOST_OPEN_HOLDS: Governed =
     Governed::new("most_open_holds", "holds", 10_000_000, (1_000, 100_000_000), 5_000_000);
 /// 90 days.

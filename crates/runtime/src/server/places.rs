@@ -15,7 +15,7 @@ use tonic::body::Body;
 use super::connections::Connection;
 use super::guests::{GiveWay, Guest, Guests};
 use super::layers::{Answering, Refused, method_of};
-use super::share::{Share, Shares};
+use super::share::{Full, Share, Shares};
 use crate::config::Server as Settings;
 use crate::measure::{self, GRPC_PLACES, GRPC_USED};
 
@@ -150,8 +150,15 @@ impl Places {
             (false, Some(who)) => (&self.calls, self.call_shares.take(who), "calls in progress"),
             (false, None) => (&self.guest_calls, Ok(None), "calls in progress of callers who send no proof"),
         };
-        let share = share.map_err(|most| {
-            overloaded(&format!("the account has {most} of the process's {what}, as many as one may"))
+        let share = share.map_err(|full| {
+            overloaded(&match full {
+                Full::Own(most) => {
+                    format!("the account has {most} of the process's {what}, as many as one may")
+                }
+                Full::Together(most) => {
+                    format!("accounts have {most} of the process's {what}, as many as they may")
+                }
+            })
         })?;
         match places.clone().try_acquire_owned() {
             Ok(place) => Ok(Held::Place { _place: place, _share: share }),

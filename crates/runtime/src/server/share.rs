@@ -1,5 +1,6 @@
-//! How many places one account may hold of those that all known callers share: an eighth, so that one alone shuts nobody
-//! out. Nodes, gateways, services and staff are the network's own.
+//! How many places accounts may hold of those that all known callers share: one an eighth, so that it alone shuts nobody
+//! out, and all of them together three quarters, since anyone makes accounts for nothing. Nodes, gateways, services and
+//! staff are the network's own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,8 +13,14 @@ const PART: usize = 8;
 /// Places that accounts hold.
 #[derive(Debug)]
 pub(super) struct Shares {
-    held: Mutex<HashMap<Id, usize>>,
-    most: usize,
+    held: Mutex<Held>,
+    places: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    of: HashMap<Id, usize>,
+    together: usize,
 }
 
 /// A place in its account's share; given back when it is dropped.
@@ -23,30 +30,41 @@ pub(super) struct Share {
     account: Id,
 }
 
+/// Why an account gets no place.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// It holds so many, as many as one may.
+    Own(usize),
+    /// Accounts hold so many together, as many as they may.
+    Together(usize),
+}
+
 impl Shares {
     /// Shares of so many places.
     pub(super) fn new(places: usize) -> Arc<Shares> {
-        Arc::new(Shares { held: Mutex::default(), most: places.div_ceil(PART) })
+        Arc::new(Shares { held: Mutex::default(), places })
     }
 
     /// A place for a caller: `Ok(None)` for one who has no share.
-    ///
-    /// # Errors
-    /// With the size of the share when it is used up.
-    pub(super) fn take(self: &Arc<Shares>, who: &Principal) -> Result<Option<Share>, usize> {
+    pub(super) fn take(self: &Arc<Shares>, who: &Principal) -> Result<Option<Share>, Full> {
         if who.kind != PrincipalKind::Account {
             return Ok(None);
         }
+        let (most, most_together) = (self.places.div_ceil(PART), who.room(self.places as u64) as usize);
         let mut held = self.lock();
-        let count = held.entry(who.id).or_default();
-        if *count >= self.most {
-            return Err(self.most);
+        let own = held.of.get(&who.id).copied().unwrap_or_default();
+        if own >= most {
+            return Err(Full::Own(most));
         }
-        *count += 1;
+        if held.together >= most_together {
+            return Err(Full::Together(most_together));
+        }
+        held.of.insert(who.id, own + 1);
+        held.together += 1;
         Ok(Some(Share { of: self.clone(), account: who.id }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Id, usize>> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -54,10 +72,11 @@ impl Shares {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut held = self.of.lock();
-        if let Some(count) = held.get_mut(&self.account) {
+        held.together -= 1;
+        if let Some(count) = held.of.get_mut(&self.account) {
             *count -= 1;
             if *count == 0 {
-                held.remove(&self.account); // whoever has come and gone leaves nothing behind
+                held.of.remove(&self.account); // whoever has come and gone leaves nothing behind
             }
         }
     }
@@ -72,12 +91,23 @@ mod tests {
         let shares = Shares::new(16);
         let account = |n| Principal::new(PrincipalKind::Account, Id::from_bytes([n; 16]));
         let held: Vec<_> = (0..2).map(|_| shares.take(&account(1)).unwrap().unwrap()).collect();
-        assert_eq!(shares.take(&account(1)).unwrap_err(), 2);
+        assert_eq!(shares.take(&account(1)).unwrap_err(), Full::Own(2));
         assert!(shares.take(&account(2)).unwrap().is_some(), "another one has its own");
         let staff = Principal::new(PrincipalKind::Staff, Id::from_bytes([1; 16]));
         assert!(shares.take(&staff).unwrap().is_none(), "who runs the network has no share");
         drop(held);
         assert!(shares.take(&account(1)).is_ok());
-        assert!(shares.lock().is_empty(), "nothing is kept of who has gone");
+        let held = shares.lock();
+        assert!(held.of.is_empty() && held.together == 0, "nothing is kept of who has gone");
+    }
+
+    #[test]
+    fn accounts_together_leave_a_quarter_to_those_who_run_the_network() {
+        let shares = Shares::new(16);
+        let take = |n| shares.take(&Principal::new(PrincipalKind::Account, Id::from_bytes([n; 16])));
+        let mut held: Vec<_> = (0..12).map(|n| take(n).unwrap().unwrap()).collect();
+        assert_eq!(take(12).unwrap_err(), Full::Together(12));
+        held.pop();
+        assert!(take(12).is_ok());
     }
 }

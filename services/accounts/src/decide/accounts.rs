@@ -18,7 +18,7 @@ pub(super) fn create_own(state: &State, new: &NewAccount, ctx: &Ctx) -> Decided 
     refuse_if(!own || ctx.principal != account_of(new.account), || Rejection::OwnKeyNeeded)?;
     let open = state.params.open_roles;
     refuse_if(!open.contain(new.roles), || Rejection::RoleNotOpen { open })?;
-    created(state, new)
+    created(state, new, ctx.principal.room(state.params.most_accounts))
 }
 
 /// An account by staff's hand.
@@ -29,17 +29,17 @@ pub(super) fn create(state: &State, new: &NewAccount, caller: &Caller) -> Decide
     let of_key = new.key.as_ref().is_some_and(|key| Id::of_key(&key.public_key) == new.account);
     let valid = of_key || new.account.moment().is_some();
     refuse_if(!valid, || Rejection::AccountIdInvalid(new.account))?;
-    created(state, new)
+    created(state, new, state.params.most_accounts)
 }
 
-fn created(state: &State, new: &NewAccount) -> Decided {
+/// An account, where fewer than so many exist.
+fn created(state: &State, new: &NewAccount, room: u64) -> Decided {
     refuse_if(!is_text(&new.name, 1, MOST_NAME_BYTES), || Rejection::NameInvalid)?;
     if state.accounts.contains(&new.account) {
         refuse_if(!is_same(state, new), || Rejection::AccountExists(new.account))?;
         return Ok(Vec::new());
     }
-    let full = state.accounts.len() as u64 >= state.params.most_accounts;
-    refuse_if(full, || Rejection::TooManyAccounts)?;
+    refuse_if(state.accounts.len() as u64 >= room, || Rejection::TooManyAccounts)?;
     let account = new.account.to_bytes().to_vec();
     let mut events =
         vec![Kind::AccountCreated(AccountCreated { account: account.into(), name: new.name.clone() })];

@@ -375,8 +375,15 @@ fn every_limit_refuses_and_revoking_makes_room() {
 #[test]
 fn the_limits_of_cell_and_account_for_ever_are_kept_too() {
     let mut given = given();
-    given.state.params.most_accounts = 2;
-    assert_eq!(given.wallet(3, Roles::NONE), Err("TOO_MANY_ACCOUNTS"));
+    given.state.params.most_accounts = 4;
+    given.wallet(3, Roles::NONE).unwrap();
+    assert_eq!(given.wallet(4, Roles::NONE), Err("TOO_MANY_ACCOUNTS"), "the last quarter is staff's");
+    let by_staff = |n| {
+        let name = "a".into();
+        Change::CreateAccount(NewAccount { account: v7(n), name, roles: Roles::NONE, key: None })
+    };
+    given.staff(by_staff(1)).unwrap();
+    assert_eq!(given.staff(by_staff(2)), Err("TOO_MANY_ACCOUNTS"));
     given.state.params.most_keys_ever = 2;
     given.signed(WALLET, create(1, WALLET, Roles::RENTER, false)).unwrap();
     given.signed(WALLET, Change::RevokeApiKey { key: v7(1) }).unwrap();

@@ -131,6 +131,15 @@ fn a_move(debit: Id, credit: Id, units: u64) -> Move {
     Move { debit, credit, amount: Amount::new(units), balancing: false, debit_owner: None }
 }
 
+/// The same again under other ids.
+fn many(transfer: Transfer, numbers: std::ops::Range<u16>) -> Vec<Transfer> {
+    let numbered = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        Transfer { id: Id::v7(START_MS, [high, low, 7, 7, 7, 7, 7, 7, 7, 7]), ..transfer }
+    };
+    numbers.map(numbered).collect()
+}
+
 fn linked(transfer: Transfer) -> Transfer {
     Transfer { linked: true, ..transfer }
 }
@@ -461,18 +470,24 @@ fn a_bulk_submitters_ids_are_not_remembered_and_a_sends_may_be_old() {
 }
 
 #[test]
+fn accounts_that_hold_all_they_can_leave_room_to_the_platform() {
+    let most = params::MOST_OPEN_HOLDS.min;
+    let mut given = Given::with(Params { most_open_holds: most, ..params::defaults(assets()) });
+    let hold = given.hold(1, None);
+    let holds = many(hold, 0..(most - most / 4) as u16);
+    assert!(given.transfers(ALICE, &holds).iter().all(|code| *code == Ok));
+    assert_eq!(given.transfers(ALICE, &[hold]), [TooManyHolds]);
+    let last = many(hold, holds.len() as u16..most as u16);
+    assert!(given.transfers(MARKET, &last).iter().all(|code| *code == Ok));
+}
+
+#[test]
 fn a_full_window_refuses_and_forgets_nothing_early() {
     // E-2.3
     let least = params::WINDOW_ENTRIES_PER_PRINCIPAL.min;
     let mut given = Given::with(Params { window_entries_per_principal: least, ..params::defaults(assets()) });
     let pay = given.pay(1);
-    let pays: Vec<Transfer> = (0..least as u16)
-        .map(|n| {
-            let [high, low] = n.to_be_bytes();
-            let id = Id::v7(START_MS, [high, low, 7, 7, 7, 7, 7, 7, 7, 7]);
-            Transfer { id, ..pay }
-        })
-        .collect();
+    let pays = many(pay, 0..least as u16);
     assert!(given.transfers(ALICE, &pays).iter().all(|code| *code == Ok));
     let more = given.pay(1);
     assert_eq!(given.transfers(ALICE, &[more, pays[0]]), [WindowFull, Exists]);

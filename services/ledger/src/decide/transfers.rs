@@ -190,7 +190,8 @@ impl<'a> Batch<'a> {
         if self.overlay.hold(row.id).is_some() {
             return Err(Code::ExistsDifferent); // open for longer than ids are remembered
         }
-        if self.overlay.most_holds() as u64 >= self.state.params.most_open_holds {
+        let room = self.ctx.principal.room(self.state.params.most_open_holds);
+        if self.overlay.most_holds() as u64 >= room {
             return Err(Code::TooManyHolds);
         }
         let (mut from, mut to) = (debit.2, credit.2);
