@@ -33,9 +33,14 @@ fn main() {
     let dir = args.next().map(PathBuf::from);
     let turns = args.next().map_or(Some(TURNS), |turns| turns.to_str()?.parse().ok());
     let (Some(dir), Some(turns @ 1..)) = (dir, turns) else {
-        eprintln!("usage: beside_candle MODEL_DIR [TURNS] (a directory with a Llama as GGUF; {TURNS} turns)");
+        eprintln!("usage: beside_candle MODEL_DIR [TURNS] (the directory of a Llama; {TURNS} turns)");
         std::process::exit(2);
     };
+    if cfg!(debug_assertions) {
+        eprintln!(
+            "WARNING: without --release candle is not optimised, so its rates and the ratio say nothing"
+        );
+    }
     if let Err(why) = compare(&dir, turns) {
         eprintln!("error: {why}");
         std::process::exit(1);
