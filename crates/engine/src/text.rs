@@ -2,16 +2,17 @@
 
 mod detokenize;
 mod gguf;
+mod guard;
 mod huggingface;
 mod template;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::config::Spec;
 use crate::format::{Description, ModelFiles};
+use guard::guarded;
 
 pub use detokenize::Detokenizer;
 pub use template::{Message, Template};
@@ -156,16 +157,6 @@ impl Text {
 
 fn decode(tokenizer: &Tokenizer, ids: &[u32]) -> Result<String, TextError> {
     guarded(|| tokenizer.decode(ids, true))
-}
-
-/// Runs code of the tokenizers crate, which panics on some hostile files, for example on merges that are longer
-/// than any token.
-fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TextError> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(e)) => Err(TextError::Tokenizer(e.to_string())),
-        Err(_) => Err(TextError::Tokenizer("its parts contradict each other".into())),
-    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ impl Model {
     /// Opens a GGUF file, a directory that holds `model.gguf`, or a Hugging Face directory.
     pub fn open(path: &Path) -> Result<Model, OpenError> {
         let files = ModelFiles::open(path)?;
+        let path = files.path.clone(); // of a directory that holds a GGUF file, the file
         let config = |error| OpenError::Config { path: path.display().to_string(), error };
         let spec = Spec::read(&files).map_err(config)?;
         let text = Text::read(&files, &spec);

@@ -7,7 +7,8 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::{Parts, Template, TextError, guarded};
+use super::guard::guarded;
+use super::{Parts, Template, TextError};
 use crate::format::{Metadata, Value};
 
 /// `enum llama_token_type`: a token that is not text.

@@ -3,11 +3,16 @@
 use serde_json::Value as Json;
 use tokenizers::Tokenizer;
 
-use super::{Parts, Template, TextError, guarded};
+use super::guard::guarded;
+use super::{Parts, Template, TextError};
 use crate::format::HfFiles;
 
 pub(super) fn read(files: &HfFiles) -> Result<Parts, TextError> {
-    let tokenizer = guarded(|| Tokenizer::from_bytes(&files.tokenizer))?;
+    let tokenizer = guarded(|| Tokenizer::from_bytes(&files.tokenizer)).map_err(|e| match e {
+        // of the files in the directory, this is the one
+        TextError::Tokenizer(why) => TextError::Tokenizer(format!("tokenizer.json: {why}")),
+        other => other,
+    })?;
     let named = |field: &str| {
         let value = files.tokenizer_config.as_ref()?.get(field)?;
         // a plain string, or an added token as an object

@@ -1,6 +1,7 @@
 use super::*;
 use crate::format::{Metadata, Value};
-use crate::testkit::{Random, gguf_model};
+use crate::run::Model;
+use crate::testkit::{Random, gguf_model, write_hf_model};
 
 fn opened(change: impl FnOnce(&mut Metadata)) -> Result<Text, TextError> {
     let dir = tempfile::tempdir().unwrap();
@@ -76,6 +77,25 @@ fn unknown_and_damaged_tokenizers_are_refused() {
     );
     assert_eq!(reason("eos_token_id", Value::Unsigned(259)), "TOKENIZER_INVALID");
     assert_eq!(reason("add_space_prefix", Value::Bool(true)), "TOKENIZER_INVALID");
+}
+
+#[test]
+fn a_refused_tokenizer_file_is_named_with_its_directory_and_the_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    write_hf_model(dir.path());
+    let file = dir.path().join("tokenizer.json");
+    let whole = std::fs::read_to_string(&file).unwrap();
+    // a merge that is longer than any token makes the tokenizers crate panic, the others make it fail
+    let overlong = whole.replace(r#"["t h"]"#, r#"["<|start|> <|start|>"]"#);
+    for damaged in [overlong.as_str(), &whole[..whole.len() / 2], "{}", ""] {
+        assert_ne!(damaged, whole);
+        std::fs::write(&file, damaged).unwrap();
+        let refused = Model::open(dir.path()).map(|_| ()).unwrap_err();
+        assert_eq!(refused.reason(), "TOKENIZER_INVALID");
+        let said = refused.to_string();
+        let named = said.starts_with(&dir.path().display().to_string()) && said.contains("tokenizer.json");
+        assert!(named && said.contains("download the model again"), "{said}");
+    }
 }
 
 #[test]

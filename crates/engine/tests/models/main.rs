@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in tests, but does not see that helpers are tests too
 
+mod candle;
+mod candle_llama;
 mod minilm;
 mod own;
 mod smollm2;

@@ -58,6 +58,8 @@ fn a_hostile_model_is_refused_with_a_reason_and_nothing_is_written() {
         json[key] = serde_json::from_str(value).expect("JSON");
         json.to_string().into_bytes()
     };
+    let mut merges: serde_json::Value = serde_json::from_slice(&tokenizer).expect("JSON");
+    merges["model"]["merges"] = serde_json::json!(["<|assistant|> <|assistant|>"]);
     let cases: Vec<(&str, &str, Vec<u8>)> = vec![
         ("nothing", "model.safetensors", Vec::new()),
         ("broken off", "model.safetensors", weights[..weights.len() / 2].to_vec()),
@@ -71,6 +73,7 @@ fn a_hostile_model_is_refused_with_a_reason_and_nothing_is_written() {
         ("an empty tokenizer", "tokenizer.json", b"{}".to_vec()),
         ("a tokenizer broken off", "tokenizer.json", tokenizer[..tokenizer.len() / 2].to_vec()),
         ("a tokenizer that is not UTF-8", "tokenizer.json", vec![0xff; 99]),
+        ("a merge longer than any token", "tokenizer.json", merges.to_string().into_bytes()),
         ("a deep tokenizer", "tokenizer.json", vec![b'['; 100_000]),
         ("an empty configuration", "config.json", b"{}".to_vec()),
         ("a configuration broken off", "config.json", config[..config.len() / 2].to_vec()),
