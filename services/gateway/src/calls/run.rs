@@ -202,7 +202,9 @@ impl<'a> Run<'a> {
                     Some(said) => self.hear(said, out).await,
                     None => Some(self.lost()),
                 },
-                () = out.gone(), if self.stopped.is_none() => {
+                // Vectors come all at the end: were a call for them cancelled, its node would have worked for nothing. It goes
+                // on and is billed.
+                () = out.gone(), if self.stopped.is_none() && self.generates() => {
                     self.stop(Stop::Renter);
                     None
                 }

@@ -31,6 +31,31 @@ async fn an_account_holds_so_many_slots_of_a_model_and_leaves_the_others_some() 
 }
 
 #[tokio::test]
+async fn an_account_fills_a_small_node_while_it_is_alone_and_gives_back_what_another_one_wants() {
+    let world = World::with(Settings { lease_idle_ms: 60_000, ..settings() }).await;
+    let mut small = Offer::of(1);
+    small.capabilities.slots = 2;
+    let _node =
+        Node::attach(world.channel.clone(), small, Script::Slowly(30, Duration::from_millis(10))).await;
+    let both = [
+        world.generate_as(1, asked("hello")).await.unwrap(),
+        world.generate_as(1, asked("hello")).await.unwrap(),
+    ];
+    for stream in both {
+        whole(stream).await.ended.unwrap();
+    }
+    world
+        .services
+        .kept(|kept| assert_eq!((kept.placed.len(), kept.ended.len()), (2, 0), "it keeps both slots"));
+    let _other = world.generate_as(2, asked("hello")).await.unwrap();
+    let own = world.generate_as(1, asked("hello")).await.unwrap();
+    let refused = world.generate_as(1, asked("hello")).await.unwrap_err();
+    assert_eq!(reason(&refused), "ACCOUNT_SLOTS_USED", "one of two is its share now");
+    world.services.kept(|kept| assert_eq!(kept.ended.len(), 1, "the other slot is given back"));
+    whole(own).await.ended.unwrap();
+}
+
+#[tokio::test]
 async fn what_a_node_floods_a_call_with_is_bounded_by_bytes_and_the_call_ends() {
     let (first, second) = if id_of(1) < id_of(2) { (1, 2) } else { (2, 1) }; // placements take the lowest id
     let small = Settings { most_buffered_bytes: 1 << 20, renter_stall_ms: 60_000, ..settings() };

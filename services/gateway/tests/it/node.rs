@@ -40,8 +40,8 @@ pub enum Script {
     Blame,
     /// Fails by itself after so many.
     FailAfter(u32),
-    /// Vectors of this width.
-    Embed(u32),
+    /// Vectors of this width after so long, and nothing where the call is cancelled before.
+    Embed(u32, Duration),
     /// Takes calls and says nothing of them.
     Silent,
     /// Writes tokens of so many bytes each as fast as it can, and hears no cancellation.
@@ -267,7 +267,11 @@ impl Worker {
                 self.receipt(&start, lease, u64::from(3 + *more), Finish::Cancelled).await;
                 return false;
             }
-            Script::Embed(width) => {
+            Script::Embed(width, pause) => {
+                tokio::time::sleep(*pause).await;
+                if self.cancelled(&start) {
+                    return false;
+                }
                 let work::Work::Embed(embed) = asked else { panic!("an embedding") };
                 let values = vec![0u8; embed.texts.len() * *width as usize * 4];
                 let vectors = inference::Vectors { width: *width, values: values.into(), usage: None };
@@ -353,7 +357,7 @@ impl Worker {
                 (prompt, hash(text.as_bytes()))
             }
             work::Work::Embed(embed) => {
-                let Script::Embed(width) = self.script else { panic!("an embedding") };
+                let Script::Embed(width, _) = self.script else { panic!("an embedding") };
                 let texts: Vec<&[u8]> = embed.texts.iter().map(String::as_bytes).collect();
                 let values = vec![0; texts.len() * width as usize * 4];
                 (hash(&holmes_proto::edge::signed_text(&texts)), hash(&values))
