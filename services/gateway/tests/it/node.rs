@@ -46,6 +46,8 @@ pub enum Script {
     Silent,
     /// Writes tokens of so many bytes each as fast as it can, and hears no cancellation.
     Flood(usize),
+    /// Says something of these bytes, where an output is expected.
+    Garbage(Vec<u8>),
     /// Writes a few tokens, and when it hears of the cancellation so many more, all of which it signs for.
     Greedy(u32),
 }
@@ -255,6 +257,12 @@ impl Worker {
                 }
                 return false;
             }
+            Script::Garbage(bytes) => {
+                let (call, generation, output) = (start.call.clone(), self.generation, bytes.clone().into());
+                let output = CallOutput { call, generation, output, ..CallOutput::default() };
+                say(&self.out, from_node::Message::Output(output)).await;
+                return false;
+            }
             Script::Greedy(more) => {
                 for first in 0..3 + *more {
                     while first == 3 && !self.cancelled(&start) {
@@ -331,8 +339,16 @@ impl Worker {
     }
 
     async fn output(&self, start: &StartCall, output: output::Output) {
-        let output = Some(inference::Output { output: Some(output) });
-        let output = CallOutput { call: start.call.clone(), generation: self.generation, output };
+        let (call, generation) = (start.call.clone(), self.generation);
+        let output = match output {
+            output::Output::Vectors(vectors) => {
+                CallOutput { call, generation, vectors: Some(vectors), ..CallOutput::default() }
+            }
+            other => {
+                let output = inference::Output { output: Some(other) }.encode_to_vec().into();
+                CallOutput { call, generation, output, ..CallOutput::default() }
+            }
+        };
         say(&self.out, from_node::Message::Output(output)).await;
     }
 
