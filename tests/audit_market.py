@@ -62,6 +62,10 @@ class Session:
     waits: Counter[tuple[bytes, int]] = field(default_factory=Counter)
     """What the settlement that was sent leaves in unclaimed/<asset>, by owner."""
     state: str = "opening"
+    used: int = 0
+    """When it was last used: funded first, or a call was metered."""
+    leased: int = 0
+    """Until then scheduling has a lease for it."""
     waits_until: int = 0
     """Until then it is settled for the last time only when scheduling has said that no call follows."""
 
@@ -144,8 +148,14 @@ class Market(Service):
         ensure(session.state == "closing", "calls have ended of a session that does not close")
         session.waits_until = 0
 
+    def _session_leased(self, event: Any, meta: Meta) -> None:
+        session = self._session(event.session)
+        ensure(event.until_us > max(session.leased, session.used + self.params.idle_ms * 1_000), "a lease is noted that keeps no session open")
+        session.leased = event.until_us
+
     def _session_funded(self, event: Any, meta: Meta) -> None:
         session, cap = self._session(event.session), wide(event.cap_pico_usd)
+        session.used = session.used or meta.ts
         price = cap // PICO
 
         def cost(price: int) -> int:
@@ -160,6 +170,8 @@ class Market(Service):
     def _session_closing(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
         ensure(session.state != "closed", "a closed session closes")
+        idle = meta.ts >= max(session.leased, session.used + self.params.idle_ms * 1_000)
+        ensure(event.reason != "IDLE" or idle, "E-10.2: a session closes as idle that was used, or has a lease")
         if session.cap and session.state != "lost":  # it was funded: calls may run
             session.waits_until = event.drains_until_us + self.params.silence_ms * 1_000
         session.state = "closing"
@@ -187,6 +199,7 @@ class Market(Service):
         row.pico += wide(event.billed_pico_usd)
         row.micro += wide(event.billed_micro_units)
         session.noted += wide(event.billed_pico_usd)
+        session.used = meta.ts
         ensure(session.noted <= session.cap, f"E-9.1: {session.noted} pico-dollars are billed, its hold covers {session.cap}")
 
     def _calls_unbilled(self, event: Any, meta: Meta) -> None:
@@ -354,6 +367,10 @@ class Market(Service):
         world.agree("market", "scheduling", said, noted, "calls")
         if world.has("market", "scheduling"):
             for cause, effect in world.pairs("market", "scheduling"):
+                leases = [*events_of(cause, "lease_granted"), *(event.renewed for event in events_of(cause, "lease_renewed"))]
+                lasting = {(each.session, each.expires_at_us) for each in leases}
+                for event in events_of(effect, "session_leased") if effect else ():
+                    effect.must((event.session, event.until_us) in lasting, "it notes a lease that scheduling has not")
                 lines = [line for event in events_of(cause, "calls_metered") for line in event.lines]
                 for event in events_of(effect, "calls_noted") if effect else ():
                     told = (event.input_tokens, event.output_tokens)

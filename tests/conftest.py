@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,20 @@ class Demo:
     def client(self, key: str | None = None) -> openai.OpenAI:
         return openai.OpenAI(base_url=self.places["http"], api_key=key or self.places["api_key"], max_retries=0)
 
+    def busy(self, seconds: float) -> None:
+        """Calls one behind the other, of which some run when scheduling hears of what runs: once a second."""
+        until = time.monotonic() + seconds
+
+        def ask() -> None:
+            client = self.client()
+            while time.monotonic() < until:
+                with contextlib.suppress(openai.APIStatusError):  # all slots are in use
+                    client.completions.create(model="holmes-tiny", prompt="1 2 3", max_tokens=200)
+
+        with ThreadPoolExecutor(3) as askers:
+            for each in [askers.submit(ask) for _ in range(3)]:
+                each.result()
+
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
         self.process.wait(timeout=60)
@@ -75,6 +91,7 @@ class DemoLog:
 
 @pytest.fixture(scope="session")
 def demo_log(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> DemoLog:
+    demo.busy(6.0)
     demo.stop()
     log = DemoLog(demo.dir / "data", tmp_path_factory.mktemp("log") / "frames")
     subprocess.run([binary(), "replay", "--dir", log.data, "--frames", log.frames], check=True, timeout=120)

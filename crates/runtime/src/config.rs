@@ -403,7 +403,7 @@ const KEYS: &[(&str, &str)] = &[
     ("gateway.max_calls_per_account", "the same of one account"),
     (
         "gateway.max_slots_percent",
-        "share in percent of the slots of a model's attached nodes that one account may hold, at least one slot",
+        "share in percent of the slots of a model's attached nodes that one account may hold: to the nearest slot, rounded down while another one holds or waits for one, at least one",
     ),
     ("models.dir", "directory of the models; empty: holmes/models in the user's data directory"),
     ("telemetry.log", "what is logged: a level, or `target=level,…`"),

@@ -8,6 +8,7 @@ use holmes_proto::gateway::v1::{CallOutput, Checkpoint, FromNode, Receipt, from_
 use holmes_proto::inference::v1::{FinishReason, Finished, Output, Tokens, Usage, Vectors, Work, output};
 use holmes_proto::scheduling::v1::Finish;
 use holmes_proto::statements::prompt_commitment;
+use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -65,8 +66,16 @@ enum End {
 
 /// One line of an output of a call.
 pub(crate) fn output(call: &[u8; 16], generation: u64, output: output::Output) -> FromNode {
-    let output = Some(Output { output: Some(output) });
-    let output = CallOutput { call: call.to_vec().into(), generation, output };
+    let call = call.to_vec().into();
+    let output = match output {
+        output::Output::Vectors(vectors) => {
+            CallOutput { vectors: Some(vectors), call, generation, ..CallOutput::default() }
+        }
+        other => {
+            let output = Output { output: Some(other) }.encode_to_vec().into();
+            CallOutput { output, call, generation, ..CallOutput::default() }
+        }
+    };
     FromNode { message: Some(from_node::Message::Output(output)) }
 }
 

@@ -102,6 +102,11 @@ impl Leases {
     ) -> Result<(Lease, Arc<Node>), Refusal> {
         let key = (session.id, ask.model.clone(), ask.node);
         while let Some(mut lease) = self.pop(&key) {
+            if self.is_wanted(ask) {
+                lease.share = None; // it counts no more when the next one is looked at
+                self.end(lease, LeaseEnd::Released);
+                continue;
+            }
             let node = self.nodes.get(lease.node).filter(|node| {
                 let fits = node.context(&ask.model).is_some_and(|most| most == 0 || most >= context);
                 let fresh = lease.calls < self.settings.most_calls_per_lease;
@@ -118,6 +123,11 @@ impl Leases {
             self.end(lease, LeaseEnd::Released);
         }
         self.place(session, ask, (price, context), avoid).await
+    }
+
+    /// Whether the renter holds more of the model's slots than its share, because another one wants a slot too.
+    fn is_wanted(&self, ask: &Ask) -> bool {
+        self.shares.is_above(ask.renter, &ask.model, &self.nodes.slots(&ask.model))
     }
 
     /// Whether a lease has the time and the allowance for a call.
@@ -159,6 +169,7 @@ impl Leases {
         let mut allowance =
             price.max(1).max(self.settings.allowance_micro_usd.saturating_mul(PICO_PER_MICRO));
         let mut pause = ms(20);
+        let mut waiting = None;
         loop {
             let request = PlaceRequest {
                 request_id: request_id(),
@@ -170,16 +181,11 @@ impl Leases {
                 node_id: ask.node.map(|node| node.to_string()).unwrap_or_default(),
                 context,
             };
-            let asked = self.shares.take(ask.renter, &ask.model, &self.nodes.slots(&ask.model));
-            let placed = match asked {
-                Ok(share) => self.ask(request, session).await.map(|placed| (placed, share)),
-                Err(refused) => Err(refused),
-            };
-            let refused = match placed {
-                Ok((placed, share)) => {
+            let refused = match self.ask_in_share(request, session, ask, &mut waiting).await {
+                Ok(placed) => {
                     let key = (session.id, ask.model.clone(), ask.node);
                     let mut lease = read(placed.token, key, |id| self.running.hold(id))?;
-                    lease.share = Some(share.at(lease.node));
+                    lease.share = waiting.take().map(|share| share.at(lease.node));
                     match self.nodes.get(lease.node).filter(|node| node.generation == lease.generation) {
                         Some(node) => return Ok((lease, node)),
                         // It went while it was chosen; scheduling hears of that too.
@@ -212,6 +218,20 @@ impl Leases {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(ms(250));
         }
+    }
+
+    /// Asks for a lease within the renter's share. What it waits for is held until it is there, so that others yield.
+    async fn ask_in_share(
+        &self,
+        request: PlaceRequest,
+        session: &Session,
+        ask: &Ask,
+        waiting: &mut Option<Share>,
+    ) -> Result<PlaceResponse, Refusal> {
+        if waiting.is_none() {
+            *waiting = Some(self.shares.take(ask.renter, &ask.model, &self.nodes.slots(&ask.model))?);
+        }
+        self.ask(request, session).await
     }
 
     async fn ask(&self, request: PlaceRequest, session: &Session) -> Result<PlaceResponse, Refusal> {

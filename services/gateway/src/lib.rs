@@ -9,6 +9,8 @@
 //! countersigned and reported counts, at most a second old: only it knows what was delivered. Nodes keep receipts; a
 //! gateway that has not delivered the call refuses them for ever (`NOT_DELIVERED_HERE`), so no receipt is sent for ever
 //! and no line is metered twice.
+//! A call for vectors has no part that could be paid: when its renter leaves it goes on to its end and is billed; one that
+//! outlasts its session's drain time is not.
 //!
 //! **A call** (`calls`): limits → what it can cost at most → session → lease → node → tokens to the renter → the node's
 //! receipt, checked against what was delivered and countersigned → scheduling's log → the end with the receipt's name.

@@ -160,6 +160,8 @@ pub(crate) enum FromCall {
     Output(Output),
     Checkpoint(CallLine),
     Receipt(CallLine),
+    /// It cannot be taken in, and why: its call has failed.
+    Unreadable(&'static str),
 }
 
 impl FromCall {
@@ -176,6 +178,7 @@ impl FromCall {
         match self {
             FromCall::Output(output) => output.encoded_len() + PART * (1 + parts(output)),
             FromCall::Checkpoint(line) | FromCall::Receipt(line) => line.encoded_len() + PART,
+            FromCall::Unreadable(_) => PART,
         }
     }
 }

@@ -27,7 +27,8 @@ pub struct Settings {
     pub most_calls: usize,
     /// The same of one renter.
     pub most_calls_per_renter: usize,
-    /// Share of the slots of a model's nodes that one renter may hold, percent; one slot in any case.
+    /// Share of the slots of a model's nodes that one renter may hold, percent, to the nearest slot; rounded down while
+    /// another one holds or waits for one; one slot in any case.
     pub most_slots_percent: u8,
     /// Ids of calls that are remembered.
     pub most_remembered: usize,

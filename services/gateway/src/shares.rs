@@ -1,4 +1,7 @@
 //! Which slots of the nodes each account holds: no account takes a model's nodes from all the others.
+//!
+//! A share is rounded to the nearest slot for an account that is alone, so that it can fill a node of two; and down as soon
+//! as another one holds a slot of the same nodes, or waits for one. Then whoever holds more gives back what its calls leave.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -22,11 +25,11 @@ pub(crate) struct Shares {
 struct Held {
     /// Slots by node.
     nodes: BTreeMap<Id, u64>,
-    /// Slots that are being asked for, by model.
+    /// Slots that are waited for, by model.
     coming: BTreeMap<String, u64>,
 }
 
-/// A slot that an account holds, or asks for; dropped, it is free.
+/// A slot that an account holds, or waits for; dropped, it is free.
 #[derive(Debug)]
 pub(crate) struct Share {
     shares: Arc<Shares>,
@@ -41,7 +44,7 @@ enum At {
 }
 
 impl Shares {
-    /// An account may hold `percent` of a model's slots, and one in any case.
+    /// An account may hold about `percent` of a model's slots, and one in any case.
     pub(crate) fn new(percent: u8) -> Arc<Shares> {
         Arc::new(Shares { percent: percent.into(), held: Mutex::default() })
     }
@@ -53,23 +56,46 @@ impl Shares {
         model: &str,
         serving: &[(Id, u32)],
     ) -> Result<Share, Refusal> {
-        let slots: u64 = serving.iter().map(|(_, slots)| u64::from(*slots)).sum();
-        let most = (slots * self.percent / 100).max(1);
         let mut held = guarded(&self.held);
+        let most = self.most(&held, renter, model, serving);
         let own = held.entry(renter).or_default();
-        let at_nodes = serving.iter().filter_map(|(node, _)| own.nodes.get(node)).sum::<u64>();
-        let coming = own.coming.entry(model.to_owned()).or_default();
-        if at_nodes + *coming >= most {
+        if own.of(model, serving) >= most {
             let message = format!(
-                "your account holds {most} of the {slots} slots that serve {model:?}, which is its share: try again when one \
-                 of its calls has ended"
+                "your account holds {most} of the {} slots that serve {model:?}, which is its share: try again when one of \
+                 its calls has ended",
+                slots(serving)
             );
             own.tidy();
             return Err(Refusal::new(Code::Exhausted, ACCOUNT_SLOTS_USED, message).retry_after(1_000));
         }
-        *coming += 1;
+        *own.coming.entry(model.to_owned()).or_default() += 1;
         Ok(Share { shares: self.clone(), renter, at: At::Model(model.to_owned()) })
     }
+
+    /// Whether an account holds more than its share, now that others want slots too.
+    pub(crate) fn is_above(&self, renter: Principal, model: &str, serving: &[(Id, u32)]) -> bool {
+        let held = guarded(&self.held);
+        let most = self.most(&held, renter, model, serving);
+        held.get(&renter).is_some_and(|own| own.of(model, serving) > most)
+    }
+
+    /// How many slots an account may hold.
+    fn most(
+        &self,
+        held: &BTreeMap<Principal, Held>,
+        renter: Principal,
+        model: &str,
+        serving: &[(Id, u32)],
+    ) -> u64 {
+        let alone = held.iter().all(|(who, other)| *who == renter || other.of(model, serving) == 0);
+        let share = slots(serving) * self.percent;
+        let rounding = if alone { 50 } else { 0 };
+        ((share + rounding) / 100).max(1)
+    }
+}
+
+fn slots(serving: &[(Id, u32)]) -> u64 {
+    serving.iter().map(|(_, slots)| u64::from(*slots)).sum()
 }
 
 impl Shares {
@@ -84,6 +110,12 @@ impl Shares {
 }
 
 impl Held {
+    /// Slots of a model that these nodes serve.
+    fn of(&self, model: &str, serving: &[(Id, u32)]) -> u64 {
+        let at_nodes = serving.iter().filter_map(|(node, _)| self.nodes.get(node)).sum::<u64>();
+        at_nodes + self.coming.get(model).copied().unwrap_or(0)
+    }
+
     fn tidy(&mut self) {
         self.nodes.retain(|_, count| *count > 0);
         self.coming.retain(|_, count| *count > 0);
@@ -152,7 +184,29 @@ mod tests {
     }
 
     #[test]
-    fn slots_that_are_being_asked_for_count_and_nothing_is_kept_of_who_holds_none() {
+    fn an_account_that_is_alone_fills_a_small_pool_and_gives_back_what_another_one_waits_for() {
+        let shares = Shares::new(80);
+        let serving = [(id(1), 2)];
+        let first = shares.take(renter(1), "m", &serving).unwrap().at(id(1));
+        let second = shares.take(renter(1), "m", &serving).unwrap().at(id(1));
+        assert!(shares.take(renter(1), "m", &serving).is_err() && !shares.is_above(renter(1), "m", &serving));
+        let waits = shares.take(renter(2), "m", &serving).unwrap();
+        assert!(shares.is_above(renter(1), "m", &serving), "one of two is its share now");
+        drop(second);
+        assert!(!shares.is_above(renter(1), "m", &serving));
+        assert!(shares.take(renter(1), "m", &serving).is_err(), "what is free is the other's");
+        let other = waits.at(id(1));
+        assert!(
+            shares.take(renter(1), "m", &serving).is_err() && shares.take(renter(2), "m", &serving).is_err()
+        );
+        drop((first, other));
+        let both = [(); 2].map(|()| shares.take(renter(2), "m", &serving).unwrap());
+        drop(both);
+        assert!(shares.take(renter(2), "n", &[(id(1), 1)]).is_ok(), "one slot in any case");
+    }
+
+    #[test]
+    fn slots_that_are_waited_for_count_and_nothing_is_kept_of_who_holds_none() {
         let shares = Shares::new(50);
         let asked = shares.take(renter(1), "m", &[(id(1), 2)]).unwrap();
         assert!(shares.take(renter(1), "m", &[(id(1), 2)]).is_err());

@@ -36,15 +36,15 @@ impl<H: Handle<Ledger>> Api<H> {
     }
 
     /// Deposit and withdrawal.
-    async fn record<T, R: Default>(
+    async fn record<T, R>(
         &self,
         request: &Request<T>,
-        request_id: &str,
-        validate_only: bool,
+        (request_id, validate_only): (&str, bool),
         command: Result<Command, Malformed>,
+        made: impl FnOnce(bool) -> R,
     ) -> Result<Response<R>, Status> {
         let answer = edge::submit_or_say(&self.handle, request, request_id, validate_only, command).await?;
-        Ok(edge::answered(answer, |_| R::default()))
+        Ok(edge::answered(answer, |reply| made(reply == Reply::Recorded { already: true })))
     }
 
     /// E-2.2: a batch as a row of commands, split only between chains, the first under the request's own id and the
@@ -118,7 +118,7 @@ pub fn part_id(request_id: Id, n: u32) -> Id {
 fn results(reply: Reply) -> Vec<TransferResult> {
     match reply {
         Reply::Transfers(results) => results,
-        Reply::Done => Vec::new(),
+        Reply::Done | Reply::Recorded { .. } => Vec::new(),
     }
 }
 
@@ -345,7 +345,9 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         let r = request.get_ref();
         let command =
             parse::movement(&r.account_id, r.amount_units, &r.reference).map(Command::RecordDeposit);
-        self.record(&request, &r.request_id, r.validate_only, command).await
+        let asked = (r.request_id.as_str(), r.validate_only);
+        let made = |already_recorded| wire::RecordDepositResponse { already_recorded };
+        self.record(&request, asked, command, made).await
     }
 
     async fn record_withdrawal(
@@ -356,7 +358,9 @@ impl<H: Handle<Ledger>> Service for Api<H> {
         let r = request.get_ref();
         let command =
             parse::movement(&r.account_id, r.amount_units, &r.reference).map(Command::RecordWithdrawal);
-        self.record(&request, &r.request_id, r.validate_only, command).await
+        let asked = (r.request_id.as_str(), r.validate_only);
+        let made = |already_recorded| wire::RecordWithdrawalResponse { already_recorded };
+        self.record(&request, asked, command, made).await
     }
 
     async fn get_supply(

@@ -176,6 +176,11 @@ pub struct Coordinator {
 pub enum Reply {
     /// It is so.
     Done,
+    /// A deposit or a withdrawal.
+    Recorded {
+        /// It was before, under the same reference.
+        already: bool,
+    },
     /// One result per transfer.
     Transfers(Vec<TransferResult>),
 }

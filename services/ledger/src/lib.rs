@@ -76,7 +76,14 @@ impl Machine for Ledger {
     }
 
     fn reply(command: &Command, events: &[Event]) -> Reply {
-        let Command::CreateTransfers { .. } = command else { return Reply::Done };
+        match command {
+            Command::CreateTransfers { .. } => {}
+            // What is so already has no event.
+            Command::RecordDeposit(_) | Command::RecordWithdrawal(_) => {
+                return Reply::Recorded { already: events.is_empty() };
+            }
+            _ => return Reply::Done,
+        }
         let result = |row: rows::Row| TransferResult {
             code: row.code,
             amount: Amount::new(row.amount),

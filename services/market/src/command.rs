@@ -1,7 +1,7 @@
 //! What can be asked of the market, what it answers, and why it refuses.
 
 use holmes_kernel::machine::{Code, Rejection as Refuses};
-use holmes_kernel::{Id, Principal};
+use holmes_kernel::{Id, Principal, Time};
 use holmes_proto::heard::Refused;
 use holmes_proto::market::v1::Event;
 use serde::Serialize;
@@ -32,12 +32,14 @@ pub enum Command {
         /// Which.
         session: Id,
     },
-    /// Scheduling has metered calls, or meters no more of a session.
+    /// Scheduling has metered calls, or meters no more of a session; or it has leases of sessions.
     NoteCalls {
         /// What was metered, a lease at a time.
         metered: Vec<Metered>,
         /// Closing sessions on which nothing more is metered.
         drained: Vec<Id>,
+        /// Sessions with a lease, and when that ends.
+        leased: Vec<(Id, Time)>,
     },
     /// The ledger's answer to a send.
     Answered {

@@ -31,7 +31,9 @@ pub fn decide(state: &State, command: &Command, ctx: &Ctx, out: &mut Vec<Event>)
         Command::SetAccount { asset, account } => offers::set_account(state, *asset, *account, ctx),
         Command::OpenSession(open) => sessions::open(state, open, ctx),
         Command::CloseSession { session } => sessions::close(state, *session, ctx),
-        Command::NoteCalls { metered, drained } => metering::note(state, metered, drained, ctx),
+        Command::NoteCalls { metered, drained, leased } => {
+            metering::note(state, (metered, drained, leased), ctx)
+        }
         Command::Answered { seq, refused } => answered(state, *seq, refused.as_ref(), ctx),
         Command::Begin => genesis::begin(state, ctx),
         Command::OpenAccounts => genesis::open_accounts(state, ctx),

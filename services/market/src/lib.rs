@@ -7,9 +7,9 @@
 //! `EpochSealed`. Internal: `MarketOpened`, `SystemAccountRequested`, `SystemAccountOpened`, `SystemAccountRefused`,
 //! `AccountSet`, `SessionOpened`, `HoldMade`, `CallsNoted`, `CallsUnbilled`, `WindowEnded`, `SettlementSent`,
 //! `SettlementRefused`, `SessionLimited`, `HoldLost`, `OwedSent`, `OwedPaid`, `OwedRefused`, `SessionForgotten`, `CallsEnded`,
-//! `HoldSent`.
+//! `HoldSent`, `SessionLeased`.
 //!
-//! **Listens to** scheduling, for calls that were metered, and to the ledger, for the answers to its own sends.
+//! **Listens to** scheduling, for calls that were metered and for leases under which some run, and to the ledger, for the answers to its own sends.
 //!
 //! A session holds its budget in the ledger. What is metered on it is paid window by window: one linked chain posts the
 //! hold to `market/<asset>`, pays every node's owner, the fees and the surcharge from there, and makes the next hold. So
@@ -60,7 +60,7 @@ pub struct Market;
 
 impl Machine for Market {
     const NAME: &'static str = "market";
-    const STATE: u32 = 3;
+    const STATE: u32 = 4;
     const LISTENS: &'static [ServiceId] = &[LEDGER, SCHEDULING];
 
     type State = State;

@@ -1,6 +1,6 @@
-//! What other logs mean here: calls that scheduling has metered, and the ledger's answers to the market's sends.
+//! What other logs mean here: calls that scheduling has metered, leases under which some run, and the ledger's answers to the market's sends.
 
-use holmes_kernel::{Event as _, Id, Principal, Sighted, Unknown};
+use holmes_kernel::{Event as _, Id, Principal, Sighted, Time, Unknown};
 use holmes_proto::heard;
 use holmes_proto::market::v1::Event as Ours;
 use holmes_proto::scheduling::v1::event::Event as Seen;
@@ -22,8 +22,9 @@ pub fn command(entry: &Sighted<'_>) -> Result<Option<Command>, Unknown> {
         let events: Vec<scheduling::Event> = heard::events(entry)?;
         let metered: Vec<Metered> = events.iter().filter_map(metered).collect();
         let drained: Vec<Id> = events.iter().filter_map(drained).collect();
-        let said = !metered.is_empty() || !drained.is_empty();
-        return Ok(said.then_some(Command::NoteCalls { metered, drained }));
+        let leased: Vec<(Id, Time)> = events.iter().filter_map(leased).collect();
+        let said = !metered.is_empty() || !drained.is_empty() || !leased.is_empty();
+        return Ok(said.then_some(Command::NoteCalls { metered, drained, leased }));
     }
     Ok(None)
 }
@@ -51,6 +52,19 @@ fn metered(event: &scheduling::Event) -> Option<Metered> {
         pico: of(input_pico_usd, output_pico_usd),
         micro_units: of(input_micro_units, output_micro_units),
     })
+}
+
+/// The session that has a lease, and when that ends.
+fn leased(event: &scheduling::Event) -> Option<(Id, Time)> {
+    let (session, until_us) = match &event.event {
+        Some(Seen::LeaseGranted(event)) => (&event.session, event.expires_at_us),
+        Some(Seen::LeaseRenewed(event)) => {
+            let lease = event.renewed.as_ref()?;
+            (&lease.session, lease.expires_at_us)
+        }
+        _ => return None,
+    };
+    Some((Id::from_slice(session)?, Time::from_micros(until_us)))
 }
 
 /// The session on which nothing more is metered.

@@ -6,7 +6,7 @@
 //! `DropNodes`, `EndLeases`, `Expire`, `MeterRunning`, `EndDrains`, `LoseGateway`, `Seal`.
 //!
 //! **Events**, public: `LeaseGranted`, `LeaseEnded`, `CallsMetered`, `NodeAttached`, `NodeDetached`, `PresenceRecorded`,
-//! `EpochAttendance`, `EpochSealed`, `SessionDrained`. Its own: `GatewayStarted`, `GatewayHeard`, `GatewayLost`, `LeaseRenewed`,
+//! `EpochAttendance`, `EpochSealed`, `SessionDrained`, `LeaseRenewed`. Its own: `GatewayStarted`, `GatewayHeard`, `GatewayLost`,
 //! `LinesAnswered`, `CallsCheckpointed`, `BeatsWeighed`, `NodesNoted`, `ModelNoted`, `SessionNoted`, `SessionDraining`,
 //! `SessionEnded`.
 //!

@@ -28,7 +28,7 @@ use holmes_kernel::ports::{self, Claim, JournalError, Snapshot};
 use holmes_kernel::{Frame, LogId};
 use tokio::sync::oneshot;
 
-use self::acknowledged::Acknowledged;
+use self::acknowledged::{Acknowledged, Witness};
 use self::committer::{Answer, Committer, Job, abort};
 use self::engine::{Engine, guarded, panic_text, storage_error};
 use self::layout::Directory;
@@ -82,19 +82,23 @@ impl Journal {
     /// put in order yet, at most some hundred megabytes.
     pub fn open(path: &Path, options: Options) -> Result<Journal, JournalError> {
         let directory = Directory::take(path)?;
-        // Made before the layout, and durable with it: only people take it away, and then it must not come back empty
-        // where it would be needed.
-        if directory.is_set_up() && !directory.acknowledged().exists() {
-            guarded(|| inspect::inspect(&directory.engine(), None))?;
-        }
-        let (acknowledged, noted) = Acknowledged::open(&directory.acknowledged())
-            .map_err(|why| storage_error("reading what was acknowledged", &why))?;
-        let was_used = directory.is_set_up() || !noted.is_empty();
+        let witness =
+            Witness::read(&directory).map_err(|why| storage_error("reading what was acknowledged", &why))?;
+        let was_used = directory.is_set_up() || !witness.noted.is_empty() || witness.lacks.is_some();
         if was_used || !inspect::clear_unfinished(&directory.engine())? {
-            guarded(|| inspect::inspect(&directory.engine(), Some(&noted)))?;
+            guarded(|| inspect::inspect(&directory.engine(), &witness))?;
+        }
+        if let Some(why) = &witness.lacks {
+            tracing::warn!(
+                why,
+                "the note of what was acknowledged is damaged; the journal is whole, and it is made anew"
+            );
         }
         let engine = Engine::open(&directory.engine(), options.memtable_bytes)?;
-        let store = Arc::new(Store::new(engine, directory, &noted)?);
+        let store = Arc::new(Store::new(engine, directory, &witness.noted)?);
+        // Before the layout: only people take it away, and then it must not come back empty where it would be needed.
+        let acknowledged = Acknowledged::renew(&store.directory, &store.heads())
+            .map_err(|why| storage_error("noting what was acknowledged", &why))?;
         if !store.directory.is_set_up() {
             store.directory.set_up()?;
         }

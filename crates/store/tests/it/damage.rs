@@ -325,3 +325,124 @@ async fn a_commit_whose_pages_reached_the_disk_out_of_order_is_half_written_unle
     fs::write(&note, after_claim).unwrap();
     assert_eq!(read(dir.path()).await, Ok(written));
 }
+
+/// Bytes of a slot of the note of what was acknowledged; the first one counts the others.
+const SLOT: usize = 64;
+
+/// Every way in which the note can come to speak of fewer logs than there are.
+fn note_harms(whole: &[u8]) -> Vec<(String, Option<Vec<u8>>)> {
+    let slots = whole.len() / SLOT;
+    let mut harms = vec![("removed".to_owned(), None)];
+    for slot in 0..slots {
+        let mut flipped = whole.to_vec();
+        flipped[slot * SLOT + 20] ^= 0x10;
+        harms.push((format!("slot {slot} flipped"), Some(flipped)));
+        let mut blank = whole.to_vec();
+        blank[slot * SLOT..(slot + 1) * SLOT].fill(0);
+        harms.push((format!("slot {slot} blank"), Some(blank)));
+        harms.push((format!("cut behind {slot} slots"), Some(whole[..slot * SLOT].to_vec())));
+        harms.push((format!("cut in slot {slot}"), Some(whole[..slot * SLOT + 40].to_vec())));
+    }
+    harms
+}
+
+/// Leaves the note harmed, or takes it away.
+fn harm_note(note: &Path, harmed: Option<&Vec<u8>>) {
+    match harmed {
+        Some(bytes) => fs::write(note, bytes).unwrap(),
+        None if note.exists() => fs::remove_file(note).unwrap(),
+        None => {}
+    }
+}
+
+/// What the engine's journal looks like where it breaks off: by a bit, or by what a crash had not written.
+fn broken_ends(good: &[u8], last: &Frame) -> [(&'static str, Vec<u8>); 3] {
+    let mut flipped = good.to_vec();
+    flipped[place_of(last, good) as usize + 100] ^= 0x10;
+    let mut half_written = good.to_vec();
+    half_written.extend(&good[place_of(last, good) as usize - 48..][..40]);
+    [("flipped", flipped), ("cut", good[..good.len() - 10].to_vec()), ("half-written", half_written)]
+}
+
+#[tokio::test]
+async fn a_damaged_note_of_what_was_acknowledged_and_a_broken_end_are_refused_and_nothing_is_cut() {
+    let (dir, written) = written(3, 40).await;
+    let note = dir.path().join("acknowledged");
+    let path = newest_journal(dir.path());
+    let (good, whole_note) = (fs::read(&path).unwrap(), fs::read(&note).unwrap());
+    assert_eq!(whole_note.len(), (1 + usize::from(LOGS)) * SLOT);
+    let last = &written[&log(LOGS)][3];
+    for (what, harmed) in note_harms(&whole_note) {
+        for (end, broken) in broken_ends(&good, last) {
+            harm_note(&note, harmed.as_ref());
+            fs::write(&path, &broken).unwrap();
+            for start in 0..2 {
+                let refused = read(dir.path()).await.unwrap_err();
+                let text = refused.to_string();
+                let JournalError::Damaged { log: named, after, .. } = refused else {
+                    assert!(
+                        text.contains("\"acknowledged\"") && text.contains("Restore the directory"),
+                        "{text}"
+                    );
+                    assert!(
+                        what == "slot 0 blank" || what == "slot 0 flipped",
+                        "{what} tells which log: {text}"
+                    );
+                    continue;
+                };
+                assert!(text.contains("Restore it from a copy"), "{text}");
+                let frames = &written[&named];
+                let whole: Vec<u64> = frames.iter().map(|frame| frame.header().last).collect();
+                assert!(
+                    after >= whole[whole.len() - 2] && after <= whole[whole.len() - 1],
+                    "{what}, {end}, {start}: {text}"
+                );
+            }
+            assert!(fs::read(&path).unwrap() == broken, "{what}, {end}: what is left was cut");
+            assert_eq!(fs::read(&note).ok(), harmed, "{what}, {end}: the note was changed");
+        }
+        fs::write(&path, &good).unwrap();
+    }
+    fs::write(&note, whole_note).unwrap();
+    assert_eq!(read(dir.path()).await, Ok(written));
+}
+
+#[tokio::test]
+async fn a_damaged_note_of_what_was_acknowledged_is_made_anew_from_a_whole_journal() {
+    let (dir, written) = written(3, 40).await;
+    let note = dir.path().join("acknowledged");
+    let path = newest_journal(dir.path());
+    let whole_note = fs::read(&note).unwrap();
+    for (what, harmed) in note_harms(&whole_note) {
+        harm_note(&note, harmed.as_ref());
+        assert_eq!(read(dir.path()).await.as_ref(), Ok(&written), "{what}");
+        assert!(fs::read(&note).unwrap() == whole_note, "{what}: it speaks of every log again");
+        // And what a crash leaves half-written behind that is nobody's loss.
+        let good = fs::read(&path).unwrap();
+        let [.., (_, half_written)] = broken_ends(&good, &written[&log(LOGS)][3]);
+        fs::write(&path, half_written).unwrap();
+        assert_eq!(read(dir.path()).await.as_ref(), Ok(&written), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_in_the_first_moments_of_a_log_opens() {
+    let (dir, mut written) = written(1, 40).await;
+    let note = dir.path().join("acknowledged");
+    let before = fs::read(&note).unwrap();
+    let journal = open(dir.path()).unwrap();
+    journal.provision(&first(log(9))).await.unwrap();
+    // The power failed when the log was durable, and its slot not yet: then nothing else was being written.
+    let after = fs::read(&note).unwrap();
+    journal.close().await;
+    written.insert(log(9), vec![first(log(9))]);
+    let blank = [&after[..before.len()], &[0; SLOT]].concat();
+    let counted_before = [&before[..SLOT], &after[SLOT..]].concat();
+    for slots in [before, blank, counted_before, after[..after.len() - 24].to_vec(), after.clone()] {
+        fs::write(&note, &slots).unwrap();
+        let journal = open(dir.path()).unwrap();
+        assert_eq!(journal.read(log(9), 0, usize::MAX).await.as_ref(), Ok(&written[&log(9)]));
+        journal.close().await;
+        assert_eq!(fs::read(&note).unwrap().len(), after.len());
+    }
+}

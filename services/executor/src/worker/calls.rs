@@ -23,6 +23,9 @@ const MOST_CALLS: usize = 1_024;
 /// Texts that are embedded before a cancellation is looked for.
 const TEXTS_AT_A_TIME: usize = 16;
 
+/// Bytes of vectors that fit the one message in which they reach a gateway: 16 MiB, and some for the rest of it.
+const MOST_VECTOR_BYTES: usize = (16 << 20) - (64 << 10);
+
 /// The calls of a worker.
 #[derive(Clone)]
 pub(super) struct Calls(Arc<Shared>);
@@ -168,6 +171,11 @@ impl Calls {
             let made = loaded.engine.embed(texts)?;
             tokens += made.tokens;
             vectors.width = made.vectors.first().map_or(0, |vector| vector.len() as u32);
+            if let Some(most) = too_many(work.texts.len(), vectors.width as usize) {
+                let message =
+                    format!("the vectors of so many texts fit no message: send {most} at once at most");
+                return Ok(failure("VECTORS_TOO_LONG", &message, true));
+            }
             values.extend(made.vectors.iter().flatten().flat_map(|value| value.to_le_bytes()));
         }
         vectors.values = values.into();
@@ -202,6 +210,12 @@ impl Calls {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Running>> {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many texts may be sent, where vectors of this width fit no message: it would break the stream with all its calls.
+fn too_many(texts: usize, width: usize) -> Option<usize> {
+    let most = MOST_VECTOR_BYTES / (width.max(1) * size_of::<f32>());
+    (texts > most).then_some(most)
 }
 
 /// The engine's end of a call. An engine that dies drops it: then the call ends all the same.
@@ -268,4 +282,16 @@ fn request(work: GenerateWork) -> Result<Request, Output> {
         tenant: work.tenant.to_vec(),
         ..Request::new(prompt)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_that_fit_no_message_are_refused_with_how_many_texts_would() {
+        assert_eq!(too_many(MAX_EMBED_TEXTS, 384), None);
+        assert_eq!(too_many(MAX_EMBED_TEXTS, 2_048), Some(2_040));
+        assert_eq!((too_many(2_040, 2_048), too_many(1, 0)), (None, None));
+    }
 }

@@ -8,7 +8,7 @@ use holmes_proto::gateway::v1::{Drain, from_node, to_node};
 use holmes_proto::scheduling::v1::Finish;
 use tonic::Status;
 
-use crate::gateway::{Server, generate, tiny};
+use crate::gateway::{Server, generate, said, tiny};
 use crate::model::CONTEXT;
 use crate::node::{Node, joined, until};
 
@@ -49,7 +49,7 @@ async fn a_node_that_stops_says_so_ends_its_calls_and_takes_no_more() {
         match peer.next().await.expect("the receipt comes before the end") {
             from_node::Message::Leaving(_) => left = true,
             from_node::Message::Output(out) if out.call == vec![2; 16] => {
-                let failed = format!("{:?}", out.output);
+                let failed = format!("{:?}", said(out));
                 refused = failed.contains("NODE_LEAVING");
                 assert!(refused, "{failed}");
             }

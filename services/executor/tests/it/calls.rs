@@ -8,7 +8,7 @@ use holmes_proto::inference::v1::{
 use holmes_proto::scheduling::v1::{Finish, Lease};
 use prost::Message as _;
 
-use crate::gateway::{COMMITMENT_KEY, Peer, Server, generate, now_us, scheduling, sign, tiny};
+use crate::gateway::{COMMITMENT_KEY, Peer, Server, generate, now_us, said, scheduling, sign, tiny};
 use crate::node::{Node, joined};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +242,7 @@ async fn outcome(peer: &mut Peer, call: u8) -> String {
     loop {
         match peer.next().await.unwrap() {
             from_node::Message::Output(out) if out.call == vec![call; 16] => {
-                if let Some(output::Output::Failed(failed)) = out.output.unwrap().output {
+                if let Some(output::Output::Failed(failed)) = said(out) {
                     return failed.reason;
                 }
             }

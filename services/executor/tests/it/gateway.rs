@@ -7,7 +7,7 @@ use holmes_kernel::Id;
 use holmes_proto::gateway::v1::gateway_server::{Gateway, GatewayServer};
 use holmes_proto::gateway::v1::*;
 use holmes_proto::inference::v1::{
-    Failed, Finished, GenerateWork, Sampling, Tokens, Vectors, Work, generate_work, output, work,
+    Failed, Finished, GenerateWork, Output, Sampling, Tokens, Vectors, Work, generate_work, output, work,
 };
 use holmes_proto::scheduling::v1::{CallLine, Capabilities, Finish, Lease, LeaseToken};
 use holmes_proto::statements;
@@ -28,6 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn scheduling() -> SigningKey {
     SigningKey::from_bytes(&[5; 32])
+}
+
+/// What an output says.
+pub(crate) fn said(out: CallOutput) -> Option<output::Output> {
+    match out.vectors {
+        Some(vectors) => Some(output::Output::Vectors(vectors)),
+        None => Output::decode(out.output).unwrap().output,
+    }
 }
 
 /// A listening gateway.
@@ -235,7 +243,7 @@ impl Peer {
         loop {
             if let Some(from_node::Message::Output(out)) = self.next().await
                 && out.call == vec![call; 16]
-                && let Some(output::Output::Tokens(tokens)) = out.output.unwrap().output
+                && let Some(output::Output::Tokens(tokens)) = said(out)
             {
                 return tokens;
             }
@@ -271,7 +279,7 @@ impl Peer {
                     answer.finished.is_none() && answer.vectors.is_none(),
                     "nothing comes behind the end"
                 );
-                match out.output.unwrap().output.unwrap() {
+                match said(out).unwrap() {
                     output::Output::Tokens(tokens) => {
                         let first = *answer.first.get_or_insert(tokens.first);
                         assert_eq!(

@@ -7,7 +7,6 @@ use holmes_kernel::{Refusal, Time};
 use holmes_proto::inference::v1::{FinishReason, Output, Tokens, Usage, Vectors, output, work};
 use holmes_proto::scheduling::v1::{CallLine, Finish};
 use holmes_proto::statements::prompt_commitment;
-use prost::Message as _;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -25,10 +24,6 @@ use crate::upstream::may_change;
 
 /// A renewal without a definite answer is asked for again after so long.
 const RENEW_AGAIN_MS: u64 = 500;
-
-/// Longest message of tokens, bytes: an executor sends at most 64 of them at once. What waits for a renter is bounded by
-/// it, for that is counted in messages.
-const LONGEST_TOKENS: usize = 256 << 10;
 
 /// How a call's time at a node ended.
 #[derive(Debug)]
@@ -202,7 +197,9 @@ impl<'a> Run<'a> {
                     Some(said) => self.hear(said, out).await,
                     None => Some(self.lost()),
                 },
-                () = out.gone(), if self.stopped.is_none() => {
+                // Vectors come all at the end: were a call for them cancelled, its node would have worked for nothing. It goes
+                // on and is billed.
+                () = out.gone(), if self.stopped.is_none() && self.generates() => {
                     self.stop(Stop::Renter);
                     None
                 }
@@ -269,6 +266,7 @@ impl<'a> Run<'a> {
                 None
             }
             FromCall::Receipt(line) => Some(self.receipt(line)),
+            FromCall::Unreadable(what) => Some(self.failed(what)),
         }
     }
 
@@ -299,9 +297,6 @@ impl<'a> Run<'a> {
         let count = tokens.ids.len() as u64;
         if self.finished.is_some() || matches!(self.ask.work, work::Work::Embed(_)) || count == 0 {
             return Some(self.failed("tokens where there are none"));
-        }
-        if tokens.encoded_len() > LONGEST_TOKENS {
-            return Some(self.failed("more text than so few tokens have"));
         }
         // What is on its way when the renter leaves counts, but never for more than he asked for.
         let sent = self.first + self.delivered;

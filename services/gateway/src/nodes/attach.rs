@@ -8,7 +8,10 @@ use ed25519_dalek::VerifyingKey;
 use holmes_kernel::{Code, Id, Refusal};
 use holmes_proto::edge::status;
 use holmes_proto::gateway::v1::gateway_server::Gateway as Service;
-use holmes_proto::gateway::v1::{Challenge, FromNode, Hello, ToNode, Welcome, from_node, to_node};
+use holmes_proto::gateway::v1::{
+    CallOutput, Challenge, FromNode, Hello, ToNode, Welcome, from_node, to_node,
+};
+use holmes_proto::inference::v1::{Output, output};
 use holmes_proto::scheduling::v1::{AttachRequest, Capabilities, DetachReason, DetachRequest};
 use holmes_runtime::server::Stay;
 use prost::Message as _;
@@ -26,6 +29,9 @@ use crate::{Edge, Started, guarded};
 /// The gRPC service that nodes call.
 #[derive(Clone)]
 pub struct Attach(pub(crate) Arc<Edge>);
+
+/// Longest output without vectors, bytes: an executor sends at most 64 tokens at once.
+const LONGEST_OUTPUT: usize = 256 << 10;
 
 type Out = mpsc::Sender<Result<ToNode, Status>>;
 
@@ -244,9 +250,9 @@ fn hear(edge: &Arc<Edge>, node: &Arc<Node>, word: from_node::Message) {
         from_node::Message::Beat(_) => edge.mark(node),
         from_node::Message::Leaving(_) => node.leaving.store(true, Ordering::Relaxed),
         from_node::Message::Output(output) => {
-            let (Some(call), Some(what)) = (Id::from_slice(&output.call), output.output) else { return };
+            let Some(call) = Id::from_slice(&output.call) else { return };
             if output.generation == node.generation {
-                node.hand(call, FromCall::Output(what));
+                node.hand(call, unpacked(output));
             }
         }
         from_node::Message::Checkpoint(checkpoint) => {
@@ -264,6 +270,18 @@ fn hear(edge: &Arc<Edge>, node: &Arc<Node>, word: from_node::Message) {
         }
         from_node::Message::Hello(_) => node.end(DetachReason::StreamLost), // one Hello per stream
     }
+}
+
+/// An output of a call. A long one is not unpacked: small parts would take many times its length.
+fn unpacked(said: CallOutput) -> FromCall {
+    if let Some(vectors) = said.vectors {
+        return FromCall::Output(Output { output: Some(output::Output::Vectors(vectors)) });
+    }
+    if said.output.len() > LONGEST_OUTPUT {
+        return FromCall::Unreadable("a longer output than there is");
+    }
+    Output::decode(said.output)
+        .map_or(FromCall::Unreadable("an output that cannot be read"), FromCall::Output)
 }
 
 /// Answers a receipt of a call that is not in progress here: a node sends it until it is told what became of it.
@@ -299,5 +317,26 @@ async fn detach(edge: &Arc<Edge>, node: &Node, reason: DetachReason) {
     });
     if let Err(why) = told.await {
         tracing::warn!(node = %node.id, %why, "scheduling was not told that a node is gone");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holmes_proto::inference::v1::{TokenLogprob, Tokens, Vectors};
+
+    use super::*;
+
+    #[test]
+    fn a_long_output_is_not_unpacked_unless_it_is_vectors() {
+        let said = |parts: usize| {
+            let tokens = Tokens { logprobs: vec![TokenLogprob::default(); parts], ..Tokens::default() };
+            let output = Output { output: Some(output::Output::Tokens(tokens)) };
+            unpacked(CallOutput { output: output.encode_to_vec().into(), ..CallOutput::default() })
+        };
+        assert!(matches!(said(LONGEST_OUTPUT / 2 - 8), FromCall::Output(_)));
+        assert!(matches!(said(LONGEST_OUTPUT / 2), FromCall::Unreadable(_)));
+        let vectors = Vectors { values: vec![0; LONGEST_OUTPUT + 1].into(), ..Vectors::default() };
+        let said = unpacked(CallOutput { vectors: Some(vectors), ..CallOutput::default() });
+        assert!(matches!(said, FromCall::Output(_)));
     }
 }

@@ -336,7 +336,7 @@ async fn what_the_node_blames_on_the_caller_is_the_callers_error_and_moves_nowhe
 #[tokio::test]
 async fn texts_become_vectors_with_a_receipt() {
     let world = World::new().await;
-    let _node = world.node(1, Script::Embed(3)).await;
+    let _node = world.node(1, Script::Embed(3, Duration::ZERO)).await;
     let texts = vec!["a".to_owned(), "b".to_owned()];
     let request = EmbedRequest { model: "pointer".to_owned(), texts, ..EmbedRequest::default() };
     let answer = world.client().embed(as_renter(1, request.clone())).await.unwrap().into_inner();

@@ -1,5 +1,7 @@
 //! What OpenAI's clients see.
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
@@ -143,7 +145,7 @@ async fn a_completion_has_text_and_probabilities() {
 #[tokio::test]
 async fn embeddings_come_as_floats_or_base64() {
     let world = World::new().await;
-    let _node = world.node(1, Script::Embed(2)).await;
+    let _node = world.node(1, Script::Embed(2, Duration::ZERO)).await;
     let body = json!({"model": "pointer", "input": ["a", "b"]});
     let (status, answer) = post(&world, "/v1/embeddings", body.clone()).await;
     assert_eq!(status, StatusCode::OK, "{answer}");

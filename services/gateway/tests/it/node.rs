@@ -40,12 +40,14 @@ pub enum Script {
     Blame,
     /// Fails by itself after so many.
     FailAfter(u32),
-    /// Vectors of this width.
-    Embed(u32),
+    /// Vectors of this width after so long, and nothing where the call is cancelled before.
+    Embed(u32, Duration),
     /// Takes calls and says nothing of them.
     Silent,
     /// Writes tokens of so many bytes each as fast as it can, and hears no cancellation.
     Flood(usize),
+    /// Says something of these bytes, where an output is expected.
+    Garbage(Vec<u8>),
     /// Writes a few tokens, and when it hears of the cancellation so many more, all of which it signs for.
     Greedy(u32),
 }
@@ -255,6 +257,12 @@ impl Worker {
                 }
                 return false;
             }
+            Script::Garbage(bytes) => {
+                let (call, generation, output) = (start.call.clone(), self.generation, bytes.clone().into());
+                let output = CallOutput { call, generation, output, ..CallOutput::default() };
+                say(&self.out, from_node::Message::Output(output)).await;
+                return false;
+            }
             Script::Greedy(more) => {
                 for first in 0..3 + *more {
                     while first == 3 && !self.cancelled(&start) {
@@ -267,7 +275,11 @@ impl Worker {
                 self.receipt(&start, lease, u64::from(3 + *more), Finish::Cancelled).await;
                 return false;
             }
-            Script::Embed(width) => {
+            Script::Embed(width, pause) => {
+                tokio::time::sleep(*pause).await;
+                if self.cancelled(&start) {
+                    return false;
+                }
                 let work::Work::Embed(embed) = asked else { panic!("an embedding") };
                 let values = vec![0u8; embed.texts.len() * *width as usize * 4];
                 let vectors = inference::Vectors { width: *width, values: values.into(), usage: None };
@@ -327,8 +339,16 @@ impl Worker {
     }
 
     async fn output(&self, start: &StartCall, output: output::Output) {
-        let output = Some(inference::Output { output: Some(output) });
-        let output = CallOutput { call: start.call.clone(), generation: self.generation, output };
+        let (call, generation) = (start.call.clone(), self.generation);
+        let output = match output {
+            output::Output::Vectors(vectors) => {
+                CallOutput { call, generation, vectors: Some(vectors), ..CallOutput::default() }
+            }
+            other => {
+                let output = inference::Output { output: Some(other) }.encode_to_vec().into();
+                CallOutput { call, generation, output, ..CallOutput::default() }
+            }
+        };
         say(&self.out, from_node::Message::Output(output)).await;
     }
 
@@ -353,7 +373,7 @@ impl Worker {
                 (prompt, hash(text.as_bytes()))
             }
             work::Work::Embed(embed) => {
-                let Script::Embed(width) = self.script else { panic!("an embedding") };
+                let Script::Embed(width, _) = self.script else { panic!("an embedding") };
                 let texts: Vec<&[u8]> = embed.texts.iter().map(String::as_bytes).collect();
                 let values = vec![0; texts.len() * width as usize * 4];
                 (hash(&holmes_proto::edge::signed_text(&texts)), hash(&values))

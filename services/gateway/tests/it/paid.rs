@@ -10,7 +10,7 @@ use holmes_proto::scheduling::v1::{Finish, LeaseEnd};
 use holmes_runtime::Clock;
 use tonic::Streaming;
 
-use super::node::{Script, id_of};
+use super::node::{Node, Offer, Script, id_of};
 use super::services::{INPUT_PICO, OUTPUT_PICO};
 use super::world::{World, as_renter, asked, reason, settings, whole, words};
 
@@ -169,6 +169,30 @@ async fn an_embedding_whose_session_closes_is_refused_and_costs_nothing() {
     world.services.kept(|kept| kept.end_all(None, LeaseEnd::SessionClosed));
     assert_eq!(reason(&asked.await.unwrap().unwrap_err()), "SESSION_OVER");
     assert!(world.services.kept(|kept| kept.reported.is_empty()));
+}
+
+#[tokio::test]
+async fn embeddings_that_are_hung_up_on_go_on_and_are_billed_where_a_node_has_begun() {
+    let world = World::new().await;
+    let mut offer = Offer::of(1);
+    offer.capabilities.slots = 32; // so many that one account may have twenty
+    let node = Node::attach(world.channel.clone(), offer, Script::Embed(3, Duration::from_millis(500))).await;
+    let texts = vec!["a".to_owned(), "b".to_owned()];
+    let request = EmbedRequest { model: "pointer".to_owned(), texts, ..EmbedRequest::default() };
+    let asked: Vec<_> = (0..20)
+        .map(|_| {
+            let (mut client, request) = (world.client(), request.clone());
+            tokio::spawn(async move { client.embed(as_renter(1, request)).await })
+        })
+        .collect();
+    world.till(|| node.heard.starts().len() == 20).await;
+    asked.iter().for_each(tokio::task::JoinHandle::abort);
+    world.till(|| world.services.kept(|kept| kept.reported.len() == 20)).await;
+    world.services.kept(|kept| {
+        assert!(kept.lines().iter().all(|line| *line == (Finish::Embedded, 0)));
+        assert!(kept.reported.iter().all(|line| line.input_tokens == 5));
+    });
+    assert_eq!(node.heard.cancels(), 0);
 }
 
 #[tokio::test]

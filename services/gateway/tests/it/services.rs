@@ -102,8 +102,10 @@ impl Services {
     }
 }
 
-pub fn session_id() -> Id {
-    Id::v7(1_700_000_000_000, [4; 10])
+/// A renter's session: its number stands in it.
+fn session_of(renter: &str) -> Id {
+    let renter: Principal = renter.parse().unwrap();
+    Id::v7(1_700_000_000_000, [renter.id.to_bytes()[0]; 10])
 }
 
 fn none<T>() -> Result<Response<T>, Status> {
@@ -168,10 +170,11 @@ impl market::market_server::Market for Services {
         request: Request<market::OpenSessionRequest>,
     ) -> Result<Response<market::OpenSessionResponse>, Status> {
         self.called_by_gateway(&request);
-        assert!(request.get_ref().renter.starts_with("account/"));
+        let renter = &request.get_ref().renter;
+        assert!(renter.starts_with("account/"));
         self.kept(|kept| kept.sessions_opened += 1);
         let session = market::Session {
-            session_id: session_id().to_string(),
+            session_id: session_of(renter).to_string(),
             state: market::SessionState::Opening.into(),
             ..market::Session::default()
         };
@@ -337,7 +340,7 @@ impl scheduling::scheduling_server::Scheduling for Services {
             let now = holmes_runtime::Clock::System.now();
             let lease = scheduling::Lease {
                 lease: id.to_vec().into(),
-                session: session_id().to_bytes().to_vec().into(),
+                session: asked.session_id.parse::<Id>().unwrap().to_bytes().to_vec().into(),
                 node: node.to_bytes().to_vec().into(),
                 gateway: kept.gateway.unwrap().id.to_bytes().to_vec().into(),
                 generation,

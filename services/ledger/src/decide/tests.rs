@@ -86,7 +86,7 @@ impl Given {
             Reply::Transfers(results) => {
                 results.iter().map(|r| (r.code, r.amount.units(), r.burned.units())).collect()
             }
-            Reply::Done => panic!("transfers answer transfers"),
+            Reply::Done | Reply::Recorded { .. } => panic!("transfers answer transfers"),
         }
     }
 

@@ -153,6 +153,52 @@ fn a_preview_says_what_would_happen_and_changes_nothing() {
 }
 
 #[test]
+fn a_deposit_that_is_said_again_says_so_and_moves_nothing_and_another_one_needs_its_own_reference() {
+    let desk = Desk::new();
+    let deposit = wire::RecordDepositRequest {
+        request_id: fresh().to_string(),
+        account_id: account(1, USD).to_string(),
+        amount_units: 7,
+        reference: "wire 7".into(),
+        validate_only: false,
+    };
+    let again = || wire::RecordDepositRequest { request_id: fresh().to_string(), ..deposit.clone() };
+    let record =
+        |wanted| now(desk.api.record_deposit(request(STAFF, wanted))).map(tonic::Response::into_inner);
+    assert!(!record(deposit.clone()).unwrap().already_recorded);
+    let before = desk.accounts();
+    assert!(!record(deposit.clone()).unwrap().already_recorded, "the same request gets its own answer");
+    let second = again();
+    for wanted in [wire::RecordDepositRequest { validate_only: true, ..again() }, second.clone(), second] {
+        assert!(record(wanted).unwrap().already_recorded);
+    }
+    let others = [
+        wire::RecordDepositRequest { amount_units: 8, ..again() },
+        wire::RecordDepositRequest { account_id: account(2, USD).to_string(), ..again() },
+    ];
+    for other in others {
+        let refused = record(other).unwrap_err();
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (tonic::Code::AlreadyExists, "REFERENCE_USED")
+        );
+    }
+    let withdrawal = |request_id: Id, reference: &str| wire::RecordWithdrawalRequest {
+        request_id: request_id.to_string(),
+        account_id: deposit.account_id.clone(),
+        amount_units: 7,
+        reference: reference.into(),
+        validate_only: false,
+    };
+    let leave =
+        |wanted| now(desk.api.record_withdrawal(request(STAFF, wanted))).map(tonic::Response::into_inner);
+    assert_eq!(reason(&leave(withdrawal(fresh(), "wire 7")).unwrap_err()), "REFERENCE_USED");
+    assert_eq!(desk.accounts(), before, "nothing of it moved anything");
+    assert!(!leave(withdrawal(fresh(), "wire 8")).unwrap().already_recorded);
+    assert!(leave(withdrawal(fresh(), "wire 8")).unwrap().already_recorded);
+}
+
+#[test]
 fn a_transfer_and_a_hold_are_seen_by_both_sides_and_by_nobody_else() {
     let desk = Desk::new();
     let hold =

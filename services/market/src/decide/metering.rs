@@ -1,18 +1,22 @@
 //! E-9.2: calls that were metered. What no hold covers is billed to nobody, and is on the record.
 
 use holmes_kernel::wide::mul_div_floor;
-use holmes_kernel::{Ctx, Id};
+use holmes_kernel::{Ctx, Id, Time};
 use holmes_proto::market::v1::event::Event as Kind;
-use holmes_proto::market::v1::{CallsEnded, CallsNoted, CallsUnbilled};
+use holmes_proto::market::v1::{CallsEnded, CallsNoted, CallsUnbilled, SessionLeased};
 
 use super::{Decided, bytes, only_from, owned};
 use crate::SCHEDULING;
 use crate::command::Metered;
 use crate::settlement::bytes as wide;
-use crate::state::{Session, State, credit_of};
+use crate::state::{Session, Stage, State, credit_of};
 
 /// One event for each lease's calls. Several of one session in one entry see what is left of its cap one after another.
-pub(super) fn note(state: &State, metered: &[Metered], drained: &[Id], ctx: &Ctx) -> Decided {
+pub(super) fn note(
+    state: &State,
+    (metered, drained, leased): (&[Metered], &[Id], &[(Id, Time)]),
+    ctx: &Ctx,
+) -> Decided {
     only_from(SCHEDULING, ctx)?;
     let mut kinds = Vec::with_capacity(metered.len());
     for (at, calls) in metered.iter().enumerate() {
@@ -28,7 +32,15 @@ pub(super) fn note(state: &State, metered: &[Metered], drained: &[Id], ctx: &Ctx
     }
     let ended = drained.iter().filter(|id| state.sessions.get(id).is_some_and(Session::drains));
     kinds.extend(ended.map(|id| Kind::CallsEnded(CallsEnded { session: bytes(*id) })));
+    kinds.extend(leased.iter().filter_map(|(id, until)| used(state, *id, *until)));
     Ok(kinds)
+}
+
+/// A lease is news only where the session would close as idle before it ends.
+fn used(state: &State, id: Id, until: Time) -> Option<Kind> {
+    let session = state.sessions.get(&id).filter(|session| session.stage == Stage::Open)?;
+    let news = until > session.idle_at(&state.params);
+    news.then(|| Kind::SessionLeased(SessionLeased { session: bytes(id), until_us: until.micros() }))
 }
 
 /// E-9.1: billing never exceeds the hold. Of calls that pass the cap the part below it is billed, and as much of their

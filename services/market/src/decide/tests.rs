@@ -111,7 +111,7 @@ fn calls(micro: u64) -> Command {
         pico: u128::from(micro) * 1_000_000,
         micro_units: u128::from(micro) * 1_000_000,
     };
-    Command::NoteCalls { metered: vec![metered], drained: Vec::new() }
+    Command::NoteCalls { metered: vec![metered], drained: Vec::new(), leased: Vec::new() }
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_session_is_closed_as_soon_as_nothing_more_is_metered_on_it() {
     // E-10.2
     let mut given = Given::metered(1_000);
     given.done(ALICE, Command::CloseSession { session: SESSION });
-    let drained = Command::NoteCalls { metered: Vec::new(), drained: vec![SESSION] };
+    let drained = Command::NoteCalls { metered: Vec::new(), drained: vec![SESSION], leased: Vec::new() };
     let ended = given.done(Principal::service(SCHEDULING), drained.clone());
     assert!(matches!(ended.as_slice(), [Kind::CallsEnded(_)]), "{ended:?}");
     assert!(matches!(given.attend(0).as_slice(), [Kind::WindowEnded(_), Kind::SettlementSent(_)]));
@@ -220,8 +220,8 @@ fn of_calls_that_pass_the_cap_the_part_below_it_is_billed_and_as_much_of_their_w
     // E-9.1
     let mut given = Given::metered(0);
     let cap = given.session().cap;
-    let Command::NoteCalls { metered, drained } = calls(2 * DOLLAR) else { panic!() };
-    let twice = Command::NoteCalls { metered: vec![metered[0], metered[0]], drained };
+    let Command::NoteCalls { metered, drained, leased } = calls(2 * DOLLAR) else { panic!() };
+    let twice = Command::NoteCalls { metered: vec![metered[0], metered[0]], drained, leased };
     let kinds = given.done(Principal::service(SCHEDULING), twice);
     let wide = |bytes: &[u8]| u128::from_be_bytes(bytes.try_into().unwrap());
     let told: Vec<(u128, u128, u128)> = kinds
@@ -245,10 +245,10 @@ fn of_calls_that_pass_the_cap_the_part_below_it_is_billed_and_as_much_of_their_w
 fn numbers_beyond_all_measure_are_not_billed() {
     // E-0.1
     let mut given = Given::metered(0);
-    let Command::NoteCalls { mut metered, drained } = calls(1) else { panic!() };
+    let Command::NoteCalls { mut metered, drained, leased } = calls(1) else { panic!() };
     (metered[0].pico, metered[0].micro_units, metered[0].output_tokens) = (u128::MAX, u128::MAX, u64::MAX);
     metered.push(metered[0]);
-    given.done(Principal::service(SCHEDULING), Command::NoteCalls { metered, drained });
+    given.done(Principal::service(SCHEDULING), Command::NoteCalls { metered, drained, leased });
     assert_eq!(given.session().metered, given.session().cap);
     given.attend(0);
     given.answer(None);

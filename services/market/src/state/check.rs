@@ -23,6 +23,7 @@ pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
             Some(Kind::SessionOpened(e)) => named(&e.session)?,
             Some(Kind::HoldSent(e)) => named(&e.session)?,
             Some(Kind::CallsEnded(e)) => named(&e.session)?,
+            Some(Kind::SessionLeased(e)) => named(&e.session)?,
             Some(Kind::HoldMade(e)) => named(&e.session)?,
             Some(Kind::SessionFunded(e)) => named(&e.session)?,
             Some(Kind::SessionLimited(e)) => named(&e.session)?,

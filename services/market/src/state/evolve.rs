@@ -50,6 +50,10 @@ pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
         Some(Kind::CallsEnded(e)) => {
             state.change(&e.session, |session, _| session.finishes_at = meta.ts);
         }
+        Some(Kind::SessionLeased(e)) => {
+            let until = Time::from_micros(e.until_us);
+            state.change(&e.session, |session, _| session.leased_until = until);
+        }
         Some(Kind::HoldSent(e)) => state.hold_sent(e, meta.seq),
         Some(Kind::CallsUnbilled(e)) => {
             state.unbilled.calls = state.unbilled.calls.saturating_add(e.calls);

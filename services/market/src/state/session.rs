@@ -64,6 +64,8 @@ pub struct Session {
     pub window_calls: u64,
     /// When the last call was metered; before the first, when it was funded.
     pub last_call_at: Time,
+    /// A lease lasts until then: calls run, which are metered when they end.
+    pub leased_until: Time,
     /// Price of all windows that have ended, pico-dollars.
     pub taken: u128,
     /// Number of the window that ended last.
@@ -272,6 +274,7 @@ impl Session {
             window_at: now,
             window_calls: 0,
             last_call_at: now,
+            leased_until: Time::default(),
             taken: 0,
             window: 0,
             ended: None,
@@ -343,6 +346,11 @@ impl Session {
         all > 0 && used.saturating_mul(1_000_000_000) >= all.saturating_mul(extend_at_ppb.into())
     }
 
+    /// When it closes, unless a call is metered or a lease is granted or renewed before.
+    pub fn idle_at(&self, params: &Params) -> Time {
+        self.last_call_at.after_millis(params.idle_ms).max(self.leased_until)
+    }
+
     /// What time alone does next with it, and when. Nothing while the ledger's answer is awaited.
     pub fn next(&self, params: &Params) -> Option<(Time, Step)> {
         if self.awaits() {
@@ -354,7 +362,7 @@ impl Session {
             Stage::Open | Stage::Closing if self.sent.is_some() => Some((self.retry_at, Step::Resend)),
             Stage::Closing => Some((self.finishes_at, Step::Finish)),
             Stage::Open => {
-                let idle = (self.last_call_at.after_millis(params.idle_ms), Step::Idle);
+                let idle = (self.idle_at(params), Step::Idle);
                 let expiry = (self.expires_at, Step::Expire);
                 let settle = self.settles_at(params).map(|at| (at, Step::Settle));
                 settle.into_iter().chain([expiry, idle]).min_by_key(|(at, _)| *at)

@@ -5,7 +5,7 @@ use holmes_proto::market::v1::event::Event as Kinds;
 use holmes_proto::market::v1::{
     AccountSet, CallsEnded, CallsNoted, CallsUnbilled, EpochSealed, Event, HoldLost, HoldMade, HoldSent,
     MarketOpened, ModelKind, ModelPriced, OwedPaid, OwedRefused, OwedSent, PriceSealed, SessionClosed,
-    SessionClosing, SessionForgotten, SessionFunded, SessionLimited, SessionOpened, Settled,
+    SessionClosing, SessionForgotten, SessionFunded, SessionLeased, SessionLimited, SessionOpened, Settled,
     SettlementRefused, SettlementSent, SystemAccountOpened, SystemAccountRefused, SystemAccountRequested,
     WindowEnded, WorkCredit,
 };
@@ -97,6 +97,7 @@ fn of_sessions() -> Vec<Kinds> {
         Kinds::SessionClosed(SessionClosed { session: session(), renter: who(1), reason }),
         Kinds::SessionForgotten(SessionForgotten { session: session() }),
         Kinds::CallsEnded(CallsEnded { session: session() }),
+        Kinds::SessionLeased(SessionLeased { session: session(), until_us: AT }),
         Kinds::HoldSent(HoldSent { session: session(), hold: bytes(Id::v7(1, [3; 10])), send: send() }),
         Kinds::CallsNoted(CallsNoted {
             session: session(),

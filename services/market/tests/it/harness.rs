@@ -13,7 +13,7 @@ use holmes_proto::ledger::v1::{Asset, TransferCode};
 use holmes_proto::market::v1::event::Event as Happened;
 use holmes_proto::market::v1::{Event, Params, WorkCredit};
 use holmes_proto::scheduling::v1::event::Event as Seen;
-use holmes_proto::scheduling::v1::{CallLine, CallsMetered, Event as SchedulingEvent};
+use holmes_proto::scheduling::v1::{CallLine, CallsMetered, Event as SchedulingEvent, Lease, LeaseRenewed};
 use holmes_runtime::rig::{Rig, Seat};
 use holmes_store::journal::memory::Journal;
 use holmes_testing::{Script, ask, now};
@@ -209,6 +209,18 @@ impl World {
     pub(crate) fn meter(&mut self, session: Id, calls: &[Calls]) {
         let metered = calls.iter().map(|calls| Seen::CallsMetered(calls.event(session)));
         let events = Scheduling::saying(metered.map(|seen| SchedulingEvent { event: Some(seen) }));
+        let id = self.fresh();
+        ask(&self.scheduling, STAFF, id, events).expect("scheduling writes what it is told");
+        self.rig.settle();
+    }
+
+    /// Scheduling renews a lease of a session for a minute, as it does while a call runs.
+    pub(crate) fn renew(&mut self, session: Id) {
+        let until = self.rig.now().after_millis(60_000);
+        let session = session.to_bytes().to_vec().into();
+        let renewed = Some(Lease { session, expires_at_us: until.micros(), ..Lease::default() });
+        let renewed = Seen::LeaseRenewed(LeaseRenewed { renewed });
+        let events = Scheduling::saying([SchedulingEvent { event: Some(renewed) }]);
         let id = self.fresh();
         ask(&self.scheduling, STAFF, id, events).expect("scheduling writes what it is told");
         self.rig.settle();

@@ -7,6 +7,7 @@ use holmes_ledger::command as ledger;
 use holmes_market::Command;
 use holmes_market::command::OpenSession;
 use holmes_market::state::{Purse, Stage};
+use holmes_proto::market::v1::event::Event as Happened;
 use holmes_proto::market::v1::{SessionState, WorkCredit};
 use holmes_testing::ask;
 
@@ -230,6 +231,42 @@ fn sessions_end_when_idle_and_when_they_are_old_and_are_forgotten_later() {
     world.rig.advance(Duration::from_secs(7_200));
     assert_eq!(world.look(|s| (s.sessions.len(), s.renters.len(), s.by_time.len())), (0, 0, 0));
     assert_eq!(world.rig.check(), []);
+}
+
+#[test]
+fn a_session_whose_call_runs_for_longer_than_a_session_may_be_idle_stays_open_until_its_lease_ends() {
+    // E-10.2
+    let mut world = defaults();
+    let session = world.open(1, USD, DOLLAR);
+    let stage = |world: &World| world.see(session, |s| (s.stage, s.reason.clone()));
+    for _ in 0..40 {
+        world.renew(session); // a call of 33 minutes
+        world.wait(Duration::from_secs(50));
+        assert_eq!(stage(&world).0, Stage::Open);
+    }
+    let leased = world.events().iter().filter(|event| matches!(event, Happened::SessionLeased(_))).count();
+    assert!((28..=30).contains(&leased), "{leased}: a lease is noted only where it keeps the session open");
+    world.wait(Duration::from_secs(9));
+    assert_eq!(stage(&world).0, Stage::Open, "its lease lasts for a second more");
+    world.wait(Duration::from_secs(1));
+    assert_eq!(stage(&world), (Stage::Closing, "IDLE".into()), "its gateway has gone without a word");
+}
+
+#[test]
+fn a_call_that_begins_just_before_its_session_would_be_idle_is_not_cut() {
+    // E-10.2
+    let mut world = defaults();
+    let session = world.open(1, USD, DOLLAR);
+    let stage = |world: &World| world.see(session, |s| s.stage);
+    world.wait(Duration::from_secs(595));
+    world.renew(session);
+    world.wait(Duration::from_secs(30));
+    assert_eq!(stage(&world), Stage::Open);
+    world.meter(session, &[one(1, 11, 10)]);
+    world.wait(Duration::from_secs(599));
+    assert_eq!(stage(&world), Stage::Open, "as long as after any call");
+    world.wait(Duration::from_secs(1));
+    assert_eq!(stage(&world), Stage::Closing);
 }
 
 #[test]

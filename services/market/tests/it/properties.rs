@@ -240,8 +240,10 @@ impl Play {
                     pico: u128::from(tokens) * u128::from(calls.pico),
                     micro_units: u128::from(tokens) * u128::from(calls.micro_units),
                 };
-                self.market
-                    .hear(SCHEDULING, Command::NoteCalls { metered: vec![metered], drained: Vec::new() });
+                self.market.hear(
+                    SCHEDULING,
+                    Command::NoteCalls { metered: vec![metered], drained: Vec::new(), leased: Vec::new() },
+                );
             }
             Op::Close(at) => {
                 if let Some(session) = known(*at, self) {
@@ -255,7 +257,10 @@ impl Play {
                 if let Some(session) = known(*at, self).filter(closing) {
                     self.drained.insert(session);
                     let drained = vec![session];
-                    self.market.hear(SCHEDULING, Command::NoteCalls { metered: Vec::new(), drained });
+                    self.market.hear(
+                        SCHEDULING,
+                        Command::NoteCalls { metered: Vec::new(), drained, leased: Vec::new() },
+                    );
                 }
             }
             Op::Answer { which, refused } => self.answer(*which, *refused),

@@ -194,6 +194,7 @@ fn only_what_others_need_leaves_scheduling_and_it_sends_nothing() {
     let public = golden::named(&events, Event::is_public);
     let expected = [
         "LeaseGranted",
+        "LeaseRenewed",
         "LeaseEnded",
         "CallsMetered",
         "NodeAttached",

@@ -5,69 +5,110 @@
 //! half-written end from an acknowledged one that was lost since. The slots are not forced to disk with each commit,
 //! which would double its cost: they survive every end of the process, and after a power failure they lag by what the
 //! system had not written back. They never run ahead of the journal.
+//!
+//! So a note that is not whole leaves a half-written end without a witness, and then nothing is cut. No honest crash
+//! comes to that: the first slot says how many there are, a log's own is forced to disk before its first answer, while
+//! nothing else is being written; and one that is rewritten lies within a sector, which a disk writes whole or not at
+//! all. With a whole journal a note that is not is only made anew, as it is at every start.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use holmes_kernel::frame::Damage;
 use holmes_kernel::ports::JournalError;
-use holmes_kernel::{Chain, LogId};
+use holmes_kernel::{Chain, LogId, ServiceId};
 
 use super::keys::{LOG_BYTES, array, log_key, log_of};
+use super::layout::{Directory, write_durably};
 use crate::journal::head::Head;
 
 /// Divides a disk's sector, so that no slot is ever half old and half new.
 const SLOT_BYTES: usize = 64;
+
+/// What the first slot is of: no log, and its sequence number is the count of the slots behind it.
+const COUNT: LogId = LogId { cell: 0, svc: ServiceId(0), shard: 0 };
 
 /// The slots' file.
 #[derive(Debug)]
 pub(super) struct Acknowledged {
     file: File,
     places: BTreeMap<LogId, u64>,
-    next: u64,
+}
+
+/// What the file says of the logs' ends.
+#[derive(Debug, Default)]
+pub(super) struct Witness {
+    pub(super) noted: BTreeMap<LogId, Noted>,
+    /// Why it does not speak of every log; `None` when it does.
+    pub(super) lacks: Option<String>,
 }
 
 /// What a slot, or the engine, says of a log's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Noted {
     pub(super) term: u64,
     pub(super) seq: u64,
     pub(super) chain: Chain,
 }
 
-impl Acknowledged {
-    /// Opens the file, and says what it knows.
-    pub(super) fn open(path: &Path) -> io::Result<(Acknowledged, BTreeMap<LogId, Noted>)> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-        let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, 0)?;
-        let mut noted = BTreeMap::new();
-        let mut places = BTreeMap::new();
-        for (place, slot) in (0..).zip(bytes.chunks(SLOT_BYTES)) {
+impl Witness {
+    /// Reads the file. Without one, nothing was ever acknowledged in a directory that was never set up.
+    pub(super) fn read(directory: &Directory) -> io::Result<Witness> {
+        let bytes = match fs::read(directory.acknowledged()) {
+            Ok(bytes) => bytes,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {
+                let lacks = directory.is_set_up().then(|| "it is missing".to_owned());
+                return Ok(Witness { lacks, ..Witness::default() });
+            }
+            Err(why) => return Err(why),
+        };
+        let mut witness = Witness::default();
+        let (mut count, mut found) = (None, 0);
+        for (place, slot) in bytes.chunks(SLOT_BYTES).enumerate() {
             match decode(slot) {
+                Some((log, note)) if log == COUNT => count = count.or(Some(note.seq)),
                 Some((log, note)) => {
-                    noted.insert(log, note);
-                    places.insert(log, place);
+                    witness.noted.insert(log, note);
+                    found += 1;
                 }
-                // Nothing is lost with a slot: it is only a witness.
-                None => {
-                    tracing::warn!(path = %path.display(), place, "a slot cannot be read and is passed over")
-                }
+                None => witness.lacks = Some(format!("its slot {place} cannot be read")),
             }
         }
-        let next = len.div_ceil(SLOT_BYTES) as u64;
-        Ok((Acknowledged { file, places, next }, noted))
+        if witness.lacks.is_none() && count.is_none_or(|count| found < count) {
+            witness.lacks = Some(format!("it has {found} slots and once had more"));
+        }
+        Ok(witness)
+    }
+}
+
+impl Acknowledged {
+    /// Writes the file anew, of logs that were checked: what could not be read in it is whole again.
+    pub(super) fn renew(directory: &Directory, heads: &BTreeMap<LogId, Head>) -> io::Result<Acknowledged> {
+        let slots = heads.iter().map(|(log, head)| encode(*log, Noted::from(head)));
+        let bytes: Vec<u8> = [count(heads.len() as u64)].into_iter().chain(slots).flatten().collect();
+        write_durably(directory.root(), Directory::ACKNOWLEDGED, &bytes)?;
+        let file = OpenOptions::new().write(true).open(directory.acknowledged())?;
+        Ok(Acknowledged { file, places: heads.keys().copied().zip(1..).collect() })
     }
 
     /// Notes a log's head.
     pub(super) fn note(&mut self, log: LogId, head: &Head) -> io::Result<()> {
-        let place = *self.places.entry(log).or_insert(self.next);
-        self.next = self.next.max(place + 1);
-        self.file.write_all_at(&encode(log, head), place * SLOT_BYTES as u64)
+        let slot = encode(log, Noted::from(head));
+        if let Some(place) = self.places.get(&log) {
+            return self.write(*place, &slot);
+        }
+        let place = self.places.len() as u64 + 1;
+        self.write(place, &slot)?;
+        self.write(0, &count(place))?;
+        self.sync()?;
+        self.places.insert(log, place);
+        Ok(())
+    }
+
+    fn write(&self, place: u64, slot: &[u8; SLOT_BYTES]) -> io::Result<()> {
+        self.file.write_all_at(slot, place * SLOT_BYTES as u64)
     }
 
     /// Forces the slots to disk: done when closing, so that they are exact after every orderly end.
@@ -108,12 +149,17 @@ impl Noted {
     }
 }
 
-fn encode(log: LogId, head: &Head) -> [u8; SLOT_BYTES] {
+/// The first slot, where so many are behind it.
+fn count(slots: u64) -> [u8; SLOT_BYTES] {
+    encode(COUNT, Noted { seq: slots, ..Noted::default() })
+}
+
+fn encode(log: LogId, noted: Noted) -> [u8; SLOT_BYTES] {
     let mut slot = [0; SLOT_BYTES];
     slot[..LOG_BYTES].copy_from_slice(&log_key(log));
-    slot[8..16].copy_from_slice(&head.term.to_le_bytes());
-    slot[16..24].copy_from_slice(&head.tail.seq.to_le_bytes());
-    slot[24..56].copy_from_slice(&head.tail.chain);
+    slot[8..16].copy_from_slice(&noted.term.to_le_bytes());
+    slot[16..24].copy_from_slice(&noted.seq.to_le_bytes());
+    slot[24..56].copy_from_slice(&noted.chain);
     let crc = crc32c::crc32c(&slot[..SLOT_BYTES - 4]);
     slot[SLOT_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
     slot

@@ -167,20 +167,30 @@ impl Committer {
             return Err(why.clone());
         }
         self.check_reserve()?;
-        match batch.commit() {
-            Ok(()) => {}
-            Err(why) if is_full(&why) => return Err(engine_error("writing a commit", &why)),
-            // The engine's own threads failed. When they only found no room, that is what to say.
-            Err(fjall::Error::Poisoned) if self.free_bytes().is_some_and(|free| free < NO_ROOM) => {
-                return Err(JournalError::Full("the engine found no room for its tables".into()));
-            }
-            Err(why) => abort(&format!("writing a commit failed: {why}")),
+        if let Err(why) = batch.commit() {
+            return Err(self.no_room("writing a commit", &why));
         }
-        if let Err(why) = self.store.engine.database.persist(PersistMode::SyncAll) {
-            abort(&format!("forcing a commit to disk failed: {why}"));
+        match self.store.engine.database.persist(PersistMode::SyncAll) {
+            Ok(()) => {}
+            // The engine's own threads failed while the commit was written, and nothing was forced to disk: whoever waits
+            // hears what he would have heard a moment later.
+            Err(why @ fjall::Error::Poisoned) => return Err(self.no_room("forcing a commit to disk", &why)),
+            Err(why) => abort(&format!("forcing a commit to disk failed: {why}")),
         }
         self.store.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What to answer where there was no room, for the commit or for what the engine's own threads do; anything else ends
+    /// the process.
+    fn no_room(&self, doing: &str, why: &fjall::Error) -> JournalError {
+        if is_full(why) {
+            return engine_error(doing, why);
+        }
+        if matches!(why, fjall::Error::Poisoned) && self.free_bytes().is_some_and(|free| free < NO_ROOM) {
+            return JournalError::Full("the engine found no room for its tables".into());
+        }
+        abort(&format!("{doing} failed: {why}"))
     }
 
     fn publish(&mut self, heads: &BTreeMap<LogId, Head>) {

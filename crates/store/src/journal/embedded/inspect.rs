@@ -18,7 +18,7 @@ use holmes_kernel::LogId;
 use holmes_kernel::frame::{Damage, Frame};
 use holmes_kernel::ports::JournalError;
 
-use super::acknowledged::Noted;
+use super::acknowledged::{Noted, Witness};
 use super::commits::{Commit, Found, LAST_BYTES, Place, find};
 use super::engine::storage_error;
 
@@ -41,11 +41,9 @@ pub(super) fn clear_unfinished(engine: &Path) -> Result<bool, JournalError> {
 }
 
 /// Refuses files that the engine would mend by losing something, and takes away a half-written end; where nobody knows
-/// what was acknowledged, refuses that, too.
-pub(super) fn inspect(engine: &Path, noted: Option<&BTreeMap<LogId, Noted>>) -> Result<(), JournalError> {
-    let unknown = BTreeMap::new();
-    let is_witnessed = noted.is_some();
-    let noted = noted.unwrap_or(&unknown);
+/// of every log what was acknowledged, refuses that, too.
+pub(super) fn inspect(engine: &Path, witness: &Witness) -> Result<(), JournalError> {
+    let noted = &witness.noted;
     let failed = |why: io::Error| storage_error(&engine.display().to_string(), &why);
     let version = fs::read(engine.join("version"))
         .map_err(|why| lost(engine, &format!("its file \"version\" cannot be read ({why})")))?;
@@ -66,19 +64,37 @@ pub(super) fn inspect(engine: &Path, noted: Option<&BTreeMap<LogId, Noted>>) -> 
             if !journals[place + 1..].iter().all(|(_, path)| is_unused(path)) {
                 return Err(lost(path, &format!("it breaks off at byte {half_written}")));
             }
-            if !is_witnessed {
-                let what =
-                    "and without the file \"acknowledged\" a half-written end looks like a damaged one";
-                return Err(lost(path, &format!("it breaks off at byte {half_written}, {what}")));
-            }
             for (log, end) in &ends {
                 noted.get(log).map_or(Ok(()), |noted| noted.check(*log, Some(*end)))?;
+            }
+            if let Some(lacks) = &witness.lacks {
+                return Err(unwitnessed(path, half_written, lacks, noted, &ends));
             }
             tracing::warn!(path = %path.display(), at = half_written, "a commit that was never finished is taken away");
             cut(path, half_written).map_err(failed)?;
         }
     }
     Ok(())
+}
+
+/// What breaks off may have been acknowledged, and the note that would tell does not. The log is named that the note
+/// lacks, where a whole commit of this journal tells which.
+fn unwitnessed(
+    path: &Path,
+    at: usize,
+    lacks: &str,
+    noted: &BTreeMap<LogId, Noted>,
+    ends: &BTreeMap<LogId, Noted>,
+) -> JournalError {
+    let what = format!(
+        "the engine's journal {} breaks off at byte {at}, and without a whole file \"acknowledged\" ({lacks}) a half-written \
+         end looks like a damaged one; nothing was changed",
+        path.display()
+    );
+    match ends.iter().find(|(log, _)| !noted.contains_key(log)) {
+        Some((log, end)) => JournalError::Damaged { log: *log, after: end.seq, why: Damage::Body(what) },
+        None => JournalError::Io(format!("{what}. Restore the directory from a copy")),
+    }
 }
 
 fn lost(engine: &Path, what: &str) -> JournalError {

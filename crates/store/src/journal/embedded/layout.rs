@@ -21,6 +21,9 @@ pub(super) struct Directory {
 }
 
 impl Directory {
+    /// Name of the file in which it is noted how far appends were acknowledged.
+    pub(super) const ACKNOWLEDGED: &str = "acknowledged";
+
     /// Takes the directory, and makes it if it is not there.
     pub(super) fn take(root: &Path) -> Result<Directory, JournalError> {
         let failed = |why: io::Error| storage_error(&root.display().to_string(), &why);
@@ -43,7 +46,7 @@ impl Directory {
 
     /// Where it is noted how far appends were acknowledged.
     pub(super) fn acknowledged(&self) -> PathBuf {
-        self.root.join("acknowledged")
+        self.root.join(Self::ACKNOWLEDGED)
     }
 
     pub(super) fn root(&self) -> &Path {

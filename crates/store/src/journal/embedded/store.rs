@@ -54,6 +54,11 @@ impl Store {
         self.head(log).map(|_| self).ok_or(JournalError::Missing(log))
     }
 
+    /// What is durable of every log.
+    pub(super) fn heads(&self) -> BTreeMap<LogId, Head> {
+        self.heads.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(super) fn logs(&self) -> Vec<LogId> {
         self.heads.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
