@@ -3,6 +3,7 @@
 //! again from its log, and has the log verified.
 
 mod close;
+mod killed;
 mod offers;
 mod people;
 mod processes;
@@ -98,7 +99,7 @@ async fn play(tell: &Teller, world: &mut World) -> Result<()> {
     requests::many(tell, world).await?;
     tell.title("A renter cancels, and a node is killed half way")?;
     requests::cancelled(tell, world).await?;
-    requests::survived(tell, world).await?;
+    killed::survived(tell, world).await?;
     tell.title("Invoices: to the micro-dollar")?;
     close::invoices(tell, world).await?;
     tell.title("The epoch's close: what the network pays for the work (E-4)")?;
