@@ -103,7 +103,9 @@ pub(super) async fn epoch(tell: &Teller, world: &mut World) -> Result<()> {
     // The first epoch pays no base reward: nobody's stake was there from its beginning (E-4.6).
     let ours = world.epoch()?.max(2);
     let (length, left) = (world::EPOCH_S, world.epoch_ends_in(ours)?);
-    tell.line(&format!("an epoch of this network has {length} s and a beat in each; epoch {ours} ends in {left} s"))?;
+    tell.line(&format!(
+        "an epoch of this network has {length} s and a beat in each; epoch {ours} ends in {left} s"
+    ))?;
     let mut told = std::time::Instant::now();
     let closed = until(world, "the epoch's close", async || {
         if told.elapsed().as_secs() >= 15 {

@@ -89,6 +89,17 @@ pub(super) async fn survived(tell: &Teller, world: &mut World) -> Result<()> {
     bail!("{TRIES} answers were over before their node could be killed: is this machine that fast?")
 }
 
+/// The same when the story is over: executors that a visitor has killed run again first.
+pub(super) async fn again(tell: &Teller, world: &mut World) -> Result<()> {
+    for at in 0..world.operators.len() {
+        if world.processes.forget_ended(&world.operators[at].process())? {
+            world.attach(at)?;
+            super::people::attached(world, at).await?;
+        }
+    }
+    survived(tell, world).await
+}
+
 /// One attempt: whose node was killed, and whether that was in the middle of an answer that became whole.
 async fn tried(tell: &Teller, world: &mut World, seed: u64) -> Result<(Option<usize>, bool)> {
     let renter = &world.renters[1];

@@ -74,9 +74,10 @@ ask      your own question: words, lease, receipt, price and balance
   curl -s {http}/chat/completions -H \"authorization: Bearer $HOLMES_API_KEY\" -H 'content-type: application/json' \\
     -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{question}\"}}]}}'
 
-kill     any process: answers in the middle go on elsewhere, the server comes back from its log
+kill     a node in the middle of an answer, as in the story; what happens is told here:
+  kill -USR1 {demo}
+  any process yourself: answers go on elsewhere, the server comes back from its log
   executors: {pids}; the server: {server}
-  many long answers at once, and the executor that has most of them killed; each is whole in the end:
   {killing}
   grep 'was lost' {dir}/asked.txt; grep -c ^price {dir}/asked.txt
   when it was the server:   holmes serve {restart}
@@ -94,6 +95,7 @@ operate  figures, and a drain under load: calls in progress end first, no accept
   kill -TERM {server}",
         http = world.http,
         key = renter.api_key,
+        demo = std::process::id(),
         killing = killing(world),
         pids = pids.join(", "),
         server = world.processes.pid("server").unwrap_or_default(),
@@ -109,8 +111,8 @@ operate  figures, and a drain under load: calls in progress end first, no accept
     ))
 }
 
-/// Questions that keep every node answering for some seconds, and in the middle of it the death of the one with the most
-/// slots. No more at once than one renter may ask of the nodes that are left.
+/// Questions that keep the nodes answering for some seconds, and meanwhile the death of the one with the most slots; every answer
+/// is whole, those that it was giving go on elsewhere. No more at once than one renter may ask of the nodes that are left.
 fn killing(world: &World) -> String {
     let model = &world.models.speaker.name;
     let (answers, most, seconds) = if *model == OWN { (60, LONG, 1) } else { (5, 2 * LONG, 2) };
