@@ -106,12 +106,12 @@ class Network:
         """As staff, unless an API key says otherwise."""
         staff = ["--sign-with", str(self.data / "staff.key"), "--as", "staff", "--profile", str(self.profile)]
         proof = ["--key", key] if key else staff
-        done = self.run("call", "--to", self.address, method, json.dumps(request), *proof)
+        done = self.run("call", "--server", self.address, method, json.dumps(request), *proof)
         return dict(json.loads(done.stdout))
 
     def knows(self, method: str, request: dict[str, Any], key: str) -> bool:
         """Whether a call succeeds."""
-        words = ["call", "--to", self.address, method, json.dumps(request), "--key", key]
+        words = ["call", "--server", self.address, method, json.dumps(request), "--key", key]
         return self.run(*words, check=False).returncode == 0
 
     def transfers(self, transfers: Sequence[Mapping[str, Any]], key: str = "", **more: Any) -> list[str]:

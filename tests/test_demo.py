@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import time
 from typing import Any
 
 import openai
@@ -26,6 +28,17 @@ def test_the_demo_tells_its_story(demo: Demo) -> None:
     said = demo.words()
     for part in ("is killed while it answers", "goes on at", "hung up after", "receipts/", "Supply", "answers again after"):
         assert part in said, f"{part!r} is not in:\n{said}"
+    seen = re.findall(r"goes on at .*, from token (\d+)", said)
+    assert seen and all(int(tokens) >= 16 for tokens in seen), f"killed before enough of it was seen: {seen}"
+
+
+def test_tables_of_epochs_say_which(demo: Demo) -> None:
+    lines = [line.split() for line in demo.words().splitlines()]
+    closed = next(line[3] for line in lines if line[2:3] == ["epoch"] and line[4:6] == ["is", "closed,"])
+    for head in (["EPOCH", "POOL"], ["EPOCH", "OPERATOR"]):
+        at = next(n for n, line in enumerate(lines) if line[:2] == head)
+        epochs = [line[0] for line in lines[at + 1 : at + 1 + 3 * int(closed)]]
+        assert epochs == sorted(epochs) and set(epochs) == {str(epoch) for epoch in range(1, int(closed) + 1)}
 
 
 def test_a_question_is_answered_with_its_usage_and_receipt(demo: Demo) -> None:
@@ -72,6 +85,27 @@ def test_what_is_wrong_is_said_as_openai_says_it(demo: Demo) -> None:
     for more in ({"n": 2}, {"temperature": 1_000}, {"max_tokens": 0}, {"tools": [{"type": "function", "function": {"name": "f"}}]}):
         with pytest.raises(openai.BadRequestError):
             chat(demo.client(), **more)
+
+
+def test_answers_while_a_visitor_kills_a_node_are_whole(demo: Demo) -> None:
+    offered = [line.strip() for line in demo.words().splitlines()]
+    script = "\n".join(line for line in offered if line.startswith(("export ", "seq ", "grep ")))
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=180)
+    assert ran.stdout.split()[-1] == re.search(r"^seq (\d+) ", script, re.M)[1], ran.stdout + ran.stderr
+
+
+def test_a_node_dies_in_the_middle_of_an_answer_whenever_a_visitor_asks_for_it(demo: Demo) -> None:
+    told = demo.words()
+    command = re.search(r"^ *(kill -USR1 \d+)$", told, re.M)[1]
+    for _ in range(3):
+        before, deadline = len(demo.words()), time.monotonic() + 60
+        subprocess.run(command.split(), check=True)
+        while "runs again, as process" not in demo.words()[before:] or "whole answer" not in demo.words()[before:]:
+            assert time.monotonic() < deadline and demo.process.poll() is None, demo.words()[before:]
+            time.sleep(0.1)
+        seen = re.findall(r"goes on at .*, from token (\d+)", demo.words()[before:])
+        assert seen and all(int(tokens) >= 16 for tokens in seen), demo.words()[before:]
+        time.sleep(0.3)
 
 
 def test_the_log_of_it_all_is_verified_and_audited(demo_log: DemoLog) -> None:

@@ -96,7 +96,7 @@ pub(crate) async fn transfer(ledger: &MachineHandle<Ledger>, transfers: Vec<Tran
             None => Ok(()),
             Some(failed) => bail!("a transfer failed: {:?}", failed.code),
         },
-        Reply::Done => bail!("a batch has results"),
+        Reply::Done | Reply::Recorded { .. } => bail!("a batch has results"),
     }
 }
 

@@ -1,4 +1,7 @@
 //! What a profile gives a service at genesis: governed numbers, which governance may move, and names.
+//!
+//! E-14.6: nothing is computed from a value that changed in mid-epoch. A log's opening gives all of them, and no event changes
+//! one; those by which governance will must name the epoch from which they bind (E-0.5).
 
 use crate::machine::BadParams;
 

@@ -8,6 +8,15 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+mod keys;
+mod wrong;
+
+use keys::KEYS;
+pub use wrong::Wrong;
+
+/// What every environment variable of ours begins with.
+const PREFIX: &str = "HOLMES__";
+
 /// Everything that can be set from outside. What the network agrees on (parameters, prices) is not here: it is in the
 /// logs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -202,26 +211,19 @@ pub enum ConfigError {
         "there is no configuration file {0}: create it (`holmes config dump > {0}`), or leave --config out"
     )]
     NoFile(String),
-    /// A key is unknown or a value has another type.
-    #[error("{0}\n  `holmes config explain` lists every key with its meaning")]
-    Wrong(Box<figment::Error>),
-    /// A value is out of its bounds.
-    #[error("{key} = {value}: {why}")]
-    Bounds {
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        value: String,
-        /// What it must be.
-        why: &'static str,
-    },
+    /// Keys that are unknown, values of another type or out of their bounds.
+    #[error("{}", .0.iter().map(Wrong::to_string).collect::<Vec<_>>().join("\n"))]
+    Wrong(Vec<Wrong>),
 }
 
 /// The configuration of a file, if one is named, and of the environment.
 pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
-    let config: Config = figment(file)?.extract().map_err(|why| ConfigError::Wrong(Box::new(why)))?;
-    config.check()?;
-    Ok(config)
+    let figment = figment(file)?;
+    let config: Config = figment.extract().map_err(|why| ConfigError::Wrong(Wrong::all(&figment, why)))?;
+    match config.check() {
+        Err((key, value, why)) => Err(ConfigError::Wrong(vec![Wrong::bounds(&figment, key, &value, why)])),
+        Ok(()) => Ok(config),
+    }
 }
 
 /// The layers themselves, for those who want to know where a value comes from.
@@ -233,15 +235,13 @@ fn figment(file: Option<&Path>) -> Result<Figment, ConfigError> {
         }
         figment = figment.merge(Toml::file_exact(file));
     }
-    Ok(figment.merge(Env::prefixed("HOLMES__").split("__")))
+    Ok(figment.merge(Env::prefixed(PREFIX).split("__")))
 }
 
 impl Config {
-    /// Bounds that types do not tell.
-    fn check(&self) -> Result<(), ConfigError> {
-        let bounds = |ok: bool, key, value: String, why| {
-            if ok { Ok(()) } else { Err(ConfigError::Bounds { key, value, why }) }
-        };
+    /// Bounds that types do not tell: a key, its value, and what it must be.
+    fn check(&self) -> Result<(), (&'static str, String, &'static str)> {
+        let bounds = |ok: bool, key, value: String, why| if ok { Ok(()) } else { Err((key, value, why)) };
         let (server, gateway) = (&self.server, &self.gateway);
         let number = self.cell.number;
         bounds(number > 0, "cell.number", number.to_string(), "cells are numbered from 1")?;
@@ -304,6 +304,8 @@ pub struct Explained {
 /// Every key, as it is now.
 pub fn explain(file: Option<&Path>) -> Result<Vec<Explained>, ConfigError> {
     let figment = figment(file)?;
+    // Whatever is wrong with a value, the table shows it; a file that is no TOML has no values.
+    figment.find_value(KEYS[0].0).map_err(|why| ConfigError::Wrong(Wrong::all(&figment, why)))?;
     let row = |(key, meaning): &(&'static str, &'static str)| {
         let value = figment.find_value(key).map(|value| shown(&value)).unwrap_or_default();
         let from = figment
@@ -315,8 +317,7 @@ pub fn explain(file: Option<&Path>) -> Result<Vec<Explained>, ConfigError> {
             Some((_, None)) => "environment".into(), // figment's own words have its prefix in them
             None => String::new(),
         };
-        let variable = format!("HOLMES__{}", key.to_uppercase().replace('.', "__"));
-        Explained { key, variable, meaning, value, source }
+        Explained { key, variable: wrong::variable(key), meaning, value, source }
     };
     Ok(KEYS.iter().map(row).collect())
 }
@@ -332,85 +333,6 @@ fn shown(value: &figment::value::Value) -> String {
         other => format!("{other:?}"),
     }
 }
-
-/// Every key and its meaning; a test holds the list and the types together.
-const KEYS: &[(&str, &str)] = &[
-    ("cell.number", "number of the cell, in every frame and id; fixed once a log exists"),
-    (
-        "cell.profile",
-        "the network's profile: a file or a built-in name; empty: the binary's own choice; used when logs are opened",
-    ),
-    ("store.dir", "directory of the embedded journal; one process at a time"),
-    ("store.snapshot_every", "events behind which a new snapshot is written; 0: never"),
-    ("store.accept_clock", "start although the clock is more than 30 days past the last frame"),
-    ("server.listen", "address of the gRPC port"),
-    (
-        "server.admin",
-        "address of the admin port (metrics, health, readiness); keep it unreachable from outside",
-    ),
-    (
-        "server.max_calls",
-        "unary calls in progress in the process whose callers have proven who they are; more are refused with RESOURCE_EXHAUSTED",
-    ),
-    ("server.max_guest_calls", "the same of callers without proof: they never take the places of the others"),
-    (
-        "server.max_streams",
-        "open streams in the process whose callers have proven who they are, attached nodes among them; more are refused with RESOURCE_EXHAUSTED",
-    ),
-    (
-        "server.max_guest_streams",
-        "the same of callers without proof (reflection, health, a node before its Hello); the oldest gives way to the one too many",
-    ),
-    ("server.guest_stream_ms", "how long a stream without proof may last, in ms"),
-    (
-        "server.max_connections",
-        "connections of the gRPC port, attached nodes' among them; when it is full, or the process has no more descriptors, the oldest over which nobody has proven anything gives way",
-    ),
-    (
-        "server.max_connections_per_address",
-        "the same from one address; behind a proxy all come from one: set both alike there",
-    ),
-    ("server.max_calls_per_connection", "calls and streams in progress on one connection"),
-    (
-        "server.max_request_bytes",
-        "bytes of one signed request, 1024 to 64 MiB; with an API key it may have 4 MiB, without proof 256 KiB",
-    ),
-    (
-        "server.max_unproven_bytes",
-        "bytes of all requests together whose proof is being checked; more are refused with RESOURCE_EXHAUSTED",
-    ),
-    (
-        "server.deadline_ms",
-        "deadline in ms of a call whose caller has set none; a stream must have begun by then",
-    ),
-    ("server.longest_deadline_ms", "longest deadline in ms of a call, whatever its caller has set"),
-    ("server.drain_ms", "how long calls in progress may take after SIGTERM, in ms"),
-    ("gateway.http", "address of the HTTP port, where OpenAI clients are answered under /v1"),
-    (
-        "gateway.max_connections",
-        "connections of the HTTP port; when it is full, the oldest over which no key has been sent gives way",
-    ),
-    (
-        "gateway.max_connections_per_address",
-        "the same from one address; behind a proxy all come from one: set both alike there",
-    ),
-    (
-        "gateway.header_ms",
-        "how long the head of an HTTP request may be on its way, and an idle connection stays open, in ms",
-    ),
-    ("gateway.body_ms", "how long the body of an HTTP request may be on its way, in ms"),
-    ("gateway.max_calls", "renters' calls in progress; more are refused with RESOURCE_EXHAUSTED, or 429"),
-    ("gateway.max_calls_per_account", "the same of one account"),
-    (
-        "gateway.max_slots_percent",
-        "share in percent of the slots of a model's attached nodes that one account may hold: to the nearest slot, rounded down while another one holds or waits for one, at least one",
-    ),
-    ("models.dir", "directory of the models; empty: holmes/models in the user's data directory"),
-    ("telemetry.log", "what is logged: a level, or `target=level,…`"),
-    ("telemetry.format", "how log lines look: text or json"),
-    ("telemetry.otlp", "address of an OpenTelemetry collector (OTLP over gRPC); empty: no traces leave"),
-    ("telemetry.sample_percent", "share of traces kept when the caller has not decided, 0 to 100"),
-];
 
 #[cfg(test)]
 #[allow(clippy::result_large_err)] // closures of a jail answer figment's own large error
@@ -455,22 +377,76 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_a_wrong_type_and_a_value_out_of_bounds_are_refused() {
-        jailed(|jail| {
-            for (text, told) in [
-                ("[server]\nmax_cals = 5\n", "max_cals"),
-                ("[server]\nmax_calls = \"many\"\n", "max_calls"),
-                ("[cell]\nnumber = 0\n", "cell.number"),
-                ("[server]\nmax_request_bytes = 1\n", "64 MiB"),
-                ("[server]\nmax_calls = 9000000000000000000\n", "1000000"),
-                ("[server]\nmax_calls_per_connection = 0\n", "1000000"),
-                ("[telemetry]\nformat = \"xml\"\n", "xml"),
-            ] {
+    fn what_is_wrong_is_told_by_its_key_what_stands_there_what_is_expected_and_where() {
+        for (text, told) in [
+            (
+                "[server]\nmax_cals = 5\n",
+                "server.max_cals: there is no such key; [server] has listen, admin, max_calls,",
+            ),
+            (
+                "[sever]\nmax_calls = 5\n",
+                "sever: there is no such key; the sections are cell, store, server,",
+            ),
+            (
+                "[server]\nmax_calls = \"many\"\n",
+                "server.max_calls = \"many\": a whole number from 0 on is expected",
+            ),
+            ("[server]\nmax_calls = -1\n", "server.max_calls = -1: a whole number from 0 on is expected"),
+            ("[cell]\nnumber = 70000\n", "cell.number = 70000: a whole number from 0 to 65535 is expected"),
+            ("[cell]\nnumber = 0\n", "cell.number = 0: cells are numbered from 1"),
+            (
+                "[server]\nlisten = \"nowhere\"\n",
+                "server.listen = \"nowhere\": an address with its port, as in",
+            ),
+            ("[server]\nlisten = 7070\n", "server.listen = 7070: an address with its port, as in"),
+            ("server = 5\n", "server = 5: a section with keys of its own is expected"),
+            ("[store]\naccept_clock = \"yes\"\n", "store.accept_clock = \"yes\": true or false is expected"),
+            ("[store]\ndir = 5\n", "store.dir = 5: a text (in quotes) is expected"),
+            ("[server]\nmax_request_bytes = 1\n", "server.max_request_bytes = 1: 1024 bytes to 64 MiB"),
+            ("[server]\nmax_calls = 9000000000000000000\n", "1 to 1000000"),
+            ("[server]\nmax_calls_per_connection = 0\n", "1 to 1000000"),
+            ("[telemetry]\nformat = \"xml\"\n", "telemetry.format = \"xml\": text or json is expected"),
+            ("[telemetry]\nformat = 5\n", "telemetry.format = 5: text or json is expected"),
+            ("[server\n", "TOML parse error at line 1"),
+        ] {
+            jailed(|jail| {
                 jail.create_file("holmes.toml", text)?;
                 let error = load(Some(Path::new("holmes.toml"))).unwrap_err().to_string();
-                assert!(error.contains(told), "{text:?} gave {error:?}");
-            }
-            assert!(matches!(load(Some(Path::new("absent.toml"))), Err(ConfigError::NoFile(_))));
+                for words in [told, "\n  in holmes.toml; `holmes config explain"] {
+                    assert!(error.contains(words), "{text:?} gave {error:?}");
+                }
+                for inner in ["usize", "figment", "struct ", "default.", "Some("] {
+                    assert!(!error.contains(inner), "{text:?} gave {error:?}");
+                }
+                Ok(())
+            });
+        }
+        assert!(matches!(load(Some(Path::new("absent.toml"))), Err(ConfigError::NoFile(_))));
+    }
+
+    #[test]
+    fn what_is_wrong_in_the_environment_is_told_by_its_variable() {
+        for (variable, value, told) in [
+            ("HOLMES__SERVER__MAX_CALLS", "many", "server.max_calls = \"many\": a whole number"),
+            ("HOLMES__SERVER__MAX_CALLS", "0", "server.max_calls = 0: 1 to 1000000"),
+            ("HOLMES__SERVER__MAX_CALS", "5", "server.max_cals: there is no such key"),
+            ("HOLMES__SERVER__LISTEN", "x", "server.listen = \"x\": an address with its port"),
+        ] {
+            jailed(|jail| {
+                jail.set_env(variable, value);
+                let error = load(None).unwrap_err().to_string();
+                let place = format!("\n  in the environment variable {variable}; `holmes config explain");
+                assert!(error.contains(told) && error.contains(&place), "{variable}={value} gave {error:?}");
+                Ok(())
+            });
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_not_explained_as_if_it_said_nothing() {
+        jailed(|jail| {
+            jail.create_file("holmes.toml", "[server\n")?;
+            assert!(explain(Some(Path::new("holmes.toml"))).is_err());
             Ok(())
         });
     }

@@ -1,9 +1,11 @@
 //! What a process tells of itself: log lines on stderr, traces to a collector when one is configured, metrics as
-//! Prometheus text.
+//! Prometheus text. Where lines are JSON, whoever collects them reads all of stderr as such, so nothing else is said there.
 
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use holmes_proto::address::{self, AddressError};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
@@ -23,11 +25,22 @@ pub enum TelemetryError {
     #[error("telemetry.log = {0:?} is not a filter: write a level (info), or target=level,…")]
     Filter(String),
     /// The collector's address is no address.
-    #[error("telemetry.otlp = {0:?} cannot be used: {1}")]
-    Collector(String, String),
+    #[error("telemetry.otlp = {0}")]
+    Collector(AddressError),
+    /// Nothing can be sent to the collector.
+    #[error("telemetry.otlp = {0:?}: no traces can be sent there: {1}")]
+    Exporter(String, String),
     /// Set up before, by somebody else.
     #[error("telemetry is set up already: {0}")]
     Twice(String),
+}
+
+/// How this process' log lines look, once there are any.
+static LINES: OnceLock<LogFormat> = OnceLock::new();
+
+/// Whether stderr holds lines of JSON: what a person would be told there is then a log line too.
+pub fn is_json() -> bool {
+    LINES.get() == Some(&LogFormat::Json)
 }
 
 /// Keeps telemetry going; [`Guard::shutdown`] sends what is left.
@@ -54,8 +67,22 @@ impl Metrics {
 /// How often what histograms were told is folded into their buckets.
 const KEEP_UP: Duration = Duration::from_secs(5);
 
+/// Whether the settings can be used: what only a use would show.
+pub fn check(settings: &Telemetry) -> Result<(), TelemetryError> {
+    filter(settings)?;
+    collector(settings)?;
+    Ok(())
+}
+
+/// Where traces are sent, if anywhere.
+fn collector(settings: &Telemetry) -> Result<Option<String>, TelemetryError> {
+    let named = Some(settings.otlp.as_str()).filter(|named| !named.is_empty());
+    let url = |named| address::url(named, "http://127.0.0.1:4317").map_err(TelemetryError::Collector);
+    named.map(url).transpose()
+}
+
 /// What is logged.
-pub fn filter(settings: &Telemetry) -> Result<EnvFilter, TelemetryError> {
+fn filter(settings: &Telemetry) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(&settings.log).map_err(|_| TelemetryError::Filter(settings.log.clone()))
 }
 
@@ -67,7 +94,7 @@ pub fn init(
     families: &[&'static Family],
 ) -> Result<Guard, TelemetryError> {
     let filter = filter(settings)?;
-    let traces = if settings.otlp.is_empty() { None } else { Some(traces(settings, service)?) };
+    let traces = collector(settings)?.map(|url| traces(&url, settings, service)).transpose()?;
     let exported =
         traces.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("holmes")));
     let lines = match settings.format {
@@ -85,6 +112,7 @@ pub fn init(
         .with(lines)
         .try_init()
         .map_err(|why| TelemetryError::Twice(why.to_string()))?;
+    LINES.get_or_init(|| settings.format);
     let metrics = (FAMILIES.iter().chain(families))
         .try_fold(PrometheusBuilder::new(), |builder, family| bucketed(builder, family))
         .and_then(PrometheusBuilder::install_recorder)
@@ -113,12 +141,12 @@ async fn keep_up(metrics: PrometheusHandle) {
     }
 }
 
-fn traces(settings: &Telemetry, service: &str) -> Result<SdkTracerProvider, TelemetryError> {
+fn traces(url: &str, settings: &Telemetry, service: &str) -> Result<SdkTracerProvider, TelemetryError> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_tonic()
-        .with_endpoint(&settings.otlp)
+        .with_endpoint(url)
         .build()
-        .map_err(|why| TelemetryError::Collector(settings.otlp.clone(), why.to_string()))?;
+        .map_err(|why| TelemetryError::Exporter(url.to_owned(), why.to_string()))?;
     let share = f64::from(settings.sample_percent) / 100.0;
     Ok(SdkTracerProvider::builder()
         .with_resource(Resource::builder().with_service_name(service.to_owned()).build())

@@ -37,6 +37,7 @@ pub(crate) struct Sessions {
     wait: Duration,
     left_ms: u64,
     most: usize,
+    token_name: String,
     places: Mutex<BTreeMap<Payer, Place>>,
 }
 
@@ -52,6 +53,7 @@ impl Sessions {
             wait: ms(settings.session_wait_ms),
             left_ms: settings.session_left_ms,
             most: settings.most_sessions,
+            token_name: settings.token_name.clone(),
             places: Mutex::default(),
         }
     }
@@ -107,7 +109,7 @@ impl Sessions {
         let mut session = opened.session.ok_or_else(unreadable)?;
         let mut pause = PAUSE;
         loop {
-            if let Some(session) = funded(&session)? {
+            if let Some(session) = funded(&session, &self.token_name)? {
                 return Ok(session);
             }
             if Instant::now() + pause > until {
@@ -130,7 +132,7 @@ impl Sessions {
 }
 
 /// The session where its hold stands, `None` while it is on its way.
-fn funded(session: &market::Session) -> Result<Option<Session>, Refusal> {
+fn funded(session: &market::Session, token_name: &str) -> Result<Option<Session>, Refusal> {
     match session.state() {
         market::SessionState::Active | market::SessionState::InsufficientFunds if session.funded_seq > 0 => {
             let id = session.session_id.parse().map_err(|_| unreadable())?;
@@ -138,21 +140,35 @@ fn funded(session: &market::Session) -> Result<Option<Session>, Refusal> {
             Ok(Some(Session { id, funded_seq: session.funded_seq, ends }))
         }
         market::SessionState::Opening | market::SessionState::Active => Ok(None),
-        _ => Err(unfunded(&session.reason)),
+        _ => Err(unfunded(session, token_name)),
     }
 }
 
 /// Why a session was not funded, and what its renter can do.
-fn unfunded(reason: &str) -> Refusal {
+fn unfunded(session: &market::Session, token_name: &str) -> Refusal {
+    let reason = if session.reason.is_empty() { "INSUFFICIENT_FUNDS" } else { &session.reason };
     let what = match reason {
-        "INSUFFICIENT_FUNDS" | "" => "pay into the account that SetAccount names, then try again",
-        "ACCOUNT_NOT_FOUND" | "ACCOUNT_CLOSED" => "name an account of yours (SetAccount), then try again",
-        "ACCOUNT_FROZEN" => "the account is frozen: ask who runs the network",
-        _ => "see the reason, put it right, then try again",
+        "INSUFFICIENT_FUNDS" => format!(
+            "at least {} must be available in account {}, whatever the call costs (`holmes wallet balance` shows what is); pay in, \
+             then try again",
+            first_hold(session, token_name),
+            session.account_id
+        ),
+        "ACCOUNT_NOT_FOUND" | "ACCOUNT_CLOSED" => {
+            "name an account of yours (SetAccount), then try again".into()
+        }
+        "ACCOUNT_FROZEN" => "the account is frozen: ask who runs the network".into(),
+        _ => "see the reason, put it right, then try again".into(),
     };
-    let reason = if reason.is_empty() { "INSUFFICIENT_FUNDS" } else { reason };
     let message = format!("the ledger made no hold for the session ({reason}): {what}");
     Refusal { reason: reason.to_owned().into(), ..Refusal::new(Code::Precondition, "", message) }
+}
+
+/// What a session's first hold takes, in whole coins (E-0.1: a dollar has 6 decimals, a token 9).
+fn first_hold(session: &market::Session, token_name: &str) -> String {
+    let (name, decimals) = if session.token_price_micro_usd == 0 { ("USD", 6) } else { (token_name, 9) };
+    let (units, one) = (session.first_hold_units, 10u64.pow(decimals));
+    format!("{}.{:0width$} {name}", units / one, units % one, width = decimals as usize)
 }
 
 fn unreadable() -> Refusal {
@@ -176,20 +192,28 @@ mod tests {
     #[test]
     fn a_session_takes_calls_once_its_hold_stands_also_when_it_cannot_grow() {
         use market::SessionState::*;
-        assert_eq!(funded(&session(Opening, 0, "")).unwrap(), None);
-        assert_eq!(funded(&session(Active, 7, "")).unwrap().unwrap().funded_seq, 7);
+        let funded = |session| funded(&session, "HOL");
+        assert_eq!(funded(session(Opening, 0, "")).unwrap(), None);
+        assert_eq!(funded(session(Active, 7, "")).unwrap().unwrap().funded_seq, 7);
         assert_eq!(
-            funded(&session(InsufficientFunds, 7, "INSUFFICIENT_FUNDS")).unwrap().unwrap().funded_seq,
+            funded(session(InsufficientFunds, 7, "INSUFFICIENT_FUNDS")).unwrap().unwrap().funded_seq,
             7
         );
     }
 
     #[test]
     fn a_session_without_a_hold_says_the_ledgers_reason_and_what_to_do() {
-        let refused = funded(&session(market::SessionState::Closed, 0, "INSUFFICIENT_FUNDS")).unwrap_err();
+        let mut poor = session(market::SessionState::Closed, 0, "INSUFFICIENT_FUNDS");
+        (poor.account_id, poor.first_hold_units) = ("0192".to_owned(), 1_000_000);
+        let refused = funded(&poor, "HOL").unwrap_err();
         assert_eq!((refused.code, refused.reason.as_ref()), (Code::Precondition, "INSUFFICIENT_FUNDS"));
-        assert!(refused.message.contains("pay into the account"));
-        let other = funded(&session(market::SessionState::Closing, 0, "ACCOUNT_FROZEN")).unwrap_err();
-        assert_eq!(other.reason, "ACCOUNT_FROZEN");
+        for words in ["at least 1.000000 USD", "in account 0192", "pay in"] {
+            assert!(refused.message.contains(words), "{}", refused.message);
+        }
+        (poor.token_price_micro_usd, poor.first_hold_units) = (100_000, 10_500_000_000);
+        let refused = funded(&poor, "HOL").unwrap_err();
+        assert!(refused.message.contains("at least 10.500000000 HOL"), "{}", refused.message);
+        let frozen = session(market::SessionState::Closing, 0, "ACCOUNT_FROZEN");
+        assert_eq!(funded(&frozen, "HOL").unwrap_err().reason, "ACCOUNT_FROZEN");
     }
 }

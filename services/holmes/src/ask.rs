@@ -3,20 +3,21 @@
 
 use std::io::Write as _;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use holmes_kernel::Id;
 use holmes_proto::inference::v1::generate_response::Part;
 use holmes_proto::inference::v1::{
     ChatMessage, Conversation, Ended, GenerateRequest, GenerateResponse, GenerateWork, Sampling, Started,
     Terms, generate_work::Prompt,
 };
-use holmes_proto::ledger::v1::{Account, ListAccountsRequest, ListAccountsResponse};
+use holmes_proto::ledger::v1::{Account, Asset};
 use holmes_runtime::auth::Network;
 use holmes_runtime::fresh_id;
 use serde::Serialize;
 
 use crate::client::{self, Client, Proof};
-use crate::output::{self, Format};
+use crate::output::{self, Format, coins};
+use crate::wallet::{self, Wallet};
 
 /// What is asked.
 #[derive(Debug, clap::Args)]
@@ -47,8 +48,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0)]
     max_price: u64,
     /// Where the server's gRPC port is: http://HOST:PORT, or HOST:PORT.
-    #[arg(long, default_value = "http://127.0.0.1:7070", env = "HOLMES_SERVER")]
-    to: String,
+    #[arg(long, alias = "to", default_value = "http://127.0.0.1:7070", env = "HOLMES_SERVER")]
+    server: String,
     /// API key.
     #[arg(long, env = "HOLMES_API_KEY", hide_env_values = true)]
     key: String,
@@ -70,13 +71,13 @@ struct Answer {
     balances: Vec<Balance>,
 }
 
-/// What an account has for other things, before and after.
-#[derive(Serialize)]
+/// What an account has for other things, before and after, in whole coins.
+#[derive(Debug, PartialEq, Serialize)]
 struct Balance {
     account: String,
-    asset: u32,
-    before_units: u64,
-    available_units: u64,
+    asset: String,
+    before: String,
+    available: String,
 }
 
 /// Asks, and prints the answer.
@@ -85,18 +86,25 @@ pub(crate) async fn run(args: Args, format: Format) -> Result<()> {
         bail!("the question is empty");
     }
     let nowhere = Network { genesis: [0; 16], cell: 0 }; // an API key signs nothing
-    let client = Client::new(&args.to, nowhere, Proof::ApiKey(args.key.clone()))?;
-    let before = match balances(&client).await {
+    let client = Client::new(&args.server, nowhere, Proof::ApiKey(args.key.clone()))?;
+    let wallet = Wallet::of(client.clone());
+    let before = match wallet.accounts().await {
         Ok(before) => before,
-        Err(why) => return Err(client::wrong_port(&client::address(&args.to)?).await.unwrap_or(why)),
+        Err(why) => return Err(client::wrong_port(&client::address(&args.server)?).await.unwrap_or(why)),
     };
+    let assets = wallet.assets().await?;
     let id = fresh_id();
     let method = "holmes.inference.v1.Inference/Generate";
-    let mut stream = client.stream(method, id, request(&args, id)).await?;
+    let mut stream = match client.stream(method, id, request(&args, id)).await {
+        Err(why) if client::is_reason(&why, "INSUFFICIENT_FUNDS") => {
+            return Err(anyhow!("{why:#}\n  {}", there_is(&balances(&before, &before, &assets))));
+        }
+        stream => stream?,
+    };
     let mut answer = follow(&mut stream, format == Format::Table).await?;
     // The answer is whole: a server that drains need not tell balances any more.
-    let after = balances(&client).await.unwrap_or_default();
-    answer.balances = before.iter().zip(&after).map(|(was, now)| balance(was, now)).collect();
+    let after = wallet.accounts().await.unwrap_or_default();
+    answer.balances = balances(&before, &after, &assets);
     match format {
         Format::Table => tell(&answer),
         Format::Json => output::text(&serde_json::to_string_pretty(&answer)?)?,
@@ -121,13 +129,29 @@ fn request(args: &Args, id: Id) -> GenerateRequest {
     }
 }
 
-fn balance(was: &Account, now: &Account) -> Balance {
-    Balance {
-        account: now.account_id.clone(),
-        asset: now.asset,
-        before_units: was.available_units,
-        available_units: now.available_units,
+/// Accounts as they were and as they are; one that there was not before began with nothing.
+fn balances(before: &[Account], after: &[Account], assets: &[Asset]) -> Vec<Balance> {
+    let balance = |now: &Account| {
+        let asset = wallet::asset(assets, |asset| asset.id == now.asset).ok()?;
+        let was = before.iter().find(|was| was.account_id == now.account_id);
+        let shown = |units| coins(units, asset.decimals);
+        Some(Balance {
+            account: now.account_id.clone(),
+            asset: asset.name.clone(),
+            before: shown(was.map_or(0, |was| was.available_units)),
+            available: shown(now.available_units),
+        })
+    };
+    after.iter().filter_map(balance).collect()
+}
+
+/// What a renter has who has not enough.
+fn there_is(balances: &[Balance]) -> String {
+    if balances.is_empty() {
+        return "you have no account yet: docs/how-to/rent-inference.md opens one".into();
     }
+    let of = |of: &Balance| format!("{} {} in account {}", of.available, of.asset, of.account);
+    format!("available are {}", balances.iter().map(of).collect::<Vec<_>>().join(", "))
 }
 
 /// Tells all but the words, which stand on stdout already.
@@ -146,26 +170,33 @@ fn tell(answer: &Answer) {
     }
     for of in &answer.balances {
         eprintln!(
-            "balance   account {}, asset {}: {} available before, {} now (holds are settled by the window)",
-            of.account, of.asset, of.before_units, of.available_units
+            "balance   account {}: {} {asset} available before, {} {asset} now (holds are settled by the window)",
+            of.account,
+            of.before,
+            of.available,
+            asset = of.asset
         );
     }
 }
 
 /// Follows a call to its end; prints words as they come where they are `shown`.
 async fn follow(stream: &mut tonic::Streaming<GenerateResponse>, shown: bool) -> Result<Answer> {
-    let (mut at, mut text) = (Started::default(), String::new());
+    let (mut at, mut text, mut seen) = (Started::default(), String::new(), 0);
     let mut out = std::io::stdout().lock();
     while let Some(message) = stream.message().await.context("the answer broke off")? {
         match message.part {
             Some(Part::Started(started)) => at = started,
-            Some(Part::Tokens(tokens)) if shown => {
-                out.write_all(tokens.text.as_bytes())?;
-                out.flush()?;
+            Some(Part::Tokens(tokens)) => {
+                seen += tokens.ids.len();
+                text.push_str(&tokens.text);
+                if shown {
+                    out.write_all(tokens.text.as_bytes())?;
+                    out.flush()?;
+                }
             }
-            Some(Part::Tokens(tokens)) => text.push_str(&tokens.text),
             Some(Part::Moved(moved)) => {
-                eprintln!("\n(node {} was lost; {} goes on)", moved.lost_node_id, moved.node_id);
+                let (lost, goes_on) = (&moved.lost_node_id, &moved.node_id);
+                eprintln!("\n(node {lost} was lost; {goes_on} goes on from token {seen})");
                 (at.node_id, at.lease_id) = (moved.node_id, moved.lease_id);
             }
             Some(Part::Ended(ended)) => {
@@ -197,14 +228,41 @@ fn answer(at: Started, ended: Ended, text: String) -> Answer {
     }
 }
 
-async fn balances(client: &Client) -> Result<Vec<Account>> {
-    let method = "holmes.ledger.v1.Ledger/ListAccounts";
-    let all: ListAccountsResponse = client.ask(method, fresh_id(), ListAccountsRequest::default()).await?;
-    Ok(all.accounts)
-}
-
 /// A seed of its own for every question.
 fn seed(id: Id) -> u64 {
     let bytes = id.to_bytes();
     bytes[8..].iter().fold(0, |all, byte| all << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn balances_are_told_in_coins_account_by_account() {
+        let assets = [
+            Asset { id: 1, name: "HOL".into(), decimals: 9, ..Asset::default() },
+            Asset { id: 2, name: "USD".into(), decimals: 6, ..Asset::default() },
+        ];
+        let account = |id: &str, asset, available_units| Account {
+            account_id: id.into(),
+            asset,
+            available_units,
+            ..Account::default()
+        };
+        let before = [account("a", 2, 5_000_000)];
+        let after = [account("b", 1, 7), account("a", 2, 4_000_000)];
+        let told = balances(&before, &after, &assets);
+        let row = |account: &str, asset: &str, before: &str, available: &str| Balance {
+            account: account.into(),
+            asset: asset.into(),
+            before: before.into(),
+            available: available.into(),
+        };
+        assert_eq!(
+            told,
+            [row("b", "HOL", "0.000000000", "0.000000007"), row("a", "USD", "5.000000", "4.000000")]
+        );
+        assert_eq!(there_is(&told[1..]), "available are 4.000000 USD in account a");
+    }
 }

@@ -44,8 +44,8 @@ pub(crate) struct Args {
     #[arg(default_value = "{}")]
     json: String,
     /// Where the server's gRPC port is: http://HOST:PORT, or HOST:PORT.
-    #[arg(long, default_value = "http://127.0.0.1:7070", env = "HOLMES_SERVER")]
-    to: String,
+    #[arg(long, alias = "to", default_value = "http://127.0.0.1:7070", env = "HOLMES_SERVER")]
+    server: String,
     /// API key.
     #[arg(long, env = "HOLMES_API_KEY", hide_env_values = true)]
     key: Option<String>,
@@ -91,7 +91,7 @@ impl Signer {
 /// Calls, and prints each answer as one JSON document.
 pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     config.cell.profile = args.profile.clone().unwrap_or(config.cell.profile);
-    let to = client::address(&args.to)?;
+    let to = client::address(&args.server)?;
     let timeout = std::time::Duration::from_secs(args.timeout);
     let channel = Endpoint::new(to.clone())?.connect_timeout(timeout).connect().await.with_context(|| {
         format!("no answer from {to}: is a server running there? Start one with `holmes serve`")

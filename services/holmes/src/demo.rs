@@ -3,6 +3,7 @@
 //! again from its log, and has the log verified.
 
 mod close;
+mod killed;
 mod offers;
 mod people;
 mod processes;
@@ -15,6 +16,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use holmes_runtime::config::Config;
+use tokio::signal::unix;
 
 use crate::serve::signal;
 use tell::Teller;
@@ -74,16 +76,32 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
         played?;
     }
     if args.keep {
-        offers::tell(&tell, &world, true)?;
-        world.write_places()?;
-        signal().await?;
-        world.processes.stop_all().await;
-        return Ok(());
+        return kept(&tell, &mut world).await;
     }
     world.processes.stop_all().await;
     tell.title("Verify: every service rebuilt from its first frame")?;
     world.verify(&tell).await?;
     offers::tell(&tell, &world, false)
+}
+
+/// Everything stays up until a signal. Answers of a small model are over before a visitor has typed anything, so the death of a
+/// node in the middle of one can be asked for (SIGUSR1).
+async fn kept(tell: &Teller, world: &mut World) -> Result<()> {
+    let mut again = unix::signal(unix::SignalKind::user_defined1())?;
+    offers::tell(tell, world, true)?;
+    world.write_places()?;
+    loop {
+        let shown = async {
+            again.recv().await;
+            killed::again(tell, world).await
+        };
+        tokio::select! {
+            stopped = signal() => break stopped?,
+            shown = shown => if let Err(why) = shown { tell.line(&format!("it cannot be shown: {why:#}"))? },
+        }
+    }
+    world.processes.stop_all().await;
+    Ok(())
 }
 
 async fn play(tell: &Teller, world: &mut World) -> Result<()> {
@@ -98,7 +116,7 @@ async fn play(tell: &Teller, world: &mut World) -> Result<()> {
     requests::many(tell, world).await?;
     tell.title("A renter cancels, and a node is killed half way")?;
     requests::cancelled(tell, world).await?;
-    requests::survived(tell, world).await?;
+    killed::survived(tell, world).await?;
     tell.title("Invoices: to the micro-dollar")?;
     close::invoices(tell, world).await?;
     tell.title("The epoch's close: what the network pays for the work (E-4)")?;

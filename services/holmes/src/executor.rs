@@ -90,10 +90,15 @@ pub(crate) struct WorkerArgs {
 
 /// Serves until a signal.
 pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
-    let options = options(args, &config)?;
     let telemetry = telemetry::init(&config.telemetry, "holmes-executor", &[])?;
+    let options = options(args, &config)?;
     let node = Id::of_key(&options.key.verifying_key().to_bytes());
-    eprintln!("node {node} joins {}; its state is in {}", options.join, options.state_dir.display());
+    let (join, state) = (&options.join, options.state_dir.display());
+    if telemetry::is_json() {
+        tracing::info!(%node, join, %state, "joining");
+    } else {
+        eprintln!("node {node} joins {join}; its state is in {state}");
+    }
     let (stop, stopped) = watch::channel(false);
     let mut node = tokio::spawn(holmes_executor::run(options, stopped));
     let ended = tokio::select! {

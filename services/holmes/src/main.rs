@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use holmes_runtime::telemetry;
 
 mod ask;
 mod calc;
@@ -105,6 +106,10 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(why) if output::is_unread(&why) => ExitCode::SUCCESS,
+        Err(why) if telemetry::is_json() => {
+            tracing::error!(error = format!("{why:#}"), "it did not work");
+            ExitCode::FAILURE
+        }
         Err(why) => {
             eprintln!("error: {why:#}");
             ExitCode::FAILURE

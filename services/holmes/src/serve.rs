@@ -33,7 +33,8 @@ use crate::{data, keys};
 
 A directory without logs is opened with the profile; its staff key is made beside them (DIR/staff.key) and signs
 what only staff may do: holmes call … --sign-with DIR/staff.key
-On SIGTERM or Ctrl-C calls in progress end, everything queued becomes durable, then the process exits.")]
+On SIGTERM or Ctrl-C calls in progress end, everything queued becomes durable, then the process exits.
+Where it listens is told on stderr; with telemetry.format = \"json\" as a log line, and nothing else is said there.")]
 pub(crate) struct Args {
     /// Roles to run.
     #[arg(long, value_delimiter = ',', default_value = "all")]
@@ -85,10 +86,10 @@ const BEGINNING: &str = "tge_at_ms";
 
 /// Serves until a signal.
 pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> {
+    let telemetry = telemetry::init(&config.telemetry, "holmes", holmes_gateway::FAMILIES)?;
     let (roles, with_gateway) = wanted(&args.role)?;
     let config = args.over(config);
     let profile = Profile::load(&config.cell.profile)?;
-    let telemetry = telemetry::init(&config.telemetry, "holmes", holmes_gateway::FAMILIES)?;
     all_descriptors();
     // Profile and ports first: what is misspelt or taken should cost nothing.
     let grpc = bind(config.server.listen, "server.listen").await?;
@@ -131,7 +132,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let server =
         tokio::spawn(async move { serve(grpc, routes.routes(), health, auth, &settings, stopped).await });
     greet(&config, &roles, &addresses);
-    if guided {
+    if guided && !telemetry::is_json() {
         guide(&config, &addresses);
     }
     signal().await?;
@@ -147,7 +148,12 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     admin_task.await?.context("the admin port")?;
     journal.close().await;
     telemetry.shutdown();
-    eprintln!("stopped; everything acknowledged is in {}", config.store.dir.display());
+    let dir = config.store.dir.display();
+    if telemetry::is_json() {
+        tracing::info!(%dir, "stopped; everything acknowledged is there");
+    } else {
+        eprintln!("stopped; everything acknowledged is in {dir}");
+    }
     Ok(())
 }
 
@@ -262,12 +268,18 @@ struct Addresses {
     http: Option<SocketAddr>,
 }
 
+/// Says where the process is reached: to a person in words, to whoever collects logs as a line of them.
 fn greet(config: &Config, roles: &[Role], at: &Addresses) {
     let mut names: Vec<&str> = roles.iter().map(|role| role.name).collect();
     names.extend(at.http.map(|_| GATEWAY));
-    let dir = config.store.dir.display();
-    eprintln!("serving {} over {dir}", names.join(", "));
-    eprintln!("  gRPC     http://{0}     holmes call --to http://{0}", at.grpc);
+    let (names, dir) = (names.join(", "), config.store.dir.display());
+    if telemetry::is_json() {
+        let http = at.http.map(|http| http.to_string()).unwrap_or_default();
+        tracing::info!(roles = names, %dir, grpc = %at.grpc, http, admin = %at.admin, "serving");
+        return;
+    }
+    eprintln!("serving {names} over {dir}");
+    eprintln!("  gRPC     http://{0}     holmes call --server http://{0}", at.grpc);
     if let Some(http) = at.http {
         eprintln!("  HTTP     http://{http}/v1     any OpenAI client");
     }
@@ -294,8 +306,8 @@ fn guide(config: &Config, at: &Addresses) {
         "
 what now (each in another terminal)
   see it all once       holmes demo
-  every method          holmes call --to http://{grpc}
-  as staff              holmes call Ledger/GetSupply --to http://{grpc} --sign-with {dir}/staff.key --as staff{signed}
+  every method          holmes call --server http://{grpc}
+  as staff              holmes call Ledger/GetSupply --server http://{grpc} --sign-with {dir}/staff.key --as staff{signed}
   serve a model         docs/how-to/operate-a-node.md: register, bond, attach
   rent inference        docs/how-to/rent-inference.md"
     );

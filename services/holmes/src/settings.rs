@@ -2,17 +2,20 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
 use holmes_runtime::config::{self, Config};
 use holmes_runtime::telemetry;
 
 use crate::output::{self, Format};
 use crate::profile::Profile;
+use crate::roles;
 
 /// What to do with the configuration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   holmes config dump > holmes.toml              the defaults as a file to begin with
   holmes -c holmes.toml config check            is it right?
+  holmes config explain server.listen           what a key means (or a section: server)
   HOLMES__SERVER__LISTEN=0.0.0.0:7070 holmes config explain
                                                 every key, and where its value comes from")]
 pub(crate) struct Args {
@@ -27,13 +30,17 @@ enum Action {
     /// Print the whole configuration as a file.
     Dump,
     /// Print every key with its meaning, its value, and where the value comes from.
-    Explain,
+    Explain {
+        /// Only this key, or the keys of this section.
+        key: Option<String>,
+    },
 }
 
-/// What only a use would show: a profile, a filter or a directory that is none.
+/// What only a use would show: a profile with which no log can be opened, a filter, an address or a directory that is none.
 pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
-    Profile::load(&config.cell.profile)?;
-    telemetry::filter(&config.telemetry)?;
+    let profile = Profile::load(&config.cell.profile)?;
+    roles::openable(profile).with_context(|| format!("cell.profile = {:?}", config.cell.profile))?;
+    telemetry::check(&config.telemetry)?;
     let ports = [
         ("server.listen", config.server.listen),
         ("server.admin", config.server.admin),
@@ -45,21 +52,30 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
             anyhow::bail!("{other} and {name} are both {address}: give each a port of its own");
         }
     }
-    let dir = &config.store.dir;
-    anyhow::ensure!(!dir.exists() || dir.is_dir(), "store.dir = {}: a file, not a directory", dir.display());
+    for (key, dir) in [("store.dir", &config.store.dir), ("models.dir", &config.models.dir)] {
+        anyhow::ensure!(!dir.exists() || dir.is_dir(), "{key} = {}: a file, not a directory", dir.display());
+    }
     Ok(())
 }
 
 /// Carries it out.
 pub(crate) fn run(args: &Args, file: Option<&Path>, format: Format) -> anyhow::Result<()> {
-    match args.action {
+    match &args.action {
         Action::Check => {
             check(&config::load(file)?)?;
             eprintln!("the configuration is right");
         }
         Action::Dump => output::text(config::load(file)?.to_toml().trim_end())?,
-        Action::Explain => {
-            let rows = config::explain(file)?;
+        Action::Explain { key } => {
+            let mut rows = config::explain(file)?;
+            if let Some(key) = key {
+                let section = format!("{key}.");
+                rows.retain(|row| row.key == key || row.key.starts_with(&section));
+                anyhow::ensure!(
+                    !rows.is_empty(),
+                    "there is no key {key}: `holmes config explain` lists all of them"
+                );
+            }
             output::rows(format, &["KEY", "VALUE", "FROM", "MEANING"], &rows, |row| {
                 vec![row.key.to_owned(), row.value.clone(), row.source.clone(), row.meaning.to_owned()]
             })?;

@@ -8,7 +8,7 @@ use holmes_proto::heard;
 use holmes_proto::ledger::v1::{
     Account, Asset, CreateTransfersRequest, CreateTransfersResponse, GetSupplyRequest, GetSupplyResponse,
     ListAccountsRequest, ListAccountsResponse, OpenAccountRequest, OpenAccountResponse, Transfer,
-    TransferKind, TransferResult,
+    TransferCode, TransferKind, TransferResult,
 };
 use holmes_runtime::config::Config;
 use holmes_runtime::fresh_id;
@@ -31,7 +31,7 @@ once.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
-    /// Where the server is.
+    /// Where the server's gRPC port is: http://HOST:PORT, or HOST:PORT.
     #[arg(long, global = true, default_value = "http://127.0.0.1:7070", env = "HOLMES_SERVER")]
     server: String,
     /// API key.
@@ -96,7 +96,7 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
     if matches!(proof, Proof::Nobody) {
         bail!("whose wallet? Name its key file (--sign-with) or an API key (--key)");
     }
-    let wallet = Wallet { client: Client::new(&args.server, profile::network(&config)?, proof)? };
+    let wallet = Wallet::of(Client::new(&args.server, profile::network(&config)?, proof)?);
     match args.action {
         Action::Balance => wallet.balance(format).await,
         Action::Open { asset } => wallet.open(&asset, format).await,
@@ -104,19 +104,26 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
     }
 }
 
-struct Wallet {
+/// What a caller has in the ledger.
+pub(crate) struct Wallet {
     client: Client,
 }
 
 impl Wallet {
-    async fn assets(&self) -> Result<Vec<Asset>> {
+    /// The wallet of whom a client speaks for.
+    pub(crate) fn of(client: Client) -> Wallet {
+        Wallet { client }
+    }
+
+    /// The assets that there are.
+    pub(crate) async fn assets(&self) -> Result<Vec<Asset>> {
         let method = "holmes.ledger.v1.Ledger/GetSupply";
         let all: GetSupplyResponse = self.client.ask(method, fresh_id(), GetSupplyRequest {}).await?;
         Ok(all.supplies.into_iter().filter_map(|supply| supply.asset).collect())
     }
 
     /// All accounts of the caller, page by page.
-    async fn accounts(&self) -> Result<Vec<Account>> {
+    pub(crate) async fn accounts(&self) -> Result<Vec<Account>> {
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {
             let asked = ListAccountsRequest { page_token, ..Default::default() };
@@ -211,17 +218,103 @@ impl Wallet {
         let method = "holmes.ledger.v1.Ledger/CreateTransfers";
         let told: CreateTransfersResponse = self.client.ask(method, id, asked).await?;
         let result = *told.results.first().context("the ledger has answered nothing")?;
-        if let Some(reason) = heard::why(u8::try_from(result.code).unwrap_or_default()) {
-            bail!("nothing was sent: {reason}");
+        match heard::why(u8::try_from(result.code).unwrap_or_default()) {
+            Some(reason) => bail!("nothing was sent: {}\n  reason: {reason}", in_words(result.code())),
+            None => Ok(result),
         }
-        Ok(result)
     }
 }
 
-fn asset(assets: &[Asset], wanted: impl Fn(&Asset) -> bool) -> Result<&Asset> {
+/// What a transfer that did not happen means for who sends, and what helps.
+fn in_words(code: TransferCode) -> &'static str {
+    use TransferCode::*;
+    match code {
+        InsufficientFunds => {
+            "less is available in the account than that: `holmes wallet balance` shows what is there; what is held for work \
+             or a bond cannot be sent"
+        }
+        ExistsDifferent => {
+            "the id (--id) names another transfer already: send this one without --id, and look whether the other one is \
+             what you meant"
+        }
+        IdInvalid => "the id (--id) is no UUIDv7: leave it out, or make one with `holmes keys id`",
+        IdExpired => {
+            "the id (--id) is older than an hour, or from the future (E-2.3): look at the balance whether it happened then, \
+             and if not, send it without --id"
+        }
+        WindowFull => "too many transfers within the last hour: wait some minutes, then send it again",
+        SameAccount => "--from and --to are one account: name another one",
+        CreditNotFound => {
+            "there is no account --to: ask its owner for the id that `holmes wallet balance` shows"
+        }
+        DebitNotFound => "there is no account --from: `holmes wallet balance` lists yours",
+        AssetMismatch => {
+            "the account --to is one for another asset: ask its owner for the one of this asset (`holmes wallet open` makes \
+             one)"
+        }
+        Forbidden => {
+            "whoever signed may not take from this account: sign with its owner's key (--sign-with), or use an API key with the \
+             scope admin"
+        }
+        ReservedAccount => {
+            "external accounts move by deposits and withdrawals alone: ask who runs the network"
+        }
+        AccountClosed => "one of the two accounts is closed: name another one",
+        AccountFrozen => "the account --from is frozen: ask who runs the network",
+        RateLimited => "that is more than this account's limit lets go now: send less, or wait",
+        BalanceOverflow => "the account --to cannot hold so much: send less",
+        NetZero => "nothing of it would be left after the burn (E-2.4): send more",
+        SystemDebit => "the account --from is the platform's, and only its service disposes of it",
+        SystemCredit => {
+            "the account --to is the platform's, and only its service pays into it: offer it a hold instead (docs/how-to/operate-a-node.md \
+             shows one)"
+        }
+        // Of kinds of transfers that a wallet does not send, or none at all: the reason says what is known.
+        Unspecified | Ok | Exists | AmountZero | LinkedFailed | HoldNotFound | HoldEnded | ExceedsHold
+        | TimeoutInvalid | TooManyHolds => "the ledger refused it",
+    }
+}
+
+/// The one of the assets that is wanted.
+pub(crate) fn asset(assets: &[Asset], wanted: impl Fn(&Asset) -> bool) -> Result<&Asset> {
     let names = || assets.iter().map(|asset| asset.name.as_str()).collect::<Vec<_>>().join(", ");
     assets
         .iter()
         .find(|asset| wanted(asset))
         .with_context(|| format!("no such asset; there are: {}", names()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_of_a_transfer_that_a_wallet_sends_says_what_helps() {
+        use TransferCode::*;
+        for code in [
+            ExistsDifferent,
+            IdInvalid,
+            IdExpired,
+            WindowFull,
+            SameAccount,
+            DebitNotFound,
+            CreditNotFound,
+            AssetMismatch,
+            Forbidden,
+            ReservedAccount,
+            AccountClosed,
+            AccountFrozen,
+            InsufficientFunds,
+            RateLimited,
+            BalanceOverflow,
+            NetZero,
+            SystemDebit,
+            SystemCredit,
+        ] {
+            assert!(
+                in_words(code).split(' ').count() > 7 && in_words(code) != in_words(Unspecified),
+                "{code:?}"
+            );
+        }
+    }
 }

@@ -8,6 +8,8 @@ mod across;
 mod checks;
 #[path = "whole/conservation.rs"]
 mod conservation;
+#[path = "whole/epochs.rs"]
+mod epochs;
 #[path = "whole/idle.rs"]
 mod idle;
 #[path = "whole/leaving.rs"]

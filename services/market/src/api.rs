@@ -42,7 +42,8 @@ impl<H: Handle<Market>> Api<H> {
     ) -> Result<Answer<Option<wire::Session>>, Status> {
         let Answer { value, seq } = edge::submit(&self.handle, request, request_id, command).await?;
         let Reply::Session(id) = value else { return Ok(Answer { value: None, seq }) };
-        let look = move |state: &State| state.sessions.get(&id).map(|session| parse::session(id, session));
+        let look =
+            move |state: &State| state.sessions.get(&id).map(|session| parse::session(state, id, session));
         let Answer { value, .. } = self.handle.read(At::Seq(seq), look).await.map_err(edge::status)?;
         Ok(Answer { value, seq })
     }
@@ -52,14 +53,14 @@ impl<H: Handle<Market>> Api<H> {
         &self,
         request: &Request<T>,
         session_id: &str,
-        look: impl FnOnce(Id, &Session) -> R + Send + 'static,
+        look: impl FnOnce(&State, Id, &Session) -> R + Send + 'static,
     ) -> Result<Answer<R>, Status> {
         let who = edge::principal(request)?;
         let id = edge::id("session_id", session_id)?;
         let found = move |state: &State| {
             let session =
                 state.sessions.get(&id).filter(|session| decide::may_act_for(&who, &session.renter));
-            session.map(|session| look(id, session)).ok_or(Rejection::SessionNotFound(id))
+            session.map(|session| look(state, id, session)).ok_or(Rejection::SessionNotFound(id))
         };
         edge::read(&self.handle, request, found).await
     }

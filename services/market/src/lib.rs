@@ -23,7 +23,8 @@
 //!
 //! **E-0.5**: a window belongs to the epoch in which the ledger's payment is recorded. Windows that run are settled
 //! `seal_after_ms` before an epoch's end, so that the answer falls into it; what is metered after that, and what the
-//! ledger answers later, counts in the next epoch.
+//! ledger answers later, counts in the next epoch. **E-14.4**: so a lease that spans an epoch's end counts in each for what
+//! was settled in it. What is billed by the second (E-10.2) will have to be split by the second; nothing is yet.
 //!
 //! Deliberately absent: orders, auctions, the desk (E-10.1, E-9.7), subscriptions and data sets (E-10.3), a price feed of
 //! more than one fixed source; so no price is ever stale (E-14.5).

@@ -51,8 +51,9 @@ pub fn close_session(request: &wire::CloseSessionRequest) -> Parsed<Command> {
 }
 
 /// A session as it stands.
-pub fn session(id: Id, session: &Session) -> wire::Session {
+pub fn session(state: &State, id: Id, session: &Session) -> wire::Session {
     let reason = if session.reason.is_empty() { &session.limited } else { &session.reason };
+    let first_hold = session.conversion.held(session.budget, state.params.token_margin_ppb);
     wire::Session {
         session_id: id.to_string(),
         renter: session.renter.to_string(),
@@ -68,14 +69,16 @@ pub fn session(id: Id, session: &Session) -> wire::Session {
         opened_at_us: session.opened_at.micros(),
         expires_at_us: session.expires_at.micros(),
         funded_seq: session.funded_seq,
+        account_id: session.account.to_string(),
+        first_hold_units: first_hold.unwrap_or(u64::MAX),
     }
 }
 
 /// What a session cost, window by window.
-pub fn invoice(id: Id, of: &Session) -> wire::GetInvoiceResponse {
+pub fn invoice(state: &State, id: Id, of: &Session) -> wire::GetInvoiceResponse {
     let bill = Bill::of(of.totals.price, &of.rates);
     wire::GetInvoiceResponse {
-        session: Some(session(id, of)),
+        session: Some(session(state, id, of)),
         lines: of.lines.iter().map(line).collect(),
         price_micro_usd: narrow(bill.price),
         buyer_fee_micro_usd: narrow(bill.buyer_fee),
@@ -157,6 +160,6 @@ pub fn page(
     let mut rest = places.range((Bound::Unbounded, end)).rev();
     let taken: Vec<(Time, Id)> = rest.by_ref().take(size).copied().collect();
     let more = rest.next().and(taken.last().copied());
-    let sessions = taken.iter().filter_map(|(_, id)| Some(session(*id, state.sessions.get(id)?)));
+    let sessions = taken.iter().filter_map(|(_, id)| Some(session(state, *id, state.sessions.get(id)?)));
     (sessions.collect(), more)
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::requests::{LONG, long_prompt};
 use super::tell::Teller;
 use super::world::{OWN, World};
 use crate::output;
@@ -64,18 +65,21 @@ fn live(world: &World) -> Result<()> {
     let shown = &world.shown;
     output::text(&format!(
         "
-  staff() {{ holmes call \"$@\" --to {url} --sign-with {dir}/data/staff.key --as staff --profile {dir}/demo.toml; }}
+  staff() {{ holmes call \"$@\" --server {url} --sign-with {dir}/data/staff.key --as staff --profile {dir}/demo.toml; }}
   export HOLMES_API_KEY={key}
 
 ask      your own question: words, lease, receipt, price and balance
-  holmes ask --to {url} --model {model} \"{question}\"
+  holmes ask --server {url} --model {model} \"{question}\"
   as an OpenAI client does:
   curl -s {http}/chat/completions -H \"authorization: Bearer $HOLMES_API_KEY\" -H 'content-type: application/json' \\
     -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{question}\"}}]}}'
 
-kill     any process: streams finish elsewhere, the server comes back from its log
+kill     a node in the middle of an answer, as in the story; what happens is told here:
+  kill -USR1 {demo}
+  any process yourself: answers go on elsewhere, the server comes back from its log
   executors: {pids}; the server: {server}
-  kill -9 PID
+  {killing}
+  grep 'was lost' {dir}/asked.txt; grep -c ^price {dir}/asked.txt
   when it was the server:   holmes serve {restart}
 
 why      did lease {lease} go to {winner}, and not to {other}?
@@ -84,13 +88,15 @@ why      did lease {lease} go to {winner}, and not to {other}?
   staff Staking/GetNode '{{\"node_id\": \"{other_id}\"}}'
   staff Emission/GetNodeRewards '{{\"node_id\": \"{other_id}\"}}'
   staff Emission/ListGrants '{{\"node_id\": \"{other_id}\"}}'
-  holmes call --to {url} Inference/GetReceipt '{{\"name\": \"{receipt}\"}}'
+  holmes call --server {url} Inference/GetReceipt '{{\"name\": \"{receipt}\"}}'
 
 operate  figures, and a drain under load: calls in progress end first, no accepted call fails
   curl -s {admin}/metrics | grep holmes_
   kill -TERM {server}",
         http = world.http,
         key = renter.api_key,
+        demo = std::process::id(),
+        killing = killing(world),
         pids = pids.join(", "),
         server = world.processes.pid("server").unwrap_or_default(),
         restart = world.server_args()?.join(" "),
@@ -103,4 +109,20 @@ operate  figures, and a drain under load: calls in progress end first, no accept
         other_id = world.other_node(&shown.node),
         receipt = shown.receipt,
     ))
+}
+
+/// Questions that keep the nodes answering for some seconds, and meanwhile the death of the one with the most slots; every answer
+/// is whole, those that it was giving go on elsewhere. No more at once than one renter may ask of the nodes that are left.
+fn killing(world: &World) -> String {
+    let model = &world.models.speaker.name;
+    let (answers, most, seconds) = if *model == OWN { (60, LONG, 1) } else { (5, 2 * LONG, 2) };
+    let largest = world.operators.iter().max_by_key(|of| of.slots);
+    let pid = largest.and_then(|of| world.processes.pid(&of.process())).unwrap_or_default();
+    format!(
+        "seq {answers} | xargs -P 5 -I% holmes ask --server {url} --model {model} --most {most} \"{question}\" \
+         > {dir}/answers.txt 2> {dir}/asked.txt & sleep {seconds}; kill -9 {pid}; wait",
+        url = world.url,
+        question = long_prompt(model),
+        dir = world.dir.display(),
+    )
 }

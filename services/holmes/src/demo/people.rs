@@ -37,11 +37,14 @@ pub(super) async fn genesis(tell: &Teller, world: &mut World) -> Result<()> {
     let shared: treasury::GetAllocationsResponse = staff
         .ask("holmes.treasury.v1.Treasury/GetAllocations", fresh_id(), treasury::GetAllocationsRequest {})
         .await?;
-    let row = |of: &treasury::Allocation| {
-        let share = format!("{} %", of.share_ppb as f64 / 1e7);
-        vec![of.name.clone(), share, format!("{} HOL", coins(of.amount_units, TOKEN.1))]
+    let row = |name: &str, share_ppb: u64, units: u64| {
+        vec![name.to_owned(), format!("{} %", share_ppb as f64 / 1e7), coins(units, TOKEN.1)]
     };
-    tell.table(&["ALLOCATION", "SHARE", "AMOUNT"], &shared.allocations.iter().map(row).collect::<Vec<_>>())?;
+    let of = &shared.allocations;
+    let mut rows: Vec<_> = of.iter().map(|of| row(&of.name, of.share_ppb, of.amount_units)).collect();
+    let (share, units) = (of.iter().map(|of| of.share_ppb).sum(), of.iter().map(|of| of.amount_units).sum());
+    rows.push(row("all", share, units));
+    tell.table(&["ALLOCATION", "SHARE", "AMOUNT HOL"], &rows)?;
     let paid = |name: &str| -> Result<Id> {
         let grant = shared.grants.iter().find(|grant| grant.name == name);
         Ok(grant.map(|grant| grant.account_id.parse()).transpose()?.unwrap_or_default())

@@ -62,6 +62,16 @@ impl Processes {
         names.iter().try_for_each(|name| self.check(name))
     }
 
+    /// Whether a process has ended by itself, or by somebody else's hand; it is forgotten then.
+    pub(super) fn forget_ended(&mut self, name: &str) -> Result<bool> {
+        let Some(at) = self.running.iter().position(|process| process.name == name) else { return Ok(true) };
+        let has_ended = self.running[at].child.try_wait()?.is_some();
+        if has_ended {
+            self.running.remove(at);
+        }
+        Ok(has_ended)
+    }
+
     fn last_words(&self, name: &str) -> String {
         let said = std::fs::read_to_string(self.dir.join(format!("{name}.log"))).unwrap_or_default();
         let lines: Vec<&str> = said.lines().rev().take(5).collect();

@@ -23,7 +23,7 @@ struct Streaming {
 impl Streaming {
     fn begin(place: &Place, server: &Server<'_>, key: &str, request_id: &str) -> Streaming {
         let request = request(request_id).to_string();
-        let words = ["call", "--to", &server.address, "Inference/Generate", &request, "--key", key];
+        let words = ["call", "--server", &server.address, "Inference/Generate", &request, "--key", key];
         let mut command = place.command(&words);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
         let (mut from, text) = (child.stdout.take().expect("a pipe"), Arc::new(Mutex::new(String::new())));

@@ -58,4 +58,19 @@ fn a_holder_of_tokens_gets_where_the_guide_says() {
     for words in ["12.500000000", "7.500000000"] {
         assert!(said.contains(words), "{words}: {said}");
     }
+    let wallet = |words: &[&str]| {
+        place.run(&[&["wallet"], words, &["--sign-with", "wallet.key", "--server", &server.address]].concat())
+    };
+    let accounts = wallet(&["balance", "-o", "json"]).json();
+    let id = |at: usize| accounts[at]["account"].as_str().expect("an id").to_owned();
+    let (mine, theirs) = (id(0), id(1));
+    let nobody = server.new_id();
+    let refusal = "less is available in the account than that: `holmes wallet balance`";
+    let told = page.lines().find(|line| line.starts_with("error: nothing was sent: "));
+    assert!(told.is_some_and(|line| line.contains(refusal)), "the page shows another refusal: {told:?}");
+    wallet(&["send", "1000", "--from", &mine, "--to", &theirs])
+        .fails(1, &[refusal, "\n  reason: INSUFFICIENT_FUNDS"]);
+    wallet(&["send", "1", "--from", &mine, "--to", &nobody])
+        .fails(1, &["there is no account --to: ask its owner", "reason: CREDIT_NOT_FOUND"]);
+    wallet(&["send", "1", "--from", &mine, "--to", &mine]).fails(1, &["one account", "reason: SAME_ACCOUNT"]);
 }

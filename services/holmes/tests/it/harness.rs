@@ -280,7 +280,7 @@ impl Server<'_> {
 
     /// `holmes call` with these arguments.
     pub(crate) fn call(&self, words: &[&str]) -> Ran {
-        self.place.run(&[&["call", "--to", &self.address], words].concat())
+        self.place.run(&[&["call", "--server", &self.address], words].concat())
     }
 
     /// A call as staff, which must work.

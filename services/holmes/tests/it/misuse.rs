@@ -64,7 +64,7 @@ fn what_is_not_known_is_answered_with_what_there_is() {
     place.run(&["keys", "show", "none.key"]).fails(1, &["none.key cannot be read"]);
     std::fs::write(place.path("wrong.key"), "-----BEGIN").expect("written");
     place.run(&["keys", "show", "wrong.key"]).fails(1, &["not a key file", "holmes keys new"]);
-    place.run(&["call", "--to", "http://127.0.0.1:1"]).fails(1, &["no answer", "holmes serve"]);
+    place.run(&["call", "--server", "http://127.0.0.1:1"]).fails(1, &["no answer", "holmes serve"]);
     assert!(!place.path("holmes-data").exists(), "nothing of this makes a data directory");
 }
 
@@ -93,16 +93,35 @@ fn a_key_that_the_configuration_does_not_know_is_named_with_those_that_it_knows(
     let mut command = place.command(&["config", "check"]);
     let ran = command.env("HOLMES__SERVER__MAX_CALLS", "0").output().expect("it runs");
     assert_eq!(ran.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&ran.stderr).contains("server.max_calls = 0: 1 to 1000000"));
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(said.contains("server.max_calls = 0: 1 to 1000000"), "{said}");
+    let explain =
+        "in the environment variable HOLMES__SERVER__MAX_CALLS; `holmes config explain server.max_calls`";
+    assert!(said.contains(explain), "{said}");
+    let explained = place.run(&["config", "explain", "server.max_calls", "-o", "json"]).json();
+    assert_eq!(explained.as_array().map(Vec::len), Some(1), "what the message says works: {explained}");
+    place
+        .run(&["config", "explain", "server.max_cals"])
+        .fails(1, &["no key server.max_cals", "holmes config explain"]);
 }
 
 #[test]
 fn a_configuration_is_right_only_when_all_that_it_names_is_there() {
     let place = Place::new();
     std::fs::write(place.path("a-file"), "").expect("written");
+    let demo = include_str!("../../../../deploy/profiles/demo.toml");
+    let bad = demo.replace("[market]\n", "[market]\nwindow_calls = \"0\"\n");
+    std::fs::write(place.path("bad.toml"), bad).expect("written");
+    let torn = "[staking]\nepoch_s = 45\n[market]\nepoch_s = 46\n";
+    std::fs::write(place.path("torn.toml"), torn).expect("written");
     for (wrong, words) in [
         ("[cell]\nprofile = \"nowhere\"\n", ["no profile nowhere", "demo, hol"]),
         ("[telemetry]\nlog = \"holmes=loud\"\n", ["telemetry.log", "holmes=loud"]),
+        ("[telemetry]\notlp = \"collector\"\n", ["telemetry.otlp", "write http://127.0.0.1:4317"]),
+        ("[telemetry]\notlp = \"https://c:4317\"\n", ["telemetry.otlp", "no TLS"]),
+        ("[models]\ndir = \"a-file\"\n", ["models.dir", "a file"]),
+        ("[cell]\nprofile = \"bad.toml\"\n", ["cell.profile = \"bad.toml\": [market]", "window_calls"]),
+        ("[cell]\nprofile = \"torn.toml\"\n", ["says epoch_s = 4", "a network has one"]),
         ("[store]\ndir = \"a-file\"\n", ["store.dir", "a file"]),
         ("[server]\nlisten = \"127.0.0.1:7071\"\n", ["server.listen and server.admin", "a port of its own"]),
     ] {
@@ -147,13 +166,19 @@ fn a_port_without_grpc_and_an_address_without_http_are_told_apart() {
     for words in
         [&["call"][..], &["call", "Ledger/GetSupply"], &["ask", "why", "--key", "hk", "--model", "m"]]
     {
-        place.run(&[words, &["--to", &http]].concat()).fails(1, &["speaks HTTP/1", "server.listen"]);
+        place.run(&[words, &["--server", &http]].concat()).fails(1, &["speaks HTTP/1", "server.listen"]);
     }
-    let listed = place.run(&["call", "--to", &grpc]);
-    assert!(listed.code == 0 && listed.out.contains("holmes.ledger.v1.Ledger/GetSupply"), "{}", listed.err);
-    place.run(&["call", "--to", "https://127.0.0.1:1"]).fails(1, &["no TLS"]);
-    place.run(&["call", "--to", "localhost"]).fails(1, &["write http://127.0.0.1:7070"]);
-    place.run(&["call", "--to", &format!("http://{http}/v1")]).fails(1, &["behind the port"]);
+    for name in ["--server", "--to"] {
+        let listed = place.run(&["call", name, &grpc]);
+        assert!(
+            listed.code == 0 && listed.out.contains("holmes.ledger.v1.Ledger/GetSupply"),
+            "{}",
+            listed.err
+        );
+    }
+    place.run(&["call", "--server", "https://127.0.0.1:1"]).fails(1, &["no TLS"]);
+    place.run(&["call", "--server", "localhost"]).fails(1, &["write http://127.0.0.1:7070"]);
+    place.run(&["call", "--server", &format!("http://{http}/v1")]).fails(1, &["behind the port"]);
 
     assert_eq!(place.run(&["keys", "new", "wallet.key"]).code, 0);
     let join = |to: &str| {
@@ -189,7 +214,7 @@ fn idle_connections_of_nobody_do_not_use_up_the_descriptors_of_a_process() {
     let idle: Vec<_> =
         (0..60).map(|_| std::net::TcpStream::connect(address).expect("the kernel connects")).collect();
     for _ in 0..3 {
-        let called = place.run(&["call", "--to", &server.address]);
+        let called = place.run(&["call", "--server", &server.address]);
         assert_eq!(called.code, 0, "{}", called.err);
     }
     drop(idle);

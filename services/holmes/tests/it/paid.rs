@@ -181,7 +181,7 @@ pub(crate) fn generate(most: u32) -> Value {
 /// A process that calls for a long text.
 fn calling(place: &Place, server: &Server<'_>, key: &str, out: Stdio) -> Child {
     let request = generate(160).to_string();
-    let words = ["call", "--to", &server.address, "Inference/Generate", &request, "--key", key];
+    let words = ["call", "--server", &server.address, "Inference/Generate", &request, "--key", key];
     place.command(&words).stdout(out).stderr(Stdio::null()).spawn().expect("it starts")
 }
 
@@ -321,9 +321,16 @@ fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anythin
     // Without money.
     let (poor, _) = payer(&server, 0);
     let refused = server.call(&["Inference/Generate", &generate(8).to_string(), "--key", &poor]);
-    refused.fails(1, &["reason: "]);
+    refused.fails(1, &["reason: INSUFFICIENT_FUNDS", "at least 1.000000 USD", "in account"]);
+    let words = ["ask", "Sort 3 1", "--model", MODEL, "--server", &server.address, "--key", &poor];
+    let told = ["at least 1.000000 USD", "available are 0.000000 USD in account", "INSUFFICIENT_FUNDS"];
+    place.run(&words).fails(1, &told);
     let earned: u64 = nodes.iter().map(|node| balance(&server, &node.dollars)).sum();
     assert!(earned <= paid);
+    let question = "Sort these numbers: 3 1 2";
+    let asked = place.run(&["ask", question, "--model", MODEL, "--server", &server.address, "--key", &key]);
+    let (told, account) = (asked.err, format!("account {account}: 24."));
+    assert!(told.contains(&account) && told.contains(" USD available before, "), "{told}");
     let (status, said) = server.terminate();
     assert!(status.success(), "{said:#?}");
     assert!(place.verified() > 0);

@@ -1,0 +1,83 @@
+//! What every key of the configuration means.
+
+/// Every key and its meaning; a test holds the list and the types together.
+pub(super) const KEYS: &[(&str, &str)] = &[
+    ("cell.number", "number of the cell, in every frame and id; fixed once a log exists"),
+    (
+        "cell.profile",
+        "the network's profile: a file or a built-in name; empty: the binary's own choice; used when logs are opened",
+    ),
+    ("store.dir", "directory of the embedded journal; one process at a time"),
+    ("store.snapshot_every", "events behind which a new snapshot is written; 0: never"),
+    ("store.accept_clock", "start although the clock is more than 30 days past the last frame"),
+    ("server.listen", "address of the gRPC port"),
+    (
+        "server.admin",
+        "address of the admin port (metrics, health, readiness); keep it unreachable from outside",
+    ),
+    (
+        "server.max_calls",
+        "unary calls in progress in the process whose callers have proven who they are; more are refused with RESOURCE_EXHAUSTED",
+    ),
+    ("server.max_guest_calls", "the same of callers without proof: they never take the places of the others"),
+    (
+        "server.max_streams",
+        "open streams in the process whose callers have proven who they are, attached nodes among them; more are refused with RESOURCE_EXHAUSTED",
+    ),
+    (
+        "server.max_guest_streams",
+        "the same of callers without proof (reflection, health, a node before its Hello); the oldest gives way to the one too many",
+    ),
+    ("server.guest_stream_ms", "how long a stream without proof may last, in ms"),
+    (
+        "server.max_connections",
+        "connections of the gRPC port, attached nodes' among them; when it is full, or the process has no more descriptors, the oldest over which nobody has proven anything gives way",
+    ),
+    (
+        "server.max_connections_per_address",
+        "the same from one address; behind a proxy all come from one: set both alike there",
+    ),
+    ("server.max_calls_per_connection", "calls and streams in progress on one connection"),
+    (
+        "server.max_request_bytes",
+        "bytes of one signed request, 1024 to 64 MiB; with an API key it may have 4 MiB, without proof 256 KiB",
+    ),
+    (
+        "server.max_unproven_bytes",
+        "bytes of all requests together whose proof is being checked; more are refused with RESOURCE_EXHAUSTED",
+    ),
+    (
+        "server.deadline_ms",
+        "deadline in ms of a call whose caller has set none; a stream must have begun by then",
+    ),
+    ("server.longest_deadline_ms", "longest deadline in ms of a call, whatever its caller has set"),
+    ("server.drain_ms", "how long calls in progress may take after SIGTERM, in ms"),
+    ("gateway.http", "address of the HTTP port, where OpenAI clients are answered under /v1"),
+    (
+        "gateway.max_connections",
+        "connections of the HTTP port; when it is full, the oldest over which no key has been sent gives way",
+    ),
+    (
+        "gateway.max_connections_per_address",
+        "the same from one address; behind a proxy all come from one: set both alike there",
+    ),
+    (
+        "gateway.header_ms",
+        "how long the head of an HTTP request may be on its way, and an idle connection stays open, in ms",
+    ),
+    ("gateway.body_ms", "how long the body of an HTTP request may be on its way, in ms"),
+    ("gateway.max_calls", "renters' calls in progress; more are refused with RESOURCE_EXHAUSTED, or 429"),
+    ("gateway.max_calls_per_account", "the same of one account"),
+    (
+        "gateway.max_slots_percent",
+        "share in percent of the slots of a model's attached nodes that one account may hold: to the nearest slot, rounded down while another one holds or waits for one, at least one",
+    ),
+    ("models.dir", "directory of the models; empty: holmes/models in the user's data directory"),
+    ("telemetry.log", "what is logged: a level, or `target=level,…`"),
+    (
+        "telemetry.format",
+        "how log lines look on stderr: text or json; with json there is nothing else on stderr, where the process listens and why it ends are lines too",
+    ),
+    ("telemetry.otlp", "address of an OpenTelemetry collector (OTLP over gRPC); empty: no traces leave"),
+    ("telemetry.sample_percent", "share of traces kept when the caller has not decided, 0 to 100"),
+];
