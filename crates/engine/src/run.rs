@@ -12,10 +12,9 @@ mod stop;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use crate::backend::cpu::CpuBackend;
 use crate::backend::{Backend, Facts, Footprint, Limits, LoadError, PAGE_TOKENS};
@@ -272,15 +271,6 @@ impl Stream {
     /// Ends the request; see [`Call::cancel`].
     pub fn cancel(&self) {
         self.call.cancel();
-    }
-
-    /// The next event if it comes within `patience`; `Ok(None)` after the last.
-    pub fn next_within(&mut self, patience: Duration) -> Result<Option<Event>, RecvTimeoutError> {
-        match self.received.recv_timeout(patience) {
-            Ok(event) => Ok(Some(event)),
-            Err(RecvTimeoutError::Disconnected) => Ok(None),
-            Err(RecvTimeoutError::Timeout) => Err(RecvTimeoutError::Timeout),
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Requests, what they are refused for, and what comes back.
 
-use super::{MAX_STOP_BYTES, MAX_STOP_STRINGS, Model};
+use super::{MAX_EMBED_TEXTS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Model};
 use crate::backend::StepError;
 use crate::sample::{Logprobs, Sampling, SamplingError};
 use crate::text::{Message, TextError};
@@ -76,7 +76,7 @@ pub enum Refused {
     )]
     MaxTokens(usize, usize),
     /// A token id beyond the vocabulary.
-    #[error("token {0} is not in the vocabulary")]
+    #[error("token {0} is not in the vocabulary; send tokens of this model's own tokenizer")]
     UnknownToken(u32),
     /// Stop strings that are too many, too long or empty.
     #[error(
@@ -84,10 +84,10 @@ pub enum Refused {
     )]
     Stop,
     /// Too many texts at once.
-    #[error("{0} texts at once; the most is 2048: send them in parts")]
+    #[error("{0} texts at once; the most is {MAX_EMBED_TEXTS}: send them in parts")]
     TooManyTexts(usize),
     /// The wrong kind of model.
-    #[error("this model cannot do that: {0}")]
+    #[error("this model cannot do that: {0}; ask a model that can")]
     WrongModel(&'static str),
     /// Too many requests are open. Try again later.
     #[error("{open} requests are open, the most is {most}; try again later")]
@@ -101,7 +101,7 @@ pub enum Refused {
     #[error("the engine has ended; start it again")]
     Closed,
     /// The model computed something that is not a number.
-    #[error("the model's result is not a number; its weights are damaged")]
+    #[error("the model's result is not a number; its weights are damaged: download it again")]
     NotFinite,
     /// The device failed.
     #[error(transparent)]
