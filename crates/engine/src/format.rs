@@ -38,8 +38,7 @@ pub const MAX_SHARDS: usize = 1024;
 pub struct FormatError {
     /// The file at fault.
     pub file: PathBuf,
-    /// What is wrong with it.
-    #[source]
+    /// What is wrong with it; a part of the words, and so no source, which would be told again.
     pub fault: Fault,
 }
 

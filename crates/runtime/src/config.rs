@@ -216,6 +216,16 @@ pub enum ConfigError {
     Wrong(Vec<Wrong>),
 }
 
+impl ConfigError {
+    /// A stable machine-readable name of the reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            ConfigError::NoFile(_) => "CONFIG_MISSING",
+            ConfigError::Wrong(_) => "CONFIG_INVALID",
+        }
+    }
+}
+
 /// The configuration of a file, if one is named, and of the environment.
 pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
     let figment = figment(file)?;

@@ -173,18 +173,31 @@ pub(crate) fn kept(dir: &Path, name: &str) -> Result<SigningKey> {
 
 /// Reads a key file.
 pub(crate) fn read(file: &Path) -> Result<SigningKey> {
-    let wrong = || format!("{} is not a key file: make one with `holmes keys new FILE`", file.display());
-    let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let digits =
-        text.trim().strip_prefix(MARK).and_then(|rest| rest.strip_prefix(' ')).with_context(wrong)?;
+    let bytes = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let secret = secret(&bytes).ok_or_else(|| NotAKey(file.display().to_string()))?;
+    Ok(SigningKey::from_bytes(&secret))
+}
+
+/// The secret in a key file's bytes.
+fn secret(bytes: &[u8]) -> Option<[u8; 32]> {
+    let digits = std::str::from_utf8(bytes).ok()?.trim().strip_prefix(MARK)?.strip_prefix(' ')?;
     if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        bail!(wrong());
+        return None;
     }
     let mut secret = [0; 32];
     for (at, byte) in secret.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16)?;
+        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
     }
-    Ok(SigningKey::from_bytes(&secret))
+    Some(secret)
+}
+
+/// A file that was named as a key's holds something else.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not a key file: make one with `holmes keys new FILE`")]
+pub(crate) struct NotAKey(String);
+
+impl NotAKey {
+    pub(crate) const REASON: &str = "KEY_FILE_INVALID";
 }
 
 /// The text of a new API key.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use holmes_engine::run::OpenError;
+use holmes_runtime::config::ConfigError;
 use holmes_runtime::telemetry;
 
 mod ask;
@@ -112,9 +114,22 @@ fn main() -> ExitCode {
         }
         Err(why) => {
             eprintln!("error: {why:#}");
+            if let Some(reason) = refused_as(&why) {
+                eprintln!("  reason: {reason}");
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+/// The stable name of why a file was refused, for scripts; that of a call stands in its own words.
+fn refused_as(why: &anyhow::Error) -> Option<&'static str> {
+    why.chain().find_map(|cause| {
+        let model = cause.downcast_ref::<OpenError>().map(OpenError::reason);
+        let config = || cause.downcast_ref::<ConfigError>().map(ConfigError::reason);
+        let key = || cause.downcast_ref::<keys::NotAKey>().map(|_| keys::NotAKey::REASON);
+        model.or_else(config).or_else(key)
+    })
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

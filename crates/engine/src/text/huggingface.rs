@@ -1,5 +1,6 @@
 //! The tokenizer of a Hugging Face directory.
 
+use serde::Deserialize;
 use serde_json::Value as Json;
 use tokenizers::Tokenizer;
 
@@ -8,6 +9,7 @@ use super::{Parts, Template, TextError};
 use crate::format::HfFiles;
 
 pub(super) fn read(files: &HfFiles) -> Result<Parts, TextError> {
+    refuse_prefixed_pairs(&files.tokenizer)?;
     let tokenizer = guarded(|| Tokenizer::from_bytes(&files.tokenizer)).map_err(|e| match e {
         // of the files in the directory, this is the one
         TextError::Tokenizer(why) => TextError::Tokenizer(format!("tokenizer.json: {why}")),
@@ -29,6 +31,27 @@ pub(super) fn read(files: &HfFiles) -> Result<Parts, TextError> {
     };
     // the file's own post-processor puts the special tokens around a text
     Ok(Parts { tokenizer, template, begin: None, end })
+}
+
+/// Refuses a vocabulary of byte pairs whose inner parts have a prefix. No model of a known family has one, and the
+/// tokenizers crate (0.23) cuts so many bytes off every part without a look at what they are.
+fn refuse_prefixed_pairs(tokenizer: &[u8]) -> Result<(), TextError> {
+    #[derive(Deserialize)]
+    struct Outline {
+        model: Vocabulary,
+    }
+    #[derive(Deserialize)]
+    struct Vocabulary {
+        r#type: Option<String>,
+        continuing_subword_prefix: Option<String>,
+    }
+    let damaged = |why: &dyn std::fmt::Display| TextError::Tokenizer(format!("tokenizer.json: {why}"));
+    let Outline { model } = serde_json::from_slice(tokenizer).map_err(|why| damaged(&why))?;
+    let prefixed = model.continuing_subword_prefix.is_some_and(|prefix| !prefix.is_empty());
+    if prefixed && model.r#type.as_deref() != Some("WordPiece") {
+        return Err(damaged(&"a continuing_subword_prefix is supported of the type WordPiece only"));
+    }
+    Ok(())
 }
 
 /// One id or a list of them.

@@ -101,6 +101,7 @@ impl Store {
 
     /// Makes a model on disk known under a name, if the engine can open it.
     pub(super) fn add(&self, path: &Path, name: Option<String>) -> Result<String> {
+        Model::open(path)?; // what cannot be served should not be found out by a renter
         let whole = path.canonicalize().with_context(|| format!("{} is not there", path.display()))?;
         let name = match name {
             Some(name) => name,
@@ -110,7 +111,6 @@ impl Store {
             }
         };
         checked(&name)?;
-        Model::open(&whole)?; // what cannot be served should not be found out by a renter
         let place = self.place(&name);
         ensure!(!place.exists(), "{name} is here already: remove it first (`holmes models remove {name}`)");
         fs::create_dir_all(&self.dir)?;

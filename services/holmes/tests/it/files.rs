@@ -40,7 +40,9 @@ fn gguf(version: u32, tensors: u64, pairs: u64, behind: &[u8]) -> Vec<u8> {
 fn refused(place: &Place, what: &str, path: &str) -> Option<String> {
     let ran = place.run(&["models", "add", path, "--name", "bad", "--store", "store"]);
     let words = ran.err.split_whitespace().count();
-    let fine = ran.code == 1 && ran.out.is_empty() && words > 4 && !ran.err.contains("panicked");
+    let told = words > 4 && ran.err.contains("\n  reason: ") && !ran.err.contains("panicked");
+    let told = told && ran.err.matches("cannot be read").count() < 2; // nothing is said twice
+    let fine = ran.code == 1 && ran.out.is_empty() && told;
     let nothing = std::fs::read_dir(place.path("store")).is_ok_and(|mut entries| entries.next().is_some());
     (!fine || nothing).then(|| format!("{what}: {} {} {}", ran.code, ran.out, ran.err))
 }
@@ -60,6 +62,8 @@ fn a_hostile_model_is_refused_with_a_reason_and_nothing_is_written() {
     };
     let mut merges: serde_json::Value = serde_json::from_slice(&tokenizer).expect("JSON");
     merges["model"]["merges"] = serde_json::json!(["<|assistant|> <|assistant|>"]);
+    let mut prefix: serde_json::Value = serde_json::from_slice(&tokenizer).expect("JSON");
+    prefix["model"]["continuing_subword_prefix"] = serde_json::json!("#");
     let cases: Vec<(&str, &str, Vec<u8>)> = vec![
         ("nothing", "model.safetensors", Vec::new()),
         ("broken off", "model.safetensors", weights[..weights.len() / 2].to_vec()),
@@ -74,6 +78,7 @@ fn a_hostile_model_is_refused_with_a_reason_and_nothing_is_written() {
         ("a tokenizer broken off", "tokenizer.json", tokenizer[..tokenizer.len() / 2].to_vec()),
         ("a tokenizer that is not UTF-8", "tokenizer.json", vec![0xff; 99]),
         ("a merge longer than any token", "tokenizer.json", merges.to_string().into_bytes()),
+        ("a prefix that cuts characters in half", "tokenizer.json", prefix.to_string().into_bytes()),
         ("a deep tokenizer", "tokenizer.json", vec![b'['; 100_000]),
         ("an empty configuration", "config.json", b"{}".to_vec()),
         ("a configuration broken off", "config.json", config[..config.len() / 2].to_vec()),
@@ -134,8 +139,7 @@ fn a_hostile_key_file_is_no_key_file() {
     for case in cases {
         std::fs::write(place.path("wrong.key"), &case).expect("written");
         let ran = place.run(&["keys", "show", "wrong.key"]);
-        ran.fails(1, &["wrong.key"]);
-        assert!(ran.err.contains("holmes keys new") || ran.err.contains("cannot be read"), "{}", ran.err);
+        ran.fails(1, &["wrong.key", "holmes keys new", "reason: KEY_FILE_INVALID"]);
         assert!(ran.err.len() < 300, "a message does not repeat the file: {}", ran.err);
     }
     let node = ["--join", "http://127.0.0.1:1", "--model", "m=none"];
@@ -159,8 +163,10 @@ fn a_hostile_configuration_or_profile_is_refused_before_anything_runs() {
     };
     for text in texts(&dumped) {
         std::fs::write(place.path("bad.toml"), &text).expect("written");
-        place.run(&["-c", "bad.toml", "config", "check"]).fails(1, &["error: "]);
-        place.run(&[&["-c", "bad.toml"], &SERVE[..]].concat()).fails(1, &["error: "]);
+        place.run(&["-c", "bad.toml", "config", "check"]).fails(1, &["error: ", "reason: CONFIG_INVALID"]);
+        place
+            .run(&[&["-c", "bad.toml"], &SERVE[..]].concat())
+            .fails(1, &["error: ", "reason: CONFIG_INVALID"]);
     }
     for text in texts(demo) {
         std::fs::write(place.path("bad.toml"), &text).expect("written");
