@@ -131,7 +131,7 @@ impl<H: Handle<Emission>> Service for Api<H> {
     ) -> Result<Response<wire::ExitGrantResponse>, Status> {
         let wanted = request.get_ref();
         let (id, only) = (&wanted.request_id, wanted.validate_only);
-        edge::needs(&request, Needs::Nodes)?;
+        edge::needs(&request, Needs::Admin)?; // it burns a part of what is the owner's
         let answer = edge::submit_or_say(&self.handle, &request, id, only, parse::exit_grant(wanted)).await?;
         Ok(edge::answered(answer, |reply| match reply {
             Reply::Exited { paid, burned } => {

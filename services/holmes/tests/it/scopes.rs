@@ -45,7 +45,7 @@ const TABLE: [(&str, Needs); 48] = [
     ("accounts.v1.Accounts/SetRoles", Admin),
     ("accounts.v1.Accounts/SuspendAccount", Admin),
     ("emission.v1.Emission/CloseEpochWithout", Others),
-    ("emission.v1.Emission/ExitGrant", Nodes),
+    ("emission.v1.Emission/ExitGrant", Admin),
     ("inference.v1.Inference/Embed", Renter),
     ("inference.v1.Inference/Generate", Renter),
     ("inference.v1.Inference/Quote", Renter),
