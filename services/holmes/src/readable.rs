@@ -25,8 +25,9 @@ enum Shape {
     /// u128, big-endian.
     Wide,
     Wides,
-    /// A number each.
-    Octets,
+    /// Names of the ledger's kinds and codes, a byte each.
+    Kinds,
+    Codes,
     Capabilities,
     /// Keys, hashes, signatures, bitmaps.
     Raw,
@@ -70,7 +71,8 @@ const SHAPES: &[(Shape, &[&str])] = &[
         ],
     ),
     (Shape::Wides, &["br_remainders", "br_weights", "trr_remainders", "trr_weights", "units"]),
-    (Shape::Octets, &["codes", "kinds"]),
+    (Shape::Kinds, &["kinds"]),
+    (Shape::Codes, &["codes"]),
     (Shape::Capabilities, &["capabilities"]),
     (
         Shape::Raw,
@@ -120,7 +122,16 @@ impl Readable {
 
     /// The type of a service's events.
     pub(crate) fn events_of(&self, service: &str) -> Result<MessageDescriptor> {
-        let name = format!("holmes.{service}.v1.Event");
+        self.kind(service, "Event")
+    }
+
+    /// The parameters of a service.
+    pub(crate) fn params_of(&self, service: &str) -> Result<MessageDescriptor> {
+        self.kind(service, "Params")
+    }
+
+    fn kind(&self, service: &str, message: &str) -> Result<MessageDescriptor> {
+        let name = format!("holmes.{service}.v1.{message}");
         self.pool.get_message_by_name(&name).with_context(|| format!("there is no message {name}"))
     }
 
@@ -186,11 +197,22 @@ impl Readable {
             Some(Shape::Leases) => all(20, lease),
             Some(Shape::Wide) => of(16, wide),
             Some(Shape::Wides) => all(16, wide),
-            Some(Shape::Octets) => Some(bytes.to_vec().into()),
+            Some(Shape::Kinds) => self.names("holmes.ledger.v1.TransferKind", bytes),
+            Some(Shape::Codes) => self.names("holmes.ledger.v1.TransferCode", bytes),
             Some(Shape::Capabilities) => Some(self.decoded("holmes.scheduling.v1.Capabilities", bytes)),
             Some(Shape::Raw) | None => None,
         };
         shown.unwrap_or_else(|| (self.raw)(bytes).into())
+    }
+
+    /// The names of an enum's values, a byte each; a value without one is its number.
+    fn names(&self, of: &str, bytes: &[u8]) -> Option<Json> {
+        let of = self.pool.get_enum_by_name(of)?;
+        let name = |number: &u8| -> Json {
+            let value = of.get_value(i32::from(*number));
+            value.map_or_else(|| (*number).into(), |value| value.name().into())
+        };
+        Some(bytes.iter().map(name).collect())
     }
 
     /// Bytes that are a message; as they are when they are none.
@@ -287,5 +309,10 @@ mod tests {
         assert_eq!(shown["renter"], account.to_string());
         assert_eq!(shown["nodes"][1], "04040404-0404-0404-0404-040404040404");
         assert_eq!(shown["owners"], "05".repeat(16));
+        let recorded = readable.pool.get_message_by_name("holmes.ledger.v1.TransfersRecorded").unwrap();
+        let field = recorded.get_field_by_name("kinds").unwrap();
+        let mut recorded = DynamicMessage::new(recorded);
+        recorded.set_field(&field, Value::Bytes(vec![1, 99].into()));
+        assert_eq!(readable.message(&recorded)["kinds"], serde_json::json!(["TRANSFER_KIND_SINGLE", 99]));
     }
 }

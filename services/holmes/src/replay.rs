@@ -193,8 +193,12 @@ fn line(
             json!({ "source": from, "seq": source.seq })
         }
         Some(Origin::Submitter(number)) => json!({ "submission": number.number }),
-        Some(Origin::Due(_)) => json!("due"),
-        Some(Origin::Opened(opened)) => json!({ "opened": output::hex(&opened.profile_hash) }),
+        Some(Origin::Due(_)) => json!({ "due": true }),
+        Some(Origin::Opened(opened)) => {
+            let params = DynamicMessage::decode(readable.params_of(service)?, opened.params.as_slice())?;
+            let profile = output::hex(&opened.profile_hash);
+            json!({ "opened": { "profile": profile, "params": readable.message(&params) } })
+        }
         None => bail!("entry {seq} of {service} has no origin"),
     };
     let refused =

@@ -153,7 +153,7 @@ fn the_catalogue_of_events_is_what_the_protos_say() {
          follow it, and readers find it by (service, sequence number). Bytes of an event are never changed once they are \
          written; fields are never renumbered.\n\nA field of many ids, principals or numbers is a *column*: bytes of one width \
          behind each other, item i at position i of every column. `holmes replay` prints ids, principals, leases and columns as \
-         texts and lists, other bytes in hexadecimal digits, names of fields in camelCase; `holmes call` prints other bytes in \
+         texts and lists, kinds and codes by their names, other bytes in hexadecimal digits, names of fields in camelCase; `holmes call` prints other bytes in \
          base64. Until the cluster brings the streams, a service of another process follows a log by `holmes replay` of a copy; \
          what the types are made of [closes the page](#what-events-are-made-of).\n";
     let parts = BTreeMap::new();

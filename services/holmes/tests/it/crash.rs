@@ -163,6 +163,9 @@ async fn a_drained_server_answers_what_it_has_begun_and_breaks_off_nothing() {
         lost.extend(without);
     }
     let log = place.run(&["replay", "--role", "ledger"]).out;
+    let opened: serde_json::Value = serde_json::from_str(log.lines().next().expect("a line")).expect("JSON");
+    let hol = &opened["origin"]["opened"]["params"]["assets"][0]; // all tokens exist before the first event
+    assert_eq!((&hol["name"], &hol["capUnits"]), (&"HOL".into(), &"1000000000000000000".into()));
     assert_eq!(log.matches("transfersRecorded").count() as u64, answered, "{:?}", lost.first());
 }
 
