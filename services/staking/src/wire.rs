@@ -209,6 +209,7 @@ pub fn required(state: &State, rating_milli_cu: u32) -> wire::GetRequiredRespons
         most_per_cu_units: params.most_per_cu.units(),
         formula: Some(formula(&last, base.units, at)),
         now: Some(formula(&now, next, state.at)),
+        bonds_account_id: state.vault.account.to_string(),
     }
 }
 

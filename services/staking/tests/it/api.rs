@@ -132,6 +132,7 @@ fn required_collateral_comes_with_every_factor() {
     let mut desk = Desk::new();
     let message = wire::GetRequiredRequest { node_id: node_id(1).to_string(), rating_milli_cu: 0 };
     let told = call!(desk.get_required, owner(3), message).unwrap();
+    assert_eq!(told.bonds_account_id, holmes_ledger::system_account("bonds/HOL").to_string());
     let formula = told.formula.unwrap();
     let inputs = formula.inputs.unwrap();
     let number = |text: &str| text.parse::<u128>().unwrap();
