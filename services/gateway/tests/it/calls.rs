@@ -9,6 +9,7 @@ use holmes_proto::inference::v1::{
     EmbedRequest, FinishReason, GenerateRequest, ListModelsRequest, QuoteRequest, Terms, quote_request, work,
 };
 use holmes_proto::scheduling::v1::Finish;
+use tonic_types::StatusExt as _;
 
 use super::node::{Script, id_of, in_order};
 use super::services::{INPUT_PICO, OUTPUT_PICO};
@@ -270,7 +271,7 @@ async fn a_session_without_a_hold_says_why_and_another_is_opened_next_time() {
 
 #[tokio::test]
 async fn a_session_that_was_closed_is_opened_anew_once() {
-    let world = World::new().await;
+    let world = World::with(Settings { session_refused_ms: 50, ..settings() }).await;
     let _node = world.node(1, Script::Write(6)).await;
     let closed = || Refusal::new(Code::Precondition, "SESSION_CLOSED", "it is closed");
     world.services.kept(|kept| kept.refuse_place = vec![closed()]);
@@ -285,10 +286,41 @@ async fn what_a_sessions_idle_lease_holds_is_given_up_for_another_models_call() 
     world.hello().await.ended.unwrap();
     let full = || Refusal::new(Code::Precondition, "SESSION_BUDGET_EXCEEDED", "end leases");
     // The first is for the greater allowance, the second for what the call needs.
+    tokio::time::sleep(Duration::from_millis(60)).await;
     world.services.kept(|kept| kept.refuse_place = vec![full(), full()]);
     let terms = Terms { node_id: id_of(1).to_string(), ..Terms::default() }; // it fits no idle lease
     let request = GenerateRequest { terms: Some(terms), ..asked("hello") };
     assert!(whole(world.generate(request).await.unwrap()).await.ended.is_some());
+#[tokio::test]
+async fn a_renter_without_money_is_refused_from_memory_for_a_moment_however_often_he_asks() {
+    let world = World::new().await;
+    let _node = world.node(1, Script::Write(6)).await;
+    world.services.kept(|kept| kept.no_hold = Some("INSUFFICIENT_FUNDS"));
+    let mut calls: tokio::task::JoinSet<_> = (0..50)
+        .map(|_| {
+            let mut client = world.client();
+            async move { client.generate(as_renter(1, asked("hello"))).await.map(drop).unwrap_err() }
+        })
+        .collect();
+    let mut refusals = Vec::new();
+    while let Some(refused) = calls.join_next().await {
+        refusals.push(refused.unwrap());
+    }
+    for _ in 0..50 {
+        refusals.push(world.generate(asked("hello")).await.unwrap_err());
+    }
+    for refused in refusals {
+        assert_eq!(reason(&refused), "INSUFFICIENT_FUNDS");
+        let again = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
+        assert!(again <= Duration::from_secs(2), "{again:?}");
+    }
+    let opened = world.services.kept(|kept| kept.sessions_opened);
+    assert!((1..=3).contains(&opened), "{opened} sessions were asked for");
+    // Another renter has his own.
+    world.services.kept(|kept| kept.no_hold = None);
+    assert!(whole(world.generate_as(2, asked("hello")).await.unwrap()).await.ended.is_some());
+}
+
     world.services.kept(|kept| assert_eq!(kept.ended.len(), 1));
 }
 

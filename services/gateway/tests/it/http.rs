@@ -196,8 +196,10 @@ async fn a_renter_without_funds_has_insufficient_quota() {
     let world = World::new().await;
     let _node = world.node(1, Script::Write(2)).await;
     world.services.kept(|kept| kept.no_hold = Some("INSUFFICIENT_FUNDS"));
-    let (status, answer) = post(&world, "/v1/chat/completions", chat()).await;
-    assert_eq!((status.as_u16(), &answer["error"]["code"]), (429, &json!("insufficient_quota")));
+    let refused = send(&world, "POST", "/v1/chat/completions", Some(API_KEY), chat().to_string()).await;
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"2".parse().unwrap()));
+    let answer: Value = serde_json::from_str(&text(refused).await).unwrap();
+    assert_eq!(answer["error"]["code"], "insufficient_quota");
 }
 
 #[tokio::test]
