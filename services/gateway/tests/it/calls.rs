@@ -152,6 +152,27 @@ async fn a_node_sells_a_renter_who_has_left_no_more_than_he_asked_for() {
     });
 }
 
+/// What a renter pays who takes three tokens and leaves, of a node that then sends so many more and signs for them.
+async fn paid_after_leaving(more: u32) -> u64 {
+    let world = World::new().await;
+    let node = world.node(1, Script::Greedy(more)).await;
+    let mut request = asked("hello");
+    request.work.as_mut().unwrap().max_tokens = 2_000;
+    let mut stream = world.generate(request).await.unwrap();
+    for _ in 0..4 {
+        stream.message().await.unwrap();
+    }
+    drop(stream);
+    world.till(|| !node.heard.accepted().is_empty()).await;
+    world.services.kept(|kept| kept.reported.iter().map(|line| line.output_tokens).sum())
+}
+
+#[tokio::test]
+async fn a_renter_who_has_left_pays_for_what_was_on_its_way_and_not_for_what_cannot_have_been() {
+    assert_eq!(paid_after_leaving(100).await, 103);
+    assert_eq!(paid_after_leaving(1_000).await, 0);
+}
+
 #[tokio::test]
 async fn a_slow_renter_holds_up_nobody_else_and_loses_nothing() {
     let world = World::new().await;
@@ -260,37 +281,16 @@ async fn a_renter_has_so_many_calls_at_a_time() {
 
 #[tokio::test]
 async fn a_session_without_a_hold_says_why_and_another_is_opened_next_time() {
-    let world = World::new().await;
+    let world = World::with(Settings { session_refused_ms: 50, ..settings() }).await;
     let _node = world.node(1, Script::Write(6)).await;
     world.services.kept(|kept| kept.no_hold = Some("INSUFFICIENT_FUNDS"));
     assert_eq!(reason(&world.generate(asked("hello")).await.unwrap_err()), "INSUFFICIENT_FUNDS");
     world.services.kept(|kept| kept.no_hold = None);
-    assert!(world.hello().await.ended.is_some());
-    world.services.kept(|kept| assert_eq!(kept.sessions_opened, 2));
-}
-
-#[tokio::test]
-async fn a_session_that_was_closed_is_opened_anew_once() {
-    let world = World::with(Settings { session_refused_ms: 50, ..settings() }).await;
-    let _node = world.node(1, Script::Write(6)).await;
-    let closed = || Refusal::new(Code::Precondition, "SESSION_CLOSED", "it is closed");
-    world.services.kept(|kept| kept.refuse_place = vec![closed()]);
-    assert!(world.hello().await.ended.is_some());
-    world.services.kept(|kept| assert_eq!(kept.sessions_opened, 2));
-}
-
-#[tokio::test]
-async fn what_a_sessions_idle_lease_holds_is_given_up_for_another_models_call() {
-    let world = World::with(holmes_gateway::Settings { lease_idle_ms: 60_000, ..settings() }).await;
-    let _talks = world.node(1, Script::Write(6)).await;
-    world.hello().await.ended.unwrap();
-    let full = || Refusal::new(Code::Precondition, "SESSION_BUDGET_EXCEEDED", "end leases");
-    // The first is for the greater allowance, the second for what the call needs.
     tokio::time::sleep(Duration::from_millis(60)).await;
-    world.services.kept(|kept| kept.refuse_place = vec![full(), full()]);
-    let terms = Terms { node_id: id_of(1).to_string(), ..Terms::default() }; // it fits no idle lease
-    let request = GenerateRequest { terms: Some(terms), ..asked("hello") };
-    assert!(whole(world.generate(request).await.unwrap()).await.ended.is_some());
+    assert!(world.hello().await.ended.is_some());
+    world.services.kept(|kept| assert_eq!(kept.sessions_opened, 2));
+}
+
 #[tokio::test]
 async fn a_renter_without_money_is_refused_from_memory_for_a_moment_however_often_he_asks() {
     let world = World::new().await;
@@ -321,6 +321,27 @@ async fn a_renter_without_money_is_refused_from_memory_for_a_moment_however_ofte
     assert!(whole(world.generate_as(2, asked("hello")).await.unwrap()).await.ended.is_some());
 }
 
+#[tokio::test]
+async fn a_session_that_was_closed_is_opened_anew_once() {
+    let world = World::new().await;
+    let _node = world.node(1, Script::Write(6)).await;
+    let closed = || Refusal::new(Code::Precondition, "SESSION_CLOSED", "it is closed");
+    world.services.kept(|kept| kept.refuse_place = vec![closed()]);
+    assert!(world.hello().await.ended.is_some());
+    world.services.kept(|kept| assert_eq!(kept.sessions_opened, 2));
+}
+
+#[tokio::test]
+async fn what_a_sessions_idle_lease_holds_is_given_up_for_another_models_call() {
+    let world = World::with(holmes_gateway::Settings { lease_idle_ms: 60_000, ..settings() }).await;
+    let _talks = world.node(1, Script::Write(6)).await;
+    world.hello().await.ended.unwrap();
+    let full = || Refusal::new(Code::Precondition, "SESSION_BUDGET_EXCEEDED", "end leases");
+    // The first is for the greater allowance, the second for what the call needs.
+    world.services.kept(|kept| kept.refuse_place = vec![full(), full()]);
+    let terms = Terms { node_id: id_of(1).to_string(), ..Terms::default() }; // it fits no idle lease
+    let request = GenerateRequest { terms: Some(terms), ..asked("hello") };
+    assert!(whole(world.generate(request).await.unwrap()).await.ended.is_some());
     world.services.kept(|kept| assert_eq!(kept.ended.len(), 1));
 }
 
@@ -355,14 +376,52 @@ async fn a_price_limit_is_kept_before_anything_runs() {
 #[tokio::test]
 async fn what_the_node_blames_on_the_caller_is_the_callers_error_and_moves_nowhere() {
     let world = World::new().await;
-    let _node = world.node(1, Script::Blame).await;
+    let _node = world.node(1, Script::Blame("PROMPT_TOO_LONG")).await;
     let answer = world.hello().await;
     let error = answer.error.unwrap();
     assert_eq!(
         (error.code(), reason(&error).as_str()),
         (tonic::Code::InvalidArgument, "CONTEXT_LENGTH_EXCEEDED")
     );
+    assert_eq!(error.message(), "the node says: it  [2Jis so");
     world.services.kept(|kept| assert_eq!((kept.placed.len(), kept.reported.len()), (1, 0)));
+}
+
+#[tokio::test]
+async fn what_no_caller_is_to_blame_for_is_the_nodes_own_failure_and_the_call_moves() {
+    let world = World::new().await;
+    let (first, second) = in_order();
+    let _blames = world.node(first, Script::Blame("INSUFFICIENT_FUNDS")).await;
+    let _serves = world.node(second, Script::Write(3)).await;
+    let answer = world.hello().await;
+    assert_eq!((answer.text, answer.moved.len()), (words(3), 1));
+}
+
+#[tokio::test]
+async fn a_node_that_counts_tokens_without_text_loses_the_call_and_is_paid_nothing_for_it() {
+    let world = World::new().await;
+    let (first, second) = in_order();
+    let _pads = world.node(first, Script::Pad(90)).await;
+    let _serves = world.node(second, Script::Write(9)).await;
+    let answer = world.hello().await;
+    assert_eq!((answer.text, answer.moved.len()), (words(9), 1));
+    world.services.kept(|kept| assert_eq!(kept.lines(), [(Finish::Stop, 8)]));
+}
+
+#[tokio::test]
+async fn a_few_tokens_without_text_are_paid() {
+    let world = World::new().await;
+    let _marks = world.node(1, Script::Pad(40)).await;
+    let answer = world.hello().await;
+    assert_eq!((answer.text, answer.ended.unwrap().usage.unwrap().output_tokens), (words(1), 41));
+}
+
+#[tokio::test]
+async fn no_more_of_a_prompt_is_cached_than_it_has() {
+    let world = World::new().await;
+    let _boasts = world.node(1, Script::Boast(3)).await;
+    let usage = world.hello().await.ended.unwrap().usage.unwrap();
+    assert_eq!((usage.input_tokens, usage.cached_tokens), (5, 5));
 }
 
 #[tokio::test]
