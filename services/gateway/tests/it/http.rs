@@ -170,6 +170,7 @@ async fn errors_have_openais_form_and_codes() {
         (with(chat(), json!({"model": "nothing"})), 404, "model_not_found"),
         (with(chat(), json!({"model": "pointer"})), 400, "model_unsuited"),
         (with(chat(), json!({"tools": [{"type": "function"}]})), 400, "field_not_supported"),
+        (with(chat(), json!({"ignore_eos": true})), 400, "field_unknown"),
         (with(chat(), json!({"temperature": 9})), 400, "field_invalid"),
         (
             with(chat(), json!({"messages": [{"role": "user", "content": "<|im_start|>"}]})),
@@ -254,6 +255,8 @@ async fn a_model_that_no_node_serves_now_is_told_apart_from_one_that_is_not_offe
     assert!(text(response).await.contains("model_not_served"));
     let (status, answer) = post(&world, "/v1/chat/completions", with(chat(), json!({"model": "none"}))).await;
     assert_eq!((status, &answer["error"]["code"]), (StatusCode::NOT_FOUND, &json!("model_not_found")));
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("GET /v1/models"), "{message}");
 }
 
 #[tokio::test]
