@@ -15,6 +15,7 @@ mod generated {
 }
 
 pub mod address;
+pub mod blame;
 pub mod columns;
 pub mod edge;
 pub mod heard;

@@ -48,7 +48,7 @@ impl Ask {
         settings: &Settings,
     ) -> Result<Ask, Refusal> {
         if model.is_empty() || model.len() > 64 {
-            return Err(wrong("model", "the name of a model, as ListModels says it"));
+            return Err(wrong("model", "the name of a model, as ListModels or GET /v1/models says it"));
         }
         match &work {
             work::Work::Generate(generate) => check_generate(generate, settings)?,

@@ -27,6 +27,7 @@ use crate::signed::countersigned;
 pub(crate) mod outcome;
 mod pace;
 mod run;
+mod written;
 
 use outcome::CONTEXT_LENGTH_EXCEEDED;
 use pace::Pace;

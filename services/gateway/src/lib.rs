@@ -17,13 +17,14 @@
 //! When a node is lost the call goes on at another one where the text stood; the seed is the gateway's, so it is the
 //! same text.
 //!
-//! **What it vouches for**: a line that it countersigns never counts more tokens than it has delivered; no call runs
+//! **What it vouches for**: a line that it countersigns never counts more tokens than it has delivered, or that were under
+//! way when the renter left, and never more than their text has bytes, but for a few (`written`); no call runs
 //! twice, also when the gateway has restarted since: scheduling knows the ids of calls as long as they can come; nobody pays more than the call's bound, which is said before the start; a text that spells a model's control
 //! tokens reaches no node (`CONTROL_TEXT`).
 //!
 //! **Deliberately absent**: any state that must survive; queues without bound; a renter's text in logs or metrics.
 //!
-//! In reading order: `calls`, `calls/run`, `calls/pace`, `calls/outcome`, `leases`, `shares`, `running`, `sessions`, `nodes`, `nodes/room`,
+//! In reading order: `calls`, `calls/run`, `calls/written`, `calls/pace`, `calls/outcome`, `leases`, `shares`, `running`, `sessions`, `nodes`, `nodes/room`,
 //! `nodes/attach`, `presence`, `reports`, `signed`, `price`, `ask`, `limits`, `models`, `upstream`, `metrics`,
 //! [`Settings`], then the doors `api`, [`openai`], `receipts`.
 

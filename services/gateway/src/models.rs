@@ -65,7 +65,9 @@ impl Models {
     /// One model that does what is asked.
     pub(crate) async fn get(&self, name: &str, kind: market::ModelKind) -> Result<Offered, Refusal> {
         let Some(offered) = self.all().await?.remove(name) else {
-            let message = format!("the network offers no model {name:?}: ListModels says which there are");
+            let message = format!(
+                "the network offers no model {name:?}: ListModels, or GET /v1/models, says which there are"
+            );
             return Err(Refusal::new(Code::NotFound, "MODEL_NOT_FOUND", message));
         };
         if offered.model.kind() != kind {

@@ -148,8 +148,10 @@ pub(crate) struct Node {
 /// Where what a node says of a call goes.
 #[derive(Debug)]
 struct Entry {
-    to: mpsc::Sender<(FromCall, Taken)>,
+    to: mpsc::Sender<(Said, Taken)>,
     room: Arc<Room>,
+    /// The node was told to end the call.
+    cancelled: Arc<AtomicBool>,
     /// The renter is so far behind that the call was cancelled.
     overrun: Arc<AtomicBool>,
 }
@@ -162,6 +164,13 @@ pub(crate) enum FromCall {
     Receipt(CallLine),
     /// It cannot be taken in, and why: its call has failed.
     Unreadable(&'static str),
+}
+
+/// The same, and whether it came after the node was told to end the call.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) what: FromCall,
+    pub(crate) late: bool,
 }
 
 impl FromCall {
@@ -201,14 +210,14 @@ impl Node {
         }
         // Twice the room: what a node still sends after the call was cancelled must not be lost, the receipt least.
         let (to, from) = mpsc::channel(self.most_buffered * 2);
-        let overrun = Arc::new(AtomicBool::new(false));
+        let (overrun, cancelled) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let room = self.room.part(self.most_buffered_bytes);
         {
             let mut calls = guarded(&self.calls);
             let calls = calls.as_mut().filter(|calls| !calls.contains_key(&call))?;
-            calls.insert(call, Entry { to, room, overrun: overrun.clone() });
+            calls.insert(call, Entry { to, room, cancelled: cancelled.clone(), overrun: overrun.clone() });
         }
-        let running = NodeCall { node: self.clone(), call, from, overrun };
+        let running = NodeCall { node: self.clone(), call, from, cancelled, overrun };
         self.send(to_node::Message::Start(start)).then_some(running)
     }
 
@@ -249,9 +258,13 @@ impl Node {
         let Some(entry) = calls.as_ref().and_then(|calls| calls.get(&call)) else { return Some(what) };
         let taken = entry.room.take(what.bytes());
         let flooded = taken.is_none();
-        let full = taken.is_none_or(|taken| entry.to.try_send((what, taken)).is_err());
+        let said = Said { what, late: entry.cancelled.load(Ordering::Relaxed) };
+        let full = taken.is_none_or(|taken| entry.to.try_send((said, taken)).is_err());
         let behind = entry.to.capacity() < self.most_buffered || entry.room.is_short();
         let behind = behind && !entry.overrun.swap(true, Ordering::Relaxed);
+        if behind {
+            entry.cancelled.store(true, Ordering::Relaxed);
+        }
         if flooded {
             self.flooded.increment(1);
         }
@@ -280,18 +293,20 @@ pub(crate) struct NodeCall {
     /// Where it runs.
     pub(crate) node: Arc<Node>,
     call: Id,
-    from: mpsc::Receiver<(FromCall, Taken)>,
+    from: mpsc::Receiver<(Said, Taken)>,
+    cancelled: Arc<AtomicBool>,
     overrun: Arc<AtomicBool>,
 }
 
 impl NodeCall {
     /// What the node says next; `None` when it is lost.
-    pub(crate) async fn next(&mut self) -> Option<FromCall> {
+    pub(crate) async fn next(&mut self) -> Option<Said> {
         self.from.recv().await.map(|(said, _taken)| said)
     }
 
     /// Ends the call within one step; the node answers with a receipt for what it has sent.
     pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
         self.node.cancel(self.call);
     }
 

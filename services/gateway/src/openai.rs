@@ -24,6 +24,7 @@ use crate::metrics::Door;
 use crate::settings::ms;
 
 mod answer;
+mod fields;
 mod measured;
 mod request;
 mod stream;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::guarded;
 use crate::settings::{Settings, ms};
-use crate::upstream::{Upstream, request_id};
+use crate::upstream::{Upstream, may_change, request_id};
 
 /// A session that takes calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,13 +28,23 @@ pub(crate) struct Session {
 type Payer = (Principal, u32);
 
 /// One payer's session; whoever opens it holds the lock, the others wait.
-type Place = Arc<tokio::sync::Mutex<Option<Session>>>;
+type Place = Arc<tokio::sync::Mutex<Option<Known>>>;
+
+/// What is known of a payer.
+#[derive(Debug)]
+enum Known {
+    Open(Session),
+    /// No session opens, and so it is said until then without asking: who has no money could otherwise fill the logs.
+    /// That money has come is known only by asking, so it is short.
+    Refused(Refusal, Instant),
+}
 
 /// The sessions.
 pub(crate) struct Sessions {
     upstream: Upstream,
     clock: Clock,
     wait: Duration,
+    refused_for: Duration,
     left_ms: u64,
     most: usize,
     token_name: String,
@@ -51,6 +61,7 @@ impl Sessions {
             upstream,
             clock,
             wait: ms(settings.session_wait_ms),
+            refused_for: ms(settings.session_refused_ms),
             left_ms: settings.session_left_ms,
             most: settings.most_sessions,
             token_name: settings.token_name.clone(),
@@ -61,14 +72,26 @@ impl Sessions {
     /// The payer's session, opened if there is none that lasts.
     pub(crate) async fn get_or_open(&self, renter: Principal, asset: u32) -> Result<Session, Refusal> {
         let place = self.place((renter, asset));
-        let mut session = place.lock().await;
+        let mut known = place.lock().await;
         let needed = self.clock.now().after_millis(self.left_ms);
-        match &*session {
-            Some(known) if known.ends > needed => Ok(known.clone()),
-            _ => {
-                let opened = self.open(renter, asset).await?;
-                *session = Some(opened.clone());
+        match &*known {
+            Some(Known::Open(session)) if session.ends > needed => return Ok(session.clone()),
+            Some(Known::Refused(refused, until)) if Instant::now() < *until => {
+                return Err(again_at(refused, *until));
+            }
+            _ => {}
+        }
+        match self.open(renter, asset).await {
+            Ok(opened) => {
+                *known = Some(Known::Open(opened.clone()));
                 Ok(opened)
+            }
+            Err(refused) if may_change(&refused) => Err(refused),
+            Err(refused) => {
+                let until = Instant::now() + self.refused_for;
+                let told = again_at(&refused, until);
+                *known = Some(Known::Refused(refused, until));
+                Err(told)
             }
         }
     }
@@ -77,7 +100,7 @@ impl Sessions {
     pub(crate) async fn forget(&self, renter: Principal, asset: u32, session: Id) {
         let place = self.place((renter, asset));
         let mut known = place.lock().await;
-        if known.as_ref().is_some_and(|known| known.id == session) {
+        if matches!(&*known, Some(Known::Open(known)) if known.id == session) {
             *known = None;
         }
     }
@@ -124,11 +147,17 @@ impl Sessions {
             let mut market = self.upstream.market();
             match self.upstream.once(market.get_session(asked)).await {
                 Ok(answer) => session = answer.session.ok_or_else(unreadable)?,
-                Err(refused) if crate::upstream::may_change(&refused) => {}
+                Err(refused) if may_change(&refused) => {}
                 Err(refused) => return Err(refused),
             }
         }
     }
+}
+
+/// A refusal that is remembered until then, with the time to come again.
+fn again_at(refused: &Refusal, until: Instant) -> Refusal {
+    let left = until.saturating_duration_since(Instant::now()).as_millis();
+    refused.clone().retry_after(u64::try_from(left).unwrap_or(u64::MAX).max(1))
 }
 
 /// The session where its hold stands, `None` while it is on its way.

@@ -82,6 +82,9 @@ pub struct Settings {
     pub place_wait_ms: u64,
     /// How long a call waits for the hold of its session.
     pub session_wait_ms: u64,
+    /// A session that was refused for good, because there is no money or no account, is asked for again after so long: each
+    /// try is kept in logs for ever.
+    pub session_refused_ms: u64,
     /// A session that ends within so long takes no more calls.
     pub session_left_ms: u64,
     /// How often a call goes on at another node.
@@ -159,6 +162,7 @@ impl Default for Settings {
             lease_idle_ms: 2_000,
             place_wait_ms: 3_000,
             session_wait_ms: 10_000,
+            session_refused_ms: 2_000,
             session_left_ms: 120_000,
             most_moves: 3,
             call_silent_ms: 60_000,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use holmes_engine::run::{Done, Event, FinishReason as Why, Refused, Token};
 use holmes_engine::sample::Logprobs;
 use holmes_engine::text::Text;
+use holmes_proto::blame::callers;
 use holmes_proto::inference::v1::output::Output;
 use holmes_proto::inference::v1::{Failed, FinishReason, Finished, TokenLogprob, Tokens, TopLogprob, Usage};
 
@@ -102,7 +103,7 @@ impl Answer {
         self.flush();
         if self.dropped {
             let message = "the answer was not read in time: read it faster, or ask for less";
-            return self.outbox.end(self.call, failure("SLOW_READER", message, false));
+            return self.outbox.end(self.call, failure("SLOW_READER", message));
         }
         let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
         let usage = Usage {
@@ -140,12 +141,48 @@ pub(super) fn is_over(why: &Refused) -> bool {
 
 /// Why a call has no answer, as an output.
 pub(super) fn failed(why: &Refused) -> Output {
-    // what the node is short of, or what is broken in it; everything else is in the question
-    let ours = is_over(why) || matches!(why, Refused::QueueFull { .. } | Refused::NotFinite);
-    failure(why.reason(), &why.to_string(), !ours)
+    failure(why.reason(), &why.to_string())
 }
 
-/// The same of a reason.
-pub(super) fn failure(reason: &str, message: &str, caller: bool) -> Output {
+/// The same of a reason. What does not lie in the question lies with this node: it is short of something, or broken.
+pub(super) fn failure(reason: &str, message: &str) -> Output {
+    let caller = callers(reason).is_some();
     Output::Failed(Failed { reason: reason.to_owned(), message: message.to_owned(), caller })
+}
+
+#[cfg(test)]
+mod tests {
+    use holmes_engine::text::TextError;
+
+    use super::*;
+
+    #[test]
+    fn a_caller_is_blamed_for_the_question_and_not_for_what_is_broken_here() {
+        let blamed = |why: Refused| matches!(failed(&why), Output::Failed(failed) if failed.caller);
+        let questions = [
+            Refused::EmptyPrompt,
+            Refused::PromptTooLong { tokens: 9, context: 8 },
+            Refused::MaxTokens(9, 8),
+            Refused::Stop,
+            Refused::TooManyTexts(9),
+            Refused::WrongModel("write"),
+            Refused::Text(TextError::Messages(String::new())),
+            Refused::Text(TextError::NoTemplate),
+            Refused::Text(TextError::TooLong(9)),
+        ];
+        for why in questions {
+            assert!(blamed(why.clone()), "{why:?}");
+        }
+        let ours = [
+            Refused::QueueFull { open: 1, most: 1 },
+            Refused::Closed,
+            Refused::NotFinite,
+            Refused::UnknownToken(9),
+            Refused::Text(TextError::Tokenizer(String::new())),
+            Refused::Text(TextError::Template(String::new())),
+        ];
+        for why in ours {
+            assert!(!blamed(why.clone()), "{why:?}");
+        }
+    }
 }

@@ -68,15 +68,12 @@ impl Calls {
         let calls = self.clone();
         let compute = move || {
             if catch_unwind(AssertUnwindSafe(|| calls.compute(call, work))).is_err() {
-                calls.end(call, failure("WORKER_PANICKED", "the worker could not read the call", false));
+                calls.end(call, failure("WORKER_PANICKED", "the worker could not read the call"));
             }
         };
         let spawned = thread::Builder::new().name("call".into()).spawn(compute);
         if let Err(why) = spawned {
-            self.end(
-                call,
-                failure("WORKER_BUSY", &format!("the system starts no more threads: {why}"), false),
-            );
+            self.end(call, failure("WORKER_BUSY", &format!("the system starts no more threads: {why}")));
         }
     }
 
@@ -101,7 +98,7 @@ impl Calls {
     fn compute(&self, call: u64, work: Work) {
         let Some(at) = self.0.models.iter().position(|loaded| loaded.name == work.model) else {
             let message = format!("this node does not serve {:?}", work.model);
-            return self.end(call, failure("MODEL_NOT_SERVED", &message, false));
+            return self.end(call, failure("MODEL_NOT_SERVED", &message));
         };
         match work.work {
             Some(work::Work::Generate(work)) => self.generate(call, at, work),
@@ -109,7 +106,7 @@ impl Calls {
                 Ok(output) => self.end(call, output),
                 Err(why) => self.refuse(call, &why),
             },
-            None => self.end(call, failure("WORK_MISSING", "the call asks for nothing", true)),
+            None => self.end(call, failure("WORK_MISSING", "the call asks for nothing")),
         }
     }
 
@@ -153,7 +150,7 @@ impl Calls {
     fn embed(&self, call: u64, loaded: &Loaded, work: &EmbedWork) -> Result<Output, Refused> {
         let texts = &work.texts;
         if texts.is_empty() {
-            return Ok(failure("TEXTS_EMPTY", "there is no text; send 1 to 2,048", true));
+            return Ok(failure("TEXTS_EMPTY", "there is no text; send 1 to 2,048"));
         }
         if texts.len() > MAX_EMBED_TEXTS {
             return Err(Refused::TooManyTexts(texts.len()));
@@ -174,7 +171,7 @@ impl Calls {
             if let Some(most) = too_many(work.texts.len(), vectors.width as usize) {
                 let message =
                     format!("the vectors of so many texts fit no message: send {most} at once at most");
-                return Ok(failure("VECTORS_TOO_LONG", &message, true));
+                return Ok(failure("VECTORS_TOO_LONG", &message));
             }
             values.extend(made.vectors.iter().flatten().flat_map(|value| value.to_le_bytes()));
         }
@@ -260,12 +257,12 @@ fn request(work: GenerateWork) -> Result<Request, Output> {
                 |m: holmes_proto::inference::v1::ChatMessage| Message { role: m.role, content: m.content };
             Prompt::Chat(chat.messages.into_iter().map(message).collect())
         }
-        None => return Err(failure("PROMPT_MISSING", "there is no prompt: send text or chat", true)),
+        None => return Err(failure("PROMPT_MISSING", "there is no prompt: send text or chat")),
     };
     let asked = work.sampling.unwrap_or_default();
     if work.resume_from > 0 && asked.temperature > 0.0 && asked.seed == 0 {
         let message = "only an answer that can be repeated can be continued: temperature 0, or a seed";
-        return Err(failure("RESUME_NOT_REPRODUCIBLE", message, true));
+        return Err(failure("RESUME_NOT_REPRODUCIBLE", message));
     }
     let sampling = Sampling {
         temperature: asked.temperature,

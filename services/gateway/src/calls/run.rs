@@ -10,12 +10,13 @@ use holmes_proto::statements::prompt_commitment;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::outcome::refused_by_node;
+use super::outcome::{bounded, refused_by_node};
+use super::written::Written;
 use super::{Out, SESSION_OVER, session_over};
 use crate::Edge;
 use crate::ask::Ask;
 use crate::leases::Lease;
-use crate::nodes::{FromCall, NodeCall};
+use crate::nodes::{FromCall, NodeCall, Said};
 use crate::price::Bound;
 use crate::running::Ending;
 use crate::settings::ms;
@@ -57,10 +58,8 @@ pub(crate) struct Run<'a> {
     /// The commitment to the prompt, and what the one to the answer is made of.
     prompt: [u8; 32],
     answer: blake3::Hasher,
-    /// Tokens that other nodes have sent before.
-    first: u64,
-    /// Tokens that this node has sent.
-    delivered: u64,
+    /// What this node has sent.
+    written: Written,
     /// The last line that would pay what was delivered so far.
     checkpoint: Option<CallLine>,
     finished: Option<FinishReason>,
@@ -177,8 +176,7 @@ impl<'a> Run<'a> {
             // An ask has a prompt; a line fits no zeros.
             prompt: prompt_commitment(secret, &ask.work).unwrap_or_default(),
             answer: blake3::Hasher::new_keyed(secret),
-            first: first.into(),
-            delivered: 0,
+            written: Written::new(&ask.work, first, bound.output),
             checkpoint: None,
             finished: None,
             vectors: None,
@@ -246,17 +244,17 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn hear(&mut self, said: FromCall, out: &mut Out) -> Option<End> {
+    async fn hear(&mut self, Said { what: said, late }: Said, out: &mut Out) -> Option<End> {
         let patience = if self.stopped.is_some() || self.finished.is_some() || self.vectors.is_some() {
             self.edge.settings.receipt_wait_ms
-        } else if self.delivered == 0 {
+        } else if self.written.tokens() == 0 {
             self.edge.settings.silence_ms(self.bound.input)
         } else {
             self.edge.settings.call_silent_ms
         };
         self.until = Instant::now() + ms(patience);
         match said {
-            FromCall::Output(Output { output: Some(output) }) => self.output(output, out).await,
+            FromCall::Output(Output { output: Some(output) }) => self.output(output, late, out).await,
             FromCall::Output(Output { output: None }) => None,
             FromCall::Checkpoint(line) => {
                 match self.check(&line, &[Finish::NodeLost]) {
@@ -270,9 +268,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn output(&mut self, output: output::Output, out: &mut Out) -> Option<End> {
+    async fn output(&mut self, output: output::Output, late: bool, out: &mut Out) -> Option<End> {
         match output {
-            output::Output::Tokens(tokens) => self.tokens(tokens, out).await,
+            output::Output::Tokens(tokens) => self.tokens(tokens, late, out).await,
             output::Output::Finished(finished) => {
                 self.finished = Some(finished.reason());
                 self.done(finished.usage);
@@ -288,28 +286,36 @@ impl<'a> Run<'a> {
                 self.done(usage);
                 None
             }
-            output::Output::Failed(failed) if failed.caller => Some(End::Refused(refused_by_node(failed))),
-            output::Output::Failed(failed) => Some(self.failed(&failed.reason)),
+            // What is wrong with a question is known before the first token of its answer.
+            output::Output::Failed(failed) => match refused_by_node(&failed) {
+                Some(refused) if self.written.tokens() == 0 => Some(End::Refused(refused)),
+                _ => Some(self.failed(&bounded(&failed.reason))),
+            },
         }
     }
 
-    async fn tokens(&mut self, tokens: Tokens, out: &mut Out) -> Option<End> {
-        let count = tokens.ids.len() as u64;
-        if self.finished.is_some() || matches!(self.ask.work, work::Work::Embed(_)) || count == 0 {
-            return Some(self.failed("tokens where there are none"));
+    async fn tokens(&mut self, mut tokens: Tokens, late: bool, out: &mut Out) -> Option<End> {
+        if self.finished.is_some() {
+            return Some(self.failed("tokens behind the end"));
         }
-        // What is on its way when the renter leaves counts, but never for more than he asked for.
-        let sent = self.first + self.delivered;
-        if u64::from(tokens.first) != sent || sent + count > self.bound.output {
-            return Some(self.failed("tokens out of order, or more than were asked for"));
+        if let Err(why) = self.written.take(&mut tokens) {
+            return Some(self.failed(why));
         }
-        if self.stopped == Some(Stop::Renter) {
-            self.delivered += count;
-            self.answer.update(tokens.text.as_bytes());
-            return None;
-        }
-        self.delivered += count;
         self.answer.update(tokens.text.as_bytes());
+        let count = tokens.ids.len() as u64;
+        let given = self.stopped != Some(Stop::Renter) && self.give(tokens, out).await;
+        // What was there when the renter left counts, and so does what was on its way, but no more than can have been.
+        if !given
+            && late
+            && let Err(why) = self.written.missed(count)
+        {
+            return Some(self.failed(why));
+        }
+        None
+    }
+
+    /// Gives the renter tokens; `false`, and the call is stopped, when he takes none.
+    async fn give(&mut self, tokens: Tokens, out: &mut Out) -> bool {
         let is_stopped = self.stopped.is_some();
         let given = tokio::select! {
             biased;
@@ -322,7 +328,7 @@ impl<'a> Run<'a> {
             (false, true) => self.stopped = Some(Stop::Renter),
             (false, false) => self.stop(Stop::Renter),
         }
-        None
+        given
     }
 
     /// The node has signed what was delivered so far: it is countersigned, and scheduling hears of it.
@@ -342,7 +348,9 @@ impl<'a> Run<'a> {
         let work::Work::Embed(embed) = &self.ask.work else { return false };
         let floats = embed.texts.len().checked_mul(vectors.width as usize);
         let bytes = floats.and_then(|floats| floats.checked_mul(4));
-        vectors.width > 0 && bytes == Some(vectors.values.len())
+        let number =
+            |four: &[u8]| <[u8; 4]>::try_from(four).is_ok_and(|four| f32::from_le_bytes(four).is_finite());
+        vectors.width > 0 && bytes == Some(vectors.values.len()) && vectors.values.chunks_exact(4).all(number)
     }
 
     fn receipt(&mut self, line: CallLine) -> End {
@@ -371,7 +379,7 @@ impl<'a> Run<'a> {
             call: self.ask.call,
             most_input: self.bound.input,
             commitments: [self.prompt, *self.answer.finalize().as_bytes()],
-            delivered: self.delivered,
+            delivered: self.written.tokens(),
         };
         check(line, &facts, ends)
     }
@@ -387,7 +395,10 @@ impl<'a> Run<'a> {
         if self.call.overrun() && self.finished.is_none() {
             self.stopped = Some(Stop::Renter);
         }
-        let whole = |reason| Whole { reason, line: line.clone(), vectors: None, cached: self.cached };
+        // Nobody checks what a node says of its cache; it is no more than the prompt that it bills.
+        let read = line.as_ref().map_or(0, |line| line.input_tokens);
+        let cached = self.cached.min(u32::try_from(read).unwrap_or(u32::MAX));
+        let whole = |reason| Whole { reason, line: line.clone(), vectors: None, cached };
         match (self.finished, self.stopped) {
             (Some(reason @ (FinishReason::Stop | FinishReason::Length)), _) => End::Whole(whole(reason)),
             _ if self.vectors.is_some() && line.is_some() => {

@@ -1,5 +1,5 @@
 //! What OpenAI's clients send, as work for the network. What would change the answer and is not served is refused by its
-//! name; what would not is passed over.
+//! name, and so is what nobody here knows, which may be a slip of the pen; the rest is passed over.
 
 use holmes_proto::inference::v1::{
     ChatMessage, Conversation, EmbedWork, GenerateWork, Sampling, Terms, generate_work, work,
@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::Wrong;
 use super::answer::Form;
+use super::fields::{self, OF_CHAT, OF_COMPLETION, OF_TEXT, OF_VECTORS, unserved};
 
 /// A request, parsed.
 #[derive(Debug)]
@@ -21,35 +22,6 @@ pub(crate) struct Parsed {
 /// A request's body.
 #[derive(Debug)]
 pub(crate) struct Body(Map<String, Value>);
-
-/// Fields that would change the answer, and are not served.
-const UNSERVED: [&str; 16] = [
-    "tools",
-    "functions",
-    "function_call",
-    "audio",
-    "modalities",
-    "prediction",
-    "logit_bias",
-    "suffix",
-    "dimensions",
-    "min_p",
-    "repetition_penalty",
-    "guided_json",
-    "guided_regex",
-    "web_search_options",
-    "reasoning_effort",
-    "min_tokens",
-];
-
-/// Fields that are served with one value only: what else they say would change the answer.
-const NEUTRAL: [(&str, f64); 5] = [
-    ("n", 1.0),
-    ("best_of", 1.0),
-    ("presence_penalty", 0.0),
-    ("frequency_penalty", 0.0),
-    ("length_penalty", 1.0),
-];
 
 /// Texts that end an answer, as OpenAI's clients may send.
 const MOST_STOPS: usize = 4;
@@ -66,30 +38,6 @@ impl Body {
         Ok(Body(fields))
     }
 
-    fn refuse_unserved(&self) -> Result<(), Wrong> {
-        let empty = |value: &Value| {
-            value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
-        };
-        for name in UNSERVED {
-            if self.0.get(name).is_some_and(|value| !empty(value)) {
-                return Err(unserved(name, "leave it out"));
-            }
-        }
-        for (name, only) in NEUTRAL {
-            if self.0.get(name).is_some_and(|value| value.as_f64() != Some(only)) {
-                return Err(unserved(name, &format!("only {only} is served")));
-            }
-        }
-        let format = self.0.get("response_format").map(|format| &format["type"]);
-        if format.is_some_and(|kind| kind != "text") {
-            return Err(unserved("response_format", "only {\"type\": \"text\"} is served"));
-        }
-        if self.0.get("echo").is_some_and(|echo| echo != false) {
-            return Err(unserved("echo", "only false is served"));
-        }
-        Ok(())
-    }
-
     fn text(&self, name: &str) -> Result<Option<&str>, Wrong> {
         self.typed(name, "a text", Value::as_str)
     }
@@ -98,9 +46,10 @@ impl Body {
         Ok(self.typed(name, "true or false", Value::as_bool)?.unwrap_or(false))
     }
 
-    fn count(&self, name: &str) -> Result<Option<u32>, Wrong> {
+    fn count(&self, name: &str, least: u32) -> Result<Option<u32>, Wrong> {
         let count = |value: &Value| value.as_u64().and_then(|count| u32::try_from(count).ok());
-        self.typed(name, "a whole number from 0", count)
+        let enough = |value: &Value| count(value).filter(|count| *count >= least);
+        self.typed(name, &format!("a whole number from {least}"), enough)
     }
 
     fn number(&self, name: &str) -> Result<Option<f32>, Wrong> {
@@ -124,14 +73,11 @@ impl Body {
     }
 
     fn most_tokens(&self) -> Result<u32, Wrong> {
-        let most = match self.count("max_completion_tokens")? {
-            None => self.count("max_tokens")?,
+        let most = match self.count("max_completion_tokens", 1)? {
+            None => self.count("max_tokens", 1)?,
             most => most,
         };
-        match most {
-            Some(0) => Err(Wrong::from(crate::ask::wrong("max_tokens", "a whole number from 1"))),
-            most => Ok(most.unwrap_or(0)),
-        }
+        Ok(most.unwrap_or(0))
     }
 
     fn stop(&self) -> Result<Vec<String>, Wrong> {
@@ -151,7 +97,7 @@ impl Body {
         let seed = |value: &Value| value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
         Ok(Sampling {
             temperature: self.number("temperature")?.unwrap_or(1.0),
-            top_k: self.count("top_k")?.unwrap_or(0),
+            top_k: self.count("top_k", 0)?.unwrap_or(0),
             top_p: self.number("top_p")?.unwrap_or(1.0),
             seed: self.typed("seed", "a whole number", seed)?.unwrap_or(0),
             logprobs,
@@ -171,15 +117,19 @@ impl Body {
 
     /// What a renter of the network may add: `{"holmes": {"max_price_micro_usd", "asset", "node"}}`.
     fn terms(&self) -> Result<Terms, Wrong> {
-        let Some(own) = self.0.get("holmes") else { return Ok(Terms::default()) };
+        let Some(own) = self.typed("holmes", "an object", Value::as_object)? else {
+            return Ok(Terms::default());
+        };
+        fields::check_own(own)?;
+        let field = |name: &str| own.get(name).unwrap_or(&Value::Null);
         let wrong =
             |name: &str, expected: &str| Wrong::from(crate::ask::wrong(&format!("holmes.{name}"), expected));
-        let text = |name: &str| match &own[name] {
+        let text = |name: &str| match field(name) {
             Value::Null => Ok(String::new()),
             Value::String(text) => Ok(text.clone()),
             _ => Err(wrong(name, "a text")),
         };
-        let max_price_micro_usd = match &own["max_price_micro_usd"] {
+        let max_price_micro_usd = match field("max_price_micro_usd") {
             Value::Null => 0,
             value => value.as_u64().ok_or_else(|| wrong("max_price_micro_usd", "a whole number"))?,
         };
@@ -205,18 +155,14 @@ impl Body {
     }
 }
 
-fn unserved(name: &str, what: &str) -> Wrong {
-    Wrong::field(name, "FIELD_NOT_SUPPORTED", format!("{name} is not supported: {what}"))
-}
-
 /// `POST /v1/chat/completions`.
 pub(crate) fn chat(body: &Body) -> Result<Parsed, Wrong> {
-    body.refuse_unserved()?;
+    fields::check(&body.0, &[&OF_TEXT, &OF_CHAT])?;
     let wrong =
         || Wrong::from(crate::ask::wrong("messages", "a list of messages, each with role and content"));
     let messages = body.0.get("messages").and_then(Value::as_array).ok_or_else(wrong)?;
     let messages = messages.iter().map(message).collect::<Result<_, _>>()?;
-    let logprobs = match (body.flag("logprobs")?, body.count("top_logprobs")?) {
+    let logprobs = match (body.flag("logprobs")?, body.count("top_logprobs", 0)?) {
         (true, top) => Some(top.unwrap_or(0)),
         (false, None) => None,
         (false, Some(_)) => {
@@ -262,7 +208,7 @@ fn piece(value: &Value) -> Result<&str, Wrong> {
 
 /// `POST /v1/completions`.
 pub(crate) fn completion(body: &Body) -> Result<Parsed, Wrong> {
-    body.refuse_unserved()?;
+    fields::check(&body.0, &[&OF_TEXT, &OF_COMPLETION])?;
     let prompt = match body.0.get("prompt") {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(prompts)) => match prompts.as_slice() {
@@ -271,13 +217,13 @@ pub(crate) fn completion(body: &Body) -> Result<Parsed, Wrong> {
         },
         _ => return Err(Wrong::from(crate::ask::wrong("prompt", "a text"))),
     };
-    let logprobs = body.count("logprobs")?;
+    let logprobs = body.count("logprobs", 0)?;
     body.generation(generate_work::Prompt::Text(prompt), logprobs, false)
 }
 
 /// `POST /v1/embeddings`.
 pub(crate) fn embedding(body: &Body) -> Result<Parsed, Wrong> {
-    body.refuse_unserved()?;
+    fields::check(&body.0, &[&OF_VECTORS])?;
     let texts = match body.0.get("input") {
         Some(Value::String(text)) => vec![text.clone()],
         Some(Value::Array(texts)) => {
@@ -328,6 +274,8 @@ mod tests {
             ("presence_penalty", json!(0.5)),
             ("logit_bias", json!({"5": 1})),
             ("echo", json!(true)),
+            ("tool_choice", json!("required")),
+            ("verbosity", json!("low")),
         ];
         for (name, value) in cases {
             let mut more = Map::new();
@@ -344,10 +292,44 @@ mod tests {
     #[test]
     fn what_would_not_change_the_answer_is_passed_over() {
         let more = json!({
-            "user": "u", "store": false, "metadata": {}, "n": 1, "tools": [], "logit_bias": {}, "tool_choice": null,
-            "presence_penalty": 0, "response_format": {"type": "text"}, "something_new": 7
+            "user": "u", "store": false, "metadata": {"run": "7"}, "service_tier": "auto", "safety_identifier": "s",
+            "prompt_cache_key": "k", "n": 1, "tools": [], "logit_bias": {}, "tool_choice": "auto",
+            "parallel_tool_calls": true, "presence_penalty": 0, "response_format": {"type": "text"}, "min_p": null
         });
         assert!(chat_with(more).is_ok());
+        let body = json!({"model": "m", "input": "a", "user": "u", "encoding_format": "float"});
+        assert!(of(embedding, body).is_ok());
+    }
+
+    #[test]
+    fn what_nobody_knows_is_refused_by_its_name() {
+        let refused = |parse: fn(&Body) -> Result<Parsed, Wrong>, body: Value| {
+            let body = of(parse, body).unwrap_err().body();
+            assert_eq!(body["error"]["code"], "field_unknown", "{body}");
+            body["error"]["param"].as_str().unwrap().to_owned()
+        };
+        for name in ["stop_token_ids", "ignore_eos", "temprature"] {
+            let body = json!({"model": "m", "messages": [{"role": "user", "content": "a"}], name: 1});
+            assert_eq!(refused(chat, body), name);
+        }
+        assert_eq!(refused(chat, json!({"model": "m", "messages": [], "prompt": "a"})), "prompt");
+        assert_eq!(refused(embedding, json!({"model": "m", "input": "a", "seed": 1})), "seed");
+        assert_eq!(refused(completion, json!({"model": "m", "prompt": "a", "x".repeat(999): 1})).len(), 64);
+        // A limit on the price that is misspelled would be none.
+        let body = json!({"model": "m", "prompt": "a", "holmes": {"max_price": 5}});
+        assert_eq!(refused(completion, body), "holmes.max_price");
+        assert!(of(completion, json!({"model": "m", "prompt": "a", "holmes": 5})).is_err());
+    }
+
+    #[test]
+    fn a_number_of_tokens_is_from_one_whichever_way_it_is_wrong() {
+        for name in ["max_tokens", "max_completion_tokens"] {
+            for bad in [json!(0), json!(-1), json!("many")] {
+                let error = chat_with(json!({name: bad})).unwrap_err().body()["error"].clone();
+                assert_eq!(error["message"], format!("{name} is not valid: expected a whole number from 1"));
+                assert_eq!(error["param"], name);
+            }
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use holmes_proto::inference::v1::{
     EmbedRequest, FinishReason, GenerateRequest, ListModelsRequest, QuoteRequest, Terms, quote_request, work,
 };
 use holmes_proto::scheduling::v1::Finish;
+use tonic_types::StatusExt as _;
 
 use super::node::{Script, id_of, in_order};
 use super::services::{INPUT_PICO, OUTPUT_PICO};
@@ -151,6 +152,27 @@ async fn a_node_sells_a_renter_who_has_left_no_more_than_he_asked_for() {
     });
 }
 
+/// What a renter pays who takes three tokens and leaves, of a node that then sends so many more and signs for them.
+async fn paid_after_leaving(more: u32) -> u64 {
+    let world = World::new().await;
+    let node = world.node(1, Script::Greedy(more)).await;
+    let mut request = asked("hello");
+    request.work.as_mut().unwrap().max_tokens = 2_000;
+    let mut stream = world.generate(request).await.unwrap();
+    for _ in 0..4 {
+        stream.message().await.unwrap();
+    }
+    drop(stream);
+    world.till(|| !node.heard.accepted().is_empty()).await;
+    world.services.kept(|kept| kept.reported.iter().map(|line| line.output_tokens).sum())
+}
+
+#[tokio::test]
+async fn a_renter_who_has_left_pays_for_what_was_on_its_way_and_not_for_what_cannot_have_been() {
+    assert_eq!(paid_after_leaving(100).await, 103);
+    assert_eq!(paid_after_leaving(1_000).await, 0);
+}
+
 #[tokio::test]
 async fn a_slow_renter_holds_up_nobody_else_and_loses_nothing() {
     let world = World::new().await;
@@ -259,13 +281,44 @@ async fn a_renter_has_so_many_calls_at_a_time() {
 
 #[tokio::test]
 async fn a_session_without_a_hold_says_why_and_another_is_opened_next_time() {
-    let world = World::new().await;
+    let world = World::with(Settings { session_refused_ms: 50, ..settings() }).await;
     let _node = world.node(1, Script::Write(6)).await;
     world.services.kept(|kept| kept.no_hold = Some("INSUFFICIENT_FUNDS"));
     assert_eq!(reason(&world.generate(asked("hello")).await.unwrap_err()), "INSUFFICIENT_FUNDS");
     world.services.kept(|kept| kept.no_hold = None);
+    tokio::time::sleep(Duration::from_millis(60)).await;
     assert!(world.hello().await.ended.is_some());
     world.services.kept(|kept| assert_eq!(kept.sessions_opened, 2));
+}
+
+#[tokio::test]
+async fn a_renter_without_money_is_refused_from_memory_for_a_moment_however_often_he_asks() {
+    let world = World::new().await;
+    let _node = world.node(1, Script::Write(6)).await;
+    world.services.kept(|kept| kept.no_hold = Some("INSUFFICIENT_FUNDS"));
+    let mut calls: tokio::task::JoinSet<_> = (0..50)
+        .map(|_| {
+            let mut client = world.client();
+            async move { client.generate(as_renter(1, asked("hello"))).await.map(drop).unwrap_err() }
+        })
+        .collect();
+    let mut refusals = Vec::new();
+    while let Some(refused) = calls.join_next().await {
+        refusals.push(refused.unwrap());
+    }
+    for _ in 0..50 {
+        refusals.push(world.generate(asked("hello")).await.unwrap_err());
+    }
+    for refused in refusals {
+        assert_eq!(reason(&refused), "INSUFFICIENT_FUNDS");
+        let again = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
+        assert!(again <= Duration::from_secs(2), "{again:?}");
+    }
+    let opened = world.services.kept(|kept| kept.sessions_opened);
+    assert!((1..=3).contains(&opened), "{opened} sessions were asked for");
+    // Another renter has his own.
+    world.services.kept(|kept| kept.no_hold = None);
+    assert!(whole(world.generate_as(2, asked("hello")).await.unwrap()).await.ended.is_some());
 }
 
 #[tokio::test]
@@ -323,14 +376,52 @@ async fn a_price_limit_is_kept_before_anything_runs() {
 #[tokio::test]
 async fn what_the_node_blames_on_the_caller_is_the_callers_error_and_moves_nowhere() {
     let world = World::new().await;
-    let _node = world.node(1, Script::Blame).await;
+    let _node = world.node(1, Script::Blame("PROMPT_TOO_LONG")).await;
     let answer = world.hello().await;
     let error = answer.error.unwrap();
     assert_eq!(
         (error.code(), reason(&error).as_str()),
         (tonic::Code::InvalidArgument, "CONTEXT_LENGTH_EXCEEDED")
     );
+    assert_eq!(error.message(), "the node says: it  [2Jis so");
     world.services.kept(|kept| assert_eq!((kept.placed.len(), kept.reported.len()), (1, 0)));
+}
+
+#[tokio::test]
+async fn what_no_caller_is_to_blame_for_is_the_nodes_own_failure_and_the_call_moves() {
+    let world = World::new().await;
+    let (first, second) = in_order();
+    let _blames = world.node(first, Script::Blame("INSUFFICIENT_FUNDS")).await;
+    let _serves = world.node(second, Script::Write(3)).await;
+    let answer = world.hello().await;
+    assert_eq!((answer.text, answer.moved.len()), (words(3), 1));
+}
+
+#[tokio::test]
+async fn a_node_that_counts_tokens_without_text_loses_the_call_and_is_paid_nothing_for_it() {
+    let world = World::new().await;
+    let (first, second) = in_order();
+    let _pads = world.node(first, Script::Pad(90)).await;
+    let _serves = world.node(second, Script::Write(9)).await;
+    let answer = world.hello().await;
+    assert_eq!((answer.text, answer.moved.len()), (words(9), 1));
+    world.services.kept(|kept| assert_eq!(kept.lines(), [(Finish::Stop, 8)]));
+}
+
+#[tokio::test]
+async fn a_few_tokens_without_text_are_paid() {
+    let world = World::new().await;
+    let _marks = world.node(1, Script::Pad(40)).await;
+    let answer = world.hello().await;
+    assert_eq!((answer.text, answer.ended.unwrap().usage.unwrap().output_tokens), (words(1), 41));
+}
+
+#[tokio::test]
+async fn no_more_of_a_prompt_is_cached_than_it_has() {
+    let world = World::new().await;
+    let _boasts = world.node(1, Script::Boast(3)).await;
+    let usage = world.hello().await.ended.unwrap().usage.unwrap();
+    assert_eq!((usage.input_tokens, usage.cached_tokens), (5, 5));
 }
 
 #[tokio::test]

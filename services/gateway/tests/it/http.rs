@@ -170,6 +170,7 @@ async fn errors_have_openais_form_and_codes() {
         (with(chat(), json!({"model": "nothing"})), 404, "model_not_found"),
         (with(chat(), json!({"model": "pointer"})), 400, "model_unsuited"),
         (with(chat(), json!({"tools": [{"type": "function"}]})), 400, "field_not_supported"),
+        (with(chat(), json!({"ignore_eos": true})), 400, "field_unknown"),
         (with(chat(), json!({"temperature": 9})), 400, "field_invalid"),
         (
             with(chat(), json!({"messages": [{"role": "user", "content": "<|im_start|>"}]})),
@@ -196,8 +197,10 @@ async fn a_renter_without_funds_has_insufficient_quota() {
     let world = World::new().await;
     let _node = world.node(1, Script::Write(2)).await;
     world.services.kept(|kept| kept.no_hold = Some("INSUFFICIENT_FUNDS"));
-    let (status, answer) = post(&world, "/v1/chat/completions", chat()).await;
-    assert_eq!((status.as_u16(), &answer["error"]["code"]), (429, &json!("insufficient_quota")));
+    let refused = send(&world, "POST", "/v1/chat/completions", Some(API_KEY), chat().to_string()).await;
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"2".parse().unwrap()));
+    let answer: Value = serde_json::from_str(&text(refused).await).unwrap();
+    assert_eq!(answer["error"]["code"], "insufficient_quota");
 }
 
 #[tokio::test]
@@ -252,6 +255,8 @@ async fn a_model_that_no_node_serves_now_is_told_apart_from_one_that_is_not_offe
     assert!(text(response).await.contains("model_not_served"));
     let (status, answer) = post(&world, "/v1/chat/completions", with(chat(), json!({"model": "none"}))).await;
     assert_eq!((status, &answer["error"]["code"]), (StatusCode::NOT_FOUND, &json!("model_not_found")));
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("GET /v1/models"), "{message}");
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ async fn an_output_that_cannot_be_read_fails_its_call_alone() {
 async fn what_is_too_long_for_one_node_goes_to_one_with_a_longer_context() {
     let (first, second) = if id_of(1) < id_of(2) { (1, 2) } else { (2, 1) };
     let world = World::new().await;
-    let _short = world.node(first, Script::Blame).await;
+    let _short = world.node(first, Script::Blame("PROMPT_TOO_LONG")).await;
     let mut longer = Offer { capabilities: capabilities(&["talker"]), ..Offer::of(second) };
     longer.capabilities.models[0].context = 4_096;
     let _long = Node::attach(world.channel.clone(), longer, Script::Write(3)).await;

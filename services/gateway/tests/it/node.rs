@@ -36,8 +36,12 @@ pub enum Script {
     Lie(u32),
     /// Writes so many, and signs with another key.
     Forge(u32),
-    /// Says that the caller is to blame.
-    Blame,
+    /// Says that the caller is to blame, and why.
+    Blame(&'static str),
+    /// Writes so many, and says that its cache had more of the prompt than there is.
+    Boast(u32),
+    /// Writes one token, then so many without text, all of which it signs for.
+    Pad(u32),
     /// Fails by itself after so many.
     FailAfter(u32),
     /// Vectors of this width after so long, and nothing where the call is cancelled before.
@@ -240,13 +244,25 @@ impl Worker {
             work::Work::Embed(_) => 0,
         };
         let (most, pause) = match &self.script {
-            Script::Write(most) | Script::Burst(most) => (*most, None),
+            Script::Write(most) | Script::Burst(most) | Script::Boast(most) => (*most, None),
             Script::Lie(most) | Script::Forge(most) => (*most, None),
             Script::Slowly(most, pause) => (*most, Some(*pause)),
             Script::DieAfter(most) | Script::FailAfter(most) => (*most, None),
             Script::Silent => return false,
-            Script::Blame => {
-                self.failed(&start, true).await;
+            Script::Blame(reason) => {
+                self.failed(&start, reason, true).await;
+                return false;
+            }
+            Script::Pad(more) => {
+                for (first, count, text) in [(0, 1, word(0)), (1, *more, String::new())] {
+                    let ids = (first..first + count).collect();
+                    let tokens = inference::Tokens { first, ids, text, ..Default::default() };
+                    self.output(&start, output::Output::Tokens(tokens)).await;
+                }
+                let reason = inference::FinishReason::Stop.into();
+                let finished = inference::Finished { reason, usage: None };
+                self.output(&start, output::Output::Finished(finished)).await;
+                self.receipt(&start, lease, u64::from(1 + *more), Finish::Stop).await;
                 return false;
             }
             Script::Flood(bytes) => {
@@ -317,12 +333,13 @@ impl Worker {
                 return true;
             }
             Script::FailAfter(_) => {
-                self.failed(&start, false).await;
+                self.failed(&start, "DEVICE_LOST", false).await;
                 return false;
             }
             _ => {}
         }
-        let usage = inference::Usage { input_tokens: 5, output_tokens: most, cached_tokens: 2 };
+        let cached_tokens = if matches!(self.script, Script::Boast(_)) { u32::MAX } else { 2 };
+        let usage = inference::Usage { input_tokens: 5, output_tokens: most, cached_tokens };
         let reason = inference::FinishReason::Stop.into();
         self.output(&start, output::Output::Finished(inference::Finished { reason, usage: Some(usage) }))
             .await;
@@ -352,9 +369,9 @@ impl Worker {
         say(&self.out, from_node::Message::Output(output)).await;
     }
 
-    async fn failed(&self, start: &StartCall, caller: bool) {
-        let reason = if caller { "PROMPT_TOO_LONG" } else { "DEVICE_LOST" }.to_owned();
-        let failed = inference::Failed { reason, message: "it is so".to_owned(), caller };
+    async fn failed(&self, start: &StartCall, reason: &str, caller: bool) {
+        let (reason, message) = (reason.to_owned(), "it \u{1b}[2Jis so".to_owned());
+        let failed = inference::Failed { reason, message, caller };
         self.output(start, output::Output::Failed(failed)).await;
     }
 
@@ -368,7 +385,11 @@ impl Worker {
                     inference::generate_work::Prompt::Text(text) => hash(text.as_bytes()),
                     inference::generate_work::Prompt::Chat(chat) => hash(&chat.encode_to_vec()),
                 };
-                let lied = u32::from(matches!(self.script, Script::Lie(_)) && finish == Finish::Stop);
+                let lied = match self.script {
+                    Script::Lie(_) if finish == Finish::Stop => 1,
+                    Script::Pad(more) => more,
+                    _ => 0,
+                };
                 let text: String = (from..from + output_tokens as u32 - lied).map(word).collect();
                 (prompt, hash(text.as_bytes()))
             }
