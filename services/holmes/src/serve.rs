@@ -15,7 +15,7 @@ use holmes_runtime::server::{Health, bind, serve, serve_admin};
 use holmes_runtime::{Clock, Feed, MachineHandle, Status, telemetry};
 use holmes_store::Journal;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::service::Routes;
 
 use crate::edge::{self, Edge};
@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Start although the clock is more than 30 days past the last frame.
     #[arg(long)]
     accept_clock: bool,
+    /// Stop when stdin ends, too: whoever holds its other end takes this process with it, however that dies.
+    #[arg(long)]
+    until_stdin_ends: bool,
 }
 
 impl Args {
@@ -88,6 +91,7 @@ const BEGINNING: &str = "tge_at_ms";
 pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> {
     let telemetry = telemetry::init(&config.telemetry, "holmes", holmes_gateway::FAMILIES)?;
     let (roles, with_gateway) = wanted(&args.role)?;
+    let until_stdin_ends = args.until_stdin_ends;
     let config = args.over(config);
     let profile = Profile::load(&config.cell.profile)?;
     all_descriptors();
@@ -135,7 +139,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     if guided && !telemetry::is_json() {
         guide(&config, &addresses);
     }
-    signal().await?;
+    end(until_stdin_ends).await?;
     tracing::info!("draining");
     stop.send_replace(true);
     server.await.context("the gRPC port")??; // it lets calls in progress end, within the drain time
@@ -311,6 +315,24 @@ what now (each in another terminal)
   serve a model         docs/how-to/operate-a-node.md: register, bond, attach
   rent inference        docs/how-to/rent-inference.md"
     );
+}
+
+/// Waits for SIGTERM or Ctrl-C, or, where it is wanted, the end of stdin.
+pub(crate) async fn end(until_stdin_ends: bool) -> Result<()> {
+    tokio::select! {
+        signalled = signal() => signalled,
+        () = stdin_ended(), if until_stdin_ends => Ok(()),
+    }
+}
+
+async fn stdin_ended() {
+    let (ended, wait) = oneshot::channel();
+    // A thread that nobody waits for: one of the runtime's would keep the process until somebody writes.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()); // unreadable is ended, too
+        let _ = ended.send(()); // nobody waits any more: as good
+    });
+    let _ = wait.await;
 }
 
 /// Waits for SIGTERM or Ctrl-C.
