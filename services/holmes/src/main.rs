@@ -18,6 +18,7 @@ mod demo;
 mod doctor;
 mod edge;
 mod executor;
+mod kept;
 mod keyring;
 mod keys;
 mod models;
@@ -128,7 +129,8 @@ fn refused_as(why: &anyhow::Error) -> Option<&'static str> {
         let model = cause.downcast_ref::<OpenError>().map(OpenError::reason);
         let config = || cause.downcast_ref::<ConfigError>().map(ConfigError::reason);
         let key = || cause.downcast_ref::<keys::NotAKey>().map(|_| keys::NotAKey::REASON);
-        model.or_else(config).or_else(key)
+        let kept = || cause.downcast_ref::<kept::Refused>().map(|refused| refused.reason);
+        model.or_else(config).or_else(key).or_else(kept)
     })
 }
 
