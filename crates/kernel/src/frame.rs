@@ -93,6 +93,9 @@ pub enum Damage {
     /// The body is not a row of entries that fill `first..=last`.
     #[error("the frame's body is not a row of entries: {0}")]
     Body(String),
+    /// What a journal keeps of a log beside its frames does not fit them.
+    #[error("{0}")]
+    Kept(String),
 }
 
 impl Frame {

@@ -1,6 +1,6 @@
 //! The data directory: the embedded journal in it, and the log of each role.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use holmes_kernel::ports::JournalError;
 use holmes_runtime::config::Config;
 use holmes_store::Journal;
@@ -21,18 +21,18 @@ pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
     let path = dir.join("journal");
     let opening = move || embedded::Journal::open(&path, embedded::Options::default());
     let opened = tokio::task::spawn_blocking(opening).await?;
-    let journal = opened.map_err(|why| {
-        let place = place_of(&why);
-        anyhow::Error::from(why).context(format!("the journal in {} cannot be opened{place}", dir.display()))
-    })?;
+    let journal =
+        opened.map_err(|why| in_words(why).context(format!("{} cannot be opened", dir.display())))?;
     Ok(journal.into())
 }
 
-/// Of a damaged log its service, which the journal knows only as a number, and the frame.
-fn place_of(why: &JournalError) -> String {
-    let JournalError::Damaged { log, after, .. } = why else { return String::new() };
+/// A damaged log by its service, which the journal knows only as a number.
+fn in_words(why: JournalError) -> anyhow::Error {
+    let JournalError::Damaged { log, after, why } = why else { return why.into() };
     let service = holmes_proto::service_name(log.svc).unwrap_or("a service that this build does not know");
-    format!(": {service}, the frame that begins at {}", after.saturating_add(1))
+    anyhow!(
+        "the log of {service} is damaged behind {after}: {why}. Restore the directory from a copy; nothing is skipped"
+    )
 }
 
 /// The names of the roles with a log.

@@ -3,25 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use ed25519_dalek::SigningKey;
 use holmes_gateway::{Deps, Gateway, Settings};
-use holmes_kernel::{Id, Principal, PrincipalKind};
+use holmes_kernel::{At, Handle as _, Id, Principal, PrincipalKind, Refusal};
 use holmes_proto::market::v1::Params;
 use holmes_runtime::auth::{Keys, Network};
 use holmes_runtime::config::{Config, Server};
 use holmes_runtime::server::{Most, Web, serve_http};
-use holmes_runtime::{Clock, Peer};
+use holmes_runtime::{Clock, MachineHandle, Peer};
+use holmes_scheduling::{Scheduling, State};
 use prost_reflect::prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::{Routes, RoutesBuilder};
 
-use crate::keys;
 use crate::profile::Profile;
-use crate::roles::Started;
+use crate::roles::{GATEWAY, Role, Started};
 
-/// What countersigns calls, kept beside the logs.
-const KEY: &str = "gateway.key";
 /// What a gateway cannot be without.
 const NEEDED: [&str; 2] = ["scheduling", "market"];
 
@@ -30,23 +29,43 @@ pub(crate) struct Edge {
     gateway: Gateway,
 }
 
+/// Refuses a gateway without those that it needs, before any of them runs.
+pub(crate) fn check(roles: &[Role]) -> Result<()> {
+    match NEEDED.iter().all(|name| roles.iter().any(|role| role.name == *name)) {
+        true => Ok(()),
+        false => bail!(without()),
+    }
+}
+
+fn without() -> String {
+    format!("the role {GATEWAY} needs {} in its process: name them too (--role)", NEEDED.join(" and "))
+}
+
+/// Tells when the log knows other gateways and not this one: that may be meant, or their key file is lost.
+pub(crate) async fn tell_if_new(started: &[Started], key: &SigningKey) -> Result<(), Refusal> {
+    let handle = started.iter().find_map(|role| role.handle.downcast_ref::<MachineHandle<Scheduling>>());
+    let (Some(scheduling), id) = (handle, Id::of_key(&key.verifying_key().to_bytes())) else { return Ok(()) };
+    let look = move |state: &State| state.gateways.get(&id).is_none() && !state.gateways.is_empty();
+    if scheduling.read(At::Seq(0), look).await?.value {
+        tracing::warn!(
+            gateway = %id,
+            "gateway.key is of a gateway that the log of scheduling does not know: calls that another one had open are reported \
+             only by that one; restore its gateway.key from a backup if this was not meant"
+        );
+    }
+    Ok(())
+}
+
 /// Makes the gateway of this process over the services that run here.
 pub(crate) fn start(
     config: &Config,
     started: &[Started],
+    key: SigningKey,
     network: &Network,
     keys: Arc<dyn Keys>,
     clock: &Clock,
 ) -> Result<Edge> {
-    let service = |name: &str| {
-        started.iter().find(|role| role.name == name).with_context(|| {
-            format!("the role gateway needs {} in its process: name them too (--role)", NEEDED.join(" and "))
-        })
-    };
-    for name in NEEDED {
-        service(name)?;
-    }
-    let key = keys::kept(&config.store.dir, KEY)?;
+    let scheduling = started.iter().find(|role| role.name == "scheduling").with_context(without)?;
     let principal = Principal::new(PrincipalKind::Gateway, Id::of_key(&key.verifying_key().to_bytes()));
     let mut routes = Routes::builder();
     for role in started {
@@ -58,7 +77,7 @@ pub(crate) fn start(
         network: network.clone(),
         clock: clock.clone(),
         keys,
-        receipts: Arc::new(service("scheduling")?.feed.clone()),
+        receipts: Arc::new(scheduling.feed.clone()),
         settings: settings(config)?,
     });
     Ok(Edge { gateway })

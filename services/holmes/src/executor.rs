@@ -60,6 +60,9 @@ pub(crate) struct Args {
     /// Seconds that loading the models may take.
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     load: u64,
+    /// Stop when stdin ends, too: whoever holds its other end takes this process with it, however that dies.
+    #[arg(long)]
+    until_stdin_ends: bool,
     #[command(flatten)]
     limits: Limits,
 }
@@ -91,6 +94,7 @@ pub(crate) struct WorkerArgs {
 /// Serves until a signal.
 pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let telemetry = telemetry::init(&config.telemetry, "holmes-executor", &[])?;
+    let until_stdin_ends = args.until_stdin_ends;
     let options = options(args, &config)?;
     let node = Id::of_key(&options.key.verifying_key().to_bytes());
     let (join, state) = (&options.join, options.state_dir.display());
@@ -103,7 +107,7 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let mut node = tokio::spawn(holmes_executor::run(options, stopped));
     let ended = tokio::select! {
         ended = &mut node => ended,
-        signal = serve::signal() => {
+        signal = serve::end(until_stdin_ends) => {
             signal?;
             tracing::info!("draining");
             stop.send_replace(true);

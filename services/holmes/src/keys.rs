@@ -165,12 +165,6 @@ fn offer(
     Ok(serde_json::json!({ "public_key": public, "possession": proof }))
 }
 
-/// A key of a data directory, made when it is not there.
-pub(crate) fn kept(dir: &Path, name: &str) -> Result<SigningKey> {
-    let file = dir.join(name);
-    if file.exists() { read(&file) } else { make(&file) }
-}
-
 /// Reads a key file.
 pub(crate) fn read(file: &Path) -> Result<SigningKey> {
     let bytes = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;

@@ -18,6 +18,7 @@ mod demo;
 mod doctor;
 mod edge;
 mod executor;
+mod kept;
 mod keyring;
 mod keys;
 mod models;
@@ -128,20 +129,20 @@ fn refused_as(why: &anyhow::Error) -> Option<&'static str> {
         let model = cause.downcast_ref::<OpenError>().map(OpenError::reason);
         let config = || cause.downcast_ref::<ConfigError>().map(ConfigError::reason);
         let key = || cause.downcast_ref::<keys::NotAKey>().map(|_| keys::NotAKey::REASON);
-        model.or_else(config).or_else(key)
+        let kept = || cause.downcast_ref::<kept::Refused>().map(|refused| refused.reason);
+        model.or_else(config).or_else(key).or_else(kept)
     })
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let (file, format) = (cli.config.as_deref(), cli.output);
     match cli.command {
-        Command::Calc(args) => calc::run(&args)?,
+        Command::Calc(args) => return Ok(code(calc::run(&args)?)),
         Command::Config(args) => settings::run(&args, file, format)?,
         Command::Keys(args) => keys::run(args, holmes_runtime::config::load(file)?, format)?,
         Command::Models(args) => models::run(args, &holmes_runtime::config::load(file)?, format)?,
         Command::Doctor(args) => {
-            let fine = doctor::run(&args, file, format)?;
-            return Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(code(doctor::run(&args, file, format)?));
         }
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -159,11 +160,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => wait(replay::run(args, holmes_runtime::config::load(file)?))?,
         Command::State(args) => wait(replay::state(args, holmes_runtime::config::load(file)?))?,
         Command::Verify(args) => {
-            let whole = wait(verify::run(args, holmes_runtime::config::load(file)?, format))?;
-            return Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(code(wait(verify::run(args, holmes_runtime::config::load(file)?, format))?));
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a command ends that was done, and has found all right or not.
+fn code(is_right: bool) -> ExitCode {
+    if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn wait<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

@@ -8,7 +8,7 @@ use holmes_kernel::canon::{self, Digest};
 use holmes_runtime::auth::Network;
 use holmes_runtime::config::Config;
 use prost_reflect::prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
 
 /// The profiles that the binary carries.
 const BUILT_IN: &[(&str, &str)] = &[
@@ -97,6 +97,28 @@ impl Profile {
         self.given.push(("tge_at_ms", Value::U64(tge_at_ms)));
     }
 
+    /// Whether the profile itself says what a parameter of a service is.
+    pub(crate) fn names(&self, service: &str, field: &str) -> bool {
+        let section = self.sections.get(service).and_then(toml::Value::as_table);
+        let of = self.params_of(service).ok().and_then(|kind| kind.get_field_by_name(field));
+        let (Some(section), Some(of)) = (section, of) else { return false };
+        section.contains_key(of.name()) || section.contains_key(of.json_name())
+    }
+
+    /// A parameter of a service among encoded ones; none where it is not set, or the service has no such parameter.
+    pub(crate) fn parameter(&self, service: &str, params: &[u8], field: &str) -> Result<Option<Value>> {
+        let kind = self.params_of(service)?;
+        let params = DynamicMessage::decode(kind.clone(), params)
+            .with_context(|| format!("what the log of {service} was opened with"))?;
+        let field = kind.get_field_by_name(field).filter(|field| params.has_field(field));
+        Ok(field.map(|field| params.get_field(&field).into_owned()))
+    }
+
+    fn params_of(&self, service: &str) -> Result<MessageDescriptor> {
+        let name = format!("holmes.{service}.v1.Params");
+        self.pool.get_message_by_name(&name).with_context(|| format!("there is no message {name}"))
+    }
+
     /// E-0.5: length of an epoch, seconds; every section that names it must say the same.
     pub(crate) fn epoch_s(&self) -> Result<u64> {
         let mut found: Option<(&str, i64)> = None;
@@ -122,9 +144,7 @@ impl Profile {
 
     /// A service's parameters: its defaults with what the profile names, encoded.
     pub(crate) fn params(&self, service: &str, defaults: &[u8]) -> Result<Vec<u8>> {
-        let name = format!("holmes.{service}.v1.Params");
-        let kind =
-            self.pool.get_message_by_name(&name).with_context(|| format!("there is no message {name}"))?;
+        let kind = self.params_of(service)?;
         let mut params =
             DynamicMessage::decode(kind.clone(), defaults).context("the build's own defaults")?;
         if let Some(section) = self.sections.get(service) {

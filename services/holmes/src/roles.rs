@@ -187,7 +187,6 @@ impl Role {
     ) -> Result<bool> {
         let log = self.log(cell);
         if journal.logs().await?.contains(&log) {
-            self.belongs(journal, log, profile).await?;
             return Ok(false);
         }
         let first = self.doing.provision(log, now, profile)?;
@@ -198,14 +197,18 @@ impl Role {
         Ok(true)
     }
 
-    /// Whether a log was opened with this profile: another one is another network.
-    async fn belongs(&self, journal: &Journal, log: LogId, profile: &Profile) -> Result<()> {
+    /// What the role's log was opened with, where it is there.
+    pub(crate) async fn opened(&self, journal: &Journal, cell: u16) -> Result<Option<Opened>> {
+        let log = self.log(cell);
+        if !journal.logs().await?.contains(&log) {
+            return Ok(None);
+        }
         let page = journal.read(log, 0, 1).await?;
-        let entries = page.first().map(Frame::entries).transpose()?.unwrap_or_default();
-        match entries.first().map(|(_, entry)| &entry.origin) {
-            Some(Some(Origin::Opened(opened))) if opened.profile_hash == profile.hash() => Ok(()),
+        let mut entries = page.first().map(Frame::entries).transpose()?.unwrap_or_default().into_iter();
+        match entries.next().and_then(|(_, entry)| entry.origin) {
+            Some(Origin::Opened(opened)) => Ok(Some(opened)),
             _ => bail!(
-                "the log of {} was opened with another profile: name that one (--profile), or another directory (--dir)",
+                "the log of {} does not begin with its opening: restore the directory from a copy",
                 self.name
             ),
         }

@@ -1,13 +1,12 @@
 //! `holmes serve`: roles over the embedded journal, one process, until a signal ends it.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use holmes_accounts::Accounts;
 use holmes_kernel::ports::Journal as _;
-use holmes_kernel::{Calendar, Time};
 use holmes_runtime::auth::Auth;
 use holmes_runtime::config::Config;
 use holmes_runtime::driver::Settings;
@@ -15,14 +14,15 @@ use holmes_runtime::server::{Health, bind, serve, serve_admin};
 use holmes_runtime::{Clock, Feed, MachineHandle, Status, telemetry};
 use holmes_store::Journal;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::service::Routes;
 
+use crate::data;
 use crate::edge::{self, Edge};
+use crate::kept::{Directory, Kept, STAFF_KEY};
 use crate::keyring::Keyring;
 use crate::profile::{self, Profile};
 use crate::roles::{Deps, GATEWAY, Role, Started};
-use crate::{data, keys};
 
 /// What is served.
 #[derive(Debug, clap::Args)]
@@ -33,6 +33,7 @@ use crate::{data, keys};
 
 A directory without logs is opened with the profile; its staff key is made beside them (DIR/staff.key) and signs
 what only staff may do: holmes call … --sign-with DIR/staff.key
+Keep a copy of DIR: where logs depend on a file that is missing or another one's, nothing starts and none is made anew.
 On SIGTERM or Ctrl-C calls in progress end, everything queued becomes durable, then the process exits.
 Where it listens is told on stderr; with telemetry.format = \"json\" as a log line, and nothing else is said there.")]
 pub(crate) struct Args {
@@ -57,6 +58,12 @@ pub(crate) struct Args {
     /// Start although the clock is more than 30 days past the last frame.
     #[arg(long)]
     accept_clock: bool,
+    /// Start without DIR/staff.key: staff signs with a key that is kept elsewhere.
+    #[arg(long)]
+    no_staff_key: bool,
+    /// Stop when stdin ends, too: whoever holds its other end takes this process with it, however that dies.
+    #[arg(long)]
+    until_stdin_ends: bool,
 }
 
 impl Args {
@@ -77,17 +84,12 @@ impl Args {
 
 /// The profile that opened a directory's logs, kept beside them.
 const KEPT_PROFILE: &str = "profile.toml";
-/// What signs for staff, kept beside the logs.
-const STAFF_KEY: &str = "staff.key";
-/// What signs leases, kept beside the logs.
-const LEASE_KEY: &str = "scheduling.key";
-/// When the first epoch began, kept beside the logs.
-const BEGINNING: &str = "tge_at_ms";
 
 /// Serves until a signal.
 pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> {
     let telemetry = telemetry::init(&config.telemetry, "holmes", holmes_gateway::FAMILIES)?;
     let (roles, with_gateway) = wanted(&args.role)?;
+    let (with_staff, until_stdin_ends) = (!args.no_staff_key, args.until_stdin_ends);
     let config = args.over(config);
     let profile = Profile::load(&config.cell.profile)?;
     all_descriptors();
@@ -103,8 +105,11 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     };
     let journal = data::open(&config, true).await?;
     let clock = Clock::System;
-    provision(&config, &roles, &journal, &clock, profile).await?;
-    let deps = Arc::new(deps(&config)?);
+    one_cell(&config, &journal).await?;
+    let directory = Directory::of(&config.store.dir, &journal, config.cell.number, &profile).await?;
+    let kept = directory.kept(clock.now(), with_staff, with_gateway).await?;
+    provision(&config, &roles, &journal, &clock, profile, &kept).await?;
+    let deps = Arc::new(Deps { lease_key: kept.lease, network: profile::network(&config)? });
     let started = start(&config, &roles, &journal, &clock, &deps).await?;
     let (stop, stopped) = watch::channel(false);
     let edge_status = watch::Sender::new(Status::Serving);
@@ -118,8 +123,9 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let (most, unproven) = (config.server.max_request_bytes, config.server.max_unproven_bytes);
     let auth = Auth::new(keyring.clone(), deps.network.clone(), clock.clone(), most, unproven);
     let mut edge_task = None;
-    if let Some(http) = http {
-        let edge = edge::start(&config, &started, &deps.network, keyring, &clock)?;
+    if let (Some(http), Some(key)) = (http, kept.gateway) {
+        edge::tell_if_new(&started, &key).await?;
+        let edge = edge::start(&config, &started, key, &deps.network, keyring, &clock)?;
         edge.add_routes(&mut routes);
         for name in Edge::SERVICES {
             health.follow(name, edge_status.subscribe());
@@ -131,11 +137,11 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let settings = edge::drained(&config.server);
     let server =
         tokio::spawn(async move { serve(grpc, routes.routes(), health, auth, &settings, stopped).await });
-    greet(&config, &roles, &addresses);
+    greet(&config, &roles, &addresses, kept.staff.is_some());
     if guided && !telemetry::is_json() {
-        guide(&config, &addresses);
+        guide(&config, &addresses, kept.staff.is_some());
     }
-    signal().await?;
+    end(until_stdin_ends).await?;
     tracing::info!("draining");
     stop.send_replace(true);
     server.await.context("the gRPC port")??; // it lets calls in progress end, within the drain time
@@ -168,14 +174,8 @@ fn all_descriptors() {
     }
 }
 
-/// Opens the logs that are not there yet.
-async fn provision(
-    config: &Config,
-    roles: &[Role],
-    journal: &Journal,
-    clock: &Clock,
-    mut profile: Profile,
-) -> Result<()> {
+/// Refuses the logs of another cell.
+async fn one_cell(config: &Config, journal: &Journal) -> Result<()> {
     if let Some(other) = journal.logs().await?.iter().find(|log| log.cell != config.cell.number) {
         bail!(
             "{} holds the logs of cell {}, not of cell {}: set cell.number right, or name another directory (--dir)",
@@ -184,10 +184,23 @@ async fn provision(
             config.cell.number
         );
     }
-    let dir = &config.store.dir;
-    profile.staff_key(keys::kept(dir, STAFF_KEY)?.verifying_key().to_bytes());
-    profile.lease_key(keys::kept(dir, LEASE_KEY)?.verifying_key().to_bytes());
-    profile.begin_at(began_at(dir, clock.now(), profile.epoch_s()?)?);
+    Ok(())
+}
+
+/// Opens the logs that are not there yet.
+async fn provision(
+    config: &Config,
+    roles: &[Role],
+    journal: &Journal,
+    clock: &Clock,
+    mut profile: Profile,
+    kept: &Kept,
+) -> Result<()> {
+    if let Some(staff) = &kept.staff {
+        profile.staff_key(staff.verifying_key().to_bytes());
+    }
+    profile.lease_key(kept.lease.verifying_key().to_bytes());
+    profile.begin_at(kept.began_at_ms);
     let kept = config.store.dir.join(KEPT_PROFILE);
     if !kept.exists() {
         std::fs::write(&kept, profile.text())
@@ -199,23 +212,6 @@ async fn provision(
         }
     }
     Ok(())
-}
-
-/// E-0.5: when the network's first epoch began, ms since the Unix epoch. It is fixed when the first log is opened and kept
-/// beside the logs, so that one that is opened later begins its epochs with the others.
-fn began_at(dir: &Path, now: Time, epoch_s: u64) -> Result<u64> {
-    let file = dir.join(BEGINNING);
-    if !file.exists() {
-        let since_1970 = Calendar::new(Time::default(), epoch_s);
-        let first = since_1970.begins(since_1970.epoch(now));
-        std::fs::write(&file, format!("{}\n", first.millis()))
-            .with_context(|| format!("{} cannot be written", file.display()))?;
-    }
-    let text =
-        std::fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
-    text.trim().parse().with_context(|| {
-        format!("{} does not hold the beginning of the first epoch: ms since the Unix epoch", file.display())
-    })
 }
 
 /// Starts every role, then lets each listen to the others.
@@ -231,18 +227,22 @@ async fn start(
         let mut settings = Settings::new(role.log(config.cell.number), clock.clone());
         settings.snapshot_every = config.store.snapshot_every;
         settings.accept_clock = config.store.accept_clock;
-        started.push(role.start(journal.clone(), settings, deps.clone()).await?);
+        match role.start(journal.clone(), settings, deps.clone()).await {
+            Ok(role) => started.push(role),
+            Err(why) => {
+                // Or each of them would complain that nobody has stopped it.
+                for role in started {
+                    role.stop().await?;
+                }
+                return Err(why);
+            }
+        }
     }
     let feeds: Vec<Feed> = started.iter().map(|role| role.feed.clone()).collect();
     for role in &started {
         role.listen(&feeds, clock);
     }
     Ok(started)
-}
-
-fn deps(config: &Config) -> Result<Deps> {
-    let lease_key = keys::kept(&config.store.dir, LEASE_KEY)?;
-    Ok(Deps { lease_key, network: profile::network(config)? })
 }
 
 fn keyring(started: &[Started], clock: &Clock) -> Arc<Keyring> {
@@ -254,11 +254,15 @@ fn keyring(started: &[Started], clock: &Clock) -> Arc<Keyring> {
 fn wanted(names: &[String]) -> Result<(Vec<Role>, bool)> {
     let every = names.iter().any(|name| name == "all");
     let logs: Vec<String> = names.iter().filter(|name| *name != GATEWAY).cloned().collect();
-    if logs.is_empty() {
-        bail!("the role {GATEWAY} needs scheduling and market in its process: name them too (--role)");
+    let with_gateway = every || logs.len() < names.len();
+    let roles = match logs.is_empty() {
+        true => Vec::new(), // none, where data::roles means all
+        false => data::roles(&logs).map_err(|why| anyhow!("{why}; and {GATEWAY}, which has none"))?,
+    };
+    if with_gateway {
+        edge::check(&roles)?;
     }
-    let roles = data::roles(&logs).map_err(|why| anyhow!("{why}; and {GATEWAY}, which has none"))?;
-    Ok((roles, every || logs.len() < names.len()))
+    Ok((roles, with_gateway))
 }
 
 /// Where a process is reached.
@@ -269,7 +273,7 @@ struct Addresses {
 }
 
 /// Says where the process is reached: to a person in words, to whoever collects logs as a line of them.
-fn greet(config: &Config, roles: &[Role], at: &Addresses) {
+fn greet(config: &Config, roles: &[Role], at: &Addresses, with_staff: bool) {
     let mut names: Vec<&str> = roles.iter().map(|role| role.name).collect();
     names.extend(at.http.map(|_| GATEWAY));
     let (names, dir) = (names.join(", "), config.store.dir.display());
@@ -284,7 +288,10 @@ fn greet(config: &Config, roles: &[Role], at: &Addresses) {
         eprintln!("  HTTP     http://{http}/v1     any OpenAI client");
     }
     eprintln!("  admin    http://{}/metrics /healthz /readyz", at.admin);
-    eprintln!("  staff    {dir}/staff.key");
+    match with_staff {
+        true => eprintln!("  staff    {dir}/{STAFF_KEY}"),
+        false => eprintln!("  staff    signs with a key that is kept elsewhere than in {dir}/{STAFF_KEY}"),
+    }
 }
 
 /// What `holmes up` says beside its options.
@@ -295,22 +302,44 @@ pub(crate) const UP_HELP: &str = "Examples:
 The same as `holmes serve`, with a word on how to go on. Ctrl-C stops it; everything acknowledged is there next time.";
 
 /// How to go on, for whoever is new here.
-fn guide(config: &Config, at: &Addresses) {
+fn guide(config: &Config, at: &Addresses, with_staff: bool) {
     let (dir, grpc) = (config.store.dir.display(), at.grpc);
     // A signature counts in one network: that of the profile.
     let signed = match config.cell.profile.as_str() {
         "" => String::new(),
         profile => format!(" --profile {profile}"),
     };
+    let staff = match with_staff {
+        true => format!("{dir}/{STAFF_KEY}"),
+        false => "FILE".to_owned(),
+    };
     eprintln!(
         "
 what now (each in another terminal)
   see it all once       holmes demo
   every method          holmes call --server http://{grpc}
-  as staff              holmes call Ledger/GetSupply --server http://{grpc} --sign-with {dir}/staff.key --as staff{signed}
+  as staff              holmes call Ledger/GetSupply --server http://{grpc} --sign-with {staff} --as staff{signed}
   serve a model         docs/how-to/operate-a-node.md: register, bond, attach
   rent inference        docs/how-to/rent-inference.md"
     );
+}
+
+/// Waits for SIGTERM or Ctrl-C, or, where it is wanted, the end of stdin.
+pub(crate) async fn end(until_stdin_ends: bool) -> Result<()> {
+    tokio::select! {
+        signalled = signal() => signalled,
+        () = stdin_ended(), if until_stdin_ends => Ok(()),
+    }
+}
+
+async fn stdin_ended() {
+    let (ended, wait) = oneshot::channel();
+    // A thread that nobody waits for: one of the runtime's would keep the process until somebody writes.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()); // unreadable is ended, too
+        let _ = ended.send(()); // nobody waits any more: as good
+    });
+    let _ = wait.await;
 }
 
 /// Waits for SIGTERM or Ctrl-C.

@@ -20,6 +20,8 @@ mod files;
 mod guides;
 #[path = "it/harness.rs"]
 mod harness;
+#[path = "it/kept.rs"]
+mod kept;
 #[path = "it/logs.rs"]
 mod logs;
 #[path = "it/metrics.rs"]

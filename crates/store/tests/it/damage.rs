@@ -203,6 +203,17 @@ async fn without_the_names_of_its_keyspaces_the_engine_is_not_let_at_them() {
 }
 
 #[tokio::test]
+async fn a_file_that_only_the_engine_can_judge_is_told_with_its_directory_and_what_to_do() {
+    let (dir, _) = written(12, 40).await;
+    let version = dir.path().join("db/keyspaces/1/v0");
+    let len = fs::metadata(&version).unwrap().len();
+    apply(Harm::Cut(len / 2), &version);
+    let refused = open(dir.path()).unwrap_err().to_string();
+    let engine = dir.path().join("db").display().to_string();
+    assert!(refused.contains(&engine) && refused.contains("restore the directory from a copy"), "{refused}");
+}
+
+#[tokio::test]
 async fn an_end_that_was_acknowledged_and_is_cut_off_is_refused_at_every_start() {
     let (dir, written) = written(12, 40).await;
     let path = newest_journal(dir.path());

@@ -32,7 +32,14 @@ impl Processes {
     pub(super) fn start(&mut self, name: &str, args: &[String]) -> Result<u32> {
         let log = File::options().create(true).append(true).open(self.dir.join(format!("{name}.log")))?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        // A demo that is killed says nothing to anybody: the pipe that breaks with it does.
+        command
+            .args(args)
+            .arg("--until-stdin-ends")
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true);
         command.env("HOLMES__TELEMETRY__LOG", "info").process_group(0); // Ctrl-C is the demo's, not theirs
         let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
         let pid = child.id().context("it ended at once")?;

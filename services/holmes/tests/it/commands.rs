@@ -68,6 +68,11 @@ fn formulas_come_out_as_the_golden_vectors_say() {
         }
         assert_eq!(place.run_with(&["calc", name], &asked.to_string()).json(), file, "{name}");
     }
+    let wrong =
+        r#"{"cases":[{"in":{"amount":1,"burn_ppb":0},"out":0},{"in":{"amount":1,"burn_ppb":1},"out":7}]}"#;
+    let ran = place.run_with(&["calc", "transfer_burn"], wrong);
+    assert_eq!((ran.code, ran.err.as_str()), (1, "case 1: `out` is 1, and the file says 7\n"), "{}", ran.out);
+    assert_eq!(serde_json::from_str::<Value>(&ran.out).expect("JSON")["cases"][1]["out"], 1);
     let listed = place.run(&["calc"]).out;
     assert!(listed.contains("apportion") && listed.contains("E-0.4"), "{listed}");
 }

@@ -1,5 +1,6 @@
 //! SIGKILL in the middle of a write load, again and again: what was acknowledged is there, once.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -169,25 +170,84 @@ async fn a_drained_server_answers_what_it_has_begun_and_breaks_off_nothing() {
     assert_eq!(log.matches("transfersRecorded").count() as u64, answered, "{:?}", lost.first());
 }
 
+/// A demo that is being played, up to its first node.
+struct Played {
+    place: Place,
+    demo: Killed,
+}
+
+impl Played {
+    fn begun() -> Played {
+        let place = Place::new();
+        let mut command = place.command(&["demo", "--model", "holmes-tiny", "--dir", "played"]);
+        command.env("HOLMES__MODELS__DIR", place.path("models"));
+        let out = std::fs::File::create(place.path("said")).expect("a file");
+        let demo = Killed(command.stdout(out).stderr(Stdio::null()).spawn().expect("it starts"));
+        let played = Played { place, demo };
+        until("a node's process", || played.said().contains("executor runs as process").then_some(()));
+        played
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.place.path("said")).expect("it speaks")
+    }
+
+    /// Its processes so far, and theirs.
+    fn processes(&self) -> BTreeSet<u32> {
+        let all = parents();
+        let mut found = BTreeSet::from([self.demo.0.id()]);
+        while let Some(child) = all.iter().find(|(pid, of)| found.contains(of) && !found.contains(pid)) {
+            found.insert(*child.0);
+        }
+        found.remove(&self.demo.0.id());
+        found
+    }
+}
+
+/// Every process that runs, and whose child it is; the dead that nobody has buried do not run.
+fn parents() -> BTreeMap<u32, u32> {
+    let parent = |entry: std::fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // Its name, in parentheses, may hold anything.
+        let mut words = stat.rsplit_once(") ")?.1.split(' ');
+        let (state, parent) = (words.next()?, words.next()?.parse().ok()?);
+        (state != "Z").then_some((pid, parent))
+    };
+    std::fs::read_dir("/proc").expect("processes").filter_map(|entry| parent(entry.ok()?)).collect()
+}
+
+fn still_running(pids: &BTreeSet<u32>) -> Vec<u32> {
+    let running = parents();
+    pids.iter().filter(|pid| running.contains_key(pid)).copied().collect()
+}
+
 #[test]
 fn a_demo_that_is_asked_to_stop_leaves_no_process_behind() {
-    let place = Place::new();
-    let mut command = place.command(&["demo", "--model", "holmes-tiny", "--dir", "played"]);
-    command.env("HOLMES__MODELS__DIR", place.path("models"));
-    let out = std::fs::File::create(place.path("said")).expect("a file");
-    let mut demo = Killed(command.stdout(out).stderr(Stdio::null()).spawn().expect("it starts"));
-    let said = || std::fs::read_to_string(place.path("said")).expect("it speaks");
-    until("a node's process", || said().contains("executor runs as process").then_some(()));
-    let id = demo.0.id().to_string();
+    let mut played = Played::begun();
+    let pids = played.processes();
+    let id = played.demo.0.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
-    assert_eq!(demo.0.wait().expect("it ends").code(), Some(1));
-    let said = said();
+    assert_eq!(played.demo.0.wait().expect("it ends").code(), Some(1));
+    let said = played.said();
     assert!(said.contains("the demo stops here: it was asked to stop"), "{said}");
-    let pids =
-        said.split("process ").skip(1).filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
-    let pids: Vec<&str> = pids.filter(|pid| !pid.is_empty()).collect();
     assert!(pids.len() >= 2, "the server and a node: {said}");
-    for pid in pids {
-        assert!(!std::path::Path::new("/proc").join(pid).exists(), "process {pid} still runs");
-    }
+    assert!(still_running(&pids).is_empty(), "{:?} still run: {said}", still_running(&pids));
+}
+
+#[test]
+fn a_demo_that_is_killed_takes_its_processes_and_their_workers_with_it() {
+    let mut played = Played::begun();
+    let is_worker = |pid: &u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.split(|byte| *byte == 0).nth(1) == Some(b"worker")
+    };
+    let pids = until("a node's worker", || {
+        let pids = played.processes();
+        pids.iter().any(is_worker).then_some(pids)
+    });
+    assert!(pids.len() >= 3, "the server, a node and its worker: {}", played.said());
+    played.demo.0.kill().expect("killed");
+    played.demo.0.wait().expect("gone");
+    until("the death of all that it has started", || still_running(&pids).is_empty().then_some(()));
 }

@@ -139,3 +139,35 @@ async fn a_log_that_was_cut_or_made_anew_or_taken_away_is_not_what_others_have_h
         );
     }
 }
+
+#[test]
+fn a_damaged_journal_is_told_with_its_service_or_place_and_the_remedy_once_each() {
+    let place = Place::new();
+    place.serve(&[]).terminate();
+    let engine = place.path("holmes-data/journal/db");
+    let cut = |file: &std::path::Path, left: usize| {
+        let whole = std::fs::read(file).expect("a file of the engine");
+        std::fs::write(file, &whole[..left]).expect("cut");
+        whole
+    };
+    let told = |words: &[&str]| {
+        let ran = place.run(&["verify"]);
+        ran.fails(1, words);
+        assert_eq!(ran.err.to_lowercase().matches("restore").count(), 1, "{}", ran.err);
+        assert!(!ran.err.contains("row of entries") && !ran.err.contains("shard"), "{}", ran.err);
+    };
+    let version = engine.join("keyspaces/1/v0");
+    let whole = cut(&version, 10);
+    told(&[
+        "error: holmes-data cannot be opened",
+        "holmes-data/journal/db",
+        "restore the directory from a copy",
+    ]);
+    std::fs::write(version, whole).expect("restored");
+    cut(&engine.join("0.jnl"), 100); // in its first commit
+    told(&[
+        "error: holmes-data cannot be opened: the log of ",
+        " is damaged behind ",
+        "were acknowledged and are gone. Restore the directory from a copy",
+    ]);
+}

@@ -127,7 +127,7 @@ impl Noted {
     /// Whether a log that the engine found reaches as far as was acknowledged.
     pub(super) fn check(&self, log: LogId, found: Option<Noted>) -> Result<(), JournalError> {
         let damaged = |after: u64, what: String| {
-            Err(JournalError::Damaged { log, after: after.min(self.seq), why: Damage::Body(what) })
+            Err(JournalError::Damaged { log, after: after.min(self.seq), why: Damage::Kept(what) })
         };
         let gone =
             |after| damaged(after, format!("frames up to {} were acknowledged and are gone", self.seq));
@@ -137,7 +137,7 @@ impl Noted {
             return gone(end);
         }
         if end == self.seq && found.chain != self.chain {
-            return damaged(end, "another frame was acknowledged there".into());
+            return damaged(end, "another frame than the one that is there was acknowledged".into());
         }
         if found.term < self.term {
             return damaged(

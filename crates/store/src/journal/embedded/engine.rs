@@ -31,7 +31,8 @@ impl Engine {
     /// Opens or sets up the engine in a directory that the caller holds.
     pub(super) fn open(path: &Path, frames_memtable: u64) -> Result<Engine, JournalError> {
         guarded(|| {
-            let failed = |why| engine_error("opening", &why);
+            let doing = format!("opening the engine's files in {}", path.display());
+            let failed = |why| engine_error(&doing, &why);
             let database = Database::builder(path)
                 .cache_size(CACHE_BYTES)
                 .worker_threads(WORKERS)
@@ -63,9 +64,12 @@ fn options(memtable: u64) -> KeyspaceCreateOptions {
 pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, JournalError>) -> Result<T, JournalError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let why = panic_text(panic.as_ref());
-        Err(JournalError::Io(format!("the engine gave up, its files may be damaged: {why}")))
+        Err(JournalError::Io(format!("the engine gave up: {why}. {REMEDY}")))
     })
 }
+
+/// What helps when the engine cannot use its files, which do not say which of them is meant.
+const REMEDY: &str = "Some of its files may be damaged: restore the directory from a copy";
 
 pub(super) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -95,9 +99,7 @@ pub(super) fn engine_error(doing: &str, why: &fjall::Error) -> JournalError {
         fjall::Error::InvalidVersion(_) => JournalError::Io(format!(
             "{doing}: the engine's files are of another version of the engine: use the build that wrote them"
         )),
-        _ => JournalError::Io(format!(
-            "{doing}: {why}; the engine's files may be damaged: restore the directory from a copy"
-        )),
+        _ => JournalError::Io(format!("{doing}: {why}. {REMEDY}")),
     }
 }
 

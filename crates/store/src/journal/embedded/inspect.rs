@@ -92,7 +92,7 @@ fn unwitnessed(
         path.display()
     );
     match ends.iter().find(|(log, _)| !noted.contains_key(log)) {
-        Some((log, end)) => JournalError::Damaged { log: *log, after: end.seq, why: Damage::Body(what) },
+        Some((log, end)) => JournalError::Damaged { log: *log, after: end.seq, why: Damage::Kept(what) },
         None => JournalError::Io(format!("{what}. Restore the directory from a copy")),
     }
 }
@@ -223,7 +223,7 @@ impl Journal<'_> {
     }
 
     fn broken(&self, at: usize) -> Damage {
-        Damage::Body(format!("the engine's journal is damaged: {}", self.place(at)))
+        Damage::Kept(format!("the engine's journal is damaged: {}", self.place(at)))
     }
 
     fn place(&self, at: usize) -> String {

@@ -76,7 +76,7 @@ pub(super) fn decode_head(log: LogId, bytes: &[u8], last: &Frame) -> Result<Head
     if (seq, &chain) != (last.header().last, last.chain()) {
         let found = last.header().last;
         let why =
-            Damage::Body(format!("its head says that it ends at {seq}, its last frame ends at {found}"));
+            Damage::Kept(format!("its head says that it ends at {seq}, its last frame ends at {found}"));
         return Err(JournalError::Damaged { log, after: seq.min(found), why });
     }
     Ok(Head { first: array(bytes, 0), term: u64_at(32), nonce: array(bytes, 40), tail: last.tail() })

@@ -111,7 +111,7 @@ impl Reading {
                 return Ok(self.frames);
             }
         }
-        Err(self.damaged(Damage::Body(format!("the frames behind it, up to {}, are gone", self.end))))
+        Err(self.damaged(Damage::Kept(format!("the frames behind it, up to {}, are gone", self.end))))
     }
 
     /// Where the frame that holds the first number asked for begins.
@@ -146,7 +146,7 @@ impl Reading {
     }
 
     fn unreadable(&self, why: &fjall::Error) -> JournalError {
-        self.damaged(Damage::Body(format!("the engine cannot read its table: {why}")))
+        self.damaged(Damage::Kept(format!("the engine cannot read its table: {why}")))
     }
 }
 
@@ -167,7 +167,7 @@ fn heads(engine: &Engine) -> Result<BTreeMap<LogId, Head>, JournalError> {
 
 fn last_frame(engine: &Engine, log: LogId) -> Result<Frame, JournalError> {
     let damaged = |why| JournalError::Damaged { log, after: 0, why };
-    let gone = || damaged(Damage::Body("it has a head and no frames".into()));
+    let gone = || damaged(Damage::Kept("it has a head and no frames".into()));
     let range = frame_key(log, 0)..=frame_key(log, u64::MAX);
     let (key, value) = engine
         .frames
@@ -193,7 +193,7 @@ fn check_no_headless(engine: &Engine, heads: &BTreeMap<LogId, Head>) -> Result<(
         let log =
             log_of(&key).ok_or_else(|| JournalError::Io("a frame is stored under no log's name".into()))?;
         if !heads.contains_key(&log) {
-            let why = Damage::Body("it has frames and no head".into());
+            let why = Damage::Kept("it has frames and no head".into());
             return Err(JournalError::Damaged { log, after: 0, why });
         }
         let mut last = key[..LOG_BYTES].to_vec();
