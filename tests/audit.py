@@ -128,6 +128,18 @@ class Audit:
                 machine.across(world)
 
 
+def audited(protos: Protos, files: list[Path]) -> tuple[Audit, Fault | None]:
+    """Audits files of frames, each called after its service."""
+    audit = Audit(protos)
+    try:
+        for path in sorted(files, key=lambda path: (protos.numbers.get(path.stem, 1 << 16), path.stem)):
+            audit.read(path)
+        audit.across()
+    except Fault as found:
+        return audit, found
+    return audit, None
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, *rows]
     widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
@@ -178,13 +190,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    audit, fault = Audit(Protos(args.proto)), None
-    try:
-        for path in sorted(files, key=lambda path: (audit.protos.numbers.get(path.stem, 1 << 16), path.stem)):
-            audit.read(path)
-        audit.across()
-    except Fault as found:
-        fault = found
+    audit, fault = audited(Protos(args.proto), files)
     if args.json:
         print(as_json(audit, fault))
     else:

@@ -36,6 +36,24 @@ class Row:
     pico: int = 0
     micro: int = 0
 
+    def add(self, more: Row) -> None:
+        self.calls += more.calls
+        self.input += more.input
+        self.output += more.output
+        self.pico += more.pico
+        self.micro += more.micro
+
+
+@dataclass
+class Before:
+    """What the end of a window changes."""
+
+    rows: dict[tuple[bytes, bytes, int], Row]
+    work: Counter[tuple[bytes, bytes, int]]
+    bill: Bill
+    taken: int
+    windows: int
+
 
 @dataclass
 class Session:
@@ -62,12 +80,32 @@ class Session:
     waits: Counter[tuple[bytes, int]] = field(default_factory=Counter)
     """What the settlement that was sent leaves in unclaimed/<asset>, by owner."""
     state: str = "opening"
+    made: bool = False
+    """The ledger has made its first hold."""
+    hold_units: int = 0
+    before: Before | None = None
+    """As it stood before the window that has ended and is not settled."""
+    shrink: bool = False
+    """The ledger has refused the next hold: what is left of the one before is held instead."""
+    finishing: bool = False
+    """Its last settlement was sent, or its hold is gone: nothing is metered any more."""
+    lost: bool = False
+    """Its hold had ended before it was settled: what was metered and not settled is paid by nobody."""
     used: int = 0
     """When it was last used: funded first, or a call was metered."""
     leased: int = 0
     """Until then scheduling has a lease for it."""
     waits_until: int = 0
     """Until then it is settled for the last time only when scheduling has said that no call follows."""
+
+    def reopen(self) -> None:
+        """The window that has ended goes on, with what was metered since: it is as though it had not ended."""
+        before, self.before, self.ended, self.sent = self.before, None, None, None
+        if before is None:
+            return
+        for key, row in before.rows.items():
+            self.rows.setdefault(key, Row()).add(row)
+        self.work, self.bill, self.taken, self.windows = before.work, before.bill, before.taken, before.windows
 
     def billed(self, price: int) -> Bill:
         of = self.opened
@@ -97,6 +135,14 @@ class Market(Service):
         self.priced = self.sealed = 0
         self.owed: Counter[tuple[bytes, int]] = Counter()
         self.tge = 0
+        self.must_close: set[bytes] = set()
+        """Sessions that the entry which is read must close: there is no money for them any more."""
+        self.may_limit: set[bytes] = set()
+        """Sessions of which it has settled a window without extending the hold, since that was refused."""
+
+    def after_entry(self) -> None:
+        self.may_limit.clear()
+        ensure(not self.must_close, "E-9.1: the next hold is refused for the second time, or is lost, and the session takes calls all the same")
 
     def _market_opened(self, event: Any, meta: Meta) -> None:
         asked = self.params.tge_at_ms * 1_000
@@ -109,7 +155,7 @@ class Market(Service):
     def _ignore(self, event: Any, meta: Meta) -> None:
         """Answers of the ledger: audit_sends holds them against it."""
 
-    _system_account_requested = _system_account_opened = _system_account_refused = _session_limited = _ignore
+    _system_account_requested = _system_account_opened = _system_account_refused = _ignore
 
     def _account_set(self, event: Any, meta: Meta) -> None:
         ensure(event.principal == meta.principal, "somebody names an account for another")
@@ -127,7 +173,7 @@ class Market(Service):
         ensure(rates == expected, f"E-9.1: a session keeps the rates and the price {rates}, {expected} are in force")
         account = self.accounts.get((event.renter, event.asset))
         ensure(account == event.account, "a session debits an account that its renter has not named")
-        session = Session(event, covers=event.budget_micro_usd, hold=event.hold)
+        session = Session(event, covers=event.budget_micro_usd, hold=event.hold, hold_units=event.hold_units)
         units = session.paid_in(event.budget_micro_usd)
         units += ceil_div(units * p.token_margin_ppb, PPB) if token else 0
         ensure(event.hold_units == units, f"E-9.1: its hold is {event.hold_units}, its budget with the margin {units}")
@@ -135,8 +181,10 @@ class Market(Service):
 
     def _hold_made(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
-        ensure(session.state == "opening", "the first hold of a session is made twice")
-        session.state = "active"
+        # Its renter may have closed it meanwhile: then it is closed with its hold.
+        ensure(not session.made and session.state in ("opening", "closing"), "the first hold of a session is made twice")
+        session.made = True
+        session.state = "active" if session.state == "opening" else session.state
 
     def _hold_sent(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
@@ -172,16 +220,16 @@ class Market(Service):
         ensure(session.state != "closed", "a closed session closes")
         idle = meta.ts >= max(session.leased, session.used + self.params.idle_ms * 1_000)
         ensure(event.reason != "IDLE" or idle, "E-10.2: a session closes as idle that was used, or has a lease")
-        if session.cap and session.state != "lost":  # it was funded: calls may run
+        if session.cap and not session.finishing:  # it was funded: calls may run
             session.waits_until = event.drains_until_us + self.params.silence_ms * 1_000
         session.state = "closing"
+        self.must_close.discard(event.session)
 
     def _session_closed(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
         ensure(session.state != "closed", "a session is closed twice")
-        lost = session.state == "lost"
-        ensure(lost or meta.ts >= session.waits_until, "E-10.2: a session is closed before scheduling has said that no call follows")
-        ensure(lost or not (session.rows or session.ended), "E-10.2: a session is closed with calls that were not settled")
+        ensure(session.lost or meta.ts >= session.waits_until, "E-10.2: a session is closed before scheduling has said that no call follows")
+        ensure(not (session.rows or session.ended), "E-10.2: a session is closed with calls that were not settled")
         session.state = "closed"
 
     def _session_forgotten(self, event: Any, meta: Meta) -> None:
@@ -192,12 +240,10 @@ class Market(Service):
     def _calls_noted(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
         ensure(session.state not in ("closed", "opening"), "E-9.2: calls are metered on a session that takes none")
+        ensure(not session.finishing, "E-9.2: calls are metered on a session behind its last settlement")
         row = session.rows.setdefault((event.node, event.owner, event.credit), Row())
-        row.calls += event.calls
-        row.input += event.input_tokens
-        row.output += event.output_tokens
-        row.pico += wide(event.billed_pico_usd)
-        row.micro += wide(event.billed_micro_units)
+        billed = wide(event.billed_pico_usd), wide(event.billed_micro_units)
+        row.add(Row(event.calls, event.input_tokens, event.output_tokens, *billed))
         session.noted += wide(event.billed_pico_usd)
         session.used = meta.ts
         ensure(session.noted <= session.cap, f"E-9.1: {session.noted} pico-dollars are billed, its hold covers {session.cap}")
@@ -215,6 +261,7 @@ class Market(Service):
         keys = list(zip(ids(event.nodes), ids(event.owners, 17), event.credits))
         ensure(len(set(keys)) == len(keys) and all(key in session.rows for key in keys), "a window has a row of no call")
         rows = [session.rows.pop(key) for key in keys]
+        session.before = Before(dict(zip(keys, rows)), session.work.copy(), session.bill, session.taken, session.windows)
         told = list(zip(event.calls, event.input_tokens, event.output_tokens))
         ensure(told == [(row.calls, row.input, row.output) for row in rows], "a window has other calls or tokens than were metered")
         session.windows += 1
@@ -288,10 +335,33 @@ class Market(Service):
                 ensure(same, "a settlement makes another hold than it says")
         ensure(found == +to, f"E-9.1: a settlement pays {dict(found.items())}, its window comes to {dict((+to).items())}")
         ensure(all(each.linked for each in chain[:-1]), "E-2.2: a settlement is not one chain")
-        session.sent, session.waits = event, waits
+        next_hold = (event.hold_units, wide(event.covers_micro_usd))
+        expected = self._next_hold(session, event.last)
+        ensure(next_hold == expected and bool(event.hold) == (expected[0] > 0), f"E-9.1: the next hold and what it covers are {next_hold}, the rules give {expected}")
+        session.sent, session.waits, session.finishing = event, waits, event.last
+
+    def _next_hold(self, session: Session, last: bool) -> tuple[int, int]:
+        """As much as the session's budget again; where that was refused and while it closes, what is left of the one before."""
+        if last:
+            return 0, session.covers
+        if session.state == "active" and not session.shrink:
+            bill, budget = session.billed(session.bill.price), session.opened.budget_micro_usd
+            return session.opened.hold_units, bill.price + bill.buyer + bill.surcharge + budget
+        return session.hold_units - (session.ended.charged_units if session.ended else 0), session.covers
 
     def _settlement_refused(self, event: Any, meta: Meta) -> None:
-        self._session(event.session).sent = None
+        session = self._session(event.session)
+        ensure(session.sent is not None, "a settlement is refused that was not sent")
+        held = session.sent.hold and session.state == "active"
+        ensure(not event.hold_refused or held, "E-9.1: a hold is refused that was not asked for")
+        session.sent = None
+        if event.hold_refused and session.shrink:  # not even what is left is held: its last settlement pays all of it
+            session.reopen()
+            self.must_close.add(event.session)
+        session.shrink |= event.hold_refused
+
+    def _session_limited(self, event: Any, meta: Meta) -> None:
+        ensure(event.session in self.may_limit, "E-9.1: a session is limited whose hold was not refused")
 
     def _settled(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
@@ -313,13 +383,24 @@ class Market(Service):
         session.charged += window.charged_units
         session.fees += window.fee_units
         session.surcharges += window.surcharge_units
+        if session.shrink and (sent is None or wide(sent.covers_micro_usd) <= session.covers):
+            self.may_limit.add(event.session)
         if sent is not None and sent.hold:
             session.hold, session.covers = sent.hold, wide(sent.covers_micro_usd)
+            session.hold_units = sent.hold_units
         self.owed += session.waits
-        session.ended = session.sent = None
+        session.ended = session.sent = session.before = None
+        session.shrink = False
 
     def _hold_lost(self, event: Any, meta: Meta) -> None:
-        self._session(event.session).state = "lost"
+        session = self._session(event.session)
+        ensure(session.sent is not None and session.hold != b"", "a hold is lost that nothing was settled from")
+        if session.state == "active":
+            self.must_close.add(event.session)
+        session.reopen()
+        session.noted -= sum(row.pico for row in session.rows.values())  # nobody pays it
+        session.rows.clear()
+        session.hold, session.hold_units, session.lost, session.finishing = b"", 0, True, True
 
     def _owed_sent(self, event: Any, meta: Meta) -> None:
         found = self.owed[event.owner, event.asset]
