@@ -2,9 +2,10 @@
 """An audit of a Holmes network that shares nothing with Holmes but its published .proto files.
 
 It reads what `holmes replay --frames DIR` writes, one file of frames for each service, and recomputes everything from
-the bytes: checksums, chains, sequence numbers, times, who came in by which way, and for the services that it knows
-every rule that their events must keep. Exit code 0: everything holds. 1: something does not, and the line says which
-service, which frame (counted from 1 in its file), which sequence number and why. 2: it could not begin.
+the bytes: checksums, chains, sequence numbers, times, who came in by which way, and for the services that it knows what
+their events must be by the rules, as far as the logs bear that out. Exit code 0: everything holds. 1: something does
+not, and the line says which service, which frame (counted from 1 in its file), which sequence number and why. 2: it
+could not begin.
 
 What it cannot know: whether frames are missing behind the last one, or whether a whole history was written anew. Hold
 the heads that it prints against those published elsewhere.

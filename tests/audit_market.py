@@ -134,6 +134,8 @@ class Market(Service):
         self.command = protos.message("holmes.ledger.v1.Command")
         self.priced = self.sealed = 0
         self.owed: Counter[tuple[bytes, int]] = Counter()
+        self.sending: dict[tuple[bytes, int], int] = {}
+        """Of what waits: what the ledger was asked to pay and has not answered."""
         self.tge = 0
         self.must_close: set[bytes] = set()
         """Sessions that the entry which is read must close: there is no money for them any more."""
@@ -217,7 +219,7 @@ class Market(Service):
 
     def _session_closing(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
-        ensure(session.state != "closed", "a closed session closes")
+        ensure(session.state in ("opening", "active"), "a session closes that closes already, or is closed")
         idle = meta.ts >= max(session.leased, session.used + self.params.idle_ms * 1_000)
         ensure(event.reason != "IDLE" or idle, "E-10.2: a session closes as idle that was used, or has a lease")
         if session.cap and not session.finishing:  # it was funded: calls may run
@@ -227,19 +229,20 @@ class Market(Service):
 
     def _session_closed(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
-        ensure(session.state != "closed", "a session is closed twice")
+        ensure(session.state not in ("closed", "forgotten"), "a session is closed twice")
         ensure(session.lost or meta.ts >= session.waits_until, "E-10.2: a session is closed before scheduling has said that no call follows")
         ensure(not (session.rows or session.ended), "E-10.2: a session is closed with calls that were not settled")
         session.state = "closed"
 
     def _session_forgotten(self, event: Any, meta: Meta) -> None:
         ensure(self._session(event.session).state == "closed", "a session is forgotten that is not closed")
+        self.sessions[event.session].state = "forgotten"
 
     # Metering
 
     def _calls_noted(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
-        ensure(session.state not in ("closed", "opening"), "E-9.2: calls are metered on a session that takes none")
+        ensure(session.state in ("active", "closing"), "E-9.2: calls are metered on a session that takes none")
         ensure(not session.finishing, "E-9.2: calls are metered on a session behind its last settlement")
         row = session.rows.setdefault((event.node, event.owner, event.credit), Row())
         billed = wide(event.billed_pico_usd), wide(event.billed_micro_units)
@@ -249,9 +252,15 @@ class Market(Service):
         ensure(session.noted <= session.cap, f"E-9.1: {session.noted} pico-dollars are billed, its hold covers {session.cap}")
 
     def _calls_unbilled(self, event: Any, meta: Meta) -> None:
-        session = self.sessions.get(event.session)
-        takes = session is not None and session.state in ("active", "closing")
-        ensure(not takes or event.reason not in ("SESSION_NOT_FOUND",), "calls are unbilled for a session that is there")
+        """E-9.2: only what no session takes is billed to nobody."""
+        session, reason = self.sessions.get(event.session), ""
+        if session is None or session.state == "forgotten":
+            reason = "SESSION_NOT_FOUND"
+        elif session.state == "opening":
+            reason = "SESSION_NOT_FUNDED"
+        elif session.state == "closed" or session.finishing or not session.used:
+            reason = "SESSION_CLOSED"
+        ensure(event.reason == reason, f"E-9.1: calls are unbilled for {event.reason}; the session {f'refuses them with {reason}' if reason else 'takes them'}")
 
     def _window_ended(self, event: Any, meta: Meta) -> None:
         """E-9.1, E-9.2: sums are cumulative over the session, a window's sum goes to its rows by E-0.4."""
@@ -306,6 +315,7 @@ class Market(Service):
         payees = dict(zip(ids(event.payees, 17), ids(event.accounts)))
         for owner, units in zip(ids(window.owners, 17), window.paid_units) if window else ():
             if owner not in payees:
+                ensure(units == 0 or (owner, asset) not in self.accounts, "an owner's part waits although the owner has named an account")
                 waits[owner, asset] += units
             to[payees.get(owner, system_account(f"unclaimed/{name}"))] += units
         for owner, account in payees.items():
@@ -353,6 +363,11 @@ class Market(Service):
         session = self._session(event.session)
         ensure(session.sent is not None, "a settlement is refused that was not sent")
         held = session.sent.hold and session.state == "active"
+        payees = dict(zip(ids(session.sent.payees, 17), ids(session.sent.accounts)))
+        ensure(not event.owner or event.owner in payees, "a payment is refused to an owner whom the settlement does not pay")
+        key = event.owner, session.opened.asset
+        if event.owner and self.accounts.get(key) == payees[event.owner]:  # it may have named another meanwhile
+            del self.accounts[key]
         ensure(not event.hold_refused or held, "E-9.1: a hold is refused that was not asked for")
         session.sent = None
         if event.hold_refused and session.shrink:  # not even what is left is held: its last settlement pays all of it
@@ -404,13 +419,25 @@ class Market(Service):
 
     def _owed_sent(self, event: Any, meta: Meta) -> None:
         found = self.owed[event.owner, event.asset]
-        ensure(event.units == found, f"{event.units} are sent to an owner who waits for {found}")
+        ensure(0 < event.units == found, f"{event.units} are sent to an owner who waits for {found}")
+        key = event.owner, event.asset
+        ensure(key not in self.sending, "what waits is sent a second time before the ledger has answered")
+        (each,) = self.command.FromString(event.send).create_transfers.transfers
+        name = self.params.token_name if event.asset == self.params.token_asset else self.params.usd_name
+        moves = raw_id(each.debit_account_id), raw_id(each.credit_account_id), each.amount_units
+        same = each.kind == SINGLE and moves == (system_account(f"unclaimed/{name}"), self.accounts.get(key), event.units)
+        ensure(same, "what waits is sent elsewhere than to its owner's account, or another amount")
+        self.sending[key] = event.units
 
     def _owed_paid(self, event: Any, meta: Meta) -> None:
-        self.owed[event.owner, event.asset] = 0
+        key = event.owner, event.asset
+        ensure(key in self.sending, "an owner is said to be paid whom nothing was sent to")
+        self.owed[key] -= self.sending.pop(key)  # what came to wait meanwhile waits on
 
     def _owed_refused(self, event: Any, meta: Meta) -> None:
         """It waits on."""
+        key = event.owner, event.asset
+        ensure(self.sending.pop(key, 0) > 0 or key not in self.accounts, "a payment is refused that was not sent, to an owner with an account")
 
     def _price_sealed(self, event: Any, meta: Meta) -> None:
         ensure(event.epoch == self.priced + 1, f"the price of epoch {event.epoch} is sealed after {self.priced}")

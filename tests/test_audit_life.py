@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from audit_common import system_account
 from audit_frames import Protos
 from audit_staking import ACTIVE, JAILED, JAILING, UNJAILING
 from test_audit import altered, audit
-from test_audit_network import SERVICES, Change, Logs, more
+from test_audit_network import SERVICES, Change, Logs, more, of_line
 
 
 def of(which: str, change: Callable[[Any], None], where: Callable[[Any], bool] = lambda event: True) -> Change:
@@ -58,7 +59,11 @@ def refused(times: int) -> Callable[[Any], bool]:
     return where
 
 
-def no_longer_required(inner: Any) -> None:
+def of_renewed(**fields: Any) -> Callable[[Any], None]:
+    return lambda inner: put(**fields)(inner.renewed)
+
+
+def more_required(inner: Any) -> None:
     inner.nodes[0].required_units += 1
 
 
@@ -74,7 +79,7 @@ CHANGES: list[tuple[str, str, Change]] = [
     ("staking", "who is tombstoned", of("owner_tombstoned", fewer("nodes"))),
     ("staking", "why one is tombstoned", of("owner_tombstoned", put(cause=""))),
     ("staking", "what is required anew", more("required_recomputed", "required_units")),
-    ("scheduling", "what is required", of("nodes_noted", no_longer_required, lambda inner: len(inner.nodes) == 2)),
+    ("scheduling", "what is required", of("nodes_noted", more_required, lambda inner: len(inner.nodes) == 2)),
     ("scheduling", "who is tombstoned", of("nodes_noted", put(unqualified=b""), lambda inner: inner.unqualified)),
     ("scheduling", "a model's price", more("model_noted", "output_pico_usd")),
     ("market", "a model's price", more("model_priced", "output_pico_usd")),
@@ -93,6 +98,27 @@ CHANGES: list[tuple[str, str, Change]] = [
     ("emission", "what an early exit pays", more("grant_exited", "paid_units")),
     ("emission", "who is barred", of("nodes_barred", fewer("nodes"))),
     ("emission", "what is required", more("required_noted", "required_units")),
+    ("staking", "what a refused bond was asked for", more("bond_refused", "cause_seq")),
+    ("staking", "why a bond is refused", of("bond_refused", put(reason="ACCOUNT_FROZEN"))),
+    ("staking", "why a payout is refused", of("payout_refused", put(reason="ACCOUNT_FROZEN"))),
+    ("scheduling", "how long a lease is renewed", of("lease_renewed", of_renewed(expires_at_us=1 << 60))),
+    ("scheduling", "how far a lease is renewed", of("lease_renewed", of_renewed(allowance_pico_usd=1))),
+    ("scheduling", "what a call has come to", of_line("output_tokens", "calls_checkpointed")),
+    ("market", "until when a session has a lease", more("session_leased", "until_us")),
+    ("market", "which session has a lease", more("session_leased", "session")),
+    ("market", "what nobody pays", more("calls_unbilled", "unbilled_pico_usd")),
+    ("market", "why nobody pays", of("calls_unbilled", put(reason="SESSION_NOT_FUNDED"))),
+    ("market", "what an owner waited for", more("owed_sent", "units")),
+    ("market", "who waited", more("owed_paid", "owner")),
+    ("market", "which session is forgotten", more("session_forgotten", "session")),
+    ("market", "that a session idles", of("session_closing", put(reason="IDLE"), lambda inner: inner.reason != "IDLE")),
+    ("ledger", "whose account is closed", of("account_closed", put(account=system_account("trr_pool/HOL")))),
+    ("ledger", "what may leave an account", of("limits_set", put(rate_units=1))),
+    ("ledger", "under which reference money left", of("withdrawal_recorded", put(reference="bank 3"))),
+    ("ledger", "what ends", more("tokens_destroyed", "amount_units")),
+    ("emission", "what burns with a tombstone", more("locked_burned", "units")),
+    ("accounts", "whose API key it is", more("api_key_created", "account")),
+    ("accounts", "which API key is revoked", more("api_key_revoked", "key")),
     ("accounts", "who is suspended", more("account_suspended", "account")),
     ("accounts", "why one is suspended", of("account_suspended", put(cause=""))),
     ("accounts", "who is reinstated", more("account_reinstated", "account")),

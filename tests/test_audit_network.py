@@ -1,9 +1,11 @@
-"""Whatever is altered in the log of a whole network, the audit and `holmes verify` say so, and where.
+"""Any byte that is altered in the log of a whole network, or any frame that is dropped before its end, is found by the
+audit and by `holmes verify` in its place. What a forger who writes every log anew changes is found where the list below
+says so, and that of test_audit_life.
 
-What no audit can find when a forger writes every log anew and nobody has published a head: what no other entry and no
-rule depends on. Names and labels, a hashed API key, a moment within its neighbours, a wallet's request that was left
-out with all that followed from it, frames behind the last one. `test_what_nothing_depends_on…` says so in code. What
-nodes and gateways have signed, and all that money follows from, is found even then."""
+What no audit can find of such a forger while nobody has published a head: what no other entry and no rule depends on.
+Names and labels, a hashed API key, a moment within its neighbours, an amount that came in or left by the border, a wallet's
+request that was left out with all that followed from it, frames behind the last one. `test_what_nothing_depends_on…` says
+so in code. What nodes and gateways have signed, and money once it is inside, is found even then."""
 
 from __future__ import annotations
 

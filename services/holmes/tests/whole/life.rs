@@ -5,12 +5,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use holmes_accounts::command::NewAccount;
+use holmes_accounts::command::{NewAccount, NewApiKey};
 use holmes_accounts::params::{FirstStaff, defaults};
 use holmes_accounts::{Accounts, By, Change, Roles};
 use holmes_emission::Command as Reward;
 use holmes_kernel::{Amount, Id, Principal, PrincipalKind};
-use holmes_ledger::command::Command as Pay;
+use holmes_ledger::command::{Command as Pay, Movement, OpenAccount, Via};
+use holmes_ledger::rate::RateLimit;
 use holmes_market::Command as Trade;
 use holmes_market::model::Model;
 use holmes_proto::staking::v1::NodeState;
@@ -20,9 +21,11 @@ use holmes_store::journal::memory::Journal;
 use prost_reflect::prost::Message as _;
 
 use super::world::{
-    COIN, DOLLAR, EPOCH_S, HOL, MODEL, STAFF, USD, World, account, log, node, opened, party, public,
+    BANK, COIN, DOLLAR, EPOCH_S, HOL, MODEL, STAFF, USD, World, account, log, node, opened, party, public,
 };
 
+/// A session without calls or leases closes then.
+const IDLE_S: u64 = 40;
 /// How long a session may last, and the ledger keeps its hold behind that.
 const SESSION_S: u64 = 8 * EPOCH_S;
 const GRACE_S: u64 = 130;
@@ -51,6 +54,18 @@ impl World {
         self.end(self.leases.len() - 1);
     }
 
+    fn is_refused_a_payout(&self) -> bool {
+        self.staking.look(|state| state.unbondings.values().any(|one| !one.refused.is_empty()))
+    }
+
+    /// One more account of a party.
+    fn another_account(&mut self, n: u8, asset: u32) -> Id {
+        let (account, owner, name) = (self.fresh(), party(n), String::new());
+        let open = OpenAccount { account, asset, owner, name, history: false, via: Via::Call };
+        self.ask(&self.ledger.clone(), owner, Pay::OpenAccount(open)).unwrap();
+        account
+    }
+
     fn epoch(&self) -> u64 {
         self.market.look(|state| state.params.calendar.epoch(self.rig.now()))
     }
@@ -66,12 +81,18 @@ fn a_suspension(world: &mut World) {
     let params = defaults(&first).encode_to_vec();
     let accounts: Seat<Accounts, Journal> = world.rig.add(log(2), opened(params)).unwrap();
     let staff = Principal::new(PrincipalKind::Staff, Id::of_key(&public(7)));
-    let account = world.fresh();
+    let (account, key, hash) = (world.fresh(), world.fresh(), [9; 32]);
     let new = NewAccount { account, name: "mallory".into(), roles: Roles::RENTER, key: None };
+    let (label, roles) = (String::new(), Roles::RENTER);
+    let api_key = NewApiKey { account, key, hash, label, roles, admin: false, expires: None };
     let cause = "asked for by a court".to_owned();
-    for change in
-        [Change::CreateAccount(new), Change::Suspend { account, cause }, Change::Reinstate { account }]
-    {
+    for change in [
+        Change::CreateAccount(new),
+        Change::CreateApiKey(api_key),
+        Change::Suspend { account, cause },
+        Change::Reinstate { account },
+        Change::RevokeApiKey { key },
+    ] {
         let command = holmes_accounts::Command { by: By::Signature, change };
         world.ask(&accounts, staff, command).unwrap();
     }
@@ -91,6 +112,47 @@ fn another_price(world: &mut World) {
     world.rig.settle();
     world.report(world.leases.len() - 1, &[(3, 90_002)]);
     world.rest();
+}
+
+/// A call runs for so long that it is checkpointed and its lease renewed, and its node is lost before it ends.
+fn a_long_call(world: &mut World) {
+    world.serve(1, 4, USD, &[(5, 1_000), (6, 1_000)]);
+    let lease = world.leases.len() - 1;
+    world.report(lease, &[(5, 1_000), (7, 1_000)]); // the first is a repetition
+    world.wait(20);
+    world.checkpoint(lease, &[(8, 40_000)]);
+    world.renew(lease);
+    world.wait(20);
+    world.checkpoint(lease, &[(8, 80_000)]);
+    world.lose(1);
+    world.attach(1);
+}
+
+/// An owner has no account any more when a window is settled: the owner's part waits for the next one.
+fn an_owner_without_account(world: &mut World) {
+    let all = world.single(account(2, USD), account(4, USD), world.balance(account(2, USD)));
+    world.transfer(party(2), all);
+    world.ask(&world.ledger.clone(), party(2), Pay::CloseAccount { account: account(2, USD) }).unwrap();
+    world.serve(2, 4, USD, &[(15, 90_000)]);
+    world.rest();
+    world.wait(20);
+    let account = world.another_account(2, USD);
+    let set = Trade::SetAccount { asset: USD, account };
+    world.ask(&world.market.clone(), party(2), set).unwrap();
+}
+
+/// What the border and staff do with accounts: a limit, a bulk submitter, money that leaves.
+fn the_border(world: &mut World) {
+    let rate = RateLimit::new(100 * DOLLAR, 60_000);
+    let (reference, amount) = ("bank out".to_owned(), Amount::new(DOLLAR));
+    let withdrawal = Movement { account: account(3, USD), amount, reference };
+    for (who, command) in [
+        (STAFF, Pay::SetLimits { account: account(3, USD), credit_limit: 0, rate }),
+        (STAFF, Pay::RegisterSubmitter { submitter: party(3), registered: true }),
+        (BANK, Pay::RecordWithdrawal(withdrawal)),
+    ] {
+        world.ask(&world.ledger.clone(), who, command).unwrap();
+    }
 }
 
 /// A renter's account is frozen while calls run: neither a whole hold nor the rest of the one before is made again.
@@ -133,11 +195,21 @@ fn a_jailing(world: &mut World) {
 
 /// One owner takes a part of a bond back, one all of it, and comes back when it is paid.
 fn unbondings(world: &mut World) {
+    let ended = world.hold_for_bond(1, 1_000);
+    world.wait(2);
+    world.stake(party(1), Stake::Bond { node: node(1), hold: ended }); // the ledger refuses it
+    // The first account that it is to be paid to is closed by then.
+    let closed = world.another_account(2, HOL);
+    world.stake(party(2), Stake::SetPayoutAccount { node: node(2), account: closed });
+    world.ask(&world.ledger.clone(), party(2), Pay::CloseAccount { account: closed }).unwrap();
     let part = Some(Amount::new(1_000 * COIN));
     world.stake(party(1), Stake::Unbond { node: node(1), amount: part, account: None });
     world.unbond(2).unwrap();
     world.rig.settle();
     while world.stands(2) != NodeState::Exited {
+        if world.is_refused_a_payout() {
+            world.stake(party(2), Stake::SetPayoutAccount { node: node(2), account: account(2, HOL) });
+        }
         world.serve(1, 4, USD, &[(41, 60_000)]);
         world.wait(30);
         world.rest();
@@ -148,10 +220,13 @@ fn unbondings(world: &mut World) {
     world.attach(2);
 }
 
-/// An owner takes what is locked of a grant at once, and a part of it burns.
+/// An owner takes what is locked of a grant at once, and a part of it burns: those tokens end.
 fn an_early_exit(world: &mut World) {
     let grant = Reward::ExitGrant { node: node(1), epoch: world.epoch() - 3 };
     world.ask(&world.emission.clone(), party(1), grant).unwrap();
+    world.wait(10);
+    let amount = Amount::new(world.of("burn_inbox/HOL"));
+    world.ask(&world.ledger.clone(), BANK, Pay::Destroy { asset: HOL, amount }).unwrap();
 }
 
 /// An owner is tombstoned while its node serves, and takes the bond back all the same (E-6.5).
@@ -167,8 +242,11 @@ fn a_tombstone(world: &mut World) {
 fn an_outage(mut world: World) -> World {
     world.wait(EPOCH_S);
     world.serve(1, 4, USD, &[(61, 50_000)]);
+    let leases = world.leases.clone();
     let mut world = world.down_for(Duration::from_secs(SESSION_S + GRACE_S + 10));
+    world.leases = leases;
     world.start_gateway();
+    world.report(world.leases.len() - 1, &[(62, 50_000)]); // nobody pays it any more
     world.attach(1);
     world.attach(2);
     world.wait(EPOCH_S);
@@ -177,7 +255,8 @@ fn an_outage(mut world: World) -> World {
 
 fn lived() -> World {
     let mut world = World::on_terms(|market| {
-        (market.longest_session_ms, market.idle_ms) = (SESSION_S * 1_000, SESSION_S * 1_000);
+        (market.longest_session_ms, market.idle_ms) = (SESSION_S * 1_000, IDLE_S * 1_000);
+        market.keep_closed_ms = SESSION_S * 1_000;
         (market.drain_ms, market.silence_ms) = (60_000, 60_000);
         market.hold_grace_ms = GRACE_S * 1_000;
     });
@@ -185,8 +264,16 @@ fn lived() -> World {
     a_suspension(&mut world);
     world.wait(EPOCH_S + 10);
     another_price(&mut world);
+    a_long_call(&mut world);
+    an_owner_without_account(&mut world);
+    for n in 0..3 {
+        world.serve(3, 5, HOL, &[(n, 80_000)]);
+        world.rest();
+        world.wait(EPOCH_S);
+    }
     a_frozen_renter(&mut world);
     a_poor_renter(&mut world);
+    the_border(&mut world);
     a_jailing(&mut world);
     world.open_alone(4, USD, DOLLAR);
     world.close(world.sessions.len() - 1); // before the ledger has answered

@@ -43,7 +43,7 @@ pub(crate) const OWNERS: std::ops::RangeInclusive<u8> = 1..=3;
 pub(crate) const RENTERS: std::ops::RangeInclusive<u8> = 4..=5;
 const START: Time = Time::from_millis(20_832 * 86_400_000);
 pub(crate) const STAFF: Principal = Principal::new(PrincipalKind::Staff, Id::from_bytes([7; 16]));
-const BANK: Principal = Principal::service(ServiceId(9));
+pub(crate) const BANK: Principal = Principal::service(ServiceId(9));
 const TREASURER: Principal = Principal::service(ServiceId(7));
 const GENESIS: [u8; 16] = [5; 16];
 pub(crate) const MODEL: &str = "smollm2-135m-instruct";
@@ -253,11 +253,16 @@ impl World {
         self.ask(&self.staking.clone(), party(n), Stake::RegisterNode(register)).unwrap();
         let rating = Stake::SetRating { node: node(n), rating_milli_cu: 1_000 };
         self.ask(&self.staking.clone(), STAFF, rating).unwrap();
+        let hold = self.hold_for_bond(n, 3_600_000);
+        self.ask(&self.staking.clone(), party(n), Stake::Bond { node: node(n), hold }).unwrap();
+    }
+
+    /// A hold that can become a part of a bond for so long.
+    pub(crate) fn hold_for_bond(&mut self, n: u8, timeout_ms: u64) -> Id {
         let (debit, credit, amount) = (account(n, HOL), system_account("bonds/HOL"), Amount::new(BOND));
         let of = Move { debit, credit, amount, balancing: false, debit_owner: None };
         let coordinator = Some(Coordinator { service: ServiceId(3), id: node(n) });
-        let hold = self.transfer(party(n), Kind::Hold { of, timeout_ms: Some(3_600_000), coordinator });
-        self.ask(&self.staking.clone(), party(n), Stake::Bond { node: node(n), hold }).unwrap();
+        self.transfer(party(n), Kind::Hold { of, timeout_ms: Some(timeout_ms), coordinator })
     }
 
     pub(crate) fn start_gateway(&mut self) {
