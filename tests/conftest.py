@@ -18,7 +18,7 @@ import openai
 import pytest
 
 from audit_frames import Protos
-from story import ROOT, binary, test_program
+from story import ROOT, binary, tests_of
 
 PATIENCE = 240
 
@@ -103,7 +103,7 @@ def demo_log(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> DemoLog:
 def life_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The frames of a network's long life on virtual time: services/holmes/tests/whole/life.rs writes them."""
     frames = tmp_path_factory.mktemp("life")
-    lives = [test_program("whole"), "--exact", "life::a_long_life_keeps_every_invariant_and_is_told_again_by_its_logs"]
+    lives = [tests_of("whole"), "--exact", "life::a_long_life_keeps_every_invariant_and_is_told_again_by_its_logs"]
     done = subprocess.run(lives, env=os.environ | {"HOLMES_LIFE": str(frames)}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
     return frames

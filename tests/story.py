@@ -44,7 +44,7 @@ def binary() -> Path:
     return max(built, key=lambda path: path.stat().st_mtime)
 
 
-def test_program(name: str) -> Path:
+def tests_of(name: str) -> Path:
     """A built program of the binary's own tests. `cargo xtask test` builds it before it runs these tests."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     built = [path for path in target.glob(f"*/deps/{name}-*") if not path.suffix and os.access(path, os.X_OK)]

@@ -22,7 +22,7 @@ from audit import audited
 from audit_frames import HEADER, Fault, Protos, decode, read_frame
 from blake3 import blake3
 from conftest import DemoLog
-from story import ROOT, binary
+from story import binary
 from test_audit import Frames, altered, audit, joined, rechained, sealed, split
 
 SERVICES = ("ledger", "accounts", "staking", "scheduling", "market", "emission", "treasury")
