@@ -2,9 +2,10 @@
 """An audit of a Holmes network that shares nothing with Holmes but its published .proto files.
 
 It reads what `holmes replay --frames DIR` writes, one file of frames for each service, and recomputes everything from
-the bytes: checksums, chains, sequence numbers, times, who came in by which way, and for the services that it knows
-every rule that their events must keep. Exit code 0: everything holds. 1: something does not, and the line says which
-service, which frame (counted from 1 in its file), which sequence number and why. 2: it could not begin.
+the bytes: checksums, chains, sequence numbers, times, who came in by which way, and for the services that it knows what
+their events must be by the rules, as far as the logs bear that out. Exit code 0: everything holds. 1: something does
+not, and the line says which service, which frame (counted from 1 in its file), which sequence number and why. 2: it
+could not begin.
 
 What it cannot know: whether frames are missing behind the last one, or whether a whole history was written anew. Hold
 the heads that it prints against those published elsewhere.
@@ -128,6 +129,18 @@ class Audit:
                 machine.across(world)
 
 
+def audited(protos: Protos, files: list[Path]) -> tuple[Audit, Fault | None]:
+    """Audits files of frames, each called after its service."""
+    audit = Audit(protos)
+    try:
+        for path in sorted(files, key=lambda path: (protos.numbers.get(path.stem, 1 << 16), path.stem)):
+            audit.read(path)
+        audit.across()
+    except Fault as found:
+        return audit, found
+    return audit, None
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, *rows]
     widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
@@ -178,13 +191,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    audit, fault = Audit(Protos(args.proto)), None
-    try:
-        for path in sorted(files, key=lambda path: (audit.protos.numbers.get(path.stem, 1 << 16), path.stem)):
-            audit.read(path)
-        audit.across()
-    except Fault as found:
-        fault = found
+    audit, fault = audited(Protos(args.proto), files)
     if args.json:
         print(as_json(audit, fault))
     else:

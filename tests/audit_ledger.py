@@ -16,7 +16,7 @@ from audit_frames import (
     uuid_text,
 )
 from audit_common import system_account
-from audit_rows import BALANCING, DEBIT_OWNER, HOLD, NOBODY, POST, SINGLE, VOID, Row, check_chains, linked_by_digest, rows_of, u64
+from audit_rows import BALANCING, DEBIT_OWNER, HOLD, NOBODY, POST, SINGLE, VOID, Row, check_chains, check_refusal, linked_by_digest, rows_of, u64
 
 U64 = 2**64 - 1
 PARTIES = (ACCOUNT, NODE, GATEWAY)
@@ -337,6 +337,8 @@ class Ledger:
             ensure(by_number or same, f"E-2.3: {name} is said to have happened before, and has not")
         else:
             ensure((row.units, row.burned) == (0, 0), f"{name} failed ({row.code}) and moves money")
+            if known is None and row.kind in (SINGLE, HOLD):  # what is repeated has the answer that it had then
+                check_refusal(row, self.accounts.get(row.debit), self.accounts.get(row.credit))
         remembered = row.code == "OK" or row.code in REMEMBERED.split()
         if remembered and young and not by_number and known is None:
             self.known[row.id] = Known(row.digest, row.units, row.code)

@@ -3,84 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 from audit_common import PPB, Meta, Record, Service, World, apportion, ceil_div, ensure, epoch_of, events_of, ids
 from audit_common import raw_id, system_account, wide
 from audit_frames import uuid_text
+from audit_sessions import Before, Row, Session
 
 PICO = 10**6
 POST, VOID, SINGLE, HOLD = 3, 4, 1, 2
-NUMBER = 5
-SCHEDULING_FIELDS = ("session", "node", "owner", "credit")
-
-
-@dataclass
-class Bill:
-    """E-9.1: what a price in micro-dollars comes to."""
-
-    price: int = 0
-    buyer: int = 0
-    seller: int = 0
-    surcharge: int = 0
-
-
-@dataclass
-class Row:
-    """What a node has done in a window, of one credit."""
-
-    calls: int = 0
-    input: int = 0
-    output: int = 0
-    pico: int = 0
-    micro: int = 0
-
-
-@dataclass
-class Session:
-    """A renter's session: all sums are since its beginning."""
-
-    opened: Any
-    rows: dict[tuple[bytes, bytes, int], Row] = field(default_factory=dict)
-    work: Counter[tuple[bytes, bytes, int]] = field(default_factory=Counter)
-    """What was below a unit of work, for the node's next window."""
-    bill: Bill = field(default_factory=Bill)
-    taken: int = 0
-    noted: int = 0
-    windows: int = 0
-    calls: int = 0
-    paid: int = 0
-    fees: int = 0
-    surcharges: int = 0
-    charged: int = 0
-    covers: int = 0
-    cap: int = 0
-    hold: bytes = b""
-    ended: Any = None
-    sent: Any = None
-    waits: Counter[tuple[bytes, int]] = field(default_factory=Counter)
-    """What the settlement that was sent leaves in unclaimed/<asset>, by owner."""
-    state: str = "opening"
-    used: int = 0
-    """When it was last used: funded first, or a call was metered."""
-    leased: int = 0
-    """Until then scheduling has a lease for it."""
-    waits_until: int = 0
-    """Until then it is settled for the last time only when scheduling has said that no call follows."""
-
-    def billed(self, price: int) -> Bill:
-        of = self.opened
-        rates = of.buyer_fee_ppb, of.seller_fee_ppb, of.surcharge_ppb
-        return Bill(price, *(ceil_div(price * rate, PPB) for rate in rates))
-
-    def paid_in(self, micro: int) -> int:
-        price = self.opened.token_price_micro_usd
-        return ceil_div(micro * PPB, price) if price else micro
-
-    def paid_out(self, micro: int) -> int:
-        price = self.opened.token_price_micro_usd
-        return micro * PPB // price if price else micro
 
 
 class Market(Service):
@@ -96,7 +27,17 @@ class Market(Service):
         self.command = protos.message("holmes.ledger.v1.Command")
         self.priced = self.sealed = 0
         self.owed: Counter[tuple[bytes, int]] = Counter()
+        self.sending: dict[tuple[bytes, int], int] = {}
+        """Of what waits: what the ledger was asked to pay and has not answered."""
         self.tge = 0
+        self.must_close: set[bytes] = set()
+        """Sessions that the entry which is read must close: there is no money for them any more."""
+        self.may_limit: set[bytes] = set()
+        """Sessions of which it has settled a window without extending the hold, since that was refused."""
+
+    def after_entry(self) -> None:
+        self.may_limit.clear()
+        ensure(not self.must_close, "E-9.1: the next hold is refused for the second time, or is lost, and the session takes calls all the same")
 
     def _market_opened(self, event: Any, meta: Meta) -> None:
         asked = self.params.tge_at_ms * 1_000
@@ -109,7 +50,7 @@ class Market(Service):
     def _ignore(self, event: Any, meta: Meta) -> None:
         """Answers of the ledger: audit_sends holds them against it."""
 
-    _system_account_requested = _system_account_opened = _system_account_refused = _session_limited = _ignore
+    _system_account_requested = _system_account_opened = _system_account_refused = _ignore
 
     def _account_set(self, event: Any, meta: Meta) -> None:
         ensure(event.principal == meta.principal, "somebody names an account for another")
@@ -127,7 +68,7 @@ class Market(Service):
         ensure(rates == expected, f"E-9.1: a session keeps the rates and the price {rates}, {expected} are in force")
         account = self.accounts.get((event.renter, event.asset))
         ensure(account == event.account, "a session debits an account that its renter has not named")
-        session = Session(event, covers=event.budget_micro_usd, hold=event.hold)
+        session = Session(event, covers=event.budget_micro_usd, hold=event.hold, hold_units=event.hold_units)
         units = session.paid_in(event.budget_micro_usd)
         units += ceil_div(units * p.token_margin_ppb, PPB) if token else 0
         ensure(event.hold_units == units, f"E-9.1: its hold is {event.hold_units}, its budget with the margin {units}")
@@ -135,8 +76,10 @@ class Market(Service):
 
     def _hold_made(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
-        ensure(session.state == "opening", "the first hold of a session is made twice")
-        session.state = "active"
+        # Its renter may have closed it meanwhile: then it is closed with its hold.
+        ensure(not session.made and session.state in ("opening", "closing"), "the first hold of a session is made twice")
+        session.made = True
+        session.state = "active" if session.state == "opening" else session.state
 
     def _hold_sent(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
@@ -169,43 +112,48 @@ class Market(Service):
 
     def _session_closing(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
-        ensure(session.state != "closed", "a closed session closes")
+        ensure(session.state in ("opening", "active"), "a session closes that closes already, or is closed")
         idle = meta.ts >= max(session.leased, session.used + self.params.idle_ms * 1_000)
         ensure(event.reason != "IDLE" or idle, "E-10.2: a session closes as idle that was used, or has a lease")
-        if session.cap and session.state != "lost":  # it was funded: calls may run
+        if session.cap and not session.finishing:  # it was funded: calls may run
             session.waits_until = event.drains_until_us + self.params.silence_ms * 1_000
         session.state = "closing"
+        self.must_close.discard(event.session)
 
     def _session_closed(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
-        ensure(session.state != "closed", "a session is closed twice")
-        lost = session.state == "lost"
-        ensure(lost or meta.ts >= session.waits_until, "E-10.2: a session is closed before scheduling has said that no call follows")
-        ensure(lost or not (session.rows or session.ended), "E-10.2: a session is closed with calls that were not settled")
+        ensure(session.state not in ("closed", "forgotten"), "a session is closed twice")
+        ensure(session.lost or meta.ts >= session.waits_until, "E-10.2: a session is closed before scheduling has said that no call follows")
+        ensure(not (session.rows or session.ended), "E-10.2: a session is closed with calls that were not settled")
         session.state = "closed"
 
     def _session_forgotten(self, event: Any, meta: Meta) -> None:
         ensure(self._session(event.session).state == "closed", "a session is forgotten that is not closed")
+        self.sessions[event.session].state = "forgotten"
 
     # Metering
 
     def _calls_noted(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
-        ensure(session.state not in ("closed", "opening"), "E-9.2: calls are metered on a session that takes none")
+        ensure(session.state in ("active", "closing"), "E-9.2: calls are metered on a session that takes none")
+        ensure(not session.finishing, "E-9.2: calls are metered on a session behind its last settlement")
         row = session.rows.setdefault((event.node, event.owner, event.credit), Row())
-        row.calls += event.calls
-        row.input += event.input_tokens
-        row.output += event.output_tokens
-        row.pico += wide(event.billed_pico_usd)
-        row.micro += wide(event.billed_micro_units)
+        billed = wide(event.billed_pico_usd), wide(event.billed_micro_units)
+        row.add(Row(event.calls, event.input_tokens, event.output_tokens, *billed))
         session.noted += wide(event.billed_pico_usd)
         session.used = meta.ts
         ensure(session.noted <= session.cap, f"E-9.1: {session.noted} pico-dollars are billed, its hold covers {session.cap}")
 
     def _calls_unbilled(self, event: Any, meta: Meta) -> None:
-        session = self.sessions.get(event.session)
-        takes = session is not None and session.state in ("active", "closing")
-        ensure(not takes or event.reason not in ("SESSION_NOT_FOUND",), "calls are unbilled for a session that is there")
+        """E-9.2: only what no session takes is billed to nobody."""
+        session, reason = self.sessions.get(event.session), ""
+        if session is None or session.state == "forgotten":
+            reason = "SESSION_NOT_FOUND"
+        elif session.state == "opening":
+            reason = "SESSION_NOT_FUNDED"
+        elif session.state == "closed" or session.finishing or not session.used:
+            reason = "SESSION_CLOSED"
+        ensure(event.reason == reason, f"E-9.1: calls are unbilled for {event.reason}; the session {f'refuses them with {reason}' if reason else 'takes them'}")
 
     def _window_ended(self, event: Any, meta: Meta) -> None:
         """E-9.1, E-9.2: sums are cumulative over the session, a window's sum goes to its rows by E-0.4."""
@@ -215,6 +163,7 @@ class Market(Service):
         keys = list(zip(ids(event.nodes), ids(event.owners, 17), event.credits))
         ensure(len(set(keys)) == len(keys) and all(key in session.rows for key in keys), "a window has a row of no call")
         rows = [session.rows.pop(key) for key in keys]
+        session.before = Before(dict(zip(keys, rows)), session.work.copy(), session.bill, session.taken, session.windows)
         told = list(zip(event.calls, event.input_tokens, event.output_tokens))
         ensure(told == [(row.calls, row.input, row.output) for row in rows], "a window has other calls or tokens than were metered")
         session.windows += 1
@@ -259,6 +208,7 @@ class Market(Service):
         payees = dict(zip(ids(event.payees, 17), ids(event.accounts)))
         for owner, units in zip(ids(window.owners, 17), window.paid_units) if window else ():
             if owner not in payees:
+                ensure(units == 0 or (owner, asset) not in self.accounts, "an owner's part waits although the owner has named an account")
                 waits[owner, asset] += units
             to[payees.get(owner, system_account(f"unclaimed/{name}"))] += units
         for owner, account in payees.items():
@@ -288,10 +238,38 @@ class Market(Service):
                 ensure(same, "a settlement makes another hold than it says")
         ensure(found == +to, f"E-9.1: a settlement pays {dict(found.items())}, its window comes to {dict((+to).items())}")
         ensure(all(each.linked for each in chain[:-1]), "E-2.2: a settlement is not one chain")
-        session.sent, session.waits = event, waits
+        next_hold = (event.hold_units, wide(event.covers_micro_usd))
+        expected = self._next_hold(session, event.last)
+        ensure(next_hold == expected and bool(event.hold) == (expected[0] > 0), f"E-9.1: the next hold and what it covers are {next_hold}, the rules give {expected}")
+        session.sent, session.waits, session.finishing = event, waits, event.last
+
+    def _next_hold(self, session: Session, last: bool) -> tuple[int, int]:
+        """As much as the session's budget again; where that was refused and while it closes, what is left of the one before."""
+        if last:
+            return 0, session.covers
+        if session.state == "active" and not session.shrink:
+            bill, budget = session.billed(session.bill.price), session.opened.budget_micro_usd
+            return session.opened.hold_units, bill.price + bill.buyer + bill.surcharge + budget
+        return session.hold_units - (session.ended.charged_units if session.ended else 0), session.covers
 
     def _settlement_refused(self, event: Any, meta: Meta) -> None:
-        self._session(event.session).sent = None
+        session = self._session(event.session)
+        ensure(session.sent is not None, "a settlement is refused that was not sent")
+        held = session.sent.hold and session.state == "active"
+        payees = dict(zip(ids(session.sent.payees, 17), ids(session.sent.accounts)))
+        ensure(not event.owner or event.owner in payees, "a payment is refused to an owner whom the settlement does not pay")
+        key = event.owner, session.opened.asset
+        if event.owner and self.accounts.get(key) == payees[event.owner]:  # it may have named another meanwhile
+            del self.accounts[key]
+        ensure(not event.hold_refused or held, "E-9.1: a hold is refused that was not asked for")
+        session.sent = None
+        if event.hold_refused and session.shrink:  # not even what is left is held: its last settlement pays all of it
+            session.reopen()
+            self.must_close.add(event.session)
+        session.shrink |= event.hold_refused
+
+    def _session_limited(self, event: Any, meta: Meta) -> None:
+        ensure(event.session in self.may_limit, "E-9.1: a session is limited whose hold was not refused")
 
     def _settled(self, event: Any, meta: Meta) -> None:
         session = self._session(event.session)
@@ -313,23 +291,46 @@ class Market(Service):
         session.charged += window.charged_units
         session.fees += window.fee_units
         session.surcharges += window.surcharge_units
+        if session.shrink and (sent is None or wide(sent.covers_micro_usd) <= session.covers):
+            self.may_limit.add(event.session)
         if sent is not None and sent.hold:
             session.hold, session.covers = sent.hold, wide(sent.covers_micro_usd)
+            session.hold_units = sent.hold_units
         self.owed += session.waits
-        session.ended = session.sent = None
+        session.ended = session.sent = session.before = None
+        session.shrink = False
 
     def _hold_lost(self, event: Any, meta: Meta) -> None:
-        self._session(event.session).state = "lost"
+        session = self._session(event.session)
+        ensure(session.sent is not None and session.hold != b"", "a hold is lost that nothing was settled from")
+        if session.state == "active":
+            self.must_close.add(event.session)
+        session.reopen()
+        session.noted -= sum(row.pico for row in session.rows.values())  # nobody pays it
+        session.rows.clear()
+        session.hold, session.hold_units, session.lost, session.finishing = b"", 0, True, True
 
     def _owed_sent(self, event: Any, meta: Meta) -> None:
         found = self.owed[event.owner, event.asset]
-        ensure(event.units == found, f"{event.units} are sent to an owner who waits for {found}")
+        ensure(0 < event.units == found, f"{event.units} are sent to an owner who waits for {found}")
+        key = event.owner, event.asset
+        ensure(key not in self.sending, "what waits is sent a second time before the ledger has answered")
+        (each,) = self.command.FromString(event.send).create_transfers.transfers
+        name = self.params.token_name if event.asset == self.params.token_asset else self.params.usd_name
+        moves = raw_id(each.debit_account_id), raw_id(each.credit_account_id), each.amount_units
+        same = each.kind == SINGLE and moves == (system_account(f"unclaimed/{name}"), self.accounts.get(key), event.units)
+        ensure(same, "what waits is sent elsewhere than to its owner's account, or another amount")
+        self.sending[key] = event.units
 
     def _owed_paid(self, event: Any, meta: Meta) -> None:
-        self.owed[event.owner, event.asset] = 0
+        key = event.owner, event.asset
+        ensure(key in self.sending, "an owner is said to be paid whom nothing was sent to")
+        self.owed[key] -= self.sending.pop(key)  # what came to wait meanwhile waits on
 
     def _owed_refused(self, event: Any, meta: Meta) -> None:
         """It waits on."""
+        key = event.owner, event.asset
+        ensure(self.sending.pop(key, 0) > 0 or key not in self.accounts, "a payment is refused that was not sent, to an owner with an account")
 
     def _price_sealed(self, event: Any, meta: Meta) -> None:
         ensure(event.epoch == self.priced + 1, f"the price of epoch {event.epoch} is sealed after {self.priced}")

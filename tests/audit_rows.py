@@ -94,3 +94,15 @@ def check_chains(rows: list[Row], linked: list[bool]) -> None:
             continue
         ensure(not run or set(run) != {"LINKED_FAILED"}, "E-2.2: a chain failed although no transfer of it did")
         run = []
+
+
+def check_refusal(row: Row, debit: Any, credit: Any) -> None:
+    """E-2.5, as far as it shows: what an account stands in the way of was refused while it did. The accounts are None where
+    the ledger has none."""
+    so = {
+        "DEBIT_NOT_FOUND": debit is None,
+        "CREDIT_NOT_FOUND": credit is None,
+        "ACCOUNT_FROZEN": debit is not None and debit.frozen,
+        "ACCOUNT_CLOSED": any(account is not None and account.closed for account in (debit, credit)),
+    }
+    ensure(so.get(row.code, True), f"transfer {uuid_text(row.id)} is refused with {row.code}, which its accounts do not bear out")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from audit_common import PPB, Meta, Record, Service, World, ceil_div, ensure, epoch_of, events_of, ids, wide
@@ -15,6 +16,7 @@ from nacl.signing import VerifyKey
 
 FULL, QUARTER, NONE = 1, 2, 3
 COMPUTE = 1
+ACTIVE = 2
 NODE_LOST = 4
 OWN_NUMBER = 4
 BEST = 3
@@ -37,6 +39,45 @@ def context_class(context: int) -> int:
     """Rounded down to a quarter of its greatest power of two."""
     step = 1 << max(0, context.bit_length() - 3)
     return context // step * step
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A node as staking's log says it stands: all that scheduling keeps of it."""
+
+    owner: bytes = b""
+    key: bytes = b""
+    qualified: bool = False
+    rating: int = 0
+    required: int = 0
+
+
+def stand_of(noted: Any) -> Stand:
+    """What scheduling's log says of a node."""
+    return Stand(noted.owner, noted.public_key, noted.qualified, noted.rating_milli_cu, noted.required_units)
+
+
+def stands(record: Record, known: dict[bytes, Stand], most: int) -> tuple[list[tuple[Stand, bytes]], list[bytes]]:
+    """What scheduling is to note of an entry of staking's log: the nodes that stand otherwise than is `known`, by their ids,
+    and those that a tombstone disqualifies. A node beyond the limit is never known."""
+    before, gone = dict(known), []
+    for _, which, event in record.events:
+        if which == "node_registered" and event.kind == COMPUTE and (event.node in known or len(known) < most):
+            known[event.node] = replace(known.get(event.node, Stand(key=event.public_key)), owner=event.owner)
+        elif which == "bond_changed" and event.kind == COMPUTE and event.node in known:
+            so = event.qualified and event.state == ACTIVE
+            here = {"owner": event.owner, "qualified": so, "rating": event.rating_milli_cu, "required": event.required_units}
+            known[event.node] = replace(known[event.node], **here)
+        elif which == "required_recomputed":
+            for id, required in zip(ids(event.nodes), event.required_units, strict=True):
+                if id in known:
+                    known[id] = replace(known[id], required=required)
+        elif which == "owner_tombstoned":
+            gone += [id for id in ids(event.nodes) if id in before and before[id].qualified]
+    changed = sorted(id for id, stand in known.items() if before.get(id) != stand)
+    found = [(known[id], id) for id in changed]
+    known.update((id, replace(known[id], qualified=False)) for id in gone)
+    return found, gone
 
 
 @dataclass
@@ -385,6 +426,13 @@ class Scheduling(Service):
                         for who, key, signature in (("node", node, line.node_signature), ("gateway", event.gateway, line.gateway_signature)):
                             record.must(signed(self.keys[key], said, signature), f"E-9.2: the {who} has not signed line {at}", seq)
 
+        prices = ("model", "input_pico_usd", "output_pico_usd", "input_micro_units", "output_micro_units", "withdrawn")
+
+        def models(which: str) -> Callable[[Record], list[Any]]:
+            return lambda record: [tuple(getattr(event, name) for name in prices) for event in events_of(record, which)]
+
+        world.agree("scheduling", "market", models("model_priced"), models("model_noted"), "what is offered")
+
         def funded(record: Record) -> list[Any]:
             return [(e.session, e.renter, wide(e.cap_pico_usd)) for e in events_of(record, "session_funded")]
 
@@ -401,22 +449,13 @@ class Scheduling(Service):
 
         world.agree("scheduling", "market", closing, draining, "which sessions close")
 
-        def bonds(record: Record) -> list[Any]:
-            return [(e.node, e.owner, e.qualified, e.rating_milli_cu, e.required_units) for e in events_of(record, "bond_changed") if e.kind == COMPUTE]
-
-        def nodes(record: Record) -> list[Any]:
-            found = [e for event in events_of(record, "nodes_noted") for e in event.nodes]
-            return [(e.node, e.owner, e.qualified, e.rating_milli_cu, e.required_units) for e in found if e.rating_milli_cu]
-
         if world.has("staking", "scheduling"):
+            known: dict[bytes, Stand] = {}
             for cause, effect in world.pairs("scheduling", "staking"):
-                said = bonds(cause)
-                told = nodes(effect) if effect else []
-                (effect or cause).must(told == said or (not told and self._same_as_before(said)), f"it notes bonds of staking@{cause.last} as {told}, which says {said}")
-
-    def _same_as_before(self, said: list[Any]) -> bool:
-        """A change of bond that changes nothing here need not be noted."""
-        return all(any(so == qualified for _, so in self.node(id).qualified) for id, _, qualified, *_ in said)
+                said = stands(cause, known, self.params.most_nodes)
+                events = events_of(effect, "nodes_noted") if effect else []
+                told = [(stand_of(each), each.node) for event in events for each in event.nodes], [id for event in events for id in ids(event.unqualified)]
+                (effect or cause).must(told == said, f"it notes nodes of staking@{cause.last} as {told}, which says {said}")
 
     def report(self) -> dict[str, Any]:
         return {"calls": dict(self.lines), "leases": len(self.leases), "sealed": self.sealed}

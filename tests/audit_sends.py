@@ -125,8 +125,12 @@ class Sends:
             return
         if which not in ANSWERS:
             return
-        happened = not answer.refused and all(row.code in ("OK", "EXISTS") for row in self.rows(answer))
+        failed = {answer.refused} if answer.refused else {row.code for row in self.rows(answer)} - {"OK", "EXISTS"}
+        happened = not failed
         told = {event for _, event, _ in heard.events}
         expected = set(ANSWERS[which][0 if happened else 1].split())
         word = "done" if happened else f"refused ({answer.refused or 'by its transfers'})"
         heard.must(bool(told & expected) or not told, f"{target}@{answer.last} says {word} to {which}; it notes {', '.join(sorted(told))}")
+        for _, event, content in heard.events:
+            refusal = event.endswith("_refused") or event == "hold_lost"
+            heard.must(not refusal or content.reason in failed, f"{target}@{answer.last} refuses {which} for {', '.join(sorted(failed))}; it notes {getattr(content, 'reason', '')}")

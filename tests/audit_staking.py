@@ -9,11 +9,11 @@ from typing import Any
 
 from audit_common import PPB, Meta, Record, Service, World, ceil_div, clamp, ensure, epoch_of, events_of, ids, raw_id
 from audit_common import system_account
-from audit_frames import short_hash, uuid_text
+from audit_frames import SERVICE, STAFF, short_hash, uuid_text
 
 COMPUTE, VERIFIER = 1, 2
 REGISTERED, ACTIVE, JAILED, UNBONDING, EXITED, TOMBSTONED = 1, 2, 3, 4, 5, 6
-BONDED, RATED = 1, 4
+BONDED, UNBONDED, PAID, RATED, LAPSED, RECOMPUTED, JAILING, UNJAILING = range(1, 9)
 
 
 @dataclass
@@ -132,16 +132,36 @@ class Staking(Service):
         required = self.required(node, meta.ts)
         ensure(event.required_units == required, f"E-6.2: {event.required_units} are required of {uuid_text(event.node)}, the rules give {required}")
         passed = node.kind != COMPUTE or event.hardware_until_us > meta.ts
-        qualified = event.state == ACTIVE and node.bond >= required and passed
+        qualified = node.bond >= required and passed
         ensure(event.qualified == qualified, f"E-0.6: {uuid_text(event.node)} is said to be {'' if event.qualified else 'not '}qualified; it has {node.bond} of {required}")
-        ensure(node.state != TOMBSTONED, "E-6.1: a tombstoned node changes")
-        node.state = event.state
+        state = self._stands(node, event.cause, qualified, meta)
+        ensure(event.state == state, f"E-6.1: {uuid_text(event.node)} stands in state {event.state}, its history gives {state}")
+        node.state = state
+
+    @staticmethod
+    def _stands(node: Node, cause: int, qualified: bool, meta: Meta) -> int:
+        """E-6.1: where a node stands by what changed it. Qualified is bond and pass alone: a jailed node may be it and does
+        not serve, a tombstoned one may unbond and stays tombstoned."""
+        if cause in (RATED, JAILING, UNJAILING):
+            ensure(meta.principal[0] in (STAFF, SERVICE), "E-6.1: a node is rated, jailed or released by another than the platform")
+        if cause == JAILING:
+            ensure(node.state == ACTIVE, "E-6.1: a node is jailed that is not active")
+            return JAILED
+        if cause == UNJAILING:
+            ensure(node.state == JAILED and qualified, "E-6.1: a node is released that is not jailed, or not qualified")
+            return ACTIVE
+        if cause == UNBONDED and node.bond == 0 and node.state != TOMBSTONED:
+            return UNBONDING
+        if cause == PAID and node.state == UNBONDING and node.unbonding == 0:
+            return EXITED
+        return ACTIVE if qualified and node.state == REGISTERED else node.state
 
     # What leaves
 
     def _unbonding_started(self, event: Any, meta: Meta) -> None:
         p, node = self.params, self.node(event.node)
         ensure(event.unbonding == len(self.unbondings) + 1, f"unbonding {event.unbonding} follows {len(self.unbondings)}")
+        ensure(node.owner == meta.principal, "E-6.5: somebody unbonds another's node")
         ensure(0 < event.amount_units <= node.bond, f"E-6.5: {event.amount_units} unbond of a bond of {node.bond}")
         ensure(event.node not in self.leases.values(), f"E-6.5: {uuid_text(event.node)} unbonds while it holds a lease")
         days = p.compute_unbonding_days if node.kind == COMPUTE else p.verifier_unbonding_days
@@ -178,6 +198,7 @@ class Staking(Service):
     def _owner_tombstoned(self, event: Any, meta: Meta) -> None:
         own = {id for id, node in self.nodes.items() if node.owner == event.owner}
         ensure(set(ids(event.nodes)) == own, "E-6.1: a tombstone is not of all nodes of its owner")
+        ensure(meta.principal[0] in (STAFF, SERVICE) and event.cause != "", "E-6.1: an owner is tombstoned by another than the platform, or without a cause")
         for id in own:
             self.nodes[id].state = TOMBSTONED
 

@@ -17,7 +17,8 @@ from typing import Any
 import openai
 import pytest
 
-from story import ROOT, binary
+from audit_frames import Protos
+from story import ROOT, binary, tests_of
 
 PATIENCE = 240
 
@@ -96,3 +97,18 @@ def demo_log(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> DemoLog:
     log = DemoLog(demo.dir / "data", tmp_path_factory.mktemp("log") / "frames")
     subprocess.run([binary(), "replay", "--dir", log.data, "--frames", log.frames], check=True, timeout=120)
     return log
+
+
+@pytest.fixture(scope="session")
+def life_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The frames of a network's long life on virtual time: services/holmes/tests/whole/life.rs writes them."""
+    frames = tmp_path_factory.mktemp("life")
+    lives = [tests_of("whole"), "--exact", "life::a_long_life_keeps_every_invariant_and_is_told_again_by_its_logs"]
+    done = subprocess.run(lives, env=os.environ | {"HOLMES_LIFE": str(frames)}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
+    return frames
+
+
+@pytest.fixture(scope="session")
+def protos() -> Protos:
+    return Protos(ROOT / "proto")

@@ -44,6 +44,15 @@ def binary() -> Path:
     return max(built, key=lambda path: path.stat().st_mtime)
 
 
+def tests_of(name: str) -> Path:
+    """A built program of the binary's own tests. `cargo xtask test` builds it before it runs these tests."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    built = [path for path in target.glob(f"*/deps/{name}-*") if not path.suffix and os.access(path, os.X_OK)]
+    if not built:
+        raise FileNotFoundError(f"there is no test {name} in {target}: `cargo test -p holmes --test {name} --no-run`")
+    return max(built, key=lambda path: path.stat().st_mtime)
+
+
 def new_id() -> str:
     """A UUIDv7 of now."""
     moment = int(time.time() * 1_000).to_bytes(6, "big")

@@ -36,11 +36,6 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
     return network
 
 
-@pytest.fixture(scope="session")
-def protos() -> Protos:
-    return Protos(ROOT / "proto")
-
-
 def audit(frames: Path) -> tuple[int, dict[str, Any]]:
     words = [sys.executable, str(ROOT / "tests/audit.py"), str(frames), "--json"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)

@@ -14,5 +14,7 @@ mod epochs;
 mod idle;
 #[path = "whole/leaving.rs"]
 mod leaving;
+#[path = "whole/life.rs"]
+mod life;
 #[path = "whole/world.rs"]
 mod world;

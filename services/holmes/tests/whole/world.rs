@@ -7,7 +7,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use holmes_emission::Emission;
 use holmes_kernel::ports::Journal as _;
 use holmes_kernel::{
-    Amount, Event, Id, LogId, Machine, Opened, Principal, PrincipalKind, Refusal, ServiceId, Time,
+    Amount, Event, Frame, Id, LogId, Machine, Opened, Principal, PrincipalKind, Refusal, ServiceId, Time,
 };
 use holmes_ledger::command::{self as ledger, Coordinator, Kind, Move, Movement, OpenAccount, Transfer, Via};
 use holmes_ledger::{Ledger, system_account};
@@ -16,6 +16,7 @@ use holmes_market::command::OpenSession;
 use holmes_proto::ledger::v1::{Asset, TransferCode};
 use holmes_proto::scheduling::v1 as wire;
 use holmes_proto::staking::v1::NodeKind;
+use holmes_proto::statements::{attach as attach_statement, call_line};
 use holmes_runtime::rig::{Rig, Seat};
 use holmes_scheduling::command::{Attach, Line, Place, Presence, Reply};
 use holmes_scheduling::offer::Offer;
@@ -41,11 +42,11 @@ pub(crate) const EPOCH_S: u64 = 45;
 pub(crate) const OWNERS: std::ops::RangeInclusive<u8> = 1..=3;
 pub(crate) const RENTERS: std::ops::RangeInclusive<u8> = 4..=5;
 const START: Time = Time::from_millis(20_832 * 86_400_000);
-const STAFF: Principal = Principal::new(PrincipalKind::Staff, Id::from_bytes([7; 16]));
-const BANK: Principal = Principal::service(ServiceId(9));
+pub(crate) const STAFF: Principal = Principal::new(PrincipalKind::Staff, Id::from_bytes([7; 16]));
+pub(crate) const BANK: Principal = Principal::service(ServiceId(9));
 const TREASURER: Principal = Principal::service(ServiceId(7));
 const GENESIS: [u8; 16] = [5; 16];
-const MODEL: &str = "smollm2-135m-instruct";
+pub(crate) const MODEL: &str = "smollm2-135m-instruct";
 
 /// The n-th party.
 pub(crate) fn party(n: u8) -> Principal {
@@ -57,11 +58,11 @@ pub(crate) fn account(n: u8, asset: u32) -> Id {
     Id::v7(START.millis(), [asset as u8, 0, 0, 0, 0, 0, 0, 0, 0, n])
 }
 
-fn key(n: u8) -> SigningKey {
+pub(crate) fn key(n: u8) -> SigningKey {
     SigningKey::from_bytes(&[n; 32])
 }
 
-fn public(n: u8) -> [u8; 32] {
+pub(crate) fn public(n: u8) -> [u8; 32] {
     key(n).verifying_key().to_bytes()
 }
 
@@ -73,7 +74,7 @@ fn gateway() -> Principal {
     Principal::new(PrincipalKind::Gateway, Id::of_key(&public(100)))
 }
 
-fn log(service: u16) -> LogId {
+pub(crate) fn log(service: u16) -> LogId {
     LogId::new(1, ServiceId(service))
 }
 
@@ -91,7 +92,7 @@ pub(crate) struct World {
     pub(crate) leases: Vec<LeaseId>,
 }
 
-fn opened(params: Vec<u8>) -> Opened {
+pub(crate) fn opened(params: Vec<u8>) -> Opened {
     Opened { cell: 1, shard: 0, profile_hash: GENESIS.to_vec(), params }
 }
 
@@ -103,17 +104,28 @@ impl World {
 
     /// A network that nothing has happened in, genesis neither.
     pub(crate) fn begun() -> World {
-        World::opened(Journal::default(), START)
+        World::opened(Journal::default(), START, |_| {})
     }
 
-    /// The machines at a moment: opened, or taken up where their logs are.
-    pub(crate) fn at(journal: Journal, at: Time) -> World {
-        let mut world = World::opened(journal, at);
+    /// A network in its first epoch whose market has other terms.
+    pub(crate) fn on_terms(terms: impl FnOnce(&mut holmes_proto::market::v1::Params)) -> World {
+        let mut world = World::opened(Journal::default(), START, terms);
         world.rig.advance(Duration::from_secs(1));
         world
     }
 
-    fn opened(journal: Journal, at: Time) -> World {
+    /// The machines at a moment: opened, or taken up where their logs are.
+    pub(crate) fn at(journal: Journal, at: Time) -> World {
+        let mut world = World::opened(journal, at, |_| {});
+        world.rig.advance(Duration::from_secs(1));
+        world
+    }
+
+    fn opened(
+        journal: Journal,
+        at: Time,
+        terms: impl FnOnce(&mut holmes_proto::market::v1::Params),
+    ) -> World {
         let mut rig = Rig::new(journal.clone(), at);
         let tge_at_ms = START.millis();
         let hol = Asset { id: HOL, name: "HOL".into(), decimals: 9, cap_units: 1_000_000_000 * COIN };
@@ -128,6 +140,7 @@ impl World {
         (scheduling.epoch_s, scheduling.beat_s, scheduling.tge_at_ms) = (EPOCH_S, 1, tge_at_ms);
         let mut market = holmes_market::params::defaults();
         (market.epoch_s, market.tge_at_ms, market.window_ms) = (EPOCH_S, tge_at_ms, 5_000);
+        terms(&mut market);
         let mut emission = holmes_emission::params::defaults();
         (emission.epoch_s, emission.tge_at_ms) = (EPOCH_S, tge_at_ms);
         let ledger = rig.add(log(1), opened(of_ledger.encode_to_vec())).unwrap();
@@ -155,6 +168,13 @@ impl World {
     /// Two renters with money, three owners each with a node that is bonded and attached.
     pub(crate) fn peopled() -> World {
         let mut world = World::empty();
+        world.people();
+        world
+    }
+
+    /// They come to a network that has nobody yet.
+    pub(crate) fn people(&mut self) {
+        let world = self;
         for n in OWNERS.chain(RENTERS) {
             for asset in [HOL, USD] {
                 world.open_account(n, asset);
@@ -168,10 +188,8 @@ impl World {
             world.ask(&world.ledger.clone(), BANK, ledger::Command::RecordDeposit(deposit)).unwrap();
         }
         OWNERS.for_each(|n| world.bond(n));
-        let start = Ask::StartGateway { public_key: public(100) };
-        world.ask(&world.scheduling.clone(), gateway(), start).unwrap();
+        world.start_gateway();
         OWNERS.for_each(|n| world.attach(n));
-        world
     }
 
     /// The same network after it was down for so long.
@@ -180,12 +198,12 @@ impl World {
         World::at(self.journal, Time::from_micros(at))
     }
 
-    fn fresh(&mut self) -> Id {
+    pub(crate) fn fresh(&mut self) -> Id {
         self.asked += 1;
         Id::derive(self.rig.now(), b"world", self.asked)
     }
 
-    fn ask<M: Machine>(
+    pub(crate) fn ask<M: Machine>(
         &mut self,
         seat: &Seat<M, Journal>,
         who: Principal,
@@ -213,12 +231,12 @@ impl World {
         self.ask(&self.ledger.clone(), owner, ledger::Command::OpenAccount(open)).unwrap();
     }
 
-    fn single(&self, debit: Id, credit: Id, units: u64) -> Kind {
+    pub(crate) fn single(&self, debit: Id, credit: Id, units: u64) -> Kind {
         let amount = Amount::new(units);
         Kind::Single(Move { debit, credit, amount, balancing: false, debit_owner: None })
     }
 
-    fn transfer(&mut self, who: Principal, kind: Kind) -> Id {
+    pub(crate) fn transfer(&mut self, who: Principal, kind: Kind) -> Id {
         let id = self.fresh();
         let transfers = vec![Transfer { id, linked: false, tag: 0, kind }];
         let batch = ledger::Command::CreateTransfers { via: Via::Call, transfers };
@@ -227,20 +245,29 @@ impl World {
         id
     }
 
-    fn bond(&mut self, n: u8) {
+    pub(crate) fn bond(&mut self, n: u8) {
         let network = Network { genesis: GENESIS, cell: 1 };
-        let signature = key(n).sign(&statement(&network, party(n), &public(n)));
-        let possession = [*signature.r_bytes(), *signature.s_bytes()];
+        let possession = signed(n, &statement(&network, party(n), &public(n)));
         let kind = NodeKind::Compute as u8;
         let register = RegisterNode { public_key: public(n), kind, claim_milli_cu: 1_000, possession };
         self.ask(&self.staking.clone(), party(n), Stake::RegisterNode(register)).unwrap();
         let rating = Stake::SetRating { node: node(n), rating_milli_cu: 1_000 };
         self.ask(&self.staking.clone(), STAFF, rating).unwrap();
+        let hold = self.hold_for_bond(n, 3_600_000);
+        self.ask(&self.staking.clone(), party(n), Stake::Bond { node: node(n), hold }).unwrap();
+    }
+
+    /// A hold that can become a part of a bond for so long.
+    pub(crate) fn hold_for_bond(&mut self, n: u8, timeout_ms: u64) -> Id {
         let (debit, credit, amount) = (account(n, HOL), system_account("bonds/HOL"), Amount::new(BOND));
         let of = Move { debit, credit, amount, balancing: false, debit_owner: None };
         let coordinator = Some(Coordinator { service: ServiceId(3), id: node(n) });
-        let hold = self.transfer(party(n), Kind::Hold { of, timeout_ms: Some(3_600_000), coordinator });
-        self.ask(&self.staking.clone(), party(n), Stake::Bond { node: node(n), hold }).unwrap();
+        self.transfer(party(n), Kind::Hold { of, timeout_ms: Some(timeout_ms), coordinator })
+    }
+
+    pub(crate) fn start_gateway(&mut self) {
+        let start = Ask::StartGateway { public_key: public(100) };
+        self.ask(&self.scheduling.clone(), gateway(), start).unwrap();
     }
 
     pub(crate) fn attach(&mut self, n: u8) {
@@ -248,7 +275,8 @@ impl World {
         let offer = wire::Capabilities { models: vec![model], slots: 4, ..Default::default() };
         let offer = Offer::read(&offer.encode_to_vec()).unwrap();
         let nonce = self.fresh().to_bytes();
-        let attach = Attach { node: node(n), offer, nonce, signature: [[0; 32]; 2] };
+        let said = attach_statement(&GENESIS, 1, &Id::of_key(&public(100)).to_bytes(), &nonce, &offer.bytes);
+        let attach = Attach { node: node(n), offer, nonce, signature: signed(n, &said) };
         self.ask(&self.scheduling.clone(), gateway(), Ask::Attach(attach)).unwrap();
     }
 
@@ -262,12 +290,17 @@ impl World {
     }
 
     pub(crate) fn open(&mut self, n: u8, asset: u32, budget: u64) {
+        self.open_alone(n, asset, budget);
+        self.rig.settle();
+    }
+
+    /// Opens a session of which the ledger has not yet heard.
+    pub(crate) fn open_alone(&mut self, n: u8, asset: u32, budget: u64) {
         let session = self.fresh();
         let open = OpenSession { session, renter: None, asset: Some(asset), budget: Some(budget) };
         if ask(&self.market, party(n), session, holmes_market::Command::OpenSession(open)).is_ok() {
             self.sessions.push((n, session));
         }
-        self.rig.settle();
     }
 
     pub(crate) fn close(&mut self, at: usize) {
@@ -316,7 +349,7 @@ impl World {
     /// Reports calls of a lease by their numbers: a number that was reported before is a repetition.
     pub(crate) fn report(&mut self, at: usize, calls: &[(u8, u64)]) {
         let Some(lease) = self.leases.get(at % self.leases.len().max(1)).copied() else { return };
-        let lines = calls.iter().map(|(call, tokens)| line(*call, *tokens, wire::Finish::Stop));
+        let lines = calls.iter().map(|(call, tokens)| self.line(lease, *call, *tokens, wire::Finish::Stop));
         let report = Ask::ReportCalls { lease, lines: lines.collect() };
         let _refused_is_an_answer_too = self.ask(&self.scheduling.clone(), gateway(), report);
     }
@@ -324,7 +357,8 @@ impl World {
     /// Calls of a lease that run have come to so much.
     pub(crate) fn checkpoint(&mut self, at: usize, calls: &[(u8, u64)]) {
         let Some(lease) = self.leases.get(at % self.leases.len().max(1)).copied() else { return };
-        let lines = calls.iter().map(|(call, tokens)| (lease, line(*call, *tokens, wire::Finish::NodeLost)));
+        let lost = wire::Finish::NodeLost;
+        let lines = calls.iter().map(|(call, tokens)| (lease, self.line(lease, *call, *tokens, lost)));
         let _refused_is_an_answer_too =
             self.ask(&self.scheduling.clone(), gateway(), Ask::Checkpoint(lines.collect()));
     }
@@ -355,9 +389,34 @@ impl World {
         assert_eq!(self.rig.check(), []);
     }
 
+    /// A line of a call, as the lease's node and the gateway sign it.
+    fn line(&self, lease: LeaseId, call: u8, tokens: u64, finish: wire::Finish) -> Line {
+        let mut line = Line {
+            call: Id::v7(START.millis(), [call; 10]),
+            input_tokens: 3,
+            output_tokens: tokens,
+            finish: finish.into(),
+            prompt_commitment: [1; 32],
+            output_commitment: [2; 32],
+            node_signature: [[0; 32]; 2],
+            gateway_signature: [[0; 32]; 2],
+        };
+        let said = call_line(&GENESIS, 1, &lease.to_bytes(), &line.message());
+        let at = self.scheduling.look(|state| state.leases.get(&lease.seq).map(|lease| lease.node));
+        let n = OWNERS.clone().find(|n| Some(node(*n)) == at).unwrap_or_default();
+        line.node_signature = signed(n, &said);
+        line.gateway_signature = signed(100, &said);
+        line
+    }
+
+    /// A service's log as it is kept.
+    pub(crate) fn frames(&self, service: ServiceId) -> Vec<Frame> {
+        now(self.journal.read(log(service.0), 0, usize::MAX)).unwrap()
+    }
+
     /// Every event of a service's log, in order.
     pub(crate) fn events<E: Event>(&self) -> Vec<E> {
-        let frames = now(self.journal.read(log(E::SERVICE.0), 0, usize::MAX)).unwrap();
+        let frames = self.frames(E::SERVICE);
         let entries = frames.iter().flat_map(|frame| frame.entries().unwrap());
         entries.flat_map(|(_, entry)| entry.events).map(|bytes| E::decode(bytes).unwrap()).collect()
     }
@@ -371,17 +430,10 @@ impl World {
     }
 }
 
-fn line(call: u8, tokens: u64, finish: wire::Finish) -> Line {
-    Line {
-        call: Id::v7(START.millis(), [call; 10]),
-        input_tokens: 3,
-        output_tokens: tokens,
-        finish: finish.into(),
-        prompt_commitment: [1; 32],
-        output_commitment: [2; 32],
-        node_signature: [[3; 32]; 2],
-        gateway_signature: [[4; 32]; 2],
-    }
+/// The n-th party's signature.
+fn signed(n: u8, said: &[u8]) -> [[u8; 32]; 2] {
+    let signature = key(n).sign(said);
+    [*signature.r_bytes(), *signature.s_bytes()]
 }
 
 /// A byte whose lowest bits are set, so many.
