@@ -40,9 +40,9 @@ impl Store {
         if !config.models.dir.as_os_str().is_empty() {
             return Ok(Store::at(config.models.dir.clone()));
         }
-        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
-            std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local").join("share"))
-        });
+        // An empty variable sets nothing: it would be the directory that one happens to be in.
+        let dir = |name| std::env::var_os(name).filter(|set| !set.is_empty()).map(PathBuf::from);
+        let data = dir("XDG_DATA_HOME").or_else(|| dir("HOME").map(|home| home.join(".local").join("share")));
         let data = data.context("there is neither $XDG_DATA_HOME nor $HOME: name a directory for models (HOLMES__MODELS__DIR, or --store)")?;
         Ok(Store::at(data.join("holmes").join("models")))
     }

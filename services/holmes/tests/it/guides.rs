@@ -72,5 +72,13 @@ fn a_holder_of_tokens_gets_where_the_guide_says() {
         .fails(1, &[refusal, "\n  reason: INSUFFICIENT_FUNDS"]);
     wallet(&["send", "1", "--from", &mine, "--to", &nobody])
         .fails(1, &["there is no account --to: ask its owner", "reason: CREDIT_NOT_FOUND"]);
+    for (amount, told) in [
+        ("0.0000000001", "finer than its smallest unit: at most 9 digits"),
+        ("99999999999", "more than there can ever be"),
+        ("0", "more than zero"),
+        ("1,5", "as in 12.5"),
+    ] {
+        wallet(&["send", amount, "--from", &mine, "--to", &theirs]).fails(1, &["is no amount of HOL", told]);
+    }
     wallet(&["send", "1", "--from", &mine, "--to", &mine]).fails(1, &["one account", "reason: SAME_ACCOUNT"]);
 }
