@@ -98,6 +98,17 @@ fn is_superseded(status: &tonic::Status) -> bool {
     status.get_details_error_info().is_some_and(|info| info.reason == "SUPERSEDED")
 }
 
+/// Why a stream is over without its end, in the gateway's words or, where it could not say any, in ours.
+fn broke(url: &str, status: &tonic::Status) -> anyhow::Error {
+    // What a gateway says has no source; what has one was made here, of an error of the connection.
+    if std::error::Error::source(status).is_none() {
+        return anyhow!("{}: {}", status.code(), status.message());
+    }
+    anyhow!(
+        "the connection to the gateway at {url} broke: the gateway stopped or was killed, or the network between is down"
+    )
+}
+
 /// What the operator reads then.
 fn superseded(node: &Node, status: &tonic::Status) -> anyhow::Error {
     anyhow!(
@@ -128,7 +139,7 @@ impl Attachment<'_> {
                     Err(status) if is_superseded(&status) => {
                         return Detached::Superseded(superseded(self.node, &status));
                     }
-                    Err(status) => return self.ended(anyhow!("{}: {}", status.code(), status.message())),
+                    Err(status) => return self.ended(broke(&self.node.options.join, &status)),
                 },
                 Some(ended) = self.calls.join_next() => match ended {
                     Ok(call) => drop(self.running.remove(&call)),
