@@ -30,6 +30,7 @@ mod serve;
 mod settings;
 mod verify;
 mod wallet;
+mod when;
 
 /// A decentralised GPU network in a box.
 #[derive(Parser)]
