@@ -1,6 +1,7 @@
 //! The data directory: the embedded journal in it, and the log of each role.
 
 use anyhow::{Context, Result, bail};
+use holmes_kernel::LogId;
 use holmes_kernel::ports::JournalError;
 use holmes_runtime::config::Config;
 use holmes_store::Journal;
@@ -31,8 +32,12 @@ pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
 /// Of a damaged log its service, which the journal knows only as a number, and the frame.
 fn place_of(why: &JournalError) -> String {
     let JournalError::Damaged { log, after, .. } = why else { return String::new() };
-    let service = holmes_proto::service_name(log.svc).unwrap_or("a service that this build does not know");
-    format!(": {service}, the frame that begins at {}", after.saturating_add(1))
+    format!(": {}, the frame that begins at {}", service_of(*log), after.saturating_add(1))
+}
+
+/// Whose log it is.
+pub(crate) fn service_of(log: LogId) -> &'static str {
+    holmes_proto::service_name(log.svc).unwrap_or("a service that this build does not know")
 }
 
 /// The names of the roles with a log.
