@@ -50,6 +50,24 @@ fn an_operator_and_a_renter_get_where_their_guides_say() {
 }
 
 #[test]
+fn no_guide_makes_a_key_that_another_one_has_made() {
+    let mut made = std::collections::BTreeSet::new();
+    for page in [
+        include_str!("../../../../docs/how-to/hold-tokens.md"),
+        include_str!("../../../../docs/how-to/operate-a-node.md"),
+        include_str!("../../../../docs/how-to/rent-inference.md"),
+    ] {
+        for line in page.lines().filter(|line| line.starts_with("holmes keys new ")) {
+            assert!(
+                made.insert(line),
+                "{line} stands on two pages, which one reader follows in one directory"
+            );
+        }
+    }
+    assert_eq!(made.len(), 3);
+}
+
+#[test]
 fn a_holder_of_tokens_gets_where_the_guide_says() {
     let page = include_str!("../../../../docs/how-to/hold-tokens.md");
     let place = Place::new();
