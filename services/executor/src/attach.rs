@@ -393,3 +393,18 @@ fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_broke_is_told_in_words_and_a_gateways_own_words_are_kept() {
+        let reset = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "h2 protocol error");
+        let told = broke("http://g:7070", &tonic::Status::from_error(Box::new(reset))).to_string();
+        assert!(told.contains("http://g:7070 broke: the gateway stopped"), "{told}");
+        assert!(!told.contains("h2"), "{told}");
+        let said = tonic::Status::unavailable("the gateway stops, attach again");
+        assert!(broke("http://g:7070", &said).to_string().ends_with("the gateway stops, attach again"));
+    }
+}
