@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// The model; `holmes call Inference/ListModels` lists them.
     #[arg(long)]
     model: String,
-    /// Most tokens of the answer; 0 for as many as the model has room for, which the price that is held covers.
+    /// Most tokens of the answer; 0 for as many as fit behind the question, which is the most that it can cost.
     #[arg(long, default_value_t = 128)]
     most: u32,
     /// 0 for always the likeliest word.

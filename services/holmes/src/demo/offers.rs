@@ -46,7 +46,7 @@ query    revenue by node, in SQL over the log as JSON lines; supply; state a min
   pip install duckdb
   holmes replay --dir {dir}/data --role market > {dir}/market.jsonl
   python3 -c \"import duckdb; print(duckdb.sql('''
-    SELECT coalesce(name, node) AS node, asset, sum(price::BIGINT) AS micro_usd, sum(paid::BIGINT) AS paid_units
+    SELECT coalesce(name, node::VARCHAR) AS node, asset, sum(price::BIGINT) AS micro_usd, sum(paid::BIGINT) AS paid_units
     FROM (SELECT s.asset, UNNEST(s.nodes) AS node, UNNEST(s.priceMicroUsd) AS price, UNNEST(s.paidUnits) AS paid
           FROM (SELECT UNNEST(events).settled AS s FROM read_json('{dir}/market.jsonl')) WHERE s IS NOT NULL)
     LEFT JOIN (VALUES {names}) AS nodes(node, name) USING (node)
@@ -136,11 +136,31 @@ fn killing(world: &World) -> String {
     let (answers, most, seconds) = if *model == OWN { (60, LONG, 1) } else { (5, 2 * LONG, 2) };
     let largest = world.operators.iter().max_by_key(|of| of.slots);
     let pid = largest.and_then(|of| world.processes.pid(&of.process())).unwrap_or_default();
-    format!(
-        "seq {answers} | xargs -P 5 -I% sh -c 'holmes ask --server {url} --model {model} --most {most} \"{question}\" \
-         > {dir}/answer-%.txt 2> {dir}/asked-%.txt' & sleep {seconds}; kill -9 {pid}; wait",
-        url = world.url,
-        question = long_prompt(model),
-        dir = world.dir.display(),
-    )
+    let question = long_prompt(model);
+    let ask = format!("holmes ask --server {} --model {model} --most {most} \"{question}\"", world.url);
+    let asking = five_at_once(answers, &ask, &world.dir.display().to_string());
+    format!("{asking} & sleep {seconds}; kill -9 {pid}; wait")
+}
+
+/// A command so many times, five at once: what each says goes to files of its own, or they would write over one another.
+fn five_at_once(times: u32, command: &str, dir: &str) -> String {
+    format!("seq {times} | xargs -P 5 -I% sh -c '{command} > {dir}/answer-%.txt 2> {dir}/asked-%.txt'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_come_at_once_go_to_a_file_each() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = dir.path().display().to_string();
+        let line = five_at_once(7, "echo \"word %\"", &place);
+        assert!(std::process::Command::new("sh").args(["-c", &line]).status().expect("sh runs").success());
+        for at in 1..=7 {
+            let said = std::fs::read_to_string(dir.path().join(format!("answer-{at}.txt"))).expect("a file");
+            assert_eq!(said, format!("word {at}\n"));
+            assert!(dir.path().join(format!("asked-{at}.txt")).exists());
+        }
+    }
 }
