@@ -254,7 +254,7 @@ def verify_finds(demo_log: DemoLog, tmp_path: Path, service: str, frame: bytes, 
     done = subprocess.run([binary(), "verify", "--dir", copy, "-o", "json"], capture_output=True, text=True, timeout=120)
     said = done.stdout + done.stderr
     assert done.returncode != 0 and "panicked" not in said, said
-    assert f"{service}, the frame that begins at {read_frame(1, frame).first}:" in said, said
+    assert f"the log of {service} is damaged behind {read_frame(1, frame).first - 1}: " in said, said
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -8,6 +8,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+mod bounds;
 mod keys;
 mod wrong;
 
@@ -230,10 +231,16 @@ impl ConfigError {
 pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
     let figment = figment(file)?;
     let config: Config = figment.extract().map_err(|why| ConfigError::Wrong(Wrong::all(&figment, why)))?;
-    match config.check() {
-        Err((key, value, why)) => Err(ConfigError::Wrong(vec![Wrong::bounds(&figment, key, &value, why)])),
-        Ok(()) => Ok(config),
-    }
+    let wrong = Wrong::bounds(&figment, &config);
+    if wrong.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(wrong)) }
+}
+
+/// What is wrong with values in the eyes of who uses them, told as [`load`] tells what it finds: keys, each with what
+/// stands behind it in the message.
+pub fn refused(file: Option<&Path>, found: Vec<(&'static str, String)>) -> Result<(), ConfigError> {
+    let figment = figment(file)?;
+    let wrong: Vec<Wrong> = found.into_iter().map(|(key, what)| Wrong::of_key(&figment, key, what)).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(ConfigError::Wrong(wrong)) }
 }
 
 /// The layers themselves, for those who want to know where a value comes from.
@@ -249,47 +256,6 @@ fn figment(file: Option<&Path>) -> Result<Figment, ConfigError> {
 }
 
 impl Config {
-    /// Bounds that types do not tell: a key, its value, and what it must be.
-    fn check(&self) -> Result<(), (&'static str, String, &'static str)> {
-        let bounds = |ok: bool, key, value: String, why| if ok { Ok(()) } else { Err((key, value, why)) };
-        let (server, gateway) = (&self.server, &self.gateway);
-        let number = self.cell.number;
-        bounds(number > 0, "cell.number", number.to_string(), "cells are numbered from 1")?;
-        for (key, count) in [
-            ("server.max_calls", server.max_calls),
-            ("server.max_guest_calls", server.max_guest_calls),
-            ("server.max_streams", server.max_streams),
-            ("server.max_guest_streams", server.max_guest_streams),
-            ("server.max_connections", server.max_connections),
-            ("server.max_connections_per_address", server.max_connections_per_address),
-            ("server.max_calls_per_connection", server.max_calls_per_connection),
-            ("gateway.max_connections", gateway.max_connections),
-            ("gateway.max_connections_per_address", gateway.max_connections_per_address),
-            ("gateway.max_calls", gateway.max_calls),
-            ("gateway.max_calls_per_account", gateway.max_calls_per_account),
-        ] {
-            bounds((1..=1_000_000).contains(&count), key, count.to_string(), "1 to 1000000")?;
-        }
-        let bytes = server.max_request_bytes;
-        let sane = (1_024..=64 << 20).contains(&bytes);
-        bounds(sane, "server.max_request_bytes", bytes.to_string(), "1024 bytes to 64 MiB")?;
-        let (unproven, why) = (server.max_unproven_bytes, "at least twice server.max_request_bytes");
-        bounds(unproven >= 2 * bytes, "server.max_unproven_bytes", unproven.to_string(), why)?;
-        for (key, ms) in [
-            ("server.guest_stream_ms", server.guest_stream_ms),
-            ("server.deadline_ms", server.deadline_ms),
-            ("server.longest_deadline_ms", server.longest_deadline_ms),
-            ("gateway.header_ms", gateway.header_ms),
-            ("gateway.body_ms", gateway.body_ms),
-        ] {
-            bounds((1..=86_400_000).contains(&ms), key, ms.to_string(), "1 ms to a day, 86400000")?;
-        }
-        let slots = gateway.max_slots_percent;
-        bounds((1..=100).contains(&slots), "gateway.max_slots_percent", slots.to_string(), "1 to 100")?;
-        let percent = self.telemetry.sample_percent;
-        bounds(percent <= 100, "telemetry.sample_percent", percent.to_string(), "0 to 100")
-    }
-
     /// The configuration as a file would say it.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).unwrap_or_else(|why| format!("# cannot be shown: {why}\n"))
@@ -432,6 +398,29 @@ mod tests {
             });
         }
         assert!(matches!(load(Some(Path::new("absent.toml"))), Err(ConfigError::NoFile(_))));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        jailed(|jail| {
+            let text = "[server]\nmax_cals = 5\nmax_calls = \"many\"\nmax_streams = 0\n[sever]\na = 1\n[cell]\nnumber = 0\n";
+            jail.create_file("holmes.toml", text)?;
+            jail.set_env("HOLMES__GATEWAY__MAX_CALLS", "0");
+            let error = load(Some(Path::new("holmes.toml"))).unwrap_err().to_string();
+            for key in [
+                "server.max_cals: ",
+                "server.max_calls = ",
+                "server.max_streams = 0",
+                "sever: ",
+                "cell.number = 0",
+                "gateway.max_calls = 0",
+            ] {
+                assert_eq!(error.matches(key).count(), 1, "{key} in {error}");
+            }
+            assert!(error.contains("in the environment variable HOLMES__GATEWAY__MAX_CALLS"), "{error}");
+            assert_eq!(error.matches("in holmes.toml").count(), 5, "{error}");
+            Ok(())
+        });
     }
 
     #[test]

@@ -67,11 +67,11 @@ impl Metrics {
 /// How often what histograms were told is folded into their buckets.
 const KEEP_UP: Duration = Duration::from_secs(5);
 
-/// Whether the settings can be used: what only a use would show.
-pub fn check(settings: &Telemetry) -> Result<(), TelemetryError> {
-    filter(settings)?;
-    collector(settings)?;
-    Ok(())
+/// Why the settings cannot be used, each with its key: what only a use would show.
+pub fn check(settings: &Telemetry) -> Vec<(&'static str, TelemetryError)> {
+    let log = filter(settings).err().map(|why| ("telemetry.log", why));
+    let otlp = collector(settings).err().map(|why| ("telemetry.otlp", why));
+    log.into_iter().chain(otlp).collect()
 }
 
 /// Where traces are sent, if anywhere.

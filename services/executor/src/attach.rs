@@ -98,6 +98,17 @@ fn is_superseded(status: &tonic::Status) -> bool {
     status.get_details_error_info().is_some_and(|info| info.reason == "SUPERSEDED")
 }
 
+/// Why a stream is over without its end, in the gateway's words or, where it could not say any, in ours.
+fn broke(url: &str, status: &tonic::Status) -> anyhow::Error {
+    // What a gateway says has no source; what has one was made here, of an error of the connection.
+    if std::error::Error::source(status).is_none() {
+        return anyhow!("{}: {}", status.code(), status.message());
+    }
+    anyhow!(
+        "the connection to the gateway at {url} broke: the gateway stopped or was killed, or the network between is down"
+    )
+}
+
 /// What the operator reads then.
 fn superseded(node: &Node, status: &tonic::Status) -> anyhow::Error {
     anyhow!(
@@ -128,7 +139,7 @@ impl Attachment<'_> {
                     Err(status) if is_superseded(&status) => {
                         return Detached::Superseded(superseded(self.node, &status));
                     }
-                    Err(status) => return self.ended(anyhow!("{}: {}", status.code(), status.message())),
+                    Err(status) => return self.ended(broke(&self.node.options.join, &status)),
                 },
                 Some(ended) = self.calls.join_next() => match ended {
                     Ok(call) => drop(self.running.remove(&call)),
@@ -381,4 +392,19 @@ async fn until(at: Option<Instant>) {
 fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_broke_is_told_in_words_and_a_gateways_own_words_are_kept() {
+        let reset = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "h2 protocol error");
+        let told = broke("http://g:7070", &tonic::Status::from_error(Box::new(reset))).to_string();
+        assert!(told.contains("http://g:7070 broke: the gateway stopped"), "{told}");
+        assert!(!told.contains("h2"), "{told}");
+        let said = tonic::Status::unavailable("the gateway stops, attach again");
+        assert!(broke("http://g:7070", &said).to_string().ends_with("the gateway stops, attach again"));
+    }
 }

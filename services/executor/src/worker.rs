@@ -92,15 +92,14 @@ fn load(models: &[(String, PathBuf)], options: WorkerOptions) -> Result<Vec<Load
             bail!("the model {name} is given twice");
         }
         loaded.push(
-            load_one(name, path, engine)
-                .with_context(|| format!("the model {name} cannot be loaded from {}", path.display()))?,
+            load_one(name, path, engine).with_context(|| format!("the model {name} cannot be loaded"))?, // the cause names the path
         );
     }
     Ok(loaded)
 }
 
 fn load_one(name: &str, path: &Path, options: Options) -> Result<Loaded> {
-    let digest = digest::of(path)?;
+    let digest = digest::of(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let model = Model::open(path)?;
     let text = model.text.clone();
     let engine = Engine::start(model, Box::new(CpuBackend::new(options.threads)), options)?;

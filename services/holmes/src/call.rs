@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use holmes_kernel::{Id, PrincipalKind};
@@ -14,16 +15,19 @@ use prost_reflect::{
 };
 use serde_json::Value as Json;
 use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
-use crate::client::{Proof, told};
+use crate::client::{Proof, failed};
 use crate::readable::Readable;
 use crate::{client, output, profile};
+
+/// How long a call may take that is one question and one answer.
+const TIMEOUT_S: u64 = 30;
 
 /// What is called, and how.
 #[derive(Debug, clap::Args)]
@@ -61,9 +65,9 @@ pub(crate) struct Args {
     /// Metadata to send, as name=value; may be repeated.
     #[arg(long = "metadata", short = 'm', value_name = "NAME=VALUE")]
     metadata: Vec<String>,
-    /// Give up after so many seconds.
-    #[arg(long, default_value_t = 30)]
-    timeout: u64,
+    /// Give up after so many seconds, also in the middle of a stream [default: 30; none for a stream].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
 }
 
 /// What kind of party a key signs as.
@@ -92,23 +96,14 @@ impl Signer {
 pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     config.cell.profile = args.profile.clone().unwrap_or(config.cell.profile);
     let to = client::address(&args.server)?;
-    let timeout = std::time::Duration::from_secs(args.timeout);
-    let channel = Endpoint::new(to.clone())?.connect_timeout(timeout).connect().await.with_context(|| {
-        format!("no answer from {to}: is a server running there? Start one with `holmes serve`")
-    })?;
-    let mut reflection = Reflection { client: ServerReflectionClient::new(channel.clone()) };
-    let found = match &args.method {
-        None => list(&mut reflection).await.map(|()| None),
-        Some(wanted) => reflection.method(wanted).await.map(Some),
-    };
-    let method = match found {
-        Ok(Some(method)) => method,
-        Ok(None) => return Ok(()),
-        Err(why) => return Err(client::wrong_port(&to).await.unwrap_or(why)),
-    };
+    let within = Duration::from_secs(args.timeout.unwrap_or(TIMEOUT_S));
+    let channel = client::connect(&to, within).await?;
+    let mut reflection = Reflection { client: ServerReflectionClient::new(channel.clone()), url: to.clone() };
+    let Some(wanted) = &args.method else { return list(&mut reflection).await };
+    let method = reflection.method(wanted).await?;
     let message = request_message(&method, &args.json)?;
     let mut request = Request::new(message);
-    request.set_timeout(timeout);
+    request.set_timeout(within);
     let (bytes, id) = (request.get_ref().encode_to_vec(), request_id(request.get_ref())?);
     let proof = Proof::of(args.sign_with.as_deref(), args.signer.kind(), args.key.as_deref())?;
     proof.add_to(request.metadata_mut(), || profile::network(&config), &path_of(&method), &bytes, id)?;
@@ -119,7 +114,18 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
             name.parse().with_context(|| format!("--metadata {pair}"))?;
         request.metadata_mut().insert(name, value.parse().with_context(|| format!("--metadata {pair}"))?);
     }
-    answer(channel, &method, request).await
+    let answered = answer(channel, &to, &method, request);
+    // A stream may go on for as long as it has something to tell, unless somebody has said how long.
+    if args.timeout.is_none() && method.is_server_streaming() {
+        return answered.await;
+    }
+    tokio::time::timeout(within, answered).await.unwrap_or_else(|_| {
+        bail!(
+            "{to} has not answered to the end within {} s: allow it more (--timeout). It may have been carried out: sent \
+             again with the same request_id, it happens once\n  reason: NOT_ANSWERED_IN_TIME",
+            within.as_secs()
+        )
+    })
 }
 
 /// The id that a signature covers.
@@ -136,20 +142,30 @@ fn path_of(method: &MethodDescriptor) -> String {
     format!("/{}/{}", method.parent_service().full_name(), method.name())
 }
 
-async fn answer(channel: Channel, method: &MethodDescriptor, request: Request<DynamicMessage>) -> Result<()> {
+async fn answer(
+    channel: Channel,
+    url: &str,
+    method: &MethodDescriptor,
+    request: Request<DynamicMessage>,
+) -> Result<()> {
     let path: http::uri::PathAndQuery = path_of(method).parse().context("the method has no usable name")?;
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.context("the connection was lost")?;
-    let streamed =
-        grpc.server_streaming(request, path, Codec(method.clone())).await.map_err(|status| told(&status))?;
+    let streamed = match grpc.server_streaming(request, path, Codec(method.clone())).await {
+        Ok(streamed) => streamed,
+        Err(status) => return Err(failed(url, &status).await),
+    };
     if let Some(seq) = streamed.metadata().get(holmes_proto::edge::SEQ).and_then(|seq| seq.to_str().ok()) {
         eprintln!("{}: {seq}", holmes_proto::edge::SEQ);
     }
     let (mut messages, readable) = (streamed.into_inner(), Readable::of_answers()?);
-    while let Some(message) = messages.message().await.map_err(|status| told(&status))? {
-        output::text(&serde_json::to_string_pretty(&readable.message(&message))?)?;
+    loop {
+        match messages.message().await {
+            Ok(Some(message)) => output::text(&serde_json::to_string_pretty(&readable.message(&message))?)?,
+            Ok(None) => return Ok(()),
+            Err(status) => return Err(failed(url, &status).await),
+        }
     }
-    Ok(())
 }
 
 fn request_message(method: &MethodDescriptor, json: &str) -> Result<DynamicMessage> {
@@ -227,18 +243,21 @@ async fn list(reflection: &mut Reflection) -> Result<()> {
 
 struct Reflection {
     client: ServerReflectionClient<Channel>,
+    url: String,
 }
 
 impl Reflection {
     async fn ask(&mut self, question: MessageRequest) -> Result<MessageResponse> {
         let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
-        let answers = self
-            .client
-            .server_reflection_info(tokio_stream::once(request))
-            .await
-            .map_err(|status| told(&status))?;
-        let answer: Option<ServerReflectionResponse> =
-            answers.into_inner().message().await.map_err(|status| told(&status))?;
+        let answered = async {
+            let answers = self.client.server_reflection_info(tokio_stream::once(request)).await?;
+            answers.into_inner().message().await
+        };
+        let answer: Result<Option<ServerReflectionResponse>, Status> = answered.await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(status) => return Err(failed(&self.url, &status).await),
+        };
         match answer.and_then(|answer| answer.message_response) {
             Some(MessageResponse::ErrorResponse(error)) => {
                 bail!("the server knows nothing of it: {}", error.error_message)

@@ -1,10 +1,11 @@
 //! Typed calls to a running server, with a proof of who asks: what the demo and other commands use where `holmes call`
 //! goes by reflection.
 
+use std::error::Error as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use ed25519_dalek::{Signer as _, SigningKey};
 use holmes_kernel::{Id, Principal, PrincipalKind};
 use holmes_runtime::Clock;
@@ -12,13 +13,15 @@ use holmes_runtime::auth::{Network, signing_input};
 use prost_reflect::prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
 use crate::{keys, output};
 
 /// How long a signature is good for.
 const SIGNED_FOR_MS: u64 = 60_000;
+/// How long a server may take to accept a connection.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
 /// How long a call may take that says nothing else.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -80,6 +83,7 @@ impl Proof {
 /// A server, as one caller sees it.
 #[derive(Clone)]
 pub(crate) struct Client {
+    url: String,
     channel: Channel,
     network: Network,
     proof: Proof,
@@ -88,9 +92,16 @@ pub(crate) struct Client {
 impl Client {
     /// A client of a server that answers at `url`; the connection is made when it is needed.
     pub(crate) fn new(url: &str, network: Network, proof: Proof) -> Result<Client> {
-        let endpoint = Endpoint::new(address(url)?)?;
-        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect_lazy();
-        Ok(Client { channel, network, proof })
+        let url = address(url)?;
+        let channel = Endpoint::new(url.clone())?.connect_timeout(CONNECTS_WITHIN).connect_lazy();
+        Ok(Client { url, channel, network, proof })
+    }
+
+    /// A client of a server that must be there now.
+    pub(crate) async fn connected(server: &str, network: Network, proof: Proof) -> Result<Client> {
+        let url = address(server)?;
+        let channel = connect(&url, CONNECTS_WITHIN).await?;
+        Ok(Client { url, channel, network, proof })
     }
 
     /// One request, one answer. `method` is `holmes.<service>.v1.<Service>/<Method>`.
@@ -105,7 +116,7 @@ impl Client {
         grpc.ready().await.with_context(|| format!("{method}: the server does not answer"))?;
         let codec = tonic_prost::ProstCodec::<Q, A>::default();
         let answer: Result<Response<A>, Status> = grpc.unary(request, path, codec).await;
-        Ok(answer.map_err(|status| told(&status)).with_context(|| method.to_owned())?.into_inner())
+        self.answered(method, answer).await
     }
 
     /// One request, a stream of answers.
@@ -121,7 +132,26 @@ impl Client {
         grpc.ready().await.with_context(|| format!("{method}: the server does not answer"))?;
         let codec = tonic_prost::ProstCodec::<Q, A>::default();
         let answer = grpc.server_streaming(request, path, codec).await;
-        Ok(answer.map_err(|status| told(&status)).with_context(|| method.to_owned())?.into_inner())
+        self.answered(method, answer).await
+    }
+
+    async fn answered<T>(&self, method: &str, answer: Result<Response<T>, Status>) -> Result<T> {
+        match answer {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) => Err(self.failed(&status).await.context(method.to_owned())),
+        }
+    }
+
+    /// The next message of a stream of this client's; `None` at its end.
+    pub(crate) async fn next<A>(&self, stream: &mut Streaming<A>) -> Result<Option<A>> {
+        match stream.message().await {
+            Ok(message) => Ok(message),
+            Err(status) => Err(self.failed(&status).await),
+        }
+    }
+
+    async fn failed(&self, status: &Status) -> anyhow::Error {
+        failed(&self.url, status).await
     }
 
     fn request<Q: Message>(&self, method: &str, request_id: Id, question: Q) -> Result<Request<Q>> {
@@ -139,10 +169,52 @@ pub(crate) fn address(text: &str) -> Result<String> {
     Ok(holmes_proto::address::url(text, "http://127.0.0.1:7070")?)
 }
 
+/// A connection to a server's gRPC port: every command that calls one comes in here, so that all say the same when
+/// there is none.
+pub(crate) async fn connect(url: &str, within: Duration) -> Result<Channel> {
+    let endpoint = Endpoint::new(url.to_owned())?.connect_timeout(within);
+    endpoint.connect().await.with_context(|| nobody_at(url))
+}
+
+fn nobody_at(url: &str) -> String {
+    format!("no answer from {url}: is a server running there? Start one with `holmes serve`")
+}
+
+/// Why a call has no answer: the server's own words, or what became of the connection.
+pub(crate) async fn failed(url: &str, status: &Status) -> anyhow::Error {
+    // What a server says has no source; what has one was made here, of an error of the connection.
+    let expired = match status.source() {
+        Some(cause) => is_expired(cause),
+        None => return told(status),
+    };
+    if let Some(why) = wrong_port(url).await {
+        return why;
+    }
+    if expired {
+        return anyhow!(
+            "{url} has not answered in time: look whether the server is busy or stands still (`holmes_` at the admin port's \
+             /metrics), then try again with the same request id\n  {REASON}NOT_ANSWERED_IN_TIME"
+        );
+    }
+    if status.code() == Code::Unavailable && status.message().contains("connect") {
+        return anyhow!("{}\n  {REASON}SERVER_UNREACHABLE", nobody_at(url));
+    }
+    anyhow!(
+        "{url} closed the connection before the answer was whole: the server stopped, or this address had more connections \
+         open than it takes (server.max_connections_per_address, server.max_connections; the oldest gives way). See whether \
+         it runs, keep fewer connections open, and try again with the same request id\n  {REASON}CONNECTION_CLOSED"
+    )
+}
+
+/// Whether an error came of nothing but waiting.
+fn is_expired(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<TimeoutExpired>() || cause.source().is_some_and(is_expired)
+}
+
 /// What is wrong with a URL where no gRPC is spoken, if it is that.
-pub(crate) async fn wrong_port(url: &str) -> Option<anyhow::Error> {
+async fn wrong_port(url: &str) -> Option<anyhow::Error> {
     holmes_executor::speaks_http1(url).await.then(|| {
-        anyhow::anyhow!(
+        anyhow!(
             "{url} speaks HTTP/1 and no gRPC: it may be the port for OpenAI's clients (gateway.http, 7072) or the admin port \
              (server.admin, 7071); call the gRPC port (server.listen, 7070)"
         )
@@ -161,7 +233,7 @@ pub(crate) fn told(status: &Status) -> anyhow::Error {
     if let Some(wait) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
         text.push_str(&format!("\n  try again after: {} ms", wait.as_millis()));
     }
-    anyhow::anyhow!(text)
+    anyhow!(text)
 }
 
 /// What stands before a stable reason.

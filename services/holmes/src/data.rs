@@ -1,6 +1,8 @@
 //! The data directory: the embedded journal in it, and the log of each role.
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
+use holmes_kernel::LogId;
+use holmes_kernel::frame::Damage;
 use holmes_kernel::ports::JournalError;
 use holmes_runtime::config::Config;
 use holmes_store::Journal;
@@ -26,13 +28,30 @@ pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
     Ok(journal.into())
 }
 
-/// A damaged log by its service, which the journal knows only as a number.
+/// A log that is damaged, by its service, which the journal knows only as a number.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the log of {service} is damaged behind {after}: {why}. Restore the directory from a copy; nothing is skipped"
+)]
+pub(crate) struct DamagedLog {
+    pub(crate) service: &'static str,
+    /// The last sequence number that is whole.
+    pub(crate) after: u64,
+    why: Damage,
+}
+
 fn in_words(why: JournalError) -> anyhow::Error {
-    let JournalError::Damaged { log, after, why } = why else { return why.into() };
-    let service = holmes_proto::service_name(log.svc).unwrap_or("a service that this build does not know");
-    anyhow!(
-        "the log of {service} is damaged behind {after}: {why}. Restore the directory from a copy; nothing is skipped"
-    )
+    match why {
+        JournalError::Damaged { log, after, why } => {
+            DamagedLog { service: service_of(log), after, why }.into()
+        }
+        why => why.into(),
+    }
+}
+
+/// Whose log it is.
+pub(crate) fn service_of(log: LogId) -> &'static str {
+    holmes_proto::service_name(log.svc).unwrap_or("a service that this build does not know")
 }
 
 /// The names of the roles with a log.

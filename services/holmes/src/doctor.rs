@@ -58,9 +58,10 @@ pub(crate) fn run(_: &Args, file: Option<&Path>, format: Format) -> Result<bool>
             return show(format, &[check]);
         }
     };
-    let right = settings::check(&config).map(|()| (Verdict::Fine, "right".into()));
-    let mut checks = vec![of("configuration", right)];
-    checks.push(of("profile", profile(&config)));
+    let right = settings::check(&config, file).map(|()| (Verdict::Fine, "right".into()));
+    let mut checks = vec![of("configuration", right.map_err(Into::into))];
+    // Of a profile that cannot be used the configuration's line has told.
+    checks.extend(profile(&config).ok().map(|found| of("profile", Ok(found))));
     checks.push(of("data directory", directory(&config.store.dir)));
     for (what, address) in [
         ("gRPC port", config.server.listen),

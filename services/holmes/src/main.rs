@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 use holmes_engine::run::OpenError;
 use holmes_runtime::config::ConfigError;
 use holmes_runtime::telemetry;
@@ -31,6 +31,7 @@ mod serve;
 mod settings;
 mod verify;
 mod wallet;
+mod when;
 
 /// A decentralised GPU network in a box.
 #[derive(Parser)]
@@ -105,8 +106,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let matches = unset_where_empty(Cli::command()).get_matches();
+    match run(Cli::from_arg_matches(&matches).unwrap_or_else(|why| why.exit())) {
         Ok(code) => code,
         Err(why) if output::is_unread(&why) => ExitCode::SUCCESS,
         Err(why) if telemetry::is_json() => {
@@ -121,6 +122,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// An empty environment variable sets nothing, as in a shell's `${NAME:-…}`.
+fn unset_where_empty(command: clap::Command) -> clap::Command {
+    let is_empty =
+        |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|set| set.is_empty());
+    let args = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&str>) } else { arg });
+    args.mut_subcommands(unset_where_empty)
 }
 
 /// The stable name of why a file was refused, for scripts; that of a call stands in its own words.

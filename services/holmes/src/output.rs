@@ -48,17 +48,38 @@ pub(crate) fn coins(units: u64, decimals: u32) -> String {
     format!("{}.{:0width$}", units / one, units % one, width = decimals as usize)
 }
 
-/// What people write, as base units; `None` when it is no amount of at least one unit, or finer than a unit.
-pub(crate) fn units(coins: &str, decimals: u32) -> Option<u64> {
+/// Why what a person wrote is no amount of an asset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotAnAmount {
+    /// Something else than digits with one point between them.
+    #[error("write digits, with a point where there are parts of a coin, as in 12.5")]
+    Malformed,
+    /// Rounding would send another amount than was written.
+    #[error("that is finer than its smallest unit: at most {0} digits behind the point")]
+    TooFine(u32),
+    /// Beyond what base units can count.
+    #[error("that is more than there can ever be of it: send less")]
+    TooMuch,
+    /// Nothing would be sent.
+    #[error("send more than zero")]
+    Zero,
+}
+
+/// What people write, as base units.
+pub(crate) fn units(coins: &str, decimals: u32) -> Result<u64, NotAnAmount> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let (whole, part) = match coins.split_once('.') {
         Some((whole, part)) if digits(part) => (whole, part),
         None => (coins, ""),
-        _ => return None,
+        _ => return Err(NotAnAmount::Malformed),
     };
-    let missing = (decimals as usize).checked_sub(part.len())?;
-    let units = format!("{whole}{part}{}", "0".repeat(missing)).parse().ok();
-    units.filter(|units| *units > 0 && digits(whole))
+    if !digits(whole) {
+        return Err(NotAnAmount::Malformed);
+    }
+    let missing = (decimals as usize).checked_sub(part.len()).ok_or(NotAnAmount::TooFine(decimals))?;
+    // Digits alone fail to be a number only when there are too many of them.
+    let units = format!("{whole}{part}{}", "0".repeat(missing)).parse().map_err(|_| NotAnAmount::TooMuch)?;
+    if units == 0 { Err(NotAnAmount::Zero) } else { Ok(units) }
 }
 
 /// Prints a text and ends its line.
@@ -108,20 +129,24 @@ mod tests {
     #[test]
     fn amounts_are_read_as_they_are_written_and_never_rounded() {
         assert_eq!((coins(1_500_000_000, 9), coins(7, 6)), ("1.500000000".into(), "0.000007".into()));
+        use NotAnAmount::{Malformed, TooFine, TooMuch, Zero};
         for (text, decimals, read) in [
-            ("12.5", 9, Some(12_500_000_000)),
-            ("0.000001", 6, Some(1)),
-            ("7", 0, Some(7)),
-            ("18446744073.709551615", 9, Some(u64::MAX)),
-            ("18446744073.709551616", 9, None),
-            ("0", 9, None),
-            ("0.0000001", 6, None),
-            ("-1", 9, None),
-            ("+1", 9, None),
-            ("1e3", 9, None),
-            (".5", 9, None),
-            ("1.", 9, None),
-            ("", 9, None),
+            ("12.5", 9, Ok(12_500_000_000)),
+            ("0.000001", 6, Ok(1)),
+            ("7", 0, Ok(7)),
+            ("18446744073.709551615", 9, Ok(u64::MAX)),
+            ("18446744073.709551616", 9, Err(TooMuch)),
+            ("99999999999999999999999999", 0, Err(TooMuch)),
+            ("0", 9, Err(Zero)),
+            ("0.00", 9, Err(Zero)),
+            ("0.0000001", 6, Err(TooFine(6))),
+            ("1.0", 0, Err(TooFine(0))),
+            ("-1", 9, Err(Malformed)),
+            ("+1", 9, Err(Malformed)),
+            ("1e3", 9, Err(Malformed)),
+            (".5", 9, Err(Malformed)),
+            ("1.", 9, Err(Malformed)),
+            ("", 9, Err(Malformed)),
         ] {
             assert_eq!(units(text, decimals), read, "{text}");
         }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use holmes_kernel::entry::Origin;
 use holmes_kernel::ports::Journal as _;
-use holmes_kernel::{Entry, Frame};
+use holmes_kernel::{Entry, Frame, Time};
+use holmes_runtime::Clock;
 use holmes_runtime::config::Config;
 use holmes_runtime::recover::Extent;
 use holmes_store::Journal;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::readable::Readable;
 use crate::roles::{Role, is_missing};
+use crate::when::{self, Place};
 use crate::{data, output};
 
 /// How much is read from the journal at once.
@@ -26,6 +28,7 @@ const PAGE_BYTES: usize = 4 * 1024 * 1024;
 #[command(after_help = "Examples:
   holmes replay > log.jsonl                    every entry of every service, one JSON object a line
   holmes replay --role ledger --after 1000
+  holmes replay --role market --after -1m      what was written in the last minute
   holmes replay --frames DIR                   raw frames, one file for each service: DIR/ledger.frames
 
 A file of frames is a row of frames, each behind its length (u32, little-endian); proto/holmes/log/v1/log.proto
@@ -37,9 +40,9 @@ pub(crate) struct Args {
     /// Only these roles.
     #[arg(long, value_delimiter = ',')]
     role: Vec<String>,
-    /// Begin behind this sequence number.
-    #[arg(long, default_value_t = 0)]
-    after: u64,
+    /// Begin behind this sequence number or moment: 1000, 2026-11-21T09:30:00Z, -1m, "1m ago".
+    #[arg(long, default_value = "0", value_name = "PLACE", allow_hyphen_values = true, value_parser = when::place)]
+    after: Place,
     /// Write raw frames into this directory instead.
     #[arg(long, value_name = "DIR")]
     frames: Option<PathBuf>,
@@ -49,13 +52,16 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   holmes state ledger                  as it is now
-  holmes state ledger --at 1000        behind the frame that holds event 1000")]
+  holmes state ledger --at 1000        behind the frame that holds event 1000
+  holmes state ledger --at -1m         as it was a minute ago; so does \"1m ago\"
+  holmes state ledger --at 2026-11-21T09:30:00Z")]
 pub(crate) struct StateArgs {
     /// The service.
     service: String,
-    /// Up to the frame that holds this sequence number, from 1 on.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    at: Option<u64>,
+    /// Up to the frame that holds this sequence number, from 1 on, or up to this moment: 1000, 2026-11-21T09:30:00Z,
+    /// -1m, "1m ago".
+    #[arg(long, value_name = "PLACE", allow_hyphen_values = true, value_parser = when::behind)]
+    at: Option<Place>,
     /// Data directory.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -71,14 +77,16 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
     if let Some(dir) = &args.frames {
         std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     }
+    let cell = config.cell.number;
     for role in roles {
-        if !logs.contains(&role.log(config.cell.number)) {
+        if !logs.contains(&role.log(cell)) {
             eprintln!("{}: no log here", role.name);
             continue;
         }
+        let after = seq_at(&role, &journal, cell, args.after).await?;
         match &args.frames {
-            Some(dir) => write_frames(&role, &journal, config.cell.number, args.after, dir).await?,
-            None => print_entries(&role, &journal, config.cell.number, args.after, &readable).await?,
+            Some(dir) => write_frames(&role, &journal, cell, after, dir).await?,
+            None => print_entries(&role, &journal, cell, after, &readable).await?,
         }
     }
     journal.close().await;
@@ -91,22 +99,55 @@ pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
     let [role] =
         data::roles(std::slice::from_ref(&args.service))?.try_into().ok().context("name one service")?;
     let journal = data::open(&config, false).await?;
-    let extent = Extent { upto: args.at.unwrap_or(u64::MAX), snapshots: true, checked: false };
-    if !journal.logs().await?.contains(&role.log(config.cell.number)) {
+    let cell = config.cell.number;
+    if !journal.logs().await?.contains(&role.log(cell)) {
         bail!(
             "{} holds no log of {}: `holmes verify` lists those that there are",
             config.store.dir.display(),
             role.name
         );
     }
-    let replayed = role.replay(journal.clone(), config.cell.number, extent).await?;
+    let upto = match args.at {
+        Some(place) => seq_at(&role, &journal, cell, place).await?,
+        None => u64::MAX,
+    };
+    if upto == 0 {
+        let first = first_moment(&role, &journal, cell).await?;
+        bail!("the log of {} begins at {}: there is no state before that", role.name, when::shown(first));
+    }
+    let extent = Extent { upto, snapshots: true, checked: false };
+    let replayed = role.replay(journal.clone(), cell, extent).await?;
     journal.close().await;
-    if let Some(at) = args.at.filter(|at| *at > replayed.seq) {
-        bail!("the log of {} ends at {}: there is no {at} yet", role.name, replayed.seq);
+    if args.at.is_some() && upto > replayed.seq {
+        bail!("the log of {} ends at {}: there is no {upto} yet", role.name, replayed.seq);
     }
     eprintln!("{} at {}, digest {}", role.name, replayed.seq, output::hex(&replayed.digest));
     let state = replayed.state.context("the state cannot be shown as JSON")?;
     output::text(&serde_json::to_string_pretty(&state)?)
+}
+
+/// The sequence number at a place of a role's log: of a moment, the last one that was written by then; 0 when nothing was.
+async fn seq_at(role: &Role, journal: &Journal, cell: u16, place: Place) -> Result<u64> {
+    let moment = match (place, place.moment(Clock::System.now())) {
+        (Place::Seq(seq), _) => return Ok(seq),
+        (_, moment) => moment.unwrap_or_default(),
+    };
+    let mut seq = 0;
+    loop {
+        let page = journal.read(role.log(cell), seq, PAGE_BYTES).await?;
+        // Times rise from frame to frame.
+        let until = page.partition_point(|frame| frame.header().ts <= moment);
+        seq = page[..until].last().map_or(seq, |frame| frame.header().last);
+        if until < page.len() || page.is_empty() {
+            return Ok(seq);
+        }
+    }
+}
+
+/// When the first frame of a role's log was written.
+async fn first_moment(role: &Role, journal: &Journal, cell: u16) -> Result<Time> {
+    let page = journal.read(role.log(cell), 0, 1).await?;
+    Ok(page.first().map(|frame| frame.header().ts).unwrap_or_default())
 }
 
 /// Gives every frame of a role's log to `each`.

@@ -1,9 +1,9 @@
 //! `holmes config`: is it right, what is it, what does it mean.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::Context as _;
-use holmes_runtime::config::{self, Config};
+use holmes_runtime::config::{self, Config, ConfigError};
 use holmes_runtime::telemetry;
 
 use crate::output::{self, Format};
@@ -37,33 +37,56 @@ enum Action {
 }
 
 /// What only a use would show: a profile with which no log can be opened, a filter, an address or a directory that is none.
-pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
-    let profile = Profile::load(&config.cell.profile)?;
-    roles::openable(profile).with_context(|| format!("cell.profile = {:?}", config.cell.profile))?;
-    telemetry::check(&config.telemetry)?;
+pub(crate) fn check(config: &Config, file: Option<&Path>) -> Result<(), ConfigError> {
+    let mut found = Vec::new();
+    if let Err(why) = Profile::load(&config.cell.profile).and_then(roles::openable) {
+        found.push(("cell.profile", format!(" = {:?}: {why:#}", config.cell.profile)));
+    }
+    for (key, why) in telemetry::check(&config.telemetry) {
+        let why = why.to_string();
+        found.push((key, why.strip_prefix(key).unwrap_or(&why).to_owned()));
+    }
+    found.extend(same_ports(config, file)?);
+    for (key, dir) in [("store.dir", &config.store.dir), ("models.dir", &config.models.dir)] {
+        if dir.exists() && !dir.is_dir() {
+            found.push((key, format!(" = {}: a file, not a directory", dir.display())));
+        }
+    }
+    config::refused(file, found)
+}
+
+/// Ports of which another one has the address.
+fn same_ports(config: &Config, file: Option<&Path>) -> Result<Vec<(&'static str, String)>, ConfigError> {
+    let rows = config::explain(file)?;
+    let source =
+        |key: &str| rows.iter().find(|row| row.key == key).map_or("default", |row| row.source.as_str());
     let ports = [
         ("server.listen", config.server.listen),
         ("server.admin", config.server.admin),
         ("gateway.http", config.gateway.http),
     ];
-    for (at, (name, address)) in ports.iter().enumerate() {
-        let same = ports[..at].iter().find(|(_, other)| other == address && address.port() != 0);
-        if let Some((other, _)) = same {
-            anyhow::bail!("{other} and {name} are both {address}: give each a port of its own");
-        }
-    }
-    for (key, dir) in [("store.dir", &config.store.dir), ("models.dir", &config.models.dir)] {
-        anyhow::ensure!(!dir.exists() || dir.is_dir(), "{key} = {}: a file, not a directory", dir.display());
-    }
-    Ok(())
+    let same = |(at, (name, address)): (usize, &(&'static str, SocketAddr))| {
+        let (other, _) = ports[..at].iter().find(|(_, other)| other == address && address.port() != 0)?;
+        let from = source(other);
+        let what = format!(
+            " = {address}, and so is {other} ({from}): {other} and {name} cannot share it, give each a port of its own"
+        );
+        Some((*name, what))
+    };
+    Ok(ports.iter().enumerate().filter_map(same).collect())
 }
 
 /// Carries it out.
 pub(crate) fn run(args: &Args, file: Option<&Path>, format: Format) -> anyhow::Result<()> {
     match &args.action {
         Action::Check => {
-            check(&config::load(file)?)?;
+            let config = config::load(file)?;
+            check(&config, file)?;
             eprintln!("the configuration is right");
+            let otlp = &config.telemetry.otlp;
+            if !otlp.is_empty() && !otlp.contains("://") {
+                eprintln!("telemetry.otlp = {otlp:?} is read as http://{otlp}");
+            }
         }
         Action::Dump => output::text(config::load(file)?.to_toml().trim_end())?,
         Action::Explain { key } => {

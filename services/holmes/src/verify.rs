@@ -49,6 +49,7 @@ pub(crate) struct Args {
 enum Row {
     Service(Verified),
     Across(Compared),
+    Damaged(Damaged),
 }
 
 impl Row {
@@ -56,6 +57,7 @@ impl Row {
         match self {
             Row::Service(row) => row.ok,
             Row::Across(row) => row.ok,
+            Row::Damaged(row) => row.ok,
         }
     }
 
@@ -69,8 +71,23 @@ impl Row {
                 let result = format!("{}: {}", row.check, row.result);
                 vec![row.service.to_owned(), String::new(), String::new(), String::new(), result]
             }
+            Row::Damaged(row) => {
+                let (at, result) = (row.seq.to_string(), row.result.clone());
+                vec![row.service.to_owned(), String::new(), at, String::new(), result]
+            }
         }
     }
+}
+
+/// A log that cannot be read to its end: the journal does not open, so nothing else can be said of any.
+#[derive(Serialize)]
+struct Damaged {
+    service: &'static str,
+    /// Where the first frame begins that is not what was written.
+    seq: u64,
+    reason: &'static str,
+    result: String,
+    ok: bool,
 }
 
 #[derive(Serialize)]
@@ -98,7 +115,10 @@ struct Verified {
 pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Result<bool> {
     config.store.dir = args.dir.unwrap_or(config.store.dir);
     let roles = data::roles(&args.role)?;
-    let journal = data::open(&config, false).await?;
+    let journal = match data::open(&config, false).await {
+        Ok(journal) => journal,
+        Err(why) => return not_opened(why, format),
+    };
     let (mut all, mut replicas, mut cited) = (Vec::new(), Vec::new(), Vec::new());
     for role in roles {
         eprintln!("verifying {}", role.name);
@@ -120,10 +140,21 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
     Ok(all.iter().all(Row::is_ok))
 }
 
+/// What a program reads of a journal that does not open because of damage; people read it on stderr.
+fn not_opened(why: anyhow::Error, format: Format) -> Result<bool> {
+    let damage = why.chain().find_map(|cause| cause.downcast_ref::<data::DamagedLog>());
+    if let (Some(damage), Format::Json) = (damage, format) {
+        let (service, seq) = (damage.service, damage.after.saturating_add(1));
+        let row = Damaged { service, seq, reason: "LOG_DAMAGED", result: format!("{why:#}"), ok: false };
+        output::rows(format, &[], &[Row::Damaged(row)], Row::cells)?;
+    }
+    Err(why)
+}
+
 /// A line for another log that does not have what a service has heard of it.
 async fn cites(by: &'static str, journal: &Journal, log: LogId, at: &Position) -> Option<Compared> {
     let wrong = cited::disagreement(journal, log, at).await?;
-    let of = holmes_proto::service_name(log.svc).unwrap_or("a service that this build does not know");
+    let of = data::service_of(log);
     Some(Compared { service: of, check: "as heard", result: format!("by {by}: {wrong}"), ok: false })
 }
 

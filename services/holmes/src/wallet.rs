@@ -96,7 +96,8 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
     if matches!(proof, Proof::Nobody) {
         bail!("whose wallet? Name its key file (--sign-with) or an API key (--key)");
     }
-    let wallet = Wallet::of(Client::new(&args.server, profile::network(&config)?, proof)?);
+    let client = Client::connected(&args.server, profile::network(&config)?, proof).await?;
+    let wallet = Wallet::of(client);
     match args.action {
         Action::Balance => wallet.balance(format).await,
         Action::Open { asset } => wallet.open(&asset, format).await,
@@ -183,7 +184,7 @@ impl Wallet {
         let assets = self.assets().await?;
         let asset = asset(&assets, |asset| asset.id == account.asset)?;
         let amount_units = units(amount, asset.decimals)
-            .with_context(|| format!("{amount}: an amount of {} as in 12.5", asset.name))?;
+            .with_context(|| format!("{amount} is no amount of {}", asset.name))?;
         let id = id.unwrap_or_else(|| {
             let id = fresh_id();
             eprintln!("transfer {id}");

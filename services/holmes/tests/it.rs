@@ -8,6 +8,8 @@ mod bad_input;
 mod catalogue;
 #[path = "it/commands.rs"]
 mod commands;
+#[path = "it/connections.rs"]
+mod connections;
 #[path = "it/crash.rs"]
 mod crash;
 #[path = "it/delivered.rs"]

@@ -78,6 +78,9 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "telemetry.format",
         "how log lines look on stderr: text or json; with json there is nothing else on stderr, where the process listens and why it ends are lines too",
     ),
-    ("telemetry.otlp", "address of an OpenTelemetry collector (OTLP over gRPC); empty: no traces leave"),
+    (
+        "telemetry.otlp",
+        "address of an OpenTelemetry collector (OTLP over gRPC): http://HOST:PORT, or HOST:PORT, which means the same; empty: no traces leave",
+    ),
     ("telemetry.sample_percent", "share of traces kept when the caller has not decided, 0 to 100"),
 ];

@@ -4,7 +4,11 @@
 use std::fmt;
 
 use figment::error::{Actual, Kind};
+use figment::providers::Serialized;
+use figment::value::{Dict, Value};
 use figment::{Figment, Metadata, Source};
+
+use super::Config;
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,21 +50,43 @@ pub(super) fn place(metadata: Option<&Metadata>, key: &str) -> String {
 }
 
 impl Wrong {
-    /// A value out of its bounds.
-    pub(super) fn bounds(figment: &Figment, key: &str, value: &str, why: &str) -> Wrong {
-        let place = place(figment.find_metadata(key), key);
-        let (key, what) = (key.to_owned(), format!(" = {value}: {why}"));
+    /// Values out of their bounds.
+    pub(super) fn bounds(figment: &Figment, config: &Config) -> Vec<Wrong> {
+        let wrong = |(key, value, why)| Wrong::of_key(figment, key, format!(" = {value}: {why}"));
+        config.out_of_bounds().into_iter().map(wrong).collect()
+    }
+
+    /// What is wrong with a key, whoever found it.
+    pub(super) fn of_key(figment: &Figment, key: &str, what: String) -> Wrong {
+        let (key, place) = (key.to_owned(), place(figment.find_metadata(key), key));
         Wrong { explain: key.clone(), key, what, place }
     }
 
-    /// All that the reading of a configuration found.
-    pub(super) fn all(figment: &Figment, errors: figment::Error) -> Vec<Wrong> {
-        errors.into_iter().map(|error| Wrong::of(figment, &error)).collect()
+    /// All that is wrong. The reading stops at the first key that it cannot take, so it is done again without that one.
+    pub(super) fn all(figment: &Figment, mut errors: figment::Error) -> Vec<Wrong> {
+        let mut keys = figment.extract::<Dict>().unwrap_or_default();
+        let mut found = Vec::new();
+        loop {
+            let mut is_less = true;
+            for error in errors {
+                is_less &= remove(&mut keys, &error.path);
+                found.push(Wrong::of(figment, &error));
+            }
+            if !is_less {
+                return found;
+            }
+            let rest = Figment::from(Serialized::defaults(Config::default()));
+            match rest.merge(Serialized::defaults(&keys)).extract() {
+                Ok(config) => return [found, Wrong::bounds(figment, &config)].concat(),
+                Err(next) => errors = next,
+            }
+        }
     }
 
     fn of(figment: &Figment, error: &figment::Error) -> Wrong {
         let key = error.path.join(".");
-        let place = place(error.metadata.as_ref(), &key);
+        // The layers know where a key stands; of what is no key only the error does.
+        let place = place(figment.find_metadata(&key).or(error.metadata.as_ref()), &key);
         let stands = |found: String, expected: String| format!(" = {found}: {expected} is expected");
         let what = match &error.kind {
             Kind::UnknownField(_, known) => {
@@ -89,6 +115,18 @@ impl Wrong {
             }
         };
         Wrong { explain: key.clone(), key, what, place }
+    }
+}
+
+/// Takes a key out; whether it was there.
+fn remove(keys: &mut Dict, path: &[String]) -> bool {
+    match path {
+        [] => false,
+        [key] => keys.remove(key).is_some(),
+        [section, rest @ ..] => match keys.get_mut(section) {
+            Some(Value::Dict(_, keys)) => remove(keys, rest),
+            _ => false,
+        },
     }
 }
 

@@ -152,10 +152,10 @@ fn refused(node: &Node, status: &Status) -> Detached {
     }
     if status.get_details_error_info().is_some_and(|info| info.reason == "NODE_UNKNOWN") {
         return Detached::Refused(anyhow!(
-            "the key is not that of a node that the network knows: {message}\n  if it is an account's key (a wallet), make the \
-             node a key of its own: `holmes keys new node.key`\n  if it is the node's, register and bond it: `holmes keys \
-             offer NODE.KEY --as staking-node --owner ACCOUNT` prints what Staking/RegisterNode takes; then bond it with \
-             Staking/Bond"
+            "the key is not that of a node that the network knows: it knows no node {id}\n  if it is an account's key (a \
+             wallet), make the node a key of its own: `holmes keys new node.key`\n  if it is the node's, register and bond \
+             it: `holmes keys offer NODE.KEY --as staking-node --owner ACCOUNT` prints what Staking/RegisterNode takes; then \
+             bond it with Staking/Bond\n  if that was only just done, start the executor again in a second or two"
         ));
     }
     match status.code() {
@@ -170,7 +170,7 @@ fn refused(node: &Node, status: &Status) -> Detached {
             "the gateway does not take the node {id}: {message}\n  register the node and bond it: `holmes keys offer NODE.KEY \
              --as staking-node --owner ACCOUNT` prints what Staking/RegisterNode takes; then bond it with Staking/Bond"
         )),
-        code => Detached::Lost(anyhow!("{code}: {message}")),
+        _ => Detached::Lost(super::broke(url, status)),
     }
 }
 

@@ -87,6 +87,7 @@ async fn a_worker_that_cannot_load_its_model_says_why() {
     node.start();
     let why = format!("{:#}", node.ended().await.unwrap_err());
     assert!(why.contains("before it was ready") && why.contains("the model tiny cannot be loaded"), "{why}");
+    assert_eq!(why.matches(&file.display().to_string()).count(), 1, "its path is told once: {why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,7 +104,7 @@ pub(super) async fn epoch(tell: &Teller, world: &mut World) -> Result<()> {
     let ours = world.epoch()?.max(2);
     let (length, left) = (world::EPOCH_S, world.epoch_ends_in(ours)?);
     tell.line(&format!(
-        "an epoch of this network has {length} s and a beat in each; epoch {ours} ends in {left} s"
+        "an epoch of this network lasts {length} s, and its nodes beat once a second; epoch {ours} ends in {left} s"
     ))?;
     let mut told = std::time::Instant::now();
     let closed = until(world, "the epoch's close", async || {

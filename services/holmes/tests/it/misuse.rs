@@ -48,6 +48,36 @@ fn a_state_is_asked_for_only_where_there_is_one() {
     place.run(&["state", "ledger", "--at", "0"]).fails(2, &["--at", "1.."]);
     place.run(&["state", "ledger", "--at", "9"]).fails(1, &["the log of ledger ends at 1"]);
     place.run(&["state", "treasury"]).fails(1, &["no log of treasury", "holmes verify"]);
+    for moment in ["-1h", "1h ago", "2026-01-01T00:00:00Z"] {
+        let before = ["the log of ledger begins at 20", "Z: there is no state before that"];
+        place.run(&["state", "ledger", "--at", moment]).fails(1, &before);
+        assert_eq!(place.run(&["replay", "--after", moment]).out.lines().count(), 2, "all of it");
+    }
+    let now = place.run(&["state", "ledger", "--at", "-0s"]);
+    assert_eq!((now.code, &now.out), (0, &place.run(&["state", "ledger"]).out), "{}", now.err);
+    assert_eq!(place.run(&["replay", "--after", "-0s"]).out, "");
+    place.run(&["state", "ledger", "--at", "yesterday"]).fails(2, &["2026-11-21T09:30:00Z", "-1m"]);
+}
+
+#[test]
+fn a_damaged_log_is_told_to_programs_too() {
+    let place = Place::new();
+    place.serve(&[]).terminate();
+    assert_eq!(place.run(&["replay", "--frames", "frames", "--role", "ledger"]).code, 0);
+    let frames = std::fs::read(place.path("frames/ledger.frames")).expect("frames");
+    let first = &frames[4..4 + u32::from_le_bytes(frames[..4].try_into().expect("a length")) as usize];
+    let file = place.path("holmes-data/journal/db/0.jnl");
+    let mut bytes = std::fs::read(&file).expect("a journal");
+    let at = bytes.windows(first.len()).position(|bytes| bytes == first).expect("the first frame, as it is");
+    bytes[at + first.len() / 2] ^= 1;
+    std::fs::write(&file, bytes).expect("written");
+    let told = place.run(&["verify", "-o", "json"]);
+    let rows: serde_json::Value = serde_json::from_str(&told.out).expect("JSON");
+    let row = &rows[0];
+    assert_eq!((told.code, &row["ok"], &row["reason"]), (1, &false.into(), &"LOG_DAMAGED".into()), "{rows}");
+    assert_eq!((&row["service"], &row["seq"]), (&"ledger".into(), &1.into()), "{rows}");
+    assert!(told.err.contains("cannot be opened: the log of ledger is damaged behind 0: "), "{}", told.err);
+    place.run(&["verify"]).fails(1, &["the log of ledger is damaged behind 0: "]);
 }
 
 #[test]
@@ -124,6 +154,11 @@ fn a_configuration_is_right_only_when_all_that_it_names_is_there() {
         ("[cell]\nprofile = \"torn.toml\"\n", ["says epoch_s = 4", "a network has one"]),
         ("[store]\ndir = \"a-file\"\n", ["store.dir", "a file"]),
         ("[server]\nlisten = \"127.0.0.1:7071\"\n", ["server.listen and server.admin", "a port of its own"]),
+        ("[server]\nlisten = \"127.0.0.1:7071\"\n", ["server.listen (", "holmes.toml): "]),
+        (
+            "[telemetry]\nlog = \"holmes=loud\"\n",
+            ["telemetry.log = ", "in holmes.toml; `holmes config explain telemetry.log`"],
+        ),
     ] {
         std::fs::write(place.path("holmes.toml"), wrong).expect("written");
         place.run(&["-c", "holmes.toml", "config", "check"]).fails(1, &words);
@@ -187,7 +222,9 @@ fn a_port_without_grpc_and_an_address_without_http_are_told_apart() {
     };
     join("localhost").fails(1, &["write http://gateway.example:7070"]);
     join(&http).fails(1, &["speaks HTTP/1", "server.listen"]);
-    join(&grpc).fails(1, &["a wallet", "holmes keys new", "register and bond"]);
+    let wallet = join(&grpc);
+    wallet.fails(1, &["a wallet", "holmes keys new", "register and bond"]);
+    assert!(!wallet.err.contains("holmes-after"), "an operator cannot send that: {}", wallet.err);
 }
 
 #[test]

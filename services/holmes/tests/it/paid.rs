@@ -329,8 +329,8 @@ fn balances_move_by_the_invoice_and_a_killed_node_or_server_costs_nobody_anythin
     assert!(earned <= paid);
     let question = "Sort these numbers: 3 1 2";
     let asked = place.run(&["ask", question, "--model", MODEL, "--server", &server.address, "--key", &key]);
-    let (told, account) = (asked.err, format!("account {account}: 24."));
-    assert!(told.contains(&account) && told.contains(" USD available before, "), "{told}");
+    let (told, account) = (asked.err, format!("account {account}: 23."));
+    assert!(told.contains(&account) && told.contains(" USD available, 1.000000 USD held; 24."), "{told}");
     let (status, said) = server.terminate();
     assert!(status.success(), "{said:#?}");
     assert!(place.verified() > 0);
