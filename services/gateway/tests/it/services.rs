@@ -1,14 +1,18 @@
 //! Scripted market and scheduling: they keep what they were told, check signatures, and refuse what a test wants.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use ed25519_dalek::{Signature, VerifyingKey};
-use holmes_kernel::{Code, Id, Principal, Refusal};
+use holmes_gateway::Log;
+use holmes_kernel::entry::Entry;
+use holmes_kernel::{Code, Id, LogId, Principal, Refusal, Time};
 use holmes_proto::edge::{principal, status};
 use holmes_proto::market::v1 as market;
 use holmes_proto::scheduling::v1 as scheduling;
 use holmes_proto::statements;
+use holmes_runtime::{PublicEntry, PublicFrame};
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
@@ -30,6 +34,8 @@ pub struct Kept {
     pub renewed: usize,
     pub ended: Vec<[u8; 20]>,
     pub reported: Vec<scheduling::CallLine>,
+    /// What stands in the log, by sequence number.
+    pub metered: BTreeMap<u64, scheduling::CallsMetered>,
     pub presence: Vec<scheduling::ReportPresenceRequest>,
     /// Checkpoints of calls that run, each with its lease.
     pub running: Vec<([u8; 20], scheduling::CallLine)>,
@@ -72,6 +78,20 @@ impl Kept {
         }
     }
 
+    /// What is known of a call, under any lease or this one.
+    fn found(&self, call: &str, lease: &str) -> Option<String> {
+        let call: Id = call.parse().unwrap();
+        let lease = (!lease.is_empty()).then(|| lease_of(lease));
+        let is = |line: &scheduling::CallLine| Id::from_slice(&line.call) == Some(call);
+        let of_lease = |bytes: &[u8]| lease.is_none_or(|lease| lease == bytes);
+        let metered = self.metered.iter().rev().filter(|(_, metered)| of_lease(&metered.lease));
+        let named = metered.filter_map(|(seq, metered)| {
+            metered.lines.iter().position(is).map(|line| statements::receipt_name(*seq, line as u32))
+        });
+        let waits = || self.running.iter().any(|(id, line)| of_lease(id) && is(line)).then(String::new);
+        { named }.next().or_else(waits)
+    }
+
     /// From now on every lease that there is ends.
     pub fn end_all(&mut self, at: Option<u64>, reason: scheduling::LeaseEnd) {
         self.ending.extend(self.leases.keys().map(|id| (*id, (at, reason))));
@@ -99,6 +119,44 @@ impl Services {
     fn called_by_gateway<T>(&self, request: &Request<T>) {
         let who = principal(request).unwrap();
         self.kept(|kept| assert_eq!(kept.gateway, Some(who)));
+    }
+}
+
+/// The lines of a lease as the log has them.
+fn metered(lease: &scheduling::Lease, lines: Vec<scheduling::CallLine>) -> scheduling::CallsMetered {
+    let renter = super::world::renter(lease.session[15]);
+    scheduling::CallsMetered {
+        lease: lease.lease.clone(),
+        session: lease.session.clone(),
+        renter: renter.to_bytes().to_vec().into(),
+        node: lease.node.clone(),
+        model: lease.model.clone(),
+        input_pico_usd: INPUT_PICO,
+        output_pico_usd: OUTPUT_PICO,
+        lines,
+        ..Default::default()
+    }
+}
+
+impl Log for Services {
+    fn frames(&self, after: u64) -> Pin<Box<dyn Future<Output = Result<Vec<PublicFrame>, Refusal>> + Send>> {
+        let next =
+            self.kept(|kept| kept.metered.range(after + 1..).next().map(|(seq, said)| (*seq, said.clone())));
+        let frame = next.map(|(seq, metered)| {
+            let event = scheduling::Event { event: Some(scheduling::event::Event::CallsMetered(metered)) };
+            let entry = Entry { events: vec![event.encode_to_vec().into()], ..Entry::default() };
+            PublicFrame {
+                log: LogId::default(),
+                term: 1,
+                first: seq,
+                last: seq,
+                ts: Time::from_micros(99),
+                prev_chain: [0; 32],
+                chain: [0; 32],
+                entries: vec![PublicEntry { first: seq, last: seq, send: None, entry }],
+            }
+        });
+        Box::pin(std::future::ready(Ok(frame.into_iter().collect())))
     }
 }
 
@@ -409,6 +467,8 @@ impl scheduling::scheduling_server::Scheduling for Services {
             }
             let receipts = names.collect();
             kept.reported.extend(asked.lines.clone());
+            let metered = metered(&kept.leases[&id], asked.lines);
+            kept.metered.insert(seq, metered);
             Ok(Response::new(scheduling::ReportCallsResponse { receipts, refused: Vec::new() }))
         })
     }
@@ -442,7 +502,9 @@ impl scheduling::scheduling_server::Scheduling for Services {
         request: Request<scheduling::FindCallRequest>,
     ) -> Result<Response<scheduling::FindCallResponse>, Status> {
         self.called_by_gateway(&request);
-        let receipt = self.kept(|kept| kept.known.get(&request.get_ref().call_id).cloned());
+        let scheduling::FindCallRequest { call_id, lease_id } = request.get_ref();
+        let receipt =
+            self.kept(|kept| kept.known.get(call_id).cloned().or_else(|| kept.found(call_id, lease_id)));
         let free = || status(Refusal::new(Code::NotFound, "CALL_NOT_FOUND", "its id is free"));
         Ok(Response::new(scheduling::FindCallResponse { receipt: receipt.ok_or_else(free)? }))
     }
