@@ -1,18 +1,14 @@
 //! Scripted market and scheduling: they keep what they were told, check signatures, and refuse what a test wants.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use ed25519_dalek::{Signature, VerifyingKey};
-use holmes_gateway::Log;
-use holmes_kernel::entry::Entry;
-use holmes_kernel::{Code, Id, LogId, Principal, Refusal, Time};
+use holmes_kernel::{Code, Id, Principal, Refusal};
 use holmes_proto::edge::{principal, status};
 use holmes_proto::market::v1 as market;
 use holmes_proto::scheduling::v1 as scheduling;
 use holmes_proto::statements;
-use holmes_runtime::{PublicEntry, PublicFrame};
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
@@ -119,44 +115,6 @@ impl Services {
     fn called_by_gateway<T>(&self, request: &Request<T>) {
         let who = principal(request).unwrap();
         self.kept(|kept| assert_eq!(kept.gateway, Some(who)));
-    }
-}
-
-/// The lines of a lease as the log has them.
-fn metered(lease: &scheduling::Lease, lines: Vec<scheduling::CallLine>) -> scheduling::CallsMetered {
-    let renter = super::world::renter(lease.session[15]);
-    scheduling::CallsMetered {
-        lease: lease.lease.clone(),
-        session: lease.session.clone(),
-        renter: renter.to_bytes().to_vec().into(),
-        node: lease.node.clone(),
-        model: lease.model.clone(),
-        input_pico_usd: INPUT_PICO,
-        output_pico_usd: OUTPUT_PICO,
-        lines,
-        ..Default::default()
-    }
-}
-
-impl Log for Services {
-    fn frames(&self, after: u64) -> Pin<Box<dyn Future<Output = Result<Vec<PublicFrame>, Refusal>> + Send>> {
-        let next =
-            self.kept(|kept| kept.metered.range(after + 1..).next().map(|(seq, said)| (*seq, said.clone())));
-        let frame = next.map(|(seq, metered)| {
-            let event = scheduling::Event { event: Some(scheduling::event::Event::CallsMetered(metered)) };
-            let entry = Entry { events: vec![event.encode_to_vec().into()], ..Entry::default() };
-            PublicFrame {
-                log: LogId::default(),
-                term: 1,
-                first: seq,
-                last: seq,
-                ts: Time::from_micros(99),
-                prev_chain: [0; 32],
-                chain: [0; 32],
-                entries: vec![PublicEntry { first: seq, last: seq, send: None, entry }],
-            }
-        });
-        Box::pin(std::future::ready(Ok(frame.into_iter().collect())))
     }
 }
 
@@ -467,7 +425,7 @@ impl scheduling::scheduling_server::Scheduling for Services {
             }
             let receipts = names.collect();
             kept.reported.extend(asked.lines.clone());
-            let metered = metered(&kept.leases[&id], asked.lines);
+            let metered = super::log::metered(&kept.leases[&id], asked.lines);
             kept.metered.insert(seq, metered);
             Ok(Response::new(scheduling::ReportCallsResponse { receipts, refused: Vec::new() }))
         })
