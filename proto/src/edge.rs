@@ -80,8 +80,13 @@ pub fn answered<T, U>(answer: Answer<T>, make: impl FnOnce(T) -> U) -> Response<
 
 /// A refusal on the wire: the class as code, the stable reason as `ErrorInfo`, the wait as `RetryInfo`.
 pub fn status(refusal: Refusal) -> Status {
+    status_with(refusal, std::collections::HashMap::new())
+}
+
+/// The same, with what else is to be known of it.
+pub fn status_with(refusal: Refusal, more: std::collections::HashMap<String, String>) -> Status {
     let mut details = ErrorDetails::new();
-    details.set_error_info(refusal.reason.as_ref(), DOMAIN, std::collections::HashMap::new());
+    details.set_error_info(refusal.reason.as_ref(), DOMAIN, more);
     if let Some(ms) = refusal.retry_after_ms {
         details.set_retry_info(Some(Duration::from_millis(ms)));
     }

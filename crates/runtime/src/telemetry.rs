@@ -1,6 +1,8 @@
 //! What a process tells of itself: log lines on stderr, traces to a collector when one is configured, metrics as
 //! Prometheus text. Where lines are JSON, whoever collects them reads all of stderr as such, so nothing else is said there.
 
+mod collector;
+
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::{LogFormat, Telemetry};
-use crate::measure::{self, BUILD, FAMILIES, Family, Kind};
+use crate::measure::{self, BUILD, FAMILIES, Family, Kind, SPANS_DROPPED};
 
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +121,7 @@ pub fn init(
         .map_err(|why| TelemetryError::Twice(why.to_string()))?;
     FAMILIES.iter().chain(families).for_each(|family| family.describe());
     BUILD.gauge(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+    SPANS_DROPPED.counter(&[]).increment(0); // there from the start: the first is a change that an alert sees
     tokio::spawn(keep_up(metrics.clone()));
     Ok(Guard { traces, metrics: Metrics(metrics) })
 }
@@ -151,7 +154,7 @@ fn traces(url: &str, settings: &Telemetry, service: &str) -> Result<SdkTracerPro
     Ok(SdkTracerProvider::builder()
         .with_resource(Resource::builder().with_service_name(service.to_owned()).build())
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(share))))
-        .with_batch_exporter(exporter)
+        .with_batch_exporter(collector::Told::new(exporter, url))
         .build())
 }
 

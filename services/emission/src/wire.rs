@@ -139,10 +139,11 @@ fn reward(state: &State, epoch: u64, node: &Node, row: &Row, price: u64) -> wire
 
 /// Why a row has no task reward; stable.
 fn no_trr(state: &State, node: &Node, row: &Row, price: u64) -> &'static str {
-    let worked = trr::counted(row.full, row.quarter, state.params.quarter) > 0;
+    let counted = trr::counted(row.full, row.quarter, state.params.quarter);
     match row {
         _ if row.shares[TRR] > 0 => "",
-        _ if !worked => "NO_WORK",
+        Row { full: 0, quarter: 0, .. } => "NO_WORK",
+        _ if counted == 0 => "TOO_SMALL", // it has worked, but a quarter of that is less than one unit
         Row { weights: [0, _], .. } if node.barred => "TOMBSTONED",
         Row { weights: [0, _], .. } => "NO_STAKE",
         _ if price == 0 => "NO_PRICE",

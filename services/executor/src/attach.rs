@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow};
-use holmes_proto::gateway::v1::{
-    Beat, FromNode, Leaving, ReceiptAccepted, StartCall, ToNode, from_node, to_node,
-};
+use holmes_proto::gateway::v1::{Beat, FromNode, Leaving, StartCall, ToNode, from_node, to_node};
 use holmes_proto::inference::v1::{Work, WorkerModel, work};
 use holmes_proto::statements::LEASE_BYTES;
 use tokio::sync::watch;
@@ -30,7 +28,7 @@ use crate::refusal::Refusal;
 const MOST_ANSWERS: usize = 1_024;
 /// How long a worker may be away before its node detaches: gateways send calls elsewhere then.
 const WORKER_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a node that stops waits for its receipts to be accepted.
+/// How long a node that leaves waits for its receipts to be accepted.
 const RECEIPT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long calls may take to keep their receipts when the stream is gone.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
@@ -181,9 +179,9 @@ impl Attachment<'_> {
             return None;
         }
         let until = *leave.receipts_until.get_or_insert_with(|| Instant::now() + RECEIPT_PATIENCE);
+        // also where there is a next attachment: a gateway that stops forgets what it has delivered
         let done = self.node.receipts.count() == 0 || Instant::now() >= until;
-        // receipts wait for the next attachment where there is one
-        (done || !matches!(leave.then, Detached::Stopped)).then(|| self.give_up())
+        done.then(|| self.give_up())
     }
 
     fn give_up(&mut self) -> Detached {
@@ -234,7 +232,7 @@ impl Attachment<'_> {
                     running.halt.send_replace(Some(Halt::Cancelled));
                 }
             }
-            Some(to_node::Message::Accepted(accepted)) => self.accepted(&accepted),
+            Some(to_node::Message::Accepted(accepted)) => self.node.receipts.accepted(&accepted),
             Some(to_node::Message::LeaseOver(over)) => {
                 let lease: Result<[u8; LEASE_BYTES], _> = over.lease.as_ref().try_into();
                 if let Ok(lease) = lease {
@@ -259,16 +257,6 @@ impl Attachment<'_> {
             return Err(anyhow!("the gateway does not read what it is answered"));
         }
         Ok(())
-    }
-
-    fn accepted(&mut self, accepted: &ReceiptAccepted) {
-        for call in accepted.calls.chunks_exact(16) {
-            if !accepted.refused.is_empty() {
-                let call = call_id(call).map(holmes_kernel::Id::from_bytes);
-                tracing::warn!(?call, reason = accepted.refused, "a receipt was refused for ever");
-            }
-            self.node.receipts.forget(call);
-        }
     }
 
     /// Starts a call, or says why not.
@@ -359,13 +347,17 @@ impl Attachment<'_> {
         if timeout(CLOSE_PATIENCE, async { while self.calls.join_next().await.is_some() {} }).await.is_err() {
             tracing::error!("calls did not end; their receipts may be lost");
         }
-        let Attachment { mut inbound, desk, mut answers, .. } = self;
+        let Attachment { node, mut inbound, desk, mut answers, .. } = self;
         let generation = desk.generation;
         drop(desk);
         // what is on its way may arrive: the gateway ends its side when ours has ended
         let flushed = async {
             while answers.join_next().await.is_some() {}
-            while let Ok(Some(_)) = inbound.message().await {}
+            while let Ok(Some(ToNode { message })) = inbound.message().await {
+                if let Some(to_node::Message::Accepted(accepted)) = message {
+                    node.receipts.accepted(&accepted);
+                }
+            }
         };
         let _ = timeout(Duration::from_secs(1), flushed).await; // or it is gone already
         tracing::info!(generation, "detached");

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
-use holmes_proto::gateway::v1::Receipt;
+use holmes_kernel::Id;
+use holmes_proto::gateway::v1::{Receipt, ReceiptAccepted};
 use prost::Message as _;
 
 use crate::pinned::{hex, replace};
@@ -73,6 +74,17 @@ impl Receipts {
         tokio::task::spawn_blocking(move || replace(&file, &bytes)).await.map_err(io::Error::other)?
     }
 
+    /// What a gateway says of receipts: they need not be sent again.
+    pub(crate) fn accepted(&self, accepted: &ReceiptAccepted) {
+        for bytes in accepted.calls.chunks_exact(16) {
+            if let Some(call) = Id::from_slice(bytes).filter(|_| !accepted.refused.is_empty()) {
+                let reason = &accepted.refused;
+                tracing::warn!(%call, reason, "a receipt will never be paid: {}", why_refused(reason));
+            }
+            self.forget(bytes);
+        }
+    }
+
     /// Forgets the receipts of a call: they are accepted, or refused for ever.
     pub(crate) fn forget(&self, call: &[u8]) {
         let keys: Vec<Key> = {
@@ -95,6 +107,31 @@ impl Receipts {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Receipt>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a gateway's reason means for who operates the node.
+fn why_refused(reason: &str) -> &'static str {
+    match reason {
+        "NOT_DELIVERED_HERE" => {
+            "the network has no record of it: the gateway that gave the call crashed before it had reported any of it"
+        }
+        "ALLOWANCE_EXCEEDED" => "it counts more than the call's lease allows",
+        "SESSION_BUDGET_EXCEEDED" => "the renter's session had too little left when it came",
+        "LEASE_FULL" => "its lease has as many calls as one may have",
+        "SESSION_CLOSED" | "SESSION_NOT_FOUND" | "LEASE_NOT_FOUND" => {
+            "it came too late: its session or lease was over for longer than lines are taken"
+        }
+        "ABOVE_DELIVERED"
+        | "CALL_OTHER"
+        | "COMMITMENT_WRONG"
+        | "FINISH_WRONG"
+        | "INPUT_ABOVE_BOUND"
+        | "SIGNATURE_MALFORMED"
+        | "SIGNATURE_WRONG" => {
+            "the gateway holds what this node has signed for untrue; the last true checkpoint counts"
+        }
+        _ => "the network does not take it",
     }
 }
 

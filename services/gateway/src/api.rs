@@ -1,11 +1,12 @@
 //! The gRPC service of inference: parses, begins the call, passes its parts on.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use holmes_kernel::{Code, Refusal};
-use holmes_proto::edge::{self, Needs, status};
+use holmes_proto::edge::{self, Needs, status, status_with};
 use holmes_proto::inference::v1::generate_response::Part as WirePart;
 use holmes_proto::inference::v1::inference_server::Inference as Service;
 use holmes_proto::inference::v1::{self as wire, quote_request, work};
@@ -14,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use crate::Edge;
 use crate::ask::{Ask, call_id, wrong};
-use crate::calls::{Part, Parts, begin};
+use crate::calls::{Broken, Part, Parts, begin};
 use crate::metrics::Door;
 use crate::price::{self, Bound, PICO_PER_MICRO};
 use crate::receipts;
@@ -38,7 +39,7 @@ impl tokio_stream::Stream for Answer {
             return Poll::Ready(Some(Ok(on_wire(first))));
         }
         let part = std::task::ready!(self.parts.poll_recv(cx));
-        Poll::Ready(part.map(|part| part.map(on_wire).map_err(status)))
+        Poll::Ready(part.map(|part| part.map(on_wire).map_err(broken)))
     }
 }
 
@@ -109,7 +110,7 @@ impl Service for Api {
         let ask = self.0.ask(&request, &wanted.request_id, &wanted.model, work, wanted.terms.as_ref())?;
         let mut parts = begin(&self.0, ask, Door::Generate).map_err(status)?;
         // A call that does not begin is an error of the RPC, not of its stream.
-        let first = parts.recv().await.ok_or_else(broken)?.map_err(status)?;
+        let first = parts.recv().await.ok_or_else(cut)?.map_err(broken)?;
         Ok(Response::new(Answer { first: Some(first), parts }))
     }
 
@@ -123,7 +124,7 @@ impl Service for Api {
         let mut parts = begin(&self.0, ask, Door::Embed).map_err(status)?;
         let mut answer = wire::EmbedResponse::default();
         while let Some(part) = parts.recv().await {
-            match part.map_err(status)? {
+            match part.map_err(broken)? {
                 Part::Started(started) => answer.started = Some(started),
                 Part::Vectors(vectors) => answer.vectors = Some(vectors),
                 Part::Moved(moved) => {
@@ -136,7 +137,7 @@ impl Service for Api {
             }
         }
         if answer.vectors.is_none() || answer.ended.is_none() {
-            return Err(broken());
+            return Err(cut());
         }
         Ok(Response::new(answer))
     }
@@ -172,8 +173,12 @@ impl Service for Api {
         request: Request<wire::GetReceiptRequest>,
     ) -> Result<Response<wire::GetReceiptResponse>, Status> {
         let who = edge::principal(&request)?;
-        let name = &request.get_ref().name;
-        let found = receipts::get(self.0.receipts.as_ref(), &self.0.network, who, name).await;
+        let wire::GetReceiptRequest { name, call_id } = request.get_ref();
+        let found = match (name.as_str(), call_id.as_str()) {
+            (name, "") => receipts::get(self.0.receipts.as_ref(), &self.0.network, who, name).await,
+            ("", call) => receipts::of_call(&self.0, who, call).await,
+            _ => Err(wrong("call_id", "nothing beside a name: send one of them")),
+        };
         Ok(Response::new(found.map_err(status)?))
     }
 
@@ -187,7 +192,17 @@ impl Service for Api {
     }
 }
 
-fn broken() -> Status {
+/// A call that has ended badly, with what was metered of it.
+fn broken(Broken { refusal, billed }: Broken) -> Status {
+    let mut more = HashMap::new();
+    if let Some(billed) = billed {
+        more.insert("receipts".to_owned(), billed.receipts.join(" "));
+        more.extend(billed.price_micro_usd.map(|price| ("price_micro_usd".to_owned(), price.to_string())));
+    }
+    status_with(refusal, more)
+}
+
+fn cut() -> Status {
     status(cut_off())
 }
 

@@ -36,6 +36,7 @@ async fn attend(edge: &Arc<Edge>) {
         let started = begin(edge).await;
         let mut reporter = Reporter::new(edge, &started);
         edge.started.send_replace(Some(started));
+        let _ = edge.models.all().await; // so that what nobody serves is shown too; a renter asks again
         let mut tick = tokio::time::interval(TICK);
         loop {
             tick.tick().await;
@@ -140,14 +141,38 @@ impl Edge {
 /// reported. Then gives back what is held.
 async fn drain(edge: &Arc<Edge>) {
     edge.draining.store(true, Ordering::Relaxed);
+    tracing::info!(
+        calls = edge.limits.running(),
+        drain_ms = edge.settings.drain_ms,
+        "no call begins any more; those in progress may end"
+    );
     edge.nodes.all().iter().for_each(|node| node.drain());
     rest(edge, edge.settings.drain_ms).await;
+    let cut = edge.limits.running();
     edge.over.send_replace(true);
     rest(edge, edge.settings.report_for_ms).await;
+    tracing::info!(
+        cut,
+        unreported = edge.reports.pending(),
+        "the calls in progress have ended, or were cut where they were"
+    );
     let last = guarded(&edge.marks).take();
     edge.report_presence(last).await;
     edge.leases.end_all().await;
+    left(edge).await;
     edge.nodes.all().iter().for_each(|node| node.end(DetachReason::StreamLost));
+}
+
+/// How long the nodes may take to leave by themselves when their calls have ended: until then they hear what became of
+/// their last receipts.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Waits until the nodes, which were told to, have left.
+async fn left(edge: &Edge) {
+    let until = Instant::now() + LEAVE_WITHIN;
+    while edge.nodes.count() > 0 && Instant::now() < until {
+        tokio::time::sleep(ms(20)).await;
+    }
 }
 
 /// Waits until no call is in progress and nothing is on its way into scheduling's log, at most so long.

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use holmes_kernel::{Code, Id, Refusal};
 use holmes_proto::gateway::v1::StartCall;
-use holmes_proto::inference::v1::{Ended, FinishReason, Moved, Started, Tokens, Usage, Vectors, Work, work};
+use holmes_proto::inference::v1::{Ended, FinishReason, Moved, Started, Tokens, Vectors, Work, work};
 use holmes_proto::market::v1::ModelKind;
-use holmes_proto::scheduling::v1::{CallLine, FindCallRequest, LeaseEnd};
+use holmes_proto::scheduling::v1::LeaseEnd;
 use holmes_proto::statements::lease_text;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::Edge;
 use crate::ask::Ask;
@@ -20,15 +20,16 @@ use crate::metrics::{Door, ENDED, ModelMeters};
 use crate::models::Offered;
 use crate::nodes::Node;
 use crate::price::{self, Bound};
-use crate::reports::Receipt;
 use crate::settings::ms;
-use crate::signed::countersigned;
 
+mod bill;
 pub(crate) mod outcome;
 mod pace;
 mod run;
 mod written;
 
+use bill::Bill;
+pub(crate) use bill::{Billed, Broken};
 use outcome::CONTEXT_LENGTH_EXCEEDED;
 use pace::Pace;
 use run::{End, Run};
@@ -44,7 +45,7 @@ pub(crate) enum Part {
 }
 
 /// An answer, part by part; dropped, the call is cancelled.
-pub(crate) type Parts = mpsc::Receiver<Result<Part, Refusal>>;
+pub(crate) type Parts = mpsc::Receiver<Result<Part, Broken>>;
 
 /// Starts a call; its parts come as they are made, an error as the last.
 pub(crate) fn begin(edge: &Arc<Edge>, ask: Ask, door: Door) -> Result<Parts, Refusal> {
@@ -77,7 +78,8 @@ fn try_begin(edge: &Arc<Edge>, ask: Ask, door: Door) -> Result<Parts, Refusal> {
         if ended.is_ok() {
             out.pace.ended();
         }
-        edge.meters.ended(door, ended.as_ref().map_or_else(|refused| refused.reason.as_ref(), |_| ENDED));
+        let outcome = ended.as_ref().map_or_else(|broken| broken.refusal.reason.as_ref(), |_| ENDED);
+        edge.meters.ended(door, outcome);
         out.give(ended.map(Part::Ended)).await;
     });
     Ok(parts)
@@ -88,19 +90,33 @@ async fn refuse_again(
     edge: Arc<Edge>,
     ask: Ask,
     (refused, door): (Refusal, Door),
-    to: mpsc::Sender<Result<Part, Refusal>>,
+    to: mpsc::Sender<Result<Part, Broken>>,
 ) {
     edge.meters.ended(door, &refused.reason);
     let named = unused(&edge, &ask).await.err().filter(|named| named.code == Code::AlreadyExists);
-    let _ = to.send(Err(named.unwrap_or(refused))).await; // the renter may have gone
+    let _ = to.send(Err(named.unwrap_or(refused).into())).await; // the renter may have gone
 }
 
-/// Serves a call, at another node when one is lost.
-async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Out) -> Result<Ended, Refusal> {
+/// Serves a call, and says what it costs however it ends.
+async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Out) -> Result<Ended, Broken> {
+    let (mut bill, secret) = (Bill::default(), crate::random());
+    match deliver(edge, ask, &mut admitted, out, (&mut bill, secret)).await {
+        Ok(reason) => bill.ended(edge, ask, reason, secret).await,
+        Err(refusal) => Err(bill.broken(edge, ask, refusal).await),
+    }
+}
+
+/// Delivers a call, at another node when one is lost.
+async fn deliver(
+    edge: &Arc<Edge>,
+    ask: &Ask,
+    admitted: &mut Admitted,
+    out: &mut Out,
+    (bill, secret): (&mut Bill, [u8; 32]),
+) -> Result<FinishReason, Refusal> {
     let (mut offer, ()) = tokio::try_join!(offer(edge, ask), unused(edge, ask))?;
     out.pace.is_of(offer.meters.clone());
-    let secret: [u8; 32] = crate::random();
-    let (mut bill, mut lost) = (Bill::default(), Vec::new());
+    let mut lost = Vec::new();
     loop {
         let (lease, node) = lease(edge, ask, &offer, &lost, out).await?;
         let Some(call) = node.start(ask.call, start(ask, &lease, out.sent, secret)) else {
@@ -122,7 +138,7 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
                     out.give(Ok(Part::Vectors(vectors))).await;
                 }
                 bill.usage.cached_tokens = whole.cached;
-                return bill.ended(edge, ask, whole.reason, secret).await;
+                return Ok(whole.reason);
             }
             End::Lost(line) => {
                 bill.add(edge, ask, &lease, line.as_ref());
@@ -147,18 +163,9 @@ async fn serve(edge: &Arc<Edge>, ask: &Ask, mut admitted: Admitted, out: &mut Ou
 
 /// Whether the call's id was never used: by a gateway that has restarted since, or by another one.
 async fn unused(edge: &Edge, ask: &Ask) -> Result<(), Refusal> {
-    let asked = FindCallRequest { call_id: ask.call.to_string() };
-    let known = edge
-        .upstream
-        .definite(ms(edge.settings.upstream_ms), || {
-            let (mut scheduling, asked) = (edge.upstream.scheduling(), asked.clone());
-            async move { scheduling.find_call(asked).await }
-        })
-        .await;
-    match known {
-        Ok(known) => Err(call_exists(&known.receipt)),
-        Err(refused) if refused.reason == "CALL_NOT_FOUND" => Ok(()),
-        Err(refused) => Err(refused),
+    match edge.upstream.find_call(ask.call, None).await? {
+        Some(receipt) => Err(call_exists(&receipt)),
+        None => Ok(()),
     }
 }
 
@@ -293,72 +300,10 @@ fn another(edge: &Edge, lost: &mut Vec<Id>, node: &Node) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// What a call's nodes have signed for.
-#[derive(Default)]
-struct Bill {
-    usage: Usage,
-    lines: Vec<(CallLine, oneshot::Receiver<Receipt>)>,
-}
-
-impl Bill {
-    /// What the bound of a call leaves for its next node.
-    fn leaves(&self, bound: Bound) -> Bound {
-        Bound { input: bound.input.saturating_sub(self.usage.input_tokens.into()), ..bound }
-    }
-
-    /// Whether the next node, which reads the same prompt again, still fits into what the renter was told that the call
-    /// costs at most. The lost one, whose line this is, is paid in any case.
-    fn has_room_for_another(&self, line: Option<&CallLine>, bound: Bound) -> bool {
-        line.is_none_or(|line| line.input_tokens <= self.leaves(bound).input)
-    }
-
-    /// Countersigns a line and reports it.
-    fn add(&mut self, edge: &Arc<Edge>, ask: &Ask, lease: &Lease, line: Option<&CallLine>) {
-        let Some(line) = line else { return };
-        let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-        self.usage.input_tokens = self.usage.input_tokens.saturating_add(narrow(line.input_tokens));
-        self.usage.output_tokens = self.usage.output_tokens.saturating_add(narrow(line.output_tokens));
-        let line = countersigned(line.clone(), &edge.network, &lease.id, &edge.key);
-        edge.running.came_to(lease.id, None);
-        let receipt = edge.reports.report(lease.id, lease.node, ask.call, line.clone());
-        self.lines.push((line, receipt));
-    }
-
-    /// Waits until every line is durable, and says what they cost together.
-    async fn ended(
-        self,
-        edge: &Edge,
-        ask: &Ask,
-        reason: FinishReason,
-        secret: [u8; 32],
-    ) -> Result<Ended, Refusal> {
-        let (mut receipts, mut input, mut output) = (Vec::new(), 0, 0);
-        for (line, receipt) in self.lines {
-            if let Ok(Ok(name)) = receipt.await {
-                receipts.push(name);
-                input += line.input_tokens;
-                output += line.output_tokens;
-            }
-        }
-        let price = if receipts.is_empty() {
-            0 // what is not in the log is not paid
-        } else {
-            price::of_tokens(&edge.upstream, &ask.model, ask.asset, input, output).await?.total_micro_usd
-        };
-        Ok(Ended {
-            reason: reason.into(),
-            usage: Some(self.usage),
-            price_micro_usd: price,
-            receipts,
-            commitment_key: secret.to_vec().into(),
-        })
-    }
-}
-
 /// The way to the renter.
 #[derive(Debug)]
 pub(crate) struct Out {
-    to: mpsc::Sender<Result<Part, Refusal>>,
+    to: mpsc::Sender<Result<Part, Broken>>,
     /// Tokens that the renter has.
     sent: u32,
     /// A renter who takes nothing for so long has gone.
@@ -370,7 +315,7 @@ pub(crate) struct Out {
 
 impl Out {
     /// Gives the renter a part; `false` when he has gone.
-    async fn give(&self, part: Result<Part, Refusal>) -> bool {
+    async fn give(&self, part: Result<Part, Broken>) -> bool {
         matches!(tokio::time::timeout(self.stall, self.to.send(part)).await, Ok(Ok(())))
     }
 
@@ -415,25 +360,5 @@ impl Out {
             ));
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_call_goes_on_only_where_the_next_node_fits_into_the_price_that_was_said() {
-        let bound = Bound { input: 100, output: 9, context: 0 };
-        let mut bill = Bill::default();
-        // What the lost node is paid stands on the bill already.
-        let mut lost = |input_tokens: u32| {
-            bill.usage.input_tokens += input_tokens;
-            let line = CallLine { input_tokens: input_tokens.into(), ..CallLine::default() };
-            bill.has_room_for_another(Some(&line), bound)
-        };
-        assert!(lost(40));
-        assert!(!lost(40), "20 are left");
-        assert!(bill.has_room_for_another(None, bound), "a node that was paid nothing has cost nothing");
     }
 }

@@ -7,8 +7,8 @@
 //! expires, or its lease is not renewed, the gateway hears of that within a second (`running`) and stops the call so
 //! early that what the node signs then is still metered. When the gateway itself crashes, the last checkpoint that it has
 //! countersigned and reported counts, at most a second old: only it knows what was delivered. Nodes keep receipts; a
-//! gateway that has not delivered the call refuses them for ever (`NOT_DELIVERED_HERE`), so no receipt is sent for ever
-//! and no line is metered twice.
+//! gateway that has not delivered the call asks scheduling, and refuses for ever what that does not know either
+//! (`NOT_DELIVERED_HERE`), so no receipt is sent for ever and no line is metered twice.
 //! A call for vectors has no part that could be paid: when its renter leaves it goes on to its end and is billed; one that
 //! outlasts its session's drain time is not.
 //!
@@ -24,8 +24,9 @@
 //!
 //! **Deliberately absent**: any state that must survive; queues without bound; a renter's text in logs or metrics.
 //!
-//! In reading order: `calls`, `calls/run`, `calls/written`, `calls/pace`, `calls/outcome`, `leases`, `shares`, `running`, `sessions`, `nodes`, `nodes/room`,
-//! `nodes/attach`, `presence`, `reports`, `signed`, `price`, `ask`, `limits`, `models`, `upstream`, `metrics`,
+//! In reading order: `calls`, `calls/run`, `calls/written`, `calls/bill`, `calls/pace`, `calls/outcome`, `leases`, `shares`,
+//! `running`, `sessions`, `nodes`, `nodes/room`, `nodes/attach`, `nodes/late`, `presence`, `reports`, `signed`, `price`,
+//! `ask`, `limits`, `models`, `upstream`, `metrics`,
 //! [`Settings`], then the doors `api`, [`openai`], `receipts`.
 
 use std::sync::atomic::AtomicBool;

@@ -251,7 +251,7 @@ pub(crate) fn show(edge: Weak<Edge>) {
     });
 }
 
-/// Shows the slots of each model; one that nobody serves any more has none. Scheduling lets no node attach with a model
+/// Shows the slots of each model; one that nobody serves, or not any more, has none. Scheduling lets no node attach with a model
 /// that the market does not offer, so that nodes make up no labels.
 fn show_slots(edge: &Edge, shown: &mut BTreeSet<String>) {
     let (held, mut models) = (edge.leases.held(), BTreeMap::<String, [u64; 2]>::new());
@@ -263,6 +263,7 @@ fn show_slots(edge: &Edge, shown: &mut BTreeSet<String>) {
             (*all_used, *all_free) = (*all_used + used, *all_free + (slots - used));
         }
     }
+    shown.extend(edge.models.names());
     for gone in shown.iter().filter(|model| !models.contains_key(*model)).cloned().collect::<Vec<_>>() {
         models.insert(gone, [0, 0]);
     }

@@ -62,6 +62,13 @@ impl Models {
         }
     }
 
+    /// The names of those that are known now.
+    pub(crate) fn names(&self) -> Vec<String> {
+        // While somebody asks the market, who wants to know looks again later.
+        let known = self.known.try_lock().ok();
+        known.and_then(|known| Some(known.as_ref()?.1.keys().cloned().collect())).unwrap_or_default()
+    }
+
     /// One model that does what is asked.
     pub(crate) async fn get(&self, name: &str, kind: market::ModelKind) -> Result<Offered, Refusal> {
         let Some(offered) = self.all().await?.remove(name) else {

@@ -24,6 +24,7 @@ use crate::metrics::FLOODED;
 use crate::settings::Settings;
 
 pub(crate) mod attach;
+mod late;
 mod room;
 
 use room::{Room, Taken};

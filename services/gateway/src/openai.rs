@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::Edge;
 use crate::api::cut_off;
 use crate::ask::{Ask, call_id};
-use crate::calls::{Part, Parts, begin};
+use crate::calls::{Billed, Broken, Part, Parts, begin};
 use crate::metrics::Door;
 use crate::settings::ms;
 
@@ -52,6 +52,7 @@ pub(crate) fn router(edge: Arc<Edge>) -> Router {
 pub(crate) struct Wrong {
     refusal: Refusal,
     param: Option<String>,
+    billed: Option<Box<Billed>>,
 }
 
 impl From<Refusal> for Wrong {
@@ -60,21 +61,36 @@ impl From<Refusal> for Wrong {
         let field = refusal.reason == "FIELD_INVALID";
         let param =
             refusal.message.split_once(" is not valid").filter(|_| field).map(|(name, _)| name.to_owned());
-        Wrong { refusal, param }
+        Wrong { refusal, param, billed: None }
+    }
+}
+
+impl From<Broken> for Wrong {
+    fn from(Broken { refusal, billed }: Broken) -> Self {
+        Wrong { billed, ..Wrong::from(refusal) }
     }
 }
 
 impl Wrong {
     /// A field that cannot be taken.
     pub(crate) fn field(name: &str, reason: &'static str, message: impl Into<String>) -> Wrong {
-        Wrong { refusal: Refusal::new(Code::Invalid, reason, message), param: Some(name.to_owned()) }
+        Wrong {
+            refusal: Refusal::new(Code::Invalid, reason, message),
+            param: Some(name.to_owned()),
+            billed: None,
+        }
     }
 
     /// What stands in the body, or in a stream's last event.
     pub(crate) fn body(&self) -> Value {
         let (_, kind, code) = self.class();
         let message = &self.refusal.message;
-        json!({"error": {"message": message, "type": kind, "param": self.param, "code": code}})
+        let mut error = json!({"message": message, "type": kind, "param": self.param, "code": code});
+        if let Some(billed) = &self.billed {
+            // OpenAI's clients hand out the error object, and nothing beside it.
+            error["holmes"] = json!({"receipts": billed.receipts, "price_micro_usd": billed.price_micro_usd});
+        }
+        json!({ "error": error })
     }
 
     /// Status, OpenAI's type and code. A code of ours is kept where OpenAI has none.
@@ -238,26 +254,31 @@ async fn serve(
         embed => embed,
     };
     let ask = Ask::new(renter, call, &model, work, &terms, &edge.settings)?;
-    let mut parts = begin(&edge, ask, door)?;
-    let mut response = if shape.streams() {
-        // What goes wrong before the call runs is an error of the request, not of its stream.
-        let first = parts.recv().await.ok_or_else(cut_off)??;
-        stream::response(shape, first, parts, ms(edge.settings.keep_alive_ms))
-    } else {
-        let whole = tokio::time::timeout(ms(edge.settings.http_ms), gather(&mut parts));
-        let gathered = whole.await.map_err(|_| {
-            let message = "the answer took too long: ask for fewer tokens, or for a stream";
-            Refusal::new(Code::Deadline, "ANSWER_LATE", message)
-        })??;
-        json_response(StatusCode::OK, &shape.whole(gathered)?)
-    };
+    // Whatever comes of it, the call is found by this id.
+    let mut response = run(&edge, ask, shape, door).await.unwrap_or_else(Wrong::into_response);
     if let Ok(id) = HeaderValue::from_str(&call.to_string()) {
         response.headers_mut().insert("x-request-id", id);
     }
     Ok(response)
 }
 
-async fn gather(parts: &mut Parts) -> Result<Gathered, Refusal> {
+/// Runs a call, and answers as it was asked to.
+async fn run(edge: &Arc<Edge>, ask: Ask, shape: Shape, door: Door) -> Result<Response, Wrong> {
+    let mut parts = begin(edge, ask, door)?;
+    if shape.streams() {
+        // What goes wrong before the call runs is an error of the request, not of its stream.
+        let first = parts.recv().await.ok_or_else(cut_off)??;
+        return Ok(stream::response(shape, first, parts, ms(edge.settings.keep_alive_ms)));
+    }
+    let whole = tokio::time::timeout(ms(edge.settings.http_ms), gather(&mut parts));
+    let gathered = whole.await.map_err(|_| {
+        let message = "the answer took too long: ask for fewer tokens, or for a stream";
+        Refusal::new(Code::Deadline, "ANSWER_LATE", message)
+    })??;
+    Ok(json_response(StatusCode::OK, &shape.whole(gathered)?))
+}
+
+async fn gather(parts: &mut Parts) -> Result<Gathered, Broken> {
     let mut gathered = Gathered::default();
     while let Some(part) = parts.recv().await {
         let part = part?;
@@ -267,7 +288,7 @@ async fn gather(parts: &mut Parts) -> Result<Gathered, Refusal> {
             return Ok(gathered);
         }
     }
-    Err(cut_off())
+    Err(cut_off().into())
 }
 
 #[cfg(test)]

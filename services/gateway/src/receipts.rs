@@ -2,16 +2,20 @@
 
 use std::pin::Pin;
 
-use holmes_kernel::{Code, Id, Principal, PrincipalKind, Refusal};
+use holmes_kernel::{Code, Id, Principal, PrincipalKind, Refusal, Time};
 use holmes_proto::inference::v1::{GetReceiptResponse, Usage};
 use holmes_proto::scheduling::v1::{CallsMetered, Event, event};
-use holmes_proto::statements::{call_line, lease_text, receipt_name};
+use holmes_proto::statements::{LEASE_BYTES, call_line, lease_text, receipt_name};
 use holmes_runtime::auth::Network;
 use holmes_runtime::{Feed, PublicFrame};
 use prost::Message as _;
 
+use crate::Edge;
 use crate::ask::wrong;
 use crate::price::pico;
+
+/// There is no such receipt, or it does not concern who asks.
+const NOT_FOUND: &str = "RECEIPT_NOT_FOUND";
 
 /// What of a log is read to look up one receipt.
 type Reading = Pin<Box<dyn Future<Output = Result<Vec<PublicFrame>, Refusal>> + Send>>;
@@ -55,11 +59,12 @@ pub(crate) async fn get(
     let missing = || {
         let message =
             format!("there is no receipt {name:?} of yours: see the name that the call's end has given");
-        Refusal::new(Code::NotFound, "RECEIPT_NOT_FOUND", message)
+        Refusal::new(Code::NotFound, NOT_FOUND, message)
     };
-    let frames = log.frames(seq - 1).await?;
-    let frame = frames.iter().find(|frame| frame.first <= seq && seq <= frame.last).ok_or_else(missing)?;
-    let metered = metered(frame, seq).filter(|metered| concerns(metered, who)).ok_or_else(missing)?;
+    let (metered, recorded_at) = read(log, seq).await?.ok_or_else(missing)?;
+    if !concerns(&metered, who) {
+        return Err(missing());
+    }
     let found = metered.lines.get(line as usize).ok_or_else(missing)?;
     let unreadable = || Refusal::new(Code::DataLoss, "RECEIPT_UNREADABLE", "the receipt cannot be read");
     let id = |bytes: &[u8]| Id::from_slice(bytes).ok_or_else(unreadable);
@@ -86,8 +91,53 @@ pub(crate) async fn get(
         node_signature: found.node_signature.clone(),
         gateway_signature: found.gateway_signature.clone(),
         signed: call_line(&network.genesis, network.cell, &lease, found).into(),
-        recorded_at_us: frame.ts.micros(),
+        recorded_at_us: recorded_at.micros(),
+        call_receipts: Vec::new(),
     })
+}
+
+/// Whether a receipt is that of a call under a lease at a node.
+pub(crate) async fn is_of(
+    log: &dyn Log,
+    name: &str,
+    (call, lease, node): (Id, [u8; LEASE_BYTES], Id),
+) -> Result<bool, Refusal> {
+    let (seq, line) = place(name)?;
+    let Some((metered, _)) = read(log, seq).await? else { return Ok(false) };
+    let is = |bytes: &[u8], id: Id| Id::from_slice(bytes) == Some(id);
+    let line = metered.lines.get(line as usize);
+    Ok(metered.lease.as_ref() == lease
+        && is(&metered.node, node)
+        && line.is_some_and(|line| is(&line.call, call)))
+}
+
+/// The last receipt of a call that its renter names by its request id.
+pub(crate) async fn of_call(edge: &Edge, who: Principal, text: &str) -> Result<GetReceiptResponse, Refusal> {
+    let call: Id = text.parse().map_err(|_| wrong("call_id", "the request id of a call: a UUID"))?;
+    // Whose the call is only its receipt says: nobody else is told more than that there is none of his.
+    let missing = || {
+        let message = format!(
+            "there is no receipt of yours for the call {call}: it has one when it has ended, and is found by its request id for \
+             an hour; what a gateway that crashed had recorded is metered when its session ends"
+        );
+        Refusal::new(Code::NotFound, NOT_FOUND, message)
+    };
+    let name =
+        edge.upstream.find_call(call, None).await?.filter(|name| !name.is_empty()).ok_or_else(missing)?;
+    let found = get(edge.receipts.as_ref(), &edge.network, who, &name).await;
+    let mut receipt =
+        found.map_err(|refused| if refused.reason == NOT_FOUND { missing() } else { refused })?;
+    receipt.call_receipts = edge.reports.receipts(call);
+    receipt.call_receipts.retain(|other| *other != name);
+    receipt.call_receipts.push(name);
+    Ok(receipt)
+}
+
+/// The calls that a place of the log has metered, and when.
+async fn read(log: &dyn Log, seq: u64) -> Result<Option<(CallsMetered, Time)>, Refusal> {
+    let frames = log.frames(seq - 1).await?;
+    let frame = frames.iter().find(|frame| frame.first <= seq && seq <= frame.last);
+    Ok(frame.and_then(|frame| Some((metered(frame, seq)?, frame.ts))))
 }
 
 /// The calls of a place. A report is an entry whose first event they are, whatever of it is private behind them; where
@@ -113,8 +163,8 @@ fn concerns(metered: &CallsMetered, who: Principal) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use holmes_kernel::LogId;
     use holmes_kernel::entry::Entry;
-    use holmes_kernel::{LogId, Time};
     use holmes_proto::scheduling::v1::{self as scheduling, CallLine};
     use holmes_runtime::PublicEntry;
 

@@ -26,8 +26,8 @@ pub(crate) enum Settled {
     Pending,
     /// Nobody has said what became of it for too long: it is reported again when its node asks.
     Unanswered(Box<CallLine>),
-    /// It is in the log.
-    Durable,
+    /// It is in the log: its receipt's name.
+    Durable(String),
     /// It never will be.
     Refused(String),
 }
@@ -45,6 +45,8 @@ pub(crate) struct Reports {
     /// Of each lease with a report under way, what waits for the next.
     waiting: Mutex<BTreeMap<LeaseId, Vec<Waiting>>>,
     known: Mutex<Known>,
+    /// Lines on their way, by the node that is to be told what becomes of them.
+    owed: Mutex<BTreeMap<Id, usize>>,
     refused: Counter,
 }
 
@@ -65,7 +67,15 @@ struct Known {
 impl Reports {
     pub(crate) fn new(upstream: Upstream, settings: Settings, nodes: Arc<Nodes>) -> Reports {
         let refused = REPORTS_REFUSED.counter(&[]);
-        Reports { upstream, settings, nodes, waiting: Mutex::default(), known: Mutex::default(), refused }
+        Reports {
+            upstream,
+            settings,
+            nodes,
+            waiting: Mutex::default(),
+            known: Mutex::default(),
+            owed: Mutex::default(),
+            refused,
+        }
     }
 
     /// Reports a countersigned line. The receiver hears its receipt's name once it is durable.
@@ -78,6 +88,7 @@ impl Reports {
     ) -> oneshot::Receiver<Receipt> {
         let (told, receipt) = oneshot::channel();
         self.settle(call, lease, Settled::Pending);
+        *guarded(&self.owed).entry(node).or_default() += 1;
         let waiting = Waiting { node, call, line, told };
         let first = {
             let mut all = guarded(&self.waiting);
@@ -90,6 +101,32 @@ impl Reports {
             tokio::spawn(async move { reports.drain(lease).await });
         }
         receipt
+    }
+
+    /// Whether a node has not been told yet what became of a line of its.
+    pub(crate) fn owes(&self, node: Id) -> bool {
+        guarded(&self.owed).contains_key(&node)
+    }
+
+    fn answered(&self, node: Id) {
+        let mut owed = guarded(&self.owed);
+        if let Some(lines) = owed.get_mut(&node) {
+            *lines -= 1; // every line that ends was counted when it began
+            if *lines == 0 {
+                owed.remove(&node);
+            }
+        }
+    }
+
+    /// The receipts of a call, as far as they are remembered, in the order of their leases.
+    pub(crate) fn receipts(&self, call: Id) -> Vec<String> {
+        let known = guarded(&self.known);
+        let of_call = known.lines.range((call, [0; LEASE_BYTES])..=(call, [u8::MAX; LEASE_BYTES]));
+        let named = of_call.filter_map(|(_, settled)| match settled {
+            Settled::Durable(name) => Some(name.clone()),
+            _ => None,
+        });
+        named.collect()
     }
 
     /// What became of a call's line under a lease, as far as it is remembered.
@@ -174,7 +211,7 @@ impl Reports {
     /// Tells the node and the call what became of a line.
     fn end(&self, lease: LeaseId, waiting: Waiting, receipt: Receipt) {
         let settled = match &receipt {
-            Ok(_) => Settled::Durable,
+            Ok(name) => Settled::Durable(name.clone()),
             Err(why) if crate::upstream::may_change(why) => Settled::Unanswered(Box::new(waiting.line)),
             Err(refused) => Settled::Refused(refused.reason.to_string()),
         };
@@ -183,11 +220,12 @@ impl Reports {
             tracing::warn!(call = %waiting.call, %refused, "a call was not recorded: its renter pays nothing");
         }
         match &settled {
-            Settled::Durable => self.nodes.accepted(waiting.node, waiting.call, ""),
+            Settled::Durable(_) => self.nodes.accepted(waiting.node, waiting.call, ""),
             Settled::Refused(reason) => self.nodes.accepted(waiting.node, waiting.call, reason),
             Settled::Pending | Settled::Unanswered(_) => {} // the node keeps its receipt, and sends it again
         }
         self.settle(waiting.call, lease, settled);
+        self.answered(waiting.node);
         let _ = waiting.told.send(receipt); // the call may have ended without it
     }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use holmes_kernel::{Code, Id, Refusal};
 use holmes_proto::edge::MIN_SEQ;
 use holmes_proto::market::v1::market_client::MarketClient;
+use holmes_proto::scheduling::v1::FindCallRequest;
 use holmes_proto::scheduling::v1::scheduling_client::SchedulingClient;
+use holmes_proto::statements::{LEASE_BYTES, lease_text};
 use holmes_runtime::Peer;
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt as _;
@@ -36,6 +38,27 @@ impl Upstream {
 
     pub(crate) fn market(&self) -> MarketClient<Peer> {
         MarketClient::new(self.peer.clone())
+    }
+
+    /// The last receipt of a call, or the one under a lease; empty while it has none, `None` where nothing of it is known.
+    pub(crate) async fn find_call(
+        &self,
+        call: Id,
+        lease: Option<&[u8; LEASE_BYTES]>,
+    ) -> Result<Option<String>, Refusal> {
+        let lease_id = lease.map(lease_text).unwrap_or_default();
+        let asked = FindCallRequest { call_id: call.to_string(), lease_id };
+        let found = self
+            .definite(self.patience, || {
+                let (mut scheduling, asked) = (self.scheduling(), asked.clone());
+                async move { scheduling.find_call(asked).await }
+            })
+            .await;
+        match found {
+            Ok(found) => Ok(Some(found.receipt)),
+            Err(refused) if refused.reason == "CALL_NOT_FOUND" => Ok(None),
+            Err(refused) => Err(refused),
+        }
     }
 
     /// One question, with its deadline.

@@ -11,6 +11,8 @@ mod calls;
 mod http_api;
 #[path = "it/limits.rs"]
 mod limits;
+#[path = "it/log.rs"]
+mod log;
 #[path = "it/node.rs"]
 pub mod node;
 #[path = "it/paid.rs"]

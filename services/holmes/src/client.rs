@@ -1,6 +1,7 @@
 //! Typed calls to a running server, with a proof of who asks: what the demo and other commands use where `holmes call`
 //! goes by reflection.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::path::Path;
 use std::time::Duration;
@@ -226,6 +227,8 @@ pub(crate) fn told(status: &Status) -> anyhow::Error {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     if let Some(info) = status.get_details_error_info() {
         text.push_str(&format!("\n  {REASON}{}", info.reason));
+        let more: BTreeMap<_, _> = info.metadata.iter().collect(); // in the same order every time
+        more.iter().for_each(|(name, value)| text.push_str(&format!("\n  {name}: {value}")));
         if matches!(info.reason.as_str(), "SIGNATURE_WRONG" | "POSSESSION_WRONG" | "POSSESSION_INVALID") {
             text.push_str("\n  a signature counts in one network only: was this one opened with another profile? Name it (--profile)");
         }
@@ -243,4 +246,22 @@ const REASON: &str = "reason: ";
 pub(crate) fn is_reason(why: &anyhow::Error, reason: &str) -> bool {
     let line = format!("{REASON}{reason}");
     why.chain().any(|cause| cause.to_string().lines().any(|told| told.trim() == line))
+}
+
+#[cfg(test)]
+mod tests {
+    use holmes_kernel::{Code, Refusal};
+    use holmes_proto::edge::status_with;
+
+    use super::*;
+
+    #[test]
+    fn an_error_tells_what_the_call_cost_all_the_same() {
+        let cost = [("receipts", "receipts/31.0"), ("price_micro_usd", "70")];
+        let cost = cost.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let lost = Refusal::new(Code::Unavailable, "NODES_LOST", "the call was lost");
+        let told = told(&status_with(lost, cost.into()));
+        let lines = ["  reason: NODES_LOST", "  price_micro_usd: 70", "  receipts: receipts/31.0"];
+        assert_eq!(told.to_string().lines().skip(1).collect::<Vec<_>>(), lines);
+    }
 }

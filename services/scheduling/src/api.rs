@@ -104,6 +104,15 @@ fn may_ask(who: Principal, state: &State, lease: &Lease, asked: Id) -> bool {
     }
 }
 
+/// What is recorded of a call under a lease: the place of its line, or none where a checkpoint waits.
+fn recorded(state: &State, call: Id, lease: LeaseId) -> Option<Option<(u64, u32)>> {
+    let Some(lease) = state.leases.get(&lease.seq).filter(|known| known.term == lease.term) else {
+        return state.calls.find(&call).filter(Option::is_some);
+    };
+    let metered = lease.calls.get(&call).copied();
+    metered.map(Some).or_else(|| lease.running.contains_key(&call).then_some(None))
+}
+
 fn forbidden(who: Principal, needs: &'static str) -> Rejection {
     Rejection::Forbidden { who, needs }
 }
@@ -332,8 +341,19 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         request: Request<wire::FindCallRequest>,
     ) -> Result<Response<wire::FindCallResponse>, Status> {
         gateway(&request)?;
-        let id = edge::id("call_id", &request.get_ref().call_id)?;
-        let look = move |state: &State| state.calls.find(&id).ok_or(Rejection::CallNotFound(id));
+        let wanted = request.get_ref();
+        let id = edge::id("call_id", &wanted.call_id)?;
+        let lease = match wanted.lease_id.as_str() {
+            "" => None,
+            text => Some(parse::lease_id("lease_id", text)?),
+        };
+        let look = move |state: &State| {
+            let found = match lease {
+                None => state.calls.find(&id),
+                Some(lease) => recorded(state, id, lease),
+            };
+            found.ok_or(Rejection::CallNotFound(id))
+        };
         let answer = edge::read(&self.handle, &request, look).await?;
         Ok(edge::answered(answer, |place| wire::FindCallResponse {
             receipt: place.map(|(seq, line)| statements::receipt_name(seq, line)).unwrap_or_default(),

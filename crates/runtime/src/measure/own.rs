@@ -75,4 +75,7 @@ crate::families! {
     PORT_REFUSED = Counter, "holmes_port_connections_refused_total", ["port", "reason"],
         "Connections that were closed at once because their port, or their address on it, had too many, or the process no descriptor.",
         "ADDRESS_FULL is one client with too many; PORT_FULL and NOT_ACCEPTED: raise the limit, of the port or of open files.";
+    SPANS_DROPPED = Counter, "holmes_trace_spans_dropped_total", [],
+        "Spans that did not reach the collector of telemetry.otlp, and are lost.",
+        "Any increase: the collector is away or refuses. The log of the process names its address, once and then every 15 minutes.";
 }

@@ -1,7 +1,7 @@
 //! The gRPC service, and bad input: each case has its stable reason and leaves the state as it was.
 
 use holmes_emission::api::Api;
-use holmes_emission::command::Fact;
+use holmes_emission::command::{Fact, WorkRow};
 use holmes_emission::{Command, Emission, MARKET, SCHEDULING, STAKING};
 use holmes_kernel::{Id, LogId, Principal, ServiceId, canon};
 use holmes_proto::emission::v1 as wire;
@@ -41,16 +41,21 @@ impl Desk {
         desk.note(STAKING, vec![bonded(1, 2, 1_000 * HOL, 1_000), bonded(2, 1, 1_000 * HOL, 1_000)]);
         desk.note(STAKING, vec![Fact::Payout { node: node_id(1), account: account(1), posted: true }]);
         for epoch in 1..=5 {
-            desk.note(MARKET, vec![Fact::Price { epoch, micro_usd: 1_000_000 }]);
             let rows = vec![worked(1, 2, true, 10, 1_000_000), worked(2, 1, false, 8, 1_000_000)];
-            desk.note(MARKET, vec![Fact::Work { epoch, rows }]);
-            desk.note(SCHEDULING, vec![Fact::Attendance { epoch, rows: vec![(node_id(1), 3, true)] }]);
-            desk.rig.advance(std::time::Duration::from_secs(45));
-            SOURCES.iter().for_each(|source| desk.note(*source, vec![Fact::Sealed(epoch)]));
-            desk.rig.advance(std::time::Duration::from_millis(10));
+            desk.close(epoch, rows, 1);
         }
         assert_eq!(desk.seat.look(|state| state.next), 6);
         desk
+    }
+
+    /// Closes an epoch in which this was done, and one node was there.
+    fn close(&mut self, epoch: u64, rows: Vec<WorkRow>, there: u8) {
+        self.note(MARKET, vec![Fact::Price { epoch, micro_usd: 1_000_000 }]);
+        self.note(MARKET, vec![Fact::Work { epoch, rows }]);
+        self.note(SCHEDULING, vec![Fact::Attendance { epoch, rows: vec![(node_id(there), 3, true)] }]);
+        self.rig.advance(std::time::Duration::from_secs(45));
+        SOURCES.iter().for_each(|source| self.note(*source, vec![Fact::Sealed(epoch)]));
+        self.rig.advance(std::time::Duration::from_millis(10));
     }
 
     fn note(&mut self, source: ServiceId, facts: Vec<Fact>) {
@@ -140,6 +145,19 @@ fn a_node_is_told_what_it_earned_and_why_nothing() {
     assert_eq!(call!(desk.get_node_rewards, owner(1), rewards(9)), Err("NODE_NOT_FOUND".into()));
     let bad = wire::GetNodeRewardsRequest { node_id: "node".into() };
     assert_eq!(call!(desk.get_node_rewards, owner(1), bad), Err("FIELD_INVALID".into()));
+}
+
+#[test]
+fn work_too_small_for_a_reward_is_not_called_no_work() {
+    // E-3.2: three units of work that counts a quarter are less than one.
+    let mut desk = Desk::new();
+    desk.note(STAKING, vec![bonded(3, 1, 1_000 * HOL, 1_000)]);
+    desk.close(6, vec![worked(3, 1, false, 3, 1_000_000)], 1);
+    desk.close(7, vec![], 3);
+    let rewards = wire::GetNodeRewardsRequest { node_id: node_id(3).to_string() };
+    let told = call!(desk.get_node_rewards, owner(1), rewards).unwrap().rewards;
+    let told = told.iter().map(|reward| (reward.quarter_units.as_str(), reward.no_trr_reason.as_str()));
+    assert_eq!(told.collect::<Vec<_>>(), [("0", "NO_WORK"), ("3", "TOO_SMALL")]);
 }
 
 #[test]

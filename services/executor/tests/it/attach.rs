@@ -99,6 +99,21 @@ async fn a_gateway_that_drains_is_attached_to_again_when_the_calls_have_ended() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_hears_of_its_last_receipt_before_it_leaves_a_gateway_that_drains() {
+    let (mut server, node, mut peer) = joined(1).await;
+    peer.start(1, &peer.lease(1, 1), tiny(generate("abc", 3))).await;
+    peer.tokens(1).await;
+    peer.say(to_node::Message::Drain(Drain {})).await;
+    peer.receipt().await;
+    tokio::time::sleep(Duration::from_millis(300)).await; // so long the log takes until the line is durable
+    peer.accept(1, "").await;
+    while peer.next().await.is_some() {}
+    drop(peer);
+    let _again = server.welcome(2).await;
+    assert_eq!(node.receipts(), 0, "it need not be sent to a gateway that remembers nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_scheduling_key_than_the_first_is_refused_with_what_to_do() {
     let mut server = Server::start().await;
     let mut node = Node::new(&server.url);

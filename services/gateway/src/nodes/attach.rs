@@ -20,8 +20,8 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::late::Late;
 use super::{FromCall, Node, Put, Words};
-use crate::reports::Settled;
 use crate::settings::ms;
 use crate::upstream::request_id;
 use crate::{Edge, Started, guarded};
@@ -216,6 +216,7 @@ async fn listen(edge: &Arc<Edge>, started: &Started, node: &Arc<Node>, words: &m
     let beat = beat_ms(edge, started);
     let silence = ms((beat * edge.settings.silent_beats).max(edge.settings.silent_ms));
     let mut gone = node.gone.subscribe();
+    let late = Late::of(edge, node);
     let mut tick = tokio::time::interval(ms(beat));
     loop {
         let word = tokio::select! {
@@ -225,7 +226,8 @@ async fn listen(edge: &Arc<Edge>, started: &Started, node: &Arc<Node>, words: &m
             }
             word = words.message() => word,
             _ = tick.tick() => {
-                if node.leaving.load(Ordering::Relaxed) && !node.has_calls() {
+                // It is told first what became of its last calls.
+                if node.leaving.load(Ordering::Relaxed) && !node.has_calls() && !edge.reports.owes(node.id) {
                     return DetachReason::Left;
                 }
                 let heard = *guarded(&node.heard);
@@ -240,12 +242,12 @@ async fn listen(edge: &Arc<Edge>, started: &Started, node: &Arc<Node>, words: &m
             return if left { DetachReason::Left } else { DetachReason::StreamLost };
         };
         *guarded(&node.heard) = Instant::now();
-        hear(edge, node, word);
+        hear(edge, node, &late, word);
     }
 }
 
 /// Takes in what a node says.
-fn hear(edge: &Arc<Edge>, node: &Arc<Node>, word: from_node::Message) {
+fn hear(edge: &Arc<Edge>, node: &Arc<Node>, late: &Late, word: from_node::Message) {
     match word {
         from_node::Message::Beat(_) => edge.mark(node),
         from_node::Message::Leaving(_) => node.leaving.store(true, Ordering::Relaxed),
@@ -265,7 +267,7 @@ fn hear(edge: &Arc<Edge>, node: &Arc<Node>, word: from_node::Message) {
             let Some(line) = receipt.line else { return };
             let Some(call) = Id::from_slice(&line.call) else { return };
             if node.hand(call, FromCall::Receipt(line)).is_some() {
-                late(edge, node, call, &receipt.lease);
+                late.answer(edge, node, call, &receipt.lease);
             }
         }
         from_node::Message::Hello(_) => node.end(DetachReason::StreamLost), // one Hello per stream
@@ -282,22 +284,6 @@ fn unpacked(said: CallOutput) -> FromCall {
     }
     Output::decode(said.output)
         .map_or(FromCall::Unreadable("an output that cannot be read"), FromCall::Output)
-}
-
-/// Answers a receipt of a call that is not in progress here: a node sends it until it is told what became of it.
-fn late(edge: &Arc<Edge>, node: &Node, call: Id, lease: &[u8]) {
-    match edge.reports.settled(call, lease) {
-        Some(Settled::Pending) => {} // it is told when the report is durable
-        Some(Settled::Unanswered(line)) => {
-            if let Ok(lease) = lease.try_into() {
-                drop(edge.reports.report(lease, node.id, call, *line)); // the call has ended without it
-            }
-        }
-        Some(Settled::Durable) => node.accepted(call, ""),
-        Some(Settled::Refused(reason)) => node.accepted(call, &reason),
-        // Nobody can say what was delivered of it.
-        None => node.accepted(call, "NOT_DELIVERED_HERE"),
-    }
 }
 
 /// Reports a node's last beats and that it is gone.

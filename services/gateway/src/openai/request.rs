@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::Wrong;
 use super::answer::Form;
 use super::fields::{self, OF_CHAT, OF_COMPLETION, OF_TEXT, OF_VECTORS, unserved};
+use crate::ask::MOST_TEXTS;
 
 /// A request, parsed.
 #[derive(Debug)]
@@ -233,6 +234,10 @@ pub(crate) fn embedding(body: &Body) -> Result<Parsed, Wrong> {
         }
         _ => return Err(Wrong::from(crate::ask::wrong("input", "a text, or a list of texts"))),
     };
+    if texts.is_empty() || texts.len() > MOST_TEXTS || texts.iter().any(String::is_empty) {
+        let expected = "a text, or 1 to 2,048 texts, each of at least one character";
+        return Err(Wrong::from(crate::ask::wrong("input", expected)));
+    }
     let base64 = match body.text("encoding_format")? {
         None | Some("float") => false,
         Some("base64") => true,
@@ -330,6 +335,17 @@ mod tests {
                 assert_eq!(error["param"], name);
             }
         }
+    }
+
+    #[test]
+    fn texts_that_cannot_be_embedded_are_refused_by_openais_name_for_them() {
+        for input in [json!(""), json!([]), json!(["a", ""]), json!(vec!["a"; MOST_TEXTS + 1]), json!(7)] {
+            let body = of(embedding, json!({"model": "m", "input": input})).unwrap_err().body();
+            let message = body["error"]["message"].as_str().unwrap();
+            assert_eq!(body["error"]["param"], "input");
+            assert!(message.starts_with("input is not valid: expected a text"), "{message}");
+        }
+        assert!(of(embedding, json!({"model": "m", "input": ["a"]})).is_ok());
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
-use holmes_kernel::Refusal;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::Wrong;
 use super::answer::{Adds, Shape, finish, own};
 use crate::api::cut_off;
-use crate::calls::{Part, Parts};
+use crate::calls::{Broken, Part, Parts};
 
 /// Events between the call and the connection: what is not taken holds the call back.
 const BUFFER: usize = 8;
@@ -56,7 +55,7 @@ impl Writer {
                         () = self.events.closed() => return,
                     };
                     match part {
-                        Ok(part) => part.unwrap_or_else(|| Err(cut_off())),
+                        Ok(part) => part.unwrap_or_else(|| Err(cut_off().into())),
                         Err(_) if self.send(Bytes::from_static(b": the call goes on\n\n")).await => continue,
                         Err(_) => return,
                     }
@@ -69,7 +68,7 @@ impl Writer {
     }
 
     /// Writes a part; `false` when there is nothing more to write, or nobody to read it.
-    async fn part(&mut self, part: Result<Part, Refusal>) -> bool {
+    async fn part(&mut self, part: Result<Part, Broken>) -> bool {
         match part {
             Ok(Part::Started(started)) => {
                 self.node = started.node_id;
@@ -106,8 +105,8 @@ impl Writer {
                 false
             }
             // The status is gone already: OpenAI's clients raise on an event with an error.
-            Err(refused) => {
-                self.event(&Wrong::from(refused).body()).await;
+            Err(broken) => {
+                self.event(&Wrong::from(broken).body()).await;
                 false
             }
         }

@@ -163,6 +163,48 @@ async fn a_receipt_that_is_sent_again_is_answered_as_before_and_an_unknown_one_i
 }
 
 #[tokio::test]
+async fn a_gateway_that_was_restarted_accepts_what_scheduling_knows_and_refuses_the_rest() {
+    let world = World::new().await;
+    let node = world.node(1, Script::Write(2)).await;
+    world.hello().await.ended.unwrap();
+    let (lease, line) =
+        world.services.kept(|kept| (*kept.leases.keys().next().unwrap(), kept.reported[0].clone()));
+    // Of this one only a checkpoint is recorded: scheduling meters it when the session ends.
+    let cut = CallLine { call: vec![7; 16].into(), ..line.clone() };
+    world.services.kept(|kept| kept.running.push((lease, cut.clone())));
+    drop(node);
+    let again = World::over(world.services.clone(), settings()).await;
+    let node = again.node(1, Script::Write(2)).await;
+    let receipt =
+        |lease: [u8; 20], line: &CallLine| Receipt { lease: lease.to_vec().into(), line: Some(line.clone()) };
+    node.resend(receipt(lease, &line)).await;
+    node.resend(receipt(lease, &cut)).await;
+    node.resend(receipt([9; 20], &line)).await;
+    node.resend(receipt(lease, &CallLine { call: vec![9; 16].into(), ..line.clone() })).await;
+    again.till(|| node.heard.accepted().len() == 4).await;
+    assert_eq!(node.heard.accepted(), ["", "", "NOT_DELIVERED_HERE", "NOT_DELIVERED_HERE"]);
+    let other = again.node(2, Script::Write(2)).await;
+    again.services.kept(|kept| kept.running.clear());
+    other.resend(receipt(lease, &line)).await;
+    again.till(|| other.heard.accepted() == ["NOT_DELIVERED_HERE"]).await; // it is another node's
+    world.services.kept(|kept| assert_eq!(kept.reported.len(), 1, "nothing is metered twice"));
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_hears_first_what_became_of_its_last_call() {
+    let world = World::new().await;
+    let node = world.node(1, Script::Write(2)).await;
+    let down = || Refusal::new(Code::Unavailable, "UNAVAILABLE", "scheduling is away");
+    world.services.kept(|kept| kept.refuse_report = (0..4).map(|_| down()).collect()); // for some 400 ms
+    let call = world.generate(asked("hello")).await.unwrap();
+    world.till(|| node.heard.starts().len() == 1).await;
+    node.leave().await;
+    assert!(whole(call).await.ended.is_some());
+    world.till(|| node.heard.accepted() == [""]).await;
+    world.till(|| world.services.kept(|kept| kept.detached == [(id_of(1), DetachReason::Left)])).await;
+}
+
+#[tokio::test]
 async fn a_node_that_was_lost_is_answered_for_what_was_reported_of_its_call() {
     let world = World::new().await;
     let (first, second) = in_order();

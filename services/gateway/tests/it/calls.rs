@@ -13,7 +13,7 @@ use tonic_types::StatusExt as _;
 
 use super::node::{Script, id_of, in_order};
 use super::services::{INPUT_PICO, OUTPUT_PICO};
-use super::world::{World, as_renter, asked, reason, settings, whole, words};
+use super::world::{World, as_renter, asked, details, reason, settings, whole, words};
 
 #[tokio::test]
 async fn a_call_brings_its_tokens_and_ends_with_a_receipt_and_its_price() {
@@ -491,6 +491,7 @@ async fn a_call_that_outlasts_the_drain_time_is_paid_as_far_as_its_node_has_sign
         }
     };
     assert_eq!(reason(&cut), "DRAINING");
+    assert!(details(&cut)["receipts"].starts_with("receipts/"), "what it cost: {cut:?}");
     world.till(|| !node.heard.accepted().is_empty()).await;
     assert_eq!(node.heard.accepted(), [""]);
     let reported = world.services.kept(|kept| kept.reported.clone());

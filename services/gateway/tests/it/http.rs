@@ -123,6 +123,27 @@ async fn a_stream_that_breaks_ends_with_an_error_and_without_done() {
     let events = events(send(&world, "POST", "/v1/chat/completions", Some(API_KEY), body).await).await;
     let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
     assert_eq!(last["error"]["code"], "no_node_able");
+    assert_eq!(
+        last["error"]["holmes"]["receipts"].as_array().unwrap().len(),
+        1,
+        "what was delivered is paid"
+    );
+    assert_eq!(last["error"]["holmes"]["price_micro_usd"], 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_is_an_error_with_its_receipts_and_the_calls_request_id() {
+    let world = World::new().await;
+    let _node = world.node(1, Script::FailAfter(2)).await;
+    let response = send(&world, "POST", "/v1/chat/completions", Some(API_KEY), chat().to_string()).await;
+    let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let answer: Value = serde_json::from_str(&text(response).await).unwrap();
+    let receipts = answer["error"]["holmes"]["receipts"].as_array().unwrap();
+    assert_eq!(receipts.len(), 1, "{answer}");
+    world.services.kept(|kept| {
+        let call = holmes_kernel::Id::from_slice(&kept.reported[0].call).unwrap();
+        assert_eq!(call.to_string(), id, "the call is found by it");
+    });
 }
 
 #[tokio::test]

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 use holmes_gateway::Settings;
 use holmes_kernel::{Code, Refusal};
 use holmes_proto::inference::v1::generate_response::Part;
-use holmes_proto::inference::v1::{EmbedRequest, FinishReason, GenerateRequest, GenerateResponse};
+use holmes_proto::inference::v1::{
+    EmbedRequest, FinishReason, GenerateRequest, GenerateResponse, GetReceiptRequest,
+};
 use holmes_proto::scheduling::v1::{Finish, LeaseEnd};
 use holmes_runtime::Clock;
 use tonic::Streaming;
 
-use super::node::{Node, Offer, Script, id_of};
+use super::node::{Node, Offer, Script, id_of, in_order};
 use super::services::{INPUT_PICO, OUTPUT_PICO};
-use super::world::{World, as_renter, asked, reason, settings, whole, words};
+use super::world::{World, as_renter, asked, details, reason, settings, whole, words};
 
 /// Writes for longer than any of these tests lasts.
 const LONG: Script = Script::Slowly(2_000, Duration::from_millis(10));
@@ -229,4 +231,63 @@ async fn a_request_id_that_the_log_knows_does_not_run_again() {
     let refused = world.generate(request()).await.unwrap_err();
     assert!(refused.message().contains(&ended.receipts[0]), "it says the same of a call of its own");
     assert_eq!(node.heard.starts().len(), 1);
+}
+
+#[tokio::test]
+async fn the_error_of_a_call_that_was_cut_short_names_its_receipt_and_price() {
+    let world = World::new().await;
+    let _dies = world.node(1, Script::DieAfter(4)).await;
+    let error = whole(world.generate(asked("hello")).await.unwrap()).await.error.unwrap();
+    let told = details(&error);
+    let (name, price) = (told["receipts"].as_str(), 5 * INPUT_PICO + 4 * OUTPUT_PICO);
+    let price = price.div_ceil(1_000_000);
+    assert_eq!(told["price_micro_usd"], (price + price.div_ceil(50)).to_string(), "{}", reason(&error));
+    let request = GetReceiptRequest { name: name.to_owned(), ..Default::default() };
+    let receipt = world.client().get_receipt(as_renter(1, request)).await.unwrap().into_inner();
+    assert_eq!((receipt.finish.as_str(), receipt.usage.unwrap().output_tokens), ("NODE_LOST", 4));
+}
+
+#[tokio::test]
+async fn the_error_of_a_call_that_cost_nothing_names_no_receipt() {
+    let world = World::new().await;
+    let _fails = world.node(1, Script::FailAfter(0)).await;
+    let error = whole(world.generate(asked("hello")).await.unwrap()).await.error.unwrap();
+    assert!(details(&error).is_empty(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_renter_who_hung_up_finds_all_receipts_of_his_call_by_its_request_id() {
+    let world = World::new().await;
+    let (first, second) = in_order();
+    let _dies = world.node(first, Script::DieAfter(4)).await;
+    let _lives = world.node(second, LONG).await;
+    let mut stream = long_call(&world).await;
+    let Some(Part::Started(started)) = stream.message().await.unwrap().unwrap().part else {
+        panic!("starts")
+    };
+    take(&mut stream, 6).await;
+    let ask = |who, call_id: &str| {
+        let request = GetReceiptRequest { call_id: call_id.to_owned(), ..Default::default() };
+        let (mut client, request) = (world.client(), as_renter(who, request));
+        async move { client.get_receipt(request).await.map(|answer| answer.into_inner()) }
+    };
+    drop(stream);
+    world.till(|| world.services.kept(|kept| kept.reported.len() == 2)).await;
+    let mut found = ask(1, &started.call_id).await.unwrap();
+    while found.call_receipts.len() < 2 {
+        found = ask(1, &started.call_id).await.unwrap(); // the report is being answered
+    }
+    assert_eq!((found.call_id.as_str(), found.finish.as_str()), (started.call_id.as_str(), "CANCELLED"));
+    assert_eq!(found.call_receipts.last(), Some(&found.name));
+    let of_first = GetReceiptRequest { name: found.call_receipts[0].clone(), ..Default::default() };
+    let of_first = world.client().get_receipt(as_renter(1, of_first)).await.unwrap().into_inner();
+    assert_eq!((of_first.call_id, of_first.finish.as_str()), (started.call_id.clone(), "NODE_LOST"));
+
+    assert_eq!(reason(&ask(2, &started.call_id).await.unwrap_err()), "RECEIPT_NOT_FOUND", "another's call");
+    let unknown = holmes_runtime::fresh_id().to_string();
+    assert_eq!(reason(&ask(1, &unknown).await.unwrap_err()), "RECEIPT_NOT_FOUND");
+    assert_eq!(reason(&ask(1, "x").await.unwrap_err()), "FIELD_INVALID");
+    let both = GetReceiptRequest { name: found.name, call_id: found.call_id };
+    let both = world.client().get_receipt(as_renter(1, both)).await.unwrap_err();
+    assert_eq!(reason(&both), "FIELD_INVALID");
 }

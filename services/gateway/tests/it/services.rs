@@ -30,6 +30,8 @@ pub struct Kept {
     pub renewed: usize,
     pub ended: Vec<[u8; 20]>,
     pub reported: Vec<scheduling::CallLine>,
+    /// What stands in the log, by sequence number.
+    pub metered: BTreeMap<u64, scheduling::CallsMetered>,
     pub presence: Vec<scheduling::ReportPresenceRequest>,
     /// Checkpoints of calls that run, each with its lease.
     pub running: Vec<([u8; 20], scheduling::CallLine)>,
@@ -70,6 +72,20 @@ impl Kept {
             };
             assert!(is(&node, &line.node_signature) && is(&gateway, &line.gateway_signature));
         }
+    }
+
+    /// What is known of a call, under any lease or this one.
+    fn found(&self, call: &str, lease: &str) -> Option<String> {
+        let call: Id = call.parse().unwrap();
+        let lease = (!lease.is_empty()).then(|| lease_of(lease));
+        let is = |line: &scheduling::CallLine| Id::from_slice(&line.call) == Some(call);
+        let of_lease = |bytes: &[u8]| lease.is_none_or(|lease| lease == bytes);
+        let metered = self.metered.iter().rev().filter(|(_, metered)| of_lease(&metered.lease));
+        let named = metered.filter_map(|(seq, metered)| {
+            metered.lines.iter().position(is).map(|line| statements::receipt_name(*seq, line as u32))
+        });
+        let waits = || self.running.iter().any(|(id, line)| of_lease(id) && is(line)).then(String::new);
+        { named }.next().or_else(waits)
     }
 
     /// From now on every lease that there is ends.
@@ -409,6 +425,8 @@ impl scheduling::scheduling_server::Scheduling for Services {
             }
             let receipts = names.collect();
             kept.reported.extend(asked.lines.clone());
+            let metered = super::log::metered(&kept.leases[&id], asked.lines);
+            kept.metered.insert(seq, metered);
             Ok(Response::new(scheduling::ReportCallsResponse { receipts, refused: Vec::new() }))
         })
     }
@@ -442,7 +460,9 @@ impl scheduling::scheduling_server::Scheduling for Services {
         request: Request<scheduling::FindCallRequest>,
     ) -> Result<Response<scheduling::FindCallResponse>, Status> {
         self.called_by_gateway(&request);
-        let receipt = self.kept(|kept| kept.known.get(&request.get_ref().call_id).cloned());
+        let scheduling::FindCallRequest { call_id, lease_id } = request.get_ref();
+        let receipt =
+            self.kept(|kept| kept.known.get(call_id).cloned().or_else(|| kept.found(call_id, lease_id)));
         let free = || status(Refusal::new(Code::NotFound, "CALL_NOT_FOUND", "its id is free"));
         Ok(Response::new(scheduling::FindCallResponse { receipt: receipt.ok_or_else(free)? }))
     }

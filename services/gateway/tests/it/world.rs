@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use holmes_gateway::{Deps, Gateway, Log, Settings};
+use holmes_gateway::{Deps, Gateway, Settings};
 use holmes_kernel::{Code, Id, Principal, PrincipalKind, Refusal};
 use holmes_proto::edge::{Roles, Scope};
 use holmes_proto::inference::v1::generate_response::Part;
@@ -17,7 +17,7 @@ use holmes_proto::market::v1::market_server::MarketServer;
 use holmes_proto::scheduling::v1::scheduling_server::SchedulingServer;
 use holmes_runtime::auth::{Auth, Keys, Network};
 use holmes_runtime::server::Health;
-use holmes_runtime::{Clock, Peer, PublicFrame};
+use holmes_runtime::{Clock, Peer};
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
@@ -57,14 +57,6 @@ impl Keys for KnownKeys {
     }
 }
 
-struct NoLog;
-
-impl Log for NoLog {
-    fn frames(&self, _: u64) -> Answer<Vec<PublicFrame>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
-}
-
 pub fn renter(number: u8) -> Principal {
     Principal::new(PrincipalKind::Account, Id::from_bytes([number; 16]))
 }
@@ -90,9 +82,13 @@ impl World {
     }
 
     pub async fn with(settings: Settings) -> World {
+        World::over(Services::scripted(), settings).await
+    }
+
+    /// A gateway before services that another one may have had before it.
+    pub async fn over(services: Services, settings: Settings) -> World {
         let key = SigningKey::from_bytes(&[42; 32]);
         let principal = Principal::new(PrincipalKind::Gateway, Id::of_key(&key.verifying_key().to_bytes()));
-        let services = Services::scripted();
         services.kept(|kept| kept.gateway = Some(principal));
         let routes = Routes::new(MarketServer::new(services.clone()))
             .add_service(SchedulingServer::new(services.clone()));
@@ -102,7 +98,7 @@ impl World {
             network: Network { genesis: GENESIS, cell: CELL },
             clock: Clock::System,
             keys: Arc::new(KnownKeys),
-            receipts: Arc::new(NoLog),
+            receipts: Arc::new(services.clone()),
             settings,
         });
         let (stop, stopped) = watch::channel(false);
@@ -236,6 +232,12 @@ pub async fn whole(mut stream: Streaming<GenerateResponse>) -> Whole {
 /// The text of so many canned tokens.
 pub fn words(count: u32) -> String {
     (0..count).map(super::node::word).collect()
+}
+
+/// What an error says besides its reason.
+pub fn details(status: &Status) -> std::collections::HashMap<String, String> {
+    use tonic_types::StatusExt as _;
+    status.get_details_error_info().map(|info| info.metadata).unwrap_or_default()
 }
 
 /// The stable reason of an error.

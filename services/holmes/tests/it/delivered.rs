@@ -2,6 +2,7 @@
 //! of a call, when the session expires, when the server is killed; and a request id does not run again after that.
 
 use std::io::Read as _;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -147,6 +148,47 @@ fn number(value: &Value) -> u64 {
     value.as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
+/// No node was told that what it did is not paid, and none has a receipt left that nobody has accepted.
+fn none_refused(place: &Place) {
+    let files =
+        |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().map(|file| file.expect("a file").path());
+    let ending = |path: &Path, ending| path.extension().is_some_and(|found| found == ending);
+    until("every receipt to be accepted", || {
+        let mut states = files(&place.path("")).filter(|path| ending(path, "state"));
+        states.all(|state| !files(&state.join("receipts")).any(|file| ending(&file, "receipt"))).then_some(())
+    });
+    for log in files(&place.path("")).filter(|path| ending(path, "log")) {
+        let log = std::fs::read_to_string(log).expect("text");
+        assert!(log.contains("attached") && !log.contains("never be paid"), "{log}");
+    }
+}
+
+#[test]
+fn a_drain_under_load_and_a_restart_leave_no_node_with_a_receipt_that_is_refused() {
+    let place = network_with("");
+    let server = place.serve(&["--role", "all"]);
+    let all = nodes(&place, &server);
+    let (key, _) = payer(&server, 25_000_000);
+    let mut calls: Vec<_> =
+        (0..6).map(|_| Streaming::begin(&place, &server, &key, &server.new_id())).collect();
+    until("all calls to write", || {
+        calls.iter_mut().all(|call| call.has("\"tokens\"") || call.is_over()).then_some(())
+    });
+    let listen = server.address.trim_start_matches("http://").to_owned();
+    let (status, said) = server.terminate();
+    assert!(status.success(), "{said:#?}");
+    let told = |words: &str| said.iter().any(|line| line.contains(words));
+    assert!(told("no call begins any more") && told("have ended, or were cut"), "{said:#?}");
+    for call in calls {
+        let parts = call.whole();
+        assert!(parts.last().is_some_and(|part| part["ended"].is_object()), "{parts:?}");
+    }
+    let server = place.serve(&["--role", "all", "--listen", &listen]);
+    all.iter().for_each(|node| attached(&server, &node.id));
+    none_refused(&place);
+    assert!(server.terminate().0.success());
+}
+
 #[test]
 fn what_was_delivered_is_billed_though_the_session_closes_or_expires_or_the_server_is_killed() {
     let place = network_with("longest_session_ms = 14000\n");
@@ -184,6 +226,9 @@ fn what_was_delivered_is_billed_though_the_session_closes_or_expires_or_the_serv
     renter.billed(&server, &session, written);
     let again = server.call(&["Inference/Generate", &request(&id).to_string(), "--key", &key]);
     again.fails(1, &["reason: CALL_EXISTS", "receipts/"]);
+    let receipt = server.with_key(&key, "Inference/GetReceipt", &json!({ "call_id": id }));
+    assert_eq!((&receipt["callId"], &receipt["finish"]), (&json!(id), &json!("NODE_LOST")), "{receipt}");
+    none_refused(&place);
 
     let charged = || {
         let list = server.with_key(&key, "Market/ListSessions", &json!({}));

@@ -37,7 +37,13 @@ fn an_operator_and_a_renter_get_where_their_guides_say() {
     let asks = format!("{names}\n{}", script(after));
     until("the node's attachment", || sh(&asks).contains("\"attached\": true").then_some(()));
     let said = sh(&script(rent));
-    for words in ["7 18 41 93", "\"receipts/", "SESSION_STATE_CLOSED", "\"priceMicroUsd\": \"680\""] {
+    for words in [
+        "7 18 41 93",
+        "\"receipts/",
+        "\"callReceipts\"",
+        "SESSION_STATE_CLOSED",
+        "\"priceMicroUsd\": \"680\"",
+    ] {
         assert!(said.contains(words), "{words}: {said}");
     }
     // E-6.5: the node's leases end with its executor, and then the bond comes back.

@@ -8,7 +8,7 @@ use holmes_runtime::measure::{Family, Kind};
 use serde_json::json;
 
 use crate::docs::compare;
-use crate::harness::Server;
+use crate::harness::{Place, Server, until};
 use crate::paid;
 
 /// Where people find them.
@@ -38,12 +38,13 @@ fn part(family: &Family) -> &'static str {
     family.name.split('_').nth(1).expect("holmes_<part>_…")
 }
 
-const PARTS: [(&str, &str); 6] = [
+const PARTS: [(&str, &str); 7] = [
     ("build", "The process"),
     ("log", "Services and their logs"),
     ("feed", "Services that follow each other"),
     ("grpc", "The gRPC port"),
     ("port", "Connections of both ports"),
+    ("trace", "Traces"),
     ("gateway", "The gateway: renters' calls and nodes"),
 ];
 
@@ -76,6 +77,8 @@ Whoever knows other servers of models finds here
 
 fn page() -> String {
     let mut text = INTRO.to_owned();
+    let known = |family: &Family| PARTS.iter().any(|(prefix, _)| *prefix == part(family));
+    families().for_each(|family| assert!(known(family), "{} belongs to no part of the page", family.name));
     for (prefix, title) in PARTS {
         let head = "| metric | type, unit | labels | what it says | what to do with it |\n| --- | --- | --- | --- | --- |";
         write!(text, "\n## {title}\n\n{head}\n").expect("a string");
@@ -211,11 +214,32 @@ fn a_refusal_is_counted_by_its_reason_and_makes_no_label_up() {
         json!({ "model": "no \"such\" model", "work": { "text": "x", "max_tokens": 1 } }).to_string();
     refused(&["Inference/Generate", &wanted, "--key", &key]);
     let text = server.metrics();
+    let slots = format!("holmes_gateway_slots{{model=\"{}\",state=\"free\"}} 0", paid::MODEL);
+    assert!(text.contains(&slots), "a model that nobody serves has no slots, which is said: {text}");
     assert!(sum(&text, "holmes_grpc_refused_total{reason=\"KEY_UNKNOWN\"}") >= 1.0, "{text}");
     let series =
         "holmes_gateway_calls_total{protocol=\"grpc\",method=\"Generate\",outcome=\"MODEL_NOT_FOUND\"}";
     assert_eq!(sum(&text, series), 1.0);
     assert!(!text.contains("such"), "a renter has made a label up");
+}
+
+#[test]
+fn a_collector_that_is_away_is_named_and_the_spans_are_counted() {
+    let place = Place::new();
+    std::fs::write(place.path("holmes.toml"), "[telemetry]\notlp = \"http://127.0.0.1:1\"\n")
+        .expect("written");
+    let server = place.serve(&["-c", "holmes.toml"]);
+    assert_eq!(sum(&server.metrics(), "holmes_trace_spans_dropped_total "), 0.0);
+    until("spans to be dropped", || {
+        server.call(&["Accounts/GetAccount", "{}"]); // refused, and traced
+        (sum(&server.metrics(), "holmes_trace_spans_dropped_total ") > 0.0).then_some(())
+    });
+    let (status, lines) = server.terminate();
+    assert!(status.success(), "{lines:#?}");
+    let told =
+        lines.iter().filter(|line| line.contains("WARN") && line.contains("do not reach their collector"));
+    let told: Vec<_> = told.collect();
+    assert!(told.len() == 1 && told[0].contains("http://127.0.0.1:1"), "once: {lines:#?}");
 }
 
 #[test]

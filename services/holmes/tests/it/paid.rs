@@ -122,12 +122,13 @@ fn bond(place: &Place, server: &Server<'_>, name: &str, grant: &str) -> (String,
     (node, dollars)
 }
 
-/// Starts a node's executor.
+/// Starts a node's executor; what it says goes to a file beside its key.
 fn executor(place: &Place, server: &Server<'_>, key: &str) -> Killed {
     let model = format!("{MODEL}={}", concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/holmes-tiny"));
     let words = ["executor", "--join", &server.address, "--key", key, "--model", &model, "--slots", "4"];
     let mut command = place.command(&[&words[..], &["--threads", "1"]].concat());
-    Killed(command.stderr(Stdio::null()).spawn().expect("the binary starts"))
+    let log = std::fs::File::create(place.path(&format!("{key}.log"))).expect("a file");
+    Killed(command.stderr(log).spawn().expect("the binary starts"))
 }
 
 /// Three nodes that may serve.

@@ -253,18 +253,29 @@ fn what_runs_is_checkpointed_with_both_signatures_and_a_gateway_hears_what_ends(
     let request = report(&mut desk, vec![]);
     assert_eq!(refused!(desk.report_running, owner(9), request), "FORBIDDEN");
 
-    let find = wire::FindCallRequest { call_id: Id::from_slice(&good.call).unwrap().to_string() };
+    let find = wire::FindCallRequest {
+        call_id: Id::from_slice(&good.call).unwrap().to_string(),
+        ..Default::default()
+    };
     assert_eq!(refused!(desk.find_call, gateway(100), find.clone()), "CALL_NOT_FOUND");
     let request = report(&mut desk, vec![running("1.4.1.9999", vec![]), running(&lease, vec![good])]);
     let told = call!(desk.report_running, gateway(100), request).unwrap().ending;
     assert_eq!((told.len(), told[0].lease_id.as_str(), told[0].ends_at_us), (1, "1.4.1.9999", 0));
     assert_eq!(told[0].reason(), LeaseEnd::Unspecified);
     assert_eq!(call!(desk.find_call, gateway(100), find.clone()).unwrap().receipt, "", "it runs");
+    let waits = wire::FindCallRequest { lease_id: lease.clone(), ..find.clone() };
+    assert_eq!(call!(desk.find_call, gateway(100), waits).unwrap().receipt, "", "its checkpoint waits");
     let line = signed_line(&lease, 1, (1, 2), on, 100);
     let request = desk.report(&lease, vec![line]);
     let receipts = call!(desk.report_calls, gateway(100), request).unwrap().receipts;
     assert_eq!(call!(desk.find_call, gateway(100), find.clone()).unwrap().receipt, receipts[0]);
-    assert_eq!(refused!(desk.find_call, owner(9), find), "FORBIDDEN");
+    assert_eq!(refused!(desk.find_call, owner(9), find.clone()), "FORBIDDEN");
+    let under = |lease: &str| wire::FindCallRequest { lease_id: lease.to_owned(), ..find.clone() };
+    assert_eq!(call!(desk.find_call, gateway(100), under(&lease)).unwrap().receipt, receipts[0]);
+    assert_eq!(call!(desk.find_call, gateway(100), under("1.4.1.9999")).unwrap().receipt, receipts[0]);
+    assert_eq!(refused!(desk.find_call, gateway(100), under("x")), "FIELD_INVALID");
+    let (other, _) = desk.place();
+    assert_eq!(refused!(desk.find_call, gateway(100), under(&other)), "CALL_NOT_FOUND");
     let end = wire::EndLeaseRequest {
         request_id: desk.id(),
         lease_id: lease.clone(),
