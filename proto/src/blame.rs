@@ -1,5 +1,5 @@
 //! Which failures of a call a node may put down to who asked: the executor says them of these reasons only, and a
-//! gateway believes no others, so that a node cannot speak in the network's name or end a call that another could serve.
+//! gateway believes no others, so that a node cannot speak in the network's name. One that lies in these words ends a call for nothing; it is not paid.
 
 /// Reasons for which every node would refuse the same call.
 const CALLERS: [&str; 15] = [

@@ -114,7 +114,7 @@ impl Receipts {
 fn why_refused(reason: &str) -> &'static str {
     match reason {
         "NOT_DELIVERED_HERE" => {
-            "the network has no record of it: the gateway that gave the call crashed before it had reported any of it"
+            "nobody knows any more what was recorded of it: its gateway crashed at once, or the receipt comes very late"
         }
         "ALLOWANCE_EXCEEDED" => "it counts more than the call's lease allows",
         "SESSION_BUDGET_EXCEEDED" => "the renter's session had too little left when it came",

@@ -1,11 +1,11 @@
-//! How many places accounts may hold of those that all known callers share: one an eighth, so that it alone shuts nobody
-//! out, and all of them together three quarters, since anyone makes accounts for nothing. Nodes, gateways, services and
-//! staff are the network's own.
+//! How many places accounts and nodes may hold of those that all known callers share: one an eighth, so that it alone
+//! shuts nobody out, and all of them together three quarters, since anyone makes their keys for nothing. Gateways,
+//! services and staff are the network's own; so is a node that has attached, which a bond stands for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use holmes_kernel::{Id, Principal, PrincipalKind};
+use holmes_kernel::{Principal, PrincipalKind};
 
 /// The part of all places that one account may hold.
 const PART: usize = 8;
@@ -19,7 +19,7 @@ pub(super) struct Shares {
 
 #[derive(Debug, Default)]
 struct Held {
-    of: HashMap<Id, usize>,
+    of: HashMap<Principal, usize>,
     together: usize,
 }
 
@@ -27,7 +27,7 @@ struct Held {
 #[derive(Debug)]
 pub(super) struct Share {
     of: Arc<Shares>,
-    account: Id,
+    who: Principal,
 }
 
 /// Why an account gets no place.
@@ -47,21 +47,21 @@ impl Shares {
 
     /// A place for a caller: `Ok(None)` for one who has no share.
     pub(super) fn take(self: &Arc<Shares>, who: &Principal) -> Result<Option<Share>, Full> {
-        if who.kind != PrincipalKind::Account {
+        if !matches!(who.kind, PrincipalKind::Account | PrincipalKind::Node) {
             return Ok(None);
         }
         let (most, most_together) = (self.places.div_ceil(PART), who.room(self.places as u64) as usize);
         let mut held = self.lock();
-        let own = held.of.get(&who.id).copied().unwrap_or_default();
+        let own = held.of.get(who).copied().unwrap_or_default();
         if own >= most {
             return Err(Full::Own(most));
         }
         if held.together >= most_together {
             return Err(Full::Together(most_together));
         }
-        held.of.insert(who.id, own + 1);
+        held.of.insert(*who, own + 1);
         held.together += 1;
-        Ok(Some(Share { of: self.clone(), account: who.id }))
+        Ok(Some(Share { of: self.clone(), who: *who }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -73,10 +73,10 @@ impl Drop for Share {
     fn drop(&mut self) {
         let mut held = self.of.lock();
         held.together -= 1;
-        if let Some(count) = held.of.get_mut(&self.account) {
+        if let Some(count) = held.of.get_mut(&self.who) {
             *count -= 1;
             if *count == 0 {
-                held.of.remove(&self.account); // whoever has come and gone leaves nothing behind
+                held.of.remove(&self.who); // whoever has come and gone leaves nothing behind
             }
         }
     }
@@ -84,6 +84,8 @@ impl Drop for Share {
 
 #[cfg(test)]
 mod tests {
+    use holmes_kernel::Id;
+
     use super::*;
 
     #[test]
@@ -104,7 +106,8 @@ mod tests {
     #[test]
     fn accounts_together_leave_a_quarter_to_those_who_run_the_network() {
         let shares = Shares::new(16);
-        let take = |n| shares.take(&Principal::new(PrincipalKind::Account, Id::from_bytes([n; 16])));
+        let kind = |n| if n % 2 == 0 { PrincipalKind::Account } else { PrincipalKind::Node };
+        let take = |n| shares.take(&Principal::new(kind(n), Id::from_bytes([n; 16])));
         let mut held: Vec<_> = (0..12).map(|n| take(n).unwrap().unwrap()).collect();
         assert_eq!(take(12).unwrap_err(), Full::Together(12));
         held.pop();

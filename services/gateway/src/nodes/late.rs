@@ -28,8 +28,15 @@ impl Late {
         let (unknown, mut asked) = mpsc::channel(MOST_ASKED);
         let (edge, node) = (edge.clone(), node.clone());
         tokio::spawn(async move {
-            while let Some((call, lease)) = asked.recv().await {
-                ask(&edge, &node, call, lease).await;
+            let mut gone = node.gone.subscribe();
+            let answer = async {
+                while let Some((call, lease)) = asked.recv().await {
+                    ask(&edge, &node, call, lease).await;
+                }
+            };
+            tokio::select! { // a node that is gone asks again when it is back
+                () = answer => {}
+                _ = gone.wait_for(Option::is_some) => {}
             }
         });
         Late { unknown }

@@ -274,9 +274,14 @@ async fn a_renter_who_hung_up_finds_all_receipts_of_his_call_by_its_request_id()
     drop(stream);
     world.till(|| world.services.kept(|kept| kept.reported.len() == 2)).await;
     let mut found = ask(1, &started.call_id).await.unwrap();
-    while found.call_receipts.len() < 2 {
-        found = ask(1, &started.call_id).await.unwrap(); // the report is being answered
+    for _ in 0..400 {
+        if found.call_receipts.len() == 2 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // the report is being answered
+        found = ask(1, &started.call_id).await.unwrap();
     }
+    assert_eq!(found.call_receipts.len(), 2);
     assert_eq!((found.call_id.as_str(), found.finish.as_str()), (started.call_id.as_str(), "CANCELLED"));
     assert_eq!(found.call_receipts.last(), Some(&found.name));
     let of_first = GetReceiptRequest { name: found.call_receipts[0].clone(), ..Default::default() };
