@@ -78,6 +78,11 @@ pub fn answered<T, U>(answer: Answer<T>, make: impl FnOnce(T) -> U) -> Response<
     response
 }
 
+/// Whether a server has said a status. What has a source was made on this side, of an error of the connection.
+pub fn is_said(status: &Status) -> bool {
+    std::error::Error::source(status).is_none()
+}
+
 /// A refusal on the wire: the class as code, the stable reason as `ErrorInfo`, the wait as `RetryInfo`.
 pub fn status(refusal: Refusal) -> Status {
     status_with(refusal, std::collections::HashMap::new())

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow};
+use holmes_proto::edge;
 use holmes_proto::gateway::v1::{Beat, FromNode, Leaving, StartCall, ToNode, from_node, to_node};
 use holmes_proto::inference::v1::{Work, WorkerModel, work};
 use holmes_proto::statements::LEASE_BYTES;
@@ -98,8 +99,7 @@ fn is_superseded(status: &tonic::Status) -> bool {
 
 /// Why a stream is over without its end, in the gateway's words or, where it could not say any, in ours.
 fn broke(url: &str, status: &tonic::Status) -> anyhow::Error {
-    // What a gateway says has no source; what has one was made here, of an error of the connection.
-    if std::error::Error::source(status).is_none() {
+    if edge::is_said(status) {
         return anyhow!("{}: {}", status.code(), status.message());
     }
     anyhow!(

@@ -86,8 +86,7 @@ impl Sessions {
                 *known = Some(Known::Open(opened.clone()));
                 Ok(opened)
             }
-            // A full queue empties in a moment.
-            Err(refused) if may_change(&refused) || refused.code == Code::Exhausted => Err(refused),
+            Err(refused) if may_change(&refused) => Err(refused),
             Err(refused) => {
                 let until = Instant::now() + self.refused_for;
                 let told = again_at(&refused, until);
@@ -148,7 +147,7 @@ impl Sessions {
             let mut market = self.upstream.market();
             match self.upstream.once(market.get_session(asked)).await {
                 Ok(answer) => session = answer.session.ok_or_else(unreadable)?,
-                Err(refused) if may_change(&refused) || refused.code == Code::Exhausted => {}
+                Err(refused) if may_change(&refused) => {}
                 Err(refused) => return Err(refused),
             }
         }

@@ -101,9 +101,14 @@ impl Upstream {
     }
 }
 
-/// Whether the same request may be answered otherwise a little later.
+/// Whether the same request may be answered otherwise a little later: nobody has decided it yet. Where there is too much
+/// for now, the refusal says when to come again; what a service has decided, `NO_NODE_FREE` say, it remembers.
 pub(crate) fn may_change(refused: &Refusal) -> bool {
-    matches!(refused.code, Code::Unavailable | Code::Deadline)
+    match refused.code {
+        Code::Unavailable | Code::Deadline => true,
+        Code::Exhausted => refused.retry_after_ms.is_some(),
+        _ => false,
+    }
 }
 
 /// A refusal as the other service has said it.

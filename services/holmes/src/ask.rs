@@ -199,12 +199,18 @@ fn tell(answer: &Answer) {
 /// beyond that is nobody's debt.
 fn written(answer: &Answer) -> String {
     let (delivered, billed) = (answer.delivered_tokens, answer.output_tokens);
-    match delivered.checked_sub(billed as usize) {
-        Some(free @ 1..) => format!(
+    match unsigned(delivered, billed) {
+        0 => format!("{billed} written"),
+        free => format!(
             "{delivered} written, {billed} billed: the lost node had not signed the other {free}, and unsigned tokens are free"
         ),
-        _ => format!("{billed} written"),
     }
+}
+
+/// How many tokens of an answer a lost node had delivered and not signed. A node that signs ahead of what arrives leaves
+/// none.
+pub(crate) fn unsigned(delivered: usize, billed: u32) -> usize {
+    delivered.saturating_sub(billed as usize)
 }
 
 /// How to learn what became of a call whose end was not heard.

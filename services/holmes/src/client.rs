@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use ed25519_dalek::{Signer as _, SigningKey};
 use holmes_kernel::{Id, Principal, PrincipalKind};
+use holmes_proto::edge;
 use holmes_runtime::Clock;
 use holmes_runtime::auth::{Network, signing_input};
 use prost_reflect::prost::Message;
@@ -183,15 +184,13 @@ fn nobody_at(url: &str) -> String {
 
 /// Why a call has no answer: the server's own words, or what became of the connection.
 pub(crate) async fn failed(url: &str, status: &Status) -> anyhow::Error {
-    // What a server says has no source; what has one was made here, of an error of the connection.
-    let expired = match status.source() {
-        Some(cause) => is_expired(cause),
-        None => return told(status),
-    };
+    if edge::is_said(status) {
+        return told(status);
+    }
     if let Some(why) = wrong_port(url).await {
         return why;
     }
-    if expired {
+    if status.source().is_some_and(is_expired) {
         return anyhow!(
             "{url} has not answered in time: look whether the server is busy or stands still (`holmes_` at the admin port's \
              /metrics), then try again with the same request id\n  {REASON}NOT_ANSWERED_IN_TIME"

@@ -1,8 +1,8 @@
 //! A place in a log as people name it: by a sequence number, by a moment, or by how long ago it was.
 
 use holmes_kernel::Time;
-
-const DAY_S: u64 = 86_400;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Where in a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ fn seconds(text: &str) -> Option<u64> {
         "s" => 1,
         "m" => 60,
         "h" => 3_600,
-        "d" => DAY_S,
+        "d" => 86_400,
         _ => return None,
     };
     count.parse::<u64>().ok()?.checked_mul(seconds)
@@ -68,91 +68,16 @@ fn seconds(text: &str) -> Option<u64> {
 
 /// A moment as RFC 3339 writes it, from 1970 on.
 fn rfc3339(text: &str) -> Option<Time> {
-    if !text.is_ascii() {
-        return None;
-    }
-    let (date, clock) = text.split_once(['T', 't', ' '])?;
-    let at = clock.find(['Z', 'z', '+', '-'])?;
-    let (clock, zone) = clock.split_at(at);
-    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
-    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
-    let [hour, minute, second] = numbers(clock, ':', [2, 2, 2])?;
-    let is_moment = year >= 1970
-        && (1..=12).contains(&month)
-        && (1..=days_in(year, month)).contains(&day)
-        && hour < 24
-        && minute < 60
-        && second < 60;
-    if !is_moment || fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let micros: u64 = format!("{fraction:0<6}")[..6].parse().ok()?;
-    let local = days(year, month, day) * DAY_S + hour * 3_600 + minute * 60 + second;
-    let utc = match zone.split_at(1) {
-        ("Z" | "z", "") => local,
-        ("+", offset) => local.checked_sub(offset_s(offset)?)?,
-        ("-", offset) => local + offset_s(offset)?,
-        _ => return None,
-    };
-    Some(Time::from_micros(utc * 1_000_000 + micros))
+    let nanos = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos();
+    u64::try_from(nanos.div_euclid(1_000)).ok().map(Time::from_micros)
 }
 
-fn offset_s(text: &str) -> Option<u64> {
-    let [hours, minutes] = numbers(text, ':', [2, 2])?;
-    (hours < 24 && minutes < 60).then_some(hours * 3_600 + minutes * 60)
-}
-
-/// Numbers of just so many digits each.
-fn numbers<const N: usize>(text: &str, between: char, widths: [usize; N]) -> Option<[u64; N]> {
-    let parts: Vec<&str> = text.split(between).collect();
-    let right = |(part, width): (&&str, &usize)| {
-        part.len() == *width && part.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    if parts.len() != N || !parts.iter().zip(&widths).all(right) {
-        return None;
-    }
-    let mut numbers = [0; N];
-    for (number, part) in numbers.iter_mut().zip(parts) {
-        *number = part.parse().ok()?;
-    }
-    Some(numbers)
-}
-
-fn is_leap(year: u64) -> bool {
-    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-}
-
-fn days_in(year: u64, month: u64) -> u64 {
-    match month {
-        2 if is_leap(year) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Whole days from the first of 1970 to a date. A year of four digits keeps the loops short.
-fn days(year: u64, month: u64, day: u64) -> u64 {
-    let of_year = |year| if is_leap(year) { 366 } else { 365 };
-    (1970..year).map(of_year).sum::<u64>() + (1..month).map(|month| days_in(year, month)).sum::<u64>() + day
-        - 1
-}
-
-/// A moment as [`place`] reads it, to the second.
+/// A moment as [`place`] reads it, to the second; in microseconds where it lies behind the year 9999.
 pub(crate) fn shown(at: Time) -> String {
-    let seconds = at.micros() / 1_000_000;
-    let (mut left, mut year, mut month) = (seconds / DAY_S, 1970, 1);
-    // Times of a log are those of clocks; beyond four digits there is no way to write one.
-    while year < 9_999 && left >= if is_leap(year) { 366 } else { 365 } {
-        left -= if is_leap(year) { 366 } else { 365 };
-        year += 1;
-    }
-    while month < 12 && left >= days_in(year, month) {
-        left -= days_in(year, month);
-        month += 1;
-    }
-    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", left + 1)
+    let seconds = i64::try_from(at.micros() / 1_000_000).ok();
+    let moment = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let text = moment.and_then(|moment| moment.format(&Rfc3339).ok());
+    text.unwrap_or_else(|| format!("{} us", at.micros()))
 }
 
 #[cfg(test)]

@@ -226,8 +226,9 @@ async fn listen(edge: &Arc<Edge>, started: &Started, node: &Arc<Node>, words: &m
             }
             word = words.message() => word,
             _ = tick.tick() => {
-                // It is told first what became of its last calls.
-                if node.leaving.load(Ordering::Relaxed) && !node.has_calls() && !edge.reports.owes(node.id) {
+                // It is told first what became of its last calls, and of those it has asked about.
+                let owed = node.has_calls() || edge.reports.owes(node.id) || late.owes();
+                if node.leaving.load(Ordering::Relaxed) && !owed {
                     return DetachReason::Left;
                 }
                 let heard = *guarded(&node.heard);

@@ -2,6 +2,7 @@
 //! that has restarted since remembers none of them; then scheduling says whether they were recorded.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use holmes_kernel::{Id, Refusal};
 use holmes_proto::statements::LEASE_BYTES;
@@ -21,17 +22,21 @@ type LeaseId = [u8; LEASE_BYTES];
 #[derive(Debug)]
 pub(super) struct Late {
     unknown: mpsc::Sender<(Id, LeaseId)>,
+    /// How many of them are not answered yet.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Late {
     pub(super) fn of(edge: &Arc<Edge>, node: &Arc<Node>) -> Late {
         let (unknown, mut asked) = mpsc::channel(MOST_ASKED);
-        let (edge, node) = (edge.clone(), node.clone());
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let (edge, node, left) = (edge.clone(), node.clone(), waiting.clone());
         tokio::spawn(async move {
             let mut gone = node.gone.subscribe();
             let answer = async {
                 while let Some((call, lease)) = asked.recv().await {
                     ask(&edge, &node, call, lease).await;
+                    left.fetch_sub(1, Ordering::Relaxed);
                 }
             };
             tokio::select! { // a node that is gone asks again when it is back
@@ -39,14 +44,23 @@ impl Late {
                 _ = gone.wait_for(Option::is_some) => {}
             }
         });
-        Late { unknown }
+        Late { unknown, waiting }
+    }
+
+    /// Whether the node waits for an answer.
+    pub(super) fn owes(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Answers a receipt, now or when scheduling has said what it knows.
     pub(super) fn answer(&self, edge: &Arc<Edge>, node: &Node, call: Id, lease: &[u8]) {
         let Ok(lease) = lease.try_into() else { return node.accepted(call, NOT_DELIVERED_HERE) };
-        if !remembered(edge, node, call, lease) {
-            let _ = self.unknown.try_send((call, lease)); // beyond the most: it comes again
+        if remembered(edge, node, call, lease) {
+            return;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.unknown.try_send((call, lease)).is_err() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed); // beyond the most: it comes again
         }
     }
 }

@@ -205,6 +205,30 @@ async fn a_node_that_leaves_hears_first_what_became_of_its_last_call() {
 }
 
 #[tokio::test]
+async fn a_full_queue_costs_no_node_its_pay() {
+    let world = World::new().await;
+    let node = world.node(1, Script::Write(2)).await;
+    let full = || Refusal::new(Code::Exhausted, "QUEUE_FULL", "as many wait as may").retry_after(50);
+    world.services.kept(|kept| kept.refuse_report = vec![full(); 3]);
+    world.hello().await.ended.unwrap();
+    world.till(|| node.heard.accepted() == [""]).await;
+    world.services.kept(|kept| assert_eq!(kept.reported.len(), 1));
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_hears_first_what_it_has_asked_about() {
+    let world = World::new().await;
+    let node = world.node(1, Script::Write(2)).await;
+    for call in 1..=50 {
+        let line = CallLine { call: vec![call; 16].into(), ..CallLine::default() };
+        node.resend(Receipt { lease: vec![9; 20].into(), line: Some(line) }).await;
+    }
+    node.leave().await;
+    world.till(|| world.services.kept(|kept| kept.detached == [(id_of(1), DetachReason::Left)])).await;
+    world.till(|| node.heard.accepted() == ["NOT_DELIVERED_HERE"; 50]).await;
+}
+
+#[tokio::test]
 async fn a_node_that_was_lost_is_answered_for_what_was_reported_of_its_call() {
     let world = World::new().await;
     let (first, second) = in_order();

@@ -6,9 +6,11 @@ use holmes_gateway::Settings;
 use holmes_kernel::{Code, Id, Refusal};
 use holmes_proto::inference::v1::generate_response::Part;
 use holmes_proto::inference::v1::{
-    EmbedRequest, FinishReason, GenerateRequest, ListModelsRequest, QuoteRequest, Terms, quote_request, work,
+    EmbedRequest, FinishReason, GenerateRequest, GenerateResponse, ListModelsRequest, QuoteRequest, Terms,
+    quote_request, work,
 };
 use holmes_proto::scheduling::v1::Finish;
+use tonic::Streaming;
 use tonic_types::StatusExt as _;
 
 use super::node::{Script, id_of, in_order};
@@ -114,17 +116,20 @@ async fn a_node_that_fails_a_call_is_paid_for_what_it_delivered_and_left_out() {
     });
 }
 
+/// A renter hears that his call has started, takes three tokens, one at a time, and hangs up.
+async fn hangs_up(mut stream: Streaming<GenerateResponse>) {
+    for _ in 0..4 {
+        stream.message().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_renter_who_leaves_cancels_and_pays_for_what_was_delivered() {
     let world = World::new().await;
     let node = world.node(1, Script::Slowly(1_000, Duration::from_millis(20))).await;
     let mut request = asked("hello");
     request.work.as_mut().unwrap().max_tokens = 2_000;
-    let mut stream = world.generate(request).await.unwrap();
-    for _ in 0..4 {
-        stream.message().await.unwrap();
-    }
-    drop(stream);
+    hangs_up(world.generate(request).await.unwrap()).await;
     world.till(|| node.heard.cancels() == 1).await;
     world.till(|| world.services.kept(|kept| kept.reported.len() == 1)).await;
     world.services.kept(|kept| {
@@ -140,11 +145,7 @@ async fn a_node_sells_a_renter_who_has_left_no_more_than_he_asked_for() {
     let _node = world.node(1, Script::Greedy(5_000)).await;
     let mut request = asked("hello");
     request.work.as_mut().unwrap().max_tokens = 10;
-    let mut stream = world.generate(request).await.unwrap();
-    for _ in 0..4 {
-        stream.message().await.unwrap();
-    }
-    drop(stream);
+    hangs_up(world.generate(request).await.unwrap()).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     world.services.kept(|kept| {
         let paid: u64 = kept.reported.iter().map(|line| line.output_tokens).sum();
@@ -158,11 +159,7 @@ async fn paid_after_leaving(more: u32) -> u64 {
     let node = world.node(1, Script::Greedy(more)).await;
     let mut request = asked("hello");
     request.work.as_mut().unwrap().max_tokens = 2_000;
-    let mut stream = world.generate(request).await.unwrap();
-    for _ in 0..4 {
-        stream.message().await.unwrap();
-    }
-    drop(stream);
+    hangs_up(world.generate(request).await.unwrap()).await;
     world.till(|| !node.heard.accepted().is_empty()).await;
     world.services.kept(|kept| kept.reported.iter().map(|line| line.output_tokens).sum())
 }

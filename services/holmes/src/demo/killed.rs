@@ -7,6 +7,7 @@ use holmes_proto::inference::v1::{Ended, Started};
 use super::requests::{LONG, Work, generate, long_prompt};
 use super::tell::{Teller, short, start_of};
 use super::world::{OWN, World};
+use crate::ask::unsigned;
 
 /// After how many tokens a node dies. One of a large model has signed for the first 64 by then; the model in the binary writes
 /// so fast that as many again are on their way when the first are seen.
@@ -133,12 +134,12 @@ async fn tried(tell: &Teller, world: &mut World, seed: u64) -> Result<(Option<us
 
 /// What the renter has of an answer, and what he pays of it.
 fn counted(delivered: usize, billed: u32) -> String {
-    match delivered.checked_sub(billed as usize) {
-        Some(free @ 1..) => format!(
+    match unsigned(delivered, billed) {
+        0 => format!("{billed} tokens, all billed (the dead node's were signed, or written anew elsewhere)"),
+        free => format!(
             "{delivered} tokens of which {billed} are billed (the dead node had not signed the other {free}: he keeps them, and \
              nobody is paid for them)"
         ),
-        _ => format!("{billed} tokens, all billed (the dead node's were signed, or written anew elsewhere)"),
     }
 }
 
