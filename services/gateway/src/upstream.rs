@@ -153,6 +153,15 @@ mod tests {
         assert_eq!(refusal(&holmes_proto::edge::status(said.clone())), said);
     }
 
+    #[test]
+    fn only_what_nobody_has_decided_may_change() {
+        let refused = |code| Refusal::new(code, "REASON", "words");
+        assert!(may_change(&refused(Code::Unavailable)) && may_change(&refused(Code::Deadline)));
+        assert!(may_change(&refused(Code::Exhausted).retry_after(50)), "a queue that is full for now");
+        assert!(!may_change(&refused(Code::Exhausted)), "NO_NODE_FREE is on record");
+        assert!(!may_change(&refused(Code::Precondition)));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_question_is_asked_again_while_the_answer_is_not_definite_and_no_longer() {
         let peer = Peer::here(tonic::service::Routes::default(), holmes_kernel::Principal::SYSTEM);
