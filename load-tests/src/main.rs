@@ -14,6 +14,10 @@ mod grpc;
 mod ledger;
 mod replay;
 
+/// The one that the product has.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Takes the first figures.
 #[derive(Parser)]
 #[command(after_help = "Examples:

@@ -170,7 +170,8 @@ impl Committer {
         if let Err(why) = batch.commit() {
             return Err(self.no_room("writing a commit", &why));
         }
-        match self.store.engine.database.persist(PersistMode::SyncAll) {
+        // fdatasync: the data and what is needed to find it again, the length too. The times of the file can wait.
+        match self.store.engine.database.persist(PersistMode::SyncData) {
             Ok(()) => {}
             // The engine's own threads failed while the commit was written, and nothing was forced to disk: whoever waits
             // hears what he would have heard a moment later.
