@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
+use uuid::Uuid;
 
 /// A moment of log time: microseconds since the Unix epoch. Fine enough that a log of 100,000 frames a second, whose
 /// times rise strictly, does not run ahead of the clock.
@@ -116,17 +117,7 @@ impl<'de> Deserialize<'de> for Id {
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let v = self.0;
-        let group = |shift: u32, bits: u32| (v >> shift) & ((1u128 << bits) - 1);
-        write!(
-            f,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            group(96, 32),
-            group(80, 16),
-            group(64, 16),
-            group(48, 16),
-            group(0, 48)
-        )
+        fmt::Display::fmt(&Uuid::from_u128(self.0), f)
     }
 }
 
@@ -145,19 +136,9 @@ impl FromStr for Id {
     type Err = NotAnId;
 
     fn from_str(text: &str) -> Result<Id, NotAnId> {
-        let wrong = || NotAnId(text.chars().take(48).collect());
-        let hyphens = text.bytes().enumerate().all(|(at, b)| (b == b'-') == matches!(at, 8 | 13 | 18 | 23));
-        let plain = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let hyphenated = text.len() == 36 && hyphens;
-        if !plain && !hyphenated {
-            return Err(wrong());
-        }
-        let digits: String = text.chars().filter(|c| *c != '-').collect();
-        // from_str_radix would take a leading plus.
-        if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(wrong());
-        }
-        u128::from_str_radix(&digits, 16).map(Id).map_err(|_| wrong())
+        // Braces and `urn:uuid:`, which are longer, would be another text for the same id.
+        let uuid = Uuid::try_parse(text).ok().filter(|_| matches!(text.len(), 32 | 36));
+        uuid.map(|uuid| Id(uuid.as_u128())).ok_or_else(|| NotAnId(text.chars().take(48).collect()))
     }
 }
 

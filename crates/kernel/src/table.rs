@@ -7,17 +7,20 @@ use std::fmt;
 use std::hash::{BuildHasher, Hash};
 
 use foldhash::quality::RandomState;
-use hashbrown::HashTable;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::{Serialize, Serializer};
+
+mod parts;
+
+use parts::{Index, Slab};
 
 /// A map from `K` to `V` with deterministic iteration. Rows keep their slot while they live; a freed slot is the next
 /// one taken, so slots too are a function of the history. At most 2^32 − 2 rows.
 pub struct Table<K, V> {
-    slots: Vec<Slot<K, V>>,
+    slots: Slab<Slot<K, V>>,
     /// The slot freed last, or [`END`].
     free: u32,
-    index: HashTable<u32>,
+    index: Index,
     hasher: RandomState,
 }
 
@@ -36,7 +39,7 @@ enum Slot<K, V> {
 impl<K: Hash + Eq, V> Table<K, V> {
     /// An empty table.
     pub fn new() -> Table<K, V> {
-        Table { slots: Vec::new(), free: END, index: HashTable::new(), hasher: RandomState::default() }
+        Table { slots: Slab::default(), free: END, index: Index::default(), hasher: RandomState::default() }
     }
 
     /// How many rows there are.
@@ -46,7 +49,7 @@ impl<K: Hash + Eq, V> Table<K, V> {
 
     /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.index.len() == 0
     }
 
     /// The place of a key.
@@ -54,13 +57,19 @@ impl<K: Hash + Eq, V> Table<K, V> {
     where
         K: Borrow<Q>,
     {
-        let hash = self.hasher.hash_one(key);
-        self.index.find(hash, |at| self.slots[*at as usize].key().is_some_and(|k| k.borrow() == key)).copied()
+        self.find(self.hasher.hash_one(key), key)
+    }
+
+    fn find<Q: Eq + ?Sized>(&self, hash: u64, key: &Q) -> Option<Place>
+    where
+        K: Borrow<Q>,
+    {
+        self.index.find(hash, |at| self.slots[at].key().is_some_and(|k| k.borrow() == key))
     }
 
     /// The row at a place.
     pub fn at(&self, place: Place) -> Option<(&K, &V)> {
-        match self.slots.get(place as usize)? {
+        match self.slots.get(place)? {
             Slot::Row(key, value) => Some((key, value)),
             Slot::Free(_) => None,
         }
@@ -68,7 +77,7 @@ impl<K: Hash + Eq, V> Table<K, V> {
 
     /// The value at a place, to change.
     pub fn at_mut(&mut self, place: Place) -> Option<&mut V> {
-        match self.slots.get_mut(place as usize)? {
+        match self.slots.get_mut(place)? {
             Slot::Row(_, value) => Some(value),
             Slot::Free(_) => None,
         }
@@ -101,20 +110,22 @@ impl<K: Hash + Eq, V> Table<K, V> {
 
     /// Sets a key's value; answers the one before. A key that is there keeps its slot.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
-        if let Some(place) = self.place(&key) {
+        let hash = self.hasher.hash_one(&key);
+        if let Some(place) = self.find(hash, &key) {
             return self.at_mut(place).map(|old| std::mem::replace(old, value));
         }
-        self.add(key, value);
+        self.add(hash, key, value);
         None
     }
 
     /// The value of a key, made when it is not there.
     pub fn get_or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
-        let place = match self.place(&key) {
+        let hash = self.hasher.hash_one(&key);
+        let place = match self.find(hash, &key) {
             Some(place) => place,
-            None => self.add(key, make()),
+            None => self.add(hash, key, make()),
         };
-        match &mut self.slots[place as usize] {
+        match &mut self.slots[place] {
             Slot::Row(_, value) => value,
             Slot::Free(_) => unreachable!("the index names rows only"),
         }
@@ -127,12 +138,8 @@ impl<K: Hash + Eq, V> Table<K, V> {
     {
         let hash = self.hasher.hash_one(key);
         let slots = &self.slots;
-        let found = self
-            .index
-            .find_entry(hash, |at| slots[*at as usize].key().is_some_and(|k| k.borrow() == key))
-            .ok()?;
-        let (place, _) = found.remove();
-        match std::mem::replace(&mut self.slots[place as usize], Slot::Free(self.free)) {
+        let place = self.index.remove(hash, |at| slots[at].key().is_some_and(|k| k.borrow() == key))?;
+        match std::mem::replace(&mut self.slots[place], Slot::Free(self.free)) {
             Slot::Row(_, value) => {
                 self.free = place;
                 Some(value)
@@ -162,13 +169,12 @@ impl<K: Hash + Eq, V> Table<K, V> {
         })
     }
 
-    fn add(&mut self, key: K, value: V) -> Place {
-        let hash = self.hasher.hash_one(&key);
-        let place = match self.slots.get(self.free as usize) {
+    fn add(&mut self, hash: u64, key: K, value: V) -> Place {
+        let place = match self.slots.get(self.free) {
             Some(Slot::Free(before)) => {
                 let place = self.free;
                 self.free = *before;
-                self.slots[place as usize] = Slot::Row(key, value);
+                self.slots[place] = Slot::Row(key, value);
                 place
             }
             _ => {
@@ -179,7 +185,7 @@ impl<K: Hash + Eq, V> Table<K, V> {
             }
         };
         let (slots, hasher) = (&self.slots, &self.hasher);
-        self.index.insert_unique(hash, place, |at| match &slots[*at as usize] {
+        self.index.insert(hash, place, |at| match &slots[at] {
             Slot::Row(key, _) => hasher.hash_one(key),
             Slot::Free(_) => unreachable!("the index names rows only"),
         });
@@ -187,23 +193,21 @@ impl<K: Hash + Eq, V> Table<K, V> {
     }
 
     /// The table of a slab, or what is wrong with it: bytes from a disk are not trusted to be one.
-    fn from_slab(slots: Vec<Slot<K, V>>, free: u32) -> Result<Table<K, V>, &'static str> {
+    fn from_slab(slots: Slab<Slot<K, V>>, free: u32) -> Result<Table<K, V>, &'static str> {
         let hasher = RandomState::default();
         let rows = slots.iter().filter(|slot| slot.key().is_some()).count();
-        let mut index: HashTable<u32> = HashTable::with_capacity(rows);
-        for (place, slot) in slots.iter().enumerate() {
+        let mut index = Index::with_capacity(rows);
+        for (place, slot) in (0..).zip(slots.iter()) {
             let Slot::Row(key, _) = slot else { continue };
             let hash = hasher.hash_one(key);
-            if index.find(hash, |at| slots[*at as usize].key() == Some(key)).is_some() {
+            if index.find(hash, |at| slots[at].key() == Some(key)).is_some() {
                 return Err("a key stands twice in a table");
             }
-            index.insert_unique(hash, place as u32, |at| {
-                slots[*at as usize].key().map_or(0, |k| hasher.hash_one(k))
-            });
+            index.insert(hash, place, |at| slots[at].key().map_or(0, |k| hasher.hash_one(k)));
         }
         let (mut at, mut seen) = (free, 0);
         while at != END {
-            let Some(Slot::Free(before)) = slots.get(at as usize) else {
+            let Some(Slot::Free(before)) = slots.get(at) else {
                 return Err("a table's free list leads to a row or outside");
             };
             seen += 1;
@@ -260,7 +264,7 @@ where
     V: Deserialize<'de>,
 {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Table<K, V>, D::Error> {
-        let (free, slots) = <(u32, Vec<Slot<K, V>>)>::deserialize(d)?;
+        let (free, slots) = <(u32, Slab<Slot<K, V>>)>::deserialize(d)?;
         Table::from_slab(slots, free).map_err(D::Error::custom)
     }
 }
@@ -273,6 +277,40 @@ mod tests {
 
     use super::*;
     use crate::canon;
+
+    fn slab<T>(values: impl IntoIterator<Item = T>) -> Slab<T> {
+        let mut slab = Slab::default();
+        values.into_iter().for_each(|value| slab.push(value));
+        slab
+    }
+
+    /// Past the piece of a slab and the one part of an index, there and back.
+    #[test]
+    fn a_large_table_is_as_a_small_one() {
+        let mut table: Table<u32, u32> = Table::new();
+        (0..100_000).for_each(|n| assert_eq!(table.insert(n, n), None));
+        (0..100_000).step_by(3).for_each(|n| assert_eq!(table.remove(&n), Some(n)));
+        (0..100_000).step_by(6).for_each(|n| assert_eq!(table.insert(n, n + 1), None));
+        let mut restored: Table<u32, u32> = canon::decode(&canon::encode(&table)).unwrap();
+        for table in [&mut table, &mut restored] {
+            assert_eq!(table.len(), 100_000 - 33_334 + 16_667);
+            let kept = |n: u32| (n % 3 != 0).then_some(n).or((n % 6 == 0).then_some(n + 1));
+            assert!((0..100_000).all(|n| table.get(&n).copied() == kept(n)));
+            assert_eq!(table.iter().count(), table.len());
+            *table.get_mut(&1).unwrap() = 7;
+        }
+        assert!(table.iter().eq(restored.iter()));
+        assert_eq!(canon::digest(&table), canon::digest(&restored));
+    }
+
+    #[test]
+    fn a_slab_is_written_as_a_vector() {
+        let rows: Vec<u16> = (0..9_000).collect();
+        let slab = slab(rows.clone());
+        assert_eq!(canon::encode(&slab), canon::encode(&rows));
+        let again: Slab<u16> = canon::decode(&canon::encode(&slab)).unwrap();
+        assert!(again.iter().eq(&rows) && again.len() == rows.len());
+    }
 
     fn play(steps: &[(bool, u8, u16)]) -> (Table<u8, u16>, BTreeMap<u8, u16>) {
         let (mut table, mut model) = (Table::new(), BTreeMap::new());
@@ -296,11 +334,11 @@ mod tests {
 
     #[test]
     fn a_damaged_slab_is_refused() {
-        let twice: Vec<Slot<u8, u8>> = vec![Slot::Row(1, 1), Slot::Row(1, 2)];
-        let circle: Vec<Slot<u8, u8>> = vec![Slot::Free(1), Slot::Free(0)];
-        let lost: Vec<Slot<u8, u8>> = vec![Slot::Free(END), Slot::Row(1, 1)];
-        for (slots, free) in [(twice, END), (circle, 0), (lost, END)] {
-            assert!(Table::from_slab(slots, free).is_err());
+        let twice = [Slot::Row(1, 1), Slot::Row(1, 2)];
+        let circle = [Slot::Free(1), Slot::Free(0)];
+        let lost = [Slot::Free(END), Slot::Row(1, 1)];
+        for (rows, free) in [(twice, END), (circle, 0), (lost, END)] {
+            assert!(Table::<u8, u8>::from_slab(slab(rows), free).is_err());
         }
     }
 
