@@ -22,7 +22,6 @@ pub mod ports;
 pub mod ratio;
 pub mod replica;
 pub mod shard;
-pub mod table;
 pub mod ways;
 pub mod wide;
 pub mod window;
@@ -34,6 +33,7 @@ pub use entry::{Entry, Origin};
 pub use frame::{Frame, Tail};
 pub use governed::Governed;
 pub use handle::{After, Answer, At, Call, Handle, Way};
+pub use holmes_table::{Place, Table};
 pub use id::{Chain, Id, LogId, Position, Principal, PrincipalKind, ServiceId, Time};
 pub use machine::{
     BadParams, Broken, Code, Ctx, Event, Machine, Meta, Opened, Refusal, Rejection, Sighted, Unknown,
@@ -41,5 +41,4 @@ pub use machine::{
 pub use ratio::Ratio;
 pub use replica::{ReplayError, Replica};
 pub use shard::{Input, Output, Shard};
-pub use table::Table;
 pub use window::{Window, WindowLimits};

@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::table::{Place, Table};
-use crate::{Id, Principal, Time};
+use crate::{Id, Place, Principal, Table, Time};
 
 /// How old an id may be when it arrives.
 pub const WINDOW_AGE_MS: u64 = 60 * 60 * 1_000;

@@ -61,11 +61,14 @@ const LEFT_TO_DO: &str = "work left to do";
 const STD_ONLY: &str = "the environment";
 
 /// Where a ban does not hold, and why.
-const ALLOWED: [(&str, &str, &str); 1] = [(
-    "crates/kernel/src/table.rs",
-    "an unordered map",
-    "the one place that hashes: an index beside a slab, and iteration is in slab order",
-)];
+const ALLOWED: [(&str, &str, &str); 2] = [
+    (
+        "crates/table/src/lib.rs",
+        "an unordered map",
+        "the one place that hashes: an index beside a slab, and iteration is in slab order",
+    ),
+    ("crates/table/src/parts.rs", "an unordered map", "that index"),
+];
 
 /// Every use of what is kept out, and every allowance that nothing needs.
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
@@ -75,7 +78,8 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
         let in_machine = in_machine.is_some_and(|(name, rest)| {
             machines.contains(name) && rest != "api.rs" && !rest.starts_with("api/")
         });
-        !file.is_test && (in_machine || file.path.starts_with("crates/kernel/src/"))
+        let under_it = ["crates/kernel/src/", "crates/table/src/"];
+        !file.is_test && (in_machine || under_it.iter().any(|dir| file.path.starts_with(dir)))
     };
     let mut findings = Vec::new();
     for file in &tree.files {
@@ -243,11 +247,11 @@ mod tests {
 
     #[test]
     fn an_allowance_lets_through_what_it_names_and_must_be_needed() {
-        assert!(found_in("crates/kernel/src/table.rs", "use hashbrown::HashTable;").is_empty());
+        assert!(found_in("crates/table/src/lib.rs", "use hashbrown::HashTable;").is_empty());
         assert_eq!(
-            found_in("crates/kernel/src/table.rs", "use hashbrown::HashTable; type X = f32;"),
+            found_in("crates/table/src/lib.rs", "use hashbrown::HashTable; type X = f32;"),
             ["a float"]
         );
-        assert_eq!(found_in("crates/kernel/src/table.rs", "").len(), 1);
+        assert_eq!(found_in("crates/table/src/lib.rs", "").len(), 1);
     }
 }

@@ -1,11 +1,11 @@
 //! How a table grows: rows a second, look-ups a second, the longest single insertion, memory a row.
 //!
-//! `cargo run --release -p holmes-kernel --example table -- [ROWS]`
+//! `cargo run --release -p holmes-table --example growth -- [ROWS]`
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use holmes_kernel::{Id, Table};
+use holmes_table::Table;
 
 /// About what a ledger keeps of an account.
 type Row = [u64; 12];
@@ -13,13 +13,9 @@ type Row = [u64; 12];
 fn main() {
     let rows: u64 =
         std::env::args().nth(1).map_or(10_000_000, |text| text.parse().expect("a number of rows"));
-    let id = |n: u64| {
-        Id::from_bytes(
-            (u128::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64 | u128::from(n)).to_be_bytes(),
-        )
-    };
+    let id = |n: u64| (u128::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64) | u128::from(n);
     let before = resident();
-    let mut table: Table<Id, Row> = Table::new();
+    let mut table: Table<u128, Row> = Table::new();
     let mut longest = Duration::ZERO;
     let begun = Instant::now();
     for n in 0..rows {
@@ -33,7 +29,7 @@ fn main() {
         rows as f64 / took.as_secs_f64(),
         longest.as_secs_f64() * 1e3
     );
-    println!("memory: {} bytes a row of {}", (resident() - before) / rows, size_of::<(Id, Row)>());
+    println!("memory: {} bytes a row of {}", (resident() - before) / rows, size_of::<(u128, Row)>());
     let begun = Instant::now();
     for n in 0..rows {
         black_box(table.get(&id(n.wrapping_mul(7_919) % rows)));
