@@ -24,6 +24,7 @@ pub mod replica;
 pub mod shard;
 pub mod table;
 pub mod ways;
+pub mod weak;
 pub mod wide;
 pub mod window;
 

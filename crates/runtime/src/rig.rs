@@ -1,7 +1,7 @@
 //! Virtual time: machines on one thread, a clock moved by hand, ports passed in. The same shard as in production, so a
 //! test, a scenario and the simulator play what would really happen, only sooner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -13,29 +13,41 @@ use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::ports::{Claim, Journal, JournalError};
 use holmes_kernel::shard::{Poison, Request, Submission, Ticket, recall};
 use holmes_kernel::{
-    Answer, At, Broken, Call, Code, Event as _, Handle, Input, LogId, Machine, Opened, Output, Refusal,
-    Replica, ServiceId, Shard, Time, Way,
+    Answer, At, Broken, Call, Code, Event as _, Frame, Handle, Input, LogId, Machine, Opened, Output,
+    Position, Refusal, Replica, ServiceId, Shard, Time, Way,
 };
 
 use crate::clock::Clock;
 use crate::public::PublicFrame;
 use crate::reader::Reader;
-use crate::recover::{Extent, RecoverError, recover};
+use crate::recover::{Extent, RecoverError, recover, write_snapshot};
+
+mod bus;
+
+pub use bus::{Bus, Carry};
 
 /// Several machines over one journal, whose futures must be ready at once, on a clock that stands until it is moved.
 pub struct Rig<J: Journal> {
     journal: J,
     clock: Clock,
+    bus: Box<dyn Bus>,
     seats: Vec<Arc<dyn Play>>,
 }
 
+/// Full frames that may wait for the disk before no more is brought to a machine, as in production.
+const BACKLOG: usize = 4;
 /// How often a machine may go on by itself at one moment before it is taken for one that never rests.
 const MOST_TURNS: usize = 100_000;
 
 impl<J: Journal> Rig<J> {
     /// An empty rig at a moment.
     pub fn new(journal: J, start: Time) -> Rig<J> {
-        Rig { journal, clock: Clock::manual(start), seats: Vec::new() }
+        Rig::with_bus(journal, start, bus::AtOnce)
+    }
+
+    /// An empty rig whose services hear of each other as a schedule says.
+    pub fn with_bus(journal: J, start: Time, bus: impl Bus + 'static) -> Rig<J> {
+        Rig { journal, clock: Clock::manual(start), bus: Box::new(bus), seats: Vec::new() }
     }
 
     /// The moment.
@@ -50,13 +62,17 @@ impl<J: Journal> Rig<J> {
             let first = Replica::<M>::provision(log, self.now(), opened).map_err(|why| replay(why.into()))?;
             ready(self.journal.provision(&first))?;
         }
-        let (claim, shard) = take_up::<M, J>(&self.journal, log)?;
+        let (claim, shard) = take_up::<M, J>(&self.journal, log, Extent::FROM_FIRST, Poison::new())?;
         let (journal, clock) = (self.journal.clone(), self.clock.clone());
         let seated = Seated {
             journal,
             clock,
             claim,
             shard,
+            in_flight: None,
+            tickets: 0,
+            waiting: BTreeSet::new(),
+            answers: BTreeMap::new(),
             readers: BTreeMap::new(),
             parked: BTreeMap::new(),
             halted: None,
@@ -64,6 +80,12 @@ impl<J: Journal> Rig<J> {
         let seat = Seat(Arc::new(Mutex::new(seated)));
         self.seats.push(Arc::new(seat.clone()));
         Ok(seat)
+    }
+
+    /// Lets the clock leap ahead: what was due meanwhile happens late, all at one moment.
+    pub fn leap(&mut self, by: Duration) {
+        self.clock.advance(by);
+        self.advance(Duration::ZERO);
     }
 
     /// Lets time pass, stopping at every moment at which something is due.
@@ -91,11 +113,13 @@ impl<J: Journal> Rig<J> {
         let mut any = false;
         for _ in 0..MOST_TURNS {
             let mut went_on = false;
+            for seat in &self.seats {
+                went_on |= seat.append_again();
+            }
             for reader in &self.seats {
                 for source in self.seats.iter().filter(|source| reader.hears(source.as_ref())) {
-                    let frames = source.frames(reader.heard(source.log()));
-                    went_on |= !frames.is_empty();
-                    reader.hear(&frames);
+                    let carry = self.bus.carry(reader.log().svc, source.log().svc);
+                    went_on |= carry_over(reader.as_ref(), source.as_ref(), carry);
                 }
             }
             if !went_on {
@@ -123,6 +147,27 @@ impl<J: Journal> Rig<J> {
     }
 }
 
+/// Lets a reader hear what of a source comes to it now; whether it stands elsewhere afterwards.
+fn carry_over(reader: &dyn Play, source: &dyn Play, carry: Carry) -> bool {
+    let before = reader.heard(source.log());
+    let (after, most) = match carry {
+        Carry::All => (before, usize::MAX),
+        Carry::First(most) => (before, most),
+        Carry::Again(back) if before < u64::MAX => (before.saturating_sub(back), usize::MAX),
+        Carry::Again(_) => return false,
+    };
+    let mut frames = source.frames(after);
+    frames.truncate(most);
+    if after < before
+        && let Some(first) = frames.first()
+    {
+        reader.go_back(first);
+    }
+    reader.hear(&frames);
+    // Who went back stands where it was when it is told that this was taken in; it has still to hear the rest.
+    after < before || reader.heard(source.log()) > before
+}
+
 /// What a rig asks of a machine of any type.
 trait Play {
     fn name(&self) -> &'static str;
@@ -140,6 +185,10 @@ trait Play {
     fn heard(&self, source: LogId) -> u64;
     /// Takes a source's next frames in.
     fn hear(&self, frames: &[PublicFrame]);
+    /// Reads a source again from before a frame.
+    fn go_back(&self, first: &PublicFrame);
+    /// Sends the frame again whose outcome is not known; whether it is known now.
+    fn append_again(&self) -> bool;
 }
 
 /// A machine's door in a rig. Every call is finished, and durable, when it returns.
@@ -156,13 +205,19 @@ struct Seated<M: Machine, J: Journal> {
     clock: Clock,
     claim: Claim,
     shard: Shard<M>,
+    /// The frame of which the journal has not said whether it is there.
+    in_flight: Option<Frame>,
+    tickets: Ticket,
+    /// Calls that have no answer yet.
+    waiting: BTreeSet<Ticket>,
+    /// Answers that nobody has fetched.
+    answers: BTreeMap<Ticket, Result<Answer<M::Reply>, Refusal>>,
     readers: BTreeMap<LogId, Reader>,
     /// Sources that are not read further, and why.
     parked: BTreeMap<LogId, String>,
     halted: Option<String>,
 }
 
-const TICKET: Ticket = 1;
 const PAGE_BYTES: usize = 1024 * 1024;
 
 impl<M: Machine, J: Journal> Seat<M, J> {
@@ -176,6 +231,41 @@ impl<M: Machine, J: Journal> Seat<M, J> {
         self.lock().shard.replica().digest()
     }
 
+    /// Brings a call without waiting for its answer, which [`Seat::answer`] fetches.
+    pub fn post(&self, call: Call, command: M::Command) -> Ticket {
+        self.lock().post(call, command)
+    }
+
+    /// The answer to a call that was posted: once, and only when it is durable.
+    pub fn answer(&self, ticket: Ticket) -> Option<Result<Answer<M::Reply>, Refusal>> {
+        self.lock().answers.remove(&ticket)
+    }
+
+    /// Why the machine has stopped, if it has: it wants [`Seat::restart`].
+    pub fn halted(&self) -> Option<String> {
+        self.lock().halted.clone()
+    }
+
+    /// Whether everything that was decided is durable, and more can be.
+    pub fn rests(&self) -> bool {
+        self.lock().rests()
+    }
+
+    /// Throws the state away, with every call that has no answer, and rebuilds it from the log, from a snapshot or from
+    /// the first frame; whether it is what it was, as far as that was durable.
+    pub fn restart(&self, snapshots: bool) -> Result<bool, RecoverError> {
+        self.lock().restart(snapshots)
+    }
+
+    /// Keeps a snapshot of what is durable.
+    pub fn snapshot(&self) -> Result<Digest, RecoverError> {
+        let (journal, log, upto) = {
+            let seated = self.lock();
+            (seated.journal.clone(), seated.claim.log, seated.shard.durable())
+        };
+        ready(write_snapshot::<M, J>(&journal, log, upto))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Seated<M, J>> {
         // A panic of a test while it held the lock has failed that test already.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -184,37 +274,113 @@ impl<M: Machine, J: Journal> Seat<M, J> {
 
 impl<M: Machine, J: Journal> Seated<M, J> {
     /// Takes an input and everything that follows from it, until the machine rests.
-    fn play(&mut self, input: Input<M::Command>) -> Option<Output<M>> {
-        let mut answer = None;
+    fn play(&mut self, input: Input<M::Command>) {
+        if self.halted.is_some() {
+            return;
+        }
         let mut out = Vec::new();
+        self.shard.step(self.clock.now(), input, &mut out);
+        self.rest(out);
+    }
+
+    /// Does what the shard has said, until it says no more.
+    fn rest(&mut self, mut out: Vec<Output<M>>) {
         let now = self.clock.now();
-        self.shard.step(now, input, &mut out);
         self.shard.step(now, Input::Idle, &mut out);
         for _ in 0..MOST_TURNS {
             if out.is_empty() {
-                return answer;
+                return;
             }
             for output in std::mem::take(&mut out) {
-                match output {
-                    Output::Append(frame) => match ready(self.journal.append(&self.claim, &frame)) {
-                        Ok(()) => self.shard.step(now, Input::Appended, &mut out),
-                        Err(why) => self.halted = Some(why.to_string()),
-                    },
-                    Output::Halt(why) => self.halted = Some(why),
-                    Output::Reclaim(_) => self.reclaim(),
-                    answered => answer = Some(answered),
-                }
+                self.carry_out(output, &mut out);
             }
             self.shard.step(now, Input::Idle, &mut out);
         }
         panic!("{} does not come to rest", M::NAME)
     }
 
+    fn carry_out(&mut self, output: Output<M>, out: &mut Vec<Output<M>>) {
+        match output {
+            Output::Append(frame) => {
+                self.in_flight = Some(frame);
+                self.append(out);
+            }
+            Output::Halt(why) => self.halted = Some(why),
+            Output::Reclaim(_) => self.reclaim(),
+            Output::Reply { ticket, answer, seq } => {
+                self.answered(ticket, answer.map(|value| Answer { value, seq }));
+            }
+            Output::Recall { ticket, seq, command } => {
+                let answer = self.recalled(seq, &command);
+                self.answered(ticket, answer.map(|value| Answer { value, seq }));
+            }
+            Output::Release { .. } | Output::Delivered { .. } | Output::Early { .. } => {}
+        }
+    }
+
+    /// Hands the frame under way to the journal. Where the outcome is not known it stays under way, and the same bytes
+    /// are sent again at the next turn, as in production.
+    fn append(&mut self, out: &mut Vec<Output<M>>) -> bool {
+        let Some(frame) = &self.in_flight else { return false };
+        match ready(self.journal.append(&self.claim, frame)) {
+            Ok(()) => {
+                self.in_flight = None;
+                self.shard.step(self.clock.now(), Input::Appended, out);
+                true
+            }
+            Err(JournalError::Unknown(_)) => false,
+            Err(why) => {
+                self.halted = Some(why.to_string());
+                false
+            }
+        }
+    }
+
+    fn answered(&mut self, ticket: Ticket, answer: Result<Answer<M::Reply>, Refusal>) {
+        if self.waiting.remove(&ticket) {
+            self.answers.insert(ticket, answer);
+        }
+    }
+
+    fn post(&mut self, call: Call, command: M::Command) -> Ticket {
+        let digest = canon::digest(&command);
+        let Call { principal, way, traceparent, .. } = call;
+        self.tickets += 1;
+        let ticket = self.tickets;
+        if self.halted.is_some() {
+            self.answers.insert(ticket, Err(self.refusal()));
+            return ticket;
+        }
+        self.waiting.insert(ticket);
+        self.play(match way {
+            Way::Request(request_id) => {
+                Input::Request(Request { ticket, principal, request_id, digest, traceparent, command })
+            }
+            Way::Submission(number) => {
+                Input::Submission(Submission { ticket, principal, number, digest, traceparent, command })
+            }
+        });
+        ticket
+    }
+
+    /// Takes the log up anew. Whoever waits for an answer gets none.
+    fn restart(&mut self, snapshots: bool) -> Result<bool, RecoverError> {
+        let before = self.rests().then(|| self.shard.replica().digest());
+        let extent = if snapshots { Extent::ALL } else { Extent::FROM_FIRST };
+        let (claim, shard) = take_up(&self.journal, self.claim.log, extent, Poison::new())?;
+        (self.claim, self.shard) = (claim, shard);
+        (self.in_flight, self.halted) = (None, None);
+        self.waiting.clear();
+        self.readers.clear();
+        Ok(before.is_none_or(|before| self.shard.replica().digest() == before))
+    }
+
     fn reclaim(&mut self) {
         let poison = self.shard.take_poison();
-        match take_up_with(&self.journal, self.claim.log, poison) {
+        match take_up(&self.journal, self.claim.log, Extent::FROM_FIRST, poison) {
             Ok((claim, shard)) => {
-                (self.claim, self.shard) = (claim, shard);
+                (self.claim, self.shard, self.in_flight) = (claim, shard, None);
+                self.waiting.clear();
                 self.readers.clear(); // they begin anew where the rebuilt inbox stands
             }
             Err(why) => self.halted = Some(why.to_string()),
@@ -249,6 +415,15 @@ impl<M: Machine, J: Journal> Seated<M, J> {
         true
     }
 
+    fn rests(&self) -> bool {
+        self.halted.is_none() && self.shard.decided() == self.shard.durable()
+    }
+
+    /// Whether nothing more may be brought to it now.
+    fn is_busy(&self) -> bool {
+        self.halted.is_some() || self.shard.backlog() >= BACKLOG
+    }
+
     fn park(&mut self, frame: &PublicFrame, why: String) -> bool {
         self.readers.remove(&frame.log);
         self.parked.insert(frame.log, why);
@@ -256,14 +431,14 @@ impl<M: Machine, J: Journal> Seated<M, J> {
     }
 
     fn refusal(&self) -> Refusal {
-        match &self.halted {
-            Some(why) => Refusal::new(Code::Unavailable, "LOG_HALTED", why.clone()),
-            None => Refusal::new(
-                Code::Unavailable,
-                "NOT_REACHED",
-                "the call waits for a place that is not reached",
+        let (reason, why) = match &self.halted {
+            Some(why) => ("LOG_HALTED", why.clone()),
+            None => (
+                "OUTCOME_UNKNOWN",
+                "it is not known yet whether this was carried out: ask again with the same id".to_owned(),
             ),
-        }
+        };
+        Refusal::new(Code::Unavailable, reason, why)
     }
 
     fn recalled(&self, seq: u64, command: &M::Command) -> Result<M::Reply, Refusal> {
@@ -276,34 +451,9 @@ impl<M: Machine, J: Journal> Seated<M, J> {
 
 impl<M: Machine, J: Journal> Handle<M> for Seat<M, J> {
     async fn submit(&self, call: Call, command: M::Command) -> Result<Answer<M::Reply>, Refusal> {
-        let digest = canon::digest(&command);
-        let Call { principal, way, traceparent, .. } = call;
         let mut seated = self.lock();
-        let input = match way {
-            Way::Request(request_id) => Input::Request(Request {
-                ticket: TICKET,
-                principal,
-                request_id,
-                digest,
-                traceparent,
-                command,
-            }),
-            Way::Submission(number) => Input::Submission(Submission {
-                ticket: TICKET,
-                principal,
-                number,
-                digest,
-                traceparent,
-                command,
-            }),
-        };
-        match seated.play(input) {
-            Some(Output::Reply { answer, seq, .. }) => answer.map(|value| Answer { value, seq }),
-            Some(Output::Recall { seq, command, .. }) => {
-                seated.recalled(seq, &command).map(|value| Answer { value, seq })
-            }
-            _ => Err(seated.refusal()),
-        }
+        let ticket = seated.post(call, command);
+        seated.answers.remove(&ticket).unwrap_or_else(|| Err(seated.refusal()))
     }
 
     async fn read<T: Send + 'static>(
@@ -312,10 +462,9 @@ impl<M: Machine, J: Journal> Handle<M> for Seat<M, J> {
         look: impl FnOnce(&M::State) -> T + Send + 'static,
     ) -> Result<Answer<T>, Refusal> {
         let seated = self.lock();
-        if seated.halted.is_some() {
+        if !seated.rests() {
             return Err(seated.refusal()); // what was decided last may not be durable
         }
-        // Everything that was decided is durable before a call returns, so every read is the latest.
         Ok(Answer { value: look(seated.shard.replica().state()), seq: seated.shard.durable() })
     }
 }
@@ -326,11 +475,15 @@ impl<M: Machine, J: Journal> Play for Seat<M, J> {
     }
 
     fn next_due(&self) -> Option<Time> {
-        self.lock().shard.next_due()
+        let seated = self.lock();
+        if seated.is_busy() { None } else { seated.shard.next_due() }
     }
 
     fn tick(&self) -> bool {
         let mut seated = self.lock();
+        if seated.is_busy() {
+            return false;
+        }
         let before = seated.shard.decided();
         seated.play(Input::Tick);
         seated.shard.decided() > before
@@ -345,12 +498,7 @@ impl<M: Machine, J: Journal> Play for Seat<M, J> {
     }
 
     fn restart(&self) -> Result<bool, RecoverError> {
-        let mut seated = self.lock();
-        let before = seated.shard.replica().digest();
-        let (claim, shard) = take_up(&seated.journal, seated.claim.log)?;
-        (seated.claim, seated.shard) = (claim, shard);
-        seated.readers.clear();
-        Ok(seated.shard.replica().digest() == before)
+        self.lock().restart(false)
     }
 
     fn log(&self) -> LogId {
@@ -371,13 +519,15 @@ impl<M: Machine, J: Journal> Play for Seat<M, J> {
 
     fn frames(&self, after: u64) -> Vec<PublicFrame> {
         let seated = self.lock();
+        let durable = seated.shard.durable();
         let frames = ready(seated.journal.read(seated.claim.log, after, PAGE_BYTES)).unwrap_or_default();
-        frames.iter().filter_map(|frame| PublicFrame::of::<M::Event>(frame).ok()).collect()
+        let known = frames.iter().take_while(|frame| frame.header().last <= durable);
+        known.filter_map(|frame| PublicFrame::of::<M::Event>(frame).ok()).collect()
     }
 
     fn heard(&self, source: LogId) -> u64 {
         let seated = self.lock();
-        if seated.halted.is_some() || seated.parked.contains_key(&source) {
+        if seated.is_busy() || seated.parked.contains_key(&source) {
             return u64::MAX;
         }
         let position = seated.shard.replica().ways().position(source).seq;
@@ -387,24 +537,36 @@ impl<M: Machine, J: Journal> Play for Seat<M, J> {
     fn hear(&self, frames: &[PublicFrame]) {
         let mut seated = self.lock();
         for frame in frames {
-            if !seated.hear(frame) {
+            if seated.is_busy() || !seated.hear(frame) {
                 return;
             }
         }
     }
+
+    fn go_back(&self, first: &PublicFrame) {
+        let at = Position { term: first.term, seq: first.first - 1, chain: first.prev_chain };
+        self.lock().readers.insert(first.log, Reader::new(first.log, at));
+    }
+
+    fn append_again(&self) -> bool {
+        let mut seated = self.lock();
+        let mut out = Vec::new();
+        let known = seated.halted.is_none() && seated.append(&mut out);
+        if known {
+            seated.rest(out);
+        }
+        known
+    }
 }
 
-fn take_up<M: Machine, J: Journal>(journal: &J, log: LogId) -> Result<(Claim, Shard<M>), RecoverError> {
-    take_up_with(journal, log, Poison::new())
-}
-
-fn take_up_with<M: Machine, J: Journal>(
+fn take_up<M: Machine, J: Journal>(
     journal: &J,
     log: LogId,
+    extent: Extent,
     poison: Poison,
 ) -> Result<(Claim, Shard<M>), RecoverError> {
     let claim = ready(journal.claim(log))?;
-    let replica = ready(recover::<M, J>(journal, log, Extent::FROM_FIRST, |_| {}))?;
+    let replica = ready(recover::<M, J>(journal, log, extent, |_| {}))?;
     if *replica.tail() != claim.tail {
         return Err(RecoverError::Journal(JournalError::Io("the log changed while it was read".into())));
     }

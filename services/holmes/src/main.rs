@@ -33,6 +33,11 @@ mod verify;
 mod wallet;
 mod when;
 
+const _: () = assert!(
+    !holmes_kernel::weak::WEAKENED,
+    "holmes is never built with guards that can be switched off: build it without the feature holmes-kernel/weakened"
+);
+
 /// A decentralised GPU network in a box.
 #[derive(Parser)]
 #[command(

@@ -17,10 +17,10 @@ use holmes_market::model::Model;
 use holmes_proto::staking::v1::NodeState;
 use holmes_runtime::rig::Seat;
 use holmes_staking::command::Command as Stake;
-use holmes_store::journal::memory::Journal;
+use holmes_sim::Journal;
 use prost_reflect::prost::Message as _;
 
-use super::world::{
+use holmes_sim::world::{
     BANK, COIN, DOLLAR, EPOCH_S, HOL, MODEL, STAFF, USD, World, account, log, node, opened, party, public,
 };
 
@@ -30,7 +30,22 @@ const IDLE_S: u64 = 40;
 const SESSION_S: u64 = 8 * EPOCH_S;
 const GRACE_S: u64 = 130;
 
-impl World {
+/// What only this life does.
+trait Life {
+    fn stake(&mut self, who: Principal, command: Stake);
+    fn freeze(&mut self, account: Id, frozen_out: bool);
+    /// A session with a lease on a node, and calls that are reported.
+    fn serve(&mut self, n: u8, renter: u8, asset: u32, calls: &[(u8, u64)]);
+    /// Its last lease is over.
+    fn rest(&mut self);
+    fn is_refused_a_payout(&self) -> bool;
+    /// One more account of a party.
+    fn another_account(&mut self, n: u8, asset: u32) -> Id;
+    fn epoch(&self) -> u64;
+    fn stands(&self, n: u8) -> NodeState;
+}
+
+impl Life for World {
     fn stake(&mut self, who: Principal, command: Stake) {
         self.ask(&self.staking.clone(), who, command).unwrap();
     }
@@ -40,7 +55,6 @@ impl World {
         self.ask(&self.ledger.clone(), STAFF, freeze).unwrap();
     }
 
-    /// A session with a lease on a node, and calls that are reported.
     fn serve(&mut self, n: u8, renter: u8, asset: u32, calls: &[(u8, u64)]) {
         self.open(renter, asset, DOLLAR);
         let session = self.sessions.len() - 1;
@@ -49,7 +63,6 @@ impl World {
         self.report(self.leases.len() - 1, calls);
     }
 
-    /// Its last lease is over.
     fn rest(&mut self) {
         self.end(self.leases.len() - 1);
     }
@@ -58,7 +71,6 @@ impl World {
         self.staking.look(|state| state.unbondings.values().any(|one| !one.refused.is_empty()))
     }
 
-    /// One more account of a party.
     fn another_account(&mut self, n: u8, asset: u32) -> Id {
         let (account, owner, name) = (self.fresh(), party(n), String::new());
         let open = OpenAccount { account, asset, owner, name, history: false, via: Via::Call };
