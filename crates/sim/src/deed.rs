@@ -8,6 +8,7 @@ use crate::bus::Trouble;
 use crate::journal::Append;
 
 /// One step of a day. Numbers that name something are taken modulo what there is.
+#[allow(missing_docs)] // the fields' names say what they are
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Deed {
     /// A party pays another.

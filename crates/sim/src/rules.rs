@@ -51,16 +51,17 @@ impl Day {
         self.world.lines.mend();
         self.world.journal.arrive();
         self.world.journal.mend();
-        for service in SERVICES {
-            if self.halted(service).is_some() {
-                self.restart(service, false);
-            }
-        }
         self.look();
         (0..self.world.sessions.len()).for_each(|at| self.close(at));
         for _ in 0..EPOCHS_TO_REST {
             if !self.wrong.is_empty() || self.owed().is_empty() {
                 break;
+            }
+            // Who was claimed away from its log hears of it with its next append, and is started again.
+            for service in SERVICES {
+                if self.halted(service).is_some() {
+                    self.restart(service, false);
+                }
             }
             for at in self.clients.open() {
                 self.clients.send(&self.world, at);
@@ -91,7 +92,10 @@ impl Day {
             ("answers that emission waits for", world.emission.look(|state| state.awaited.len())),
         ];
         let owed = counts.into_iter().filter(|(_, count)| *count > 0);
-        owed.map(|(what, count)| format!("{count} {what}")).collect()
+        let halted = SERVICES.into_iter().filter_map(|service| {
+            Some(format!("{} has halted: {}", name(service), self.halted(service)?))
+        });
+        owed.map(|(what, count)| format!("{count} {what}")).chain(halted).collect()
     }
 
     /// At rest nothing may differ, not even by what is on its way.

@@ -70,6 +70,8 @@ pub struct Watch {
     /// Sends that their target has not taken in: target, source, place.
     pub sent: BTreeSet<(ServiceId, ServiceId, u64)>,
     books: Books,
+    /// What was taken in of logs that were not read so far yet.
+    ahead: BTreeSet<(ServiceId, ServiceId, u64)>,
     wrong: Vec<String>,
     /// Frames read.
     pub frames: u64,
@@ -153,7 +155,10 @@ impl Watch {
                     continue;
                 };
                 if let Some(send) = event.send() {
-                    self.sent.insert((send.to, log.svc, seq));
+                    let send = (send.to, log.svc, seq);
+                    if !self.ahead.remove(&send) {
+                        self.sent.insert(send);
+                    }
                 }
             }
             if E::SERVICE == ledger::v1::Event::SERVICE {
@@ -190,7 +195,10 @@ impl Watch {
                     self.wrong.push(format!("{log} has taken in {from} at {} again, behind {before}", at.seq));
                 }
                 *before = (*before).max(at.seq);
-                self.sent.remove(&(service, from.svc, at.seq));
+                let send = (service, from.svc, at.seq);
+                if !self.sent.remove(&send) {
+                    self.ahead.insert(send);
+                }
                 return;
             }
             _ => return,

@@ -1,0 +1,75 @@
+//! Each guard of the product is switched off in turn, and the days must then go wrong: what the simulation would not miss
+//! it does not test. With all guards on, the same days go well. Built with the feature `weakened` alone.
+
+use holmes_kernel::weak::{Guard, switch_off};
+use holmes_sim::deed::day;
+use holmes_sim::run;
+
+/// How many days may pass before a guard that is off is missed.
+const SEEDS: u64 = 60;
+const STEPS: usize = 120;
+
+/// The first day that goes wrong without a guard, and what is said of it.
+fn missed(guard: Guard) -> Option<(u64, Vec<String>)> {
+    switch_off(Some(guard));
+    let found = (1..=SEEDS).find_map(|seed| {
+        let failure = run(&day(seed, STEPS), |_, _| {}).failure?;
+        Some((seed, failure.wrong))
+    });
+    switch_off(None);
+    found
+}
+
+/// A guard is missed, for the reason that it is there for; and the day that missed it goes well with the guard on.
+fn is_missed(guard: Guard, reason: &str) {
+    let (seed, wrong) = missed(guard).unwrap_or_else(|| panic!("{SEEDS} days do not miss {guard:?}"));
+    println!("without {guard:?}: seed {seed}: {}", wrong[0]);
+    assert!(wrong.iter().any(|what| what.contains(reason)), "without {guard:?}, seed {seed}: {wrong:#?}");
+    let with = run(&day(seed, STEPS), |_, _| {}).failure;
+    assert_eq!(with, None, "seed {seed} with all guards on");
+}
+
+#[test]
+fn without_the_inbox_check_something_is_taken_in_twice() {
+    is_missed(Guard::Inbox, "has taken in");
+}
+
+#[test]
+fn without_the_chain_check_a_changed_log_is_started_from() {
+    is_missed(Guard::Chain, "started from a log that was changed");
+}
+
+#[test]
+fn without_the_request_window_a_request_runs_twice() {
+    is_missed(Guard::Window, "ran twice");
+}
+
+#[test]
+fn without_the_age_of_ids_a_forgotten_request_runs_twice() {
+    is_missed(Guard::Age, "ran twice");
+}
+
+#[test]
+fn without_conservation_in_each_step_a_forged_log_is_started_from() {
+    is_missed(Guard::Step, "E-1.1");
+}
+
+#[test]
+fn without_the_fence_a_late_append_of_a_former_owner_applies() {
+    is_missed(Guard::Fence, "has halted: the frame does not follow");
+}
+
+#[test]
+fn without_dense_numbers_a_submission_runs_twice() {
+    is_missed(Guard::Numbers, "ran twice");
+}
+
+#[test]
+fn without_waiting_for_the_journal_something_is_acknowledged_that_is_not_there() {
+    is_missed(Guard::Durable, "acknowledged and is not in the log");
+}
+
+#[test]
+fn without_holds_that_end_once_one_ends_twice() {
+    is_missed(Guard::Hold, "ended, and was not open");
+}
