@@ -229,7 +229,9 @@ impl Order {
 /// Whether an acknowledgement speaks of its entry.
 fn may_say(found: &Found, words: &str, seq: u64) -> Result<(), Wrong> {
     if let Some(reason) = &found.refused {
-        return Err(format!("it was acknowledged with {words}, and the log says that it was refused: {reason}"));
+        return Err(format!(
+            "it was acknowledged with {words}, and the log says that it was refused: {reason}"
+        ));
     }
     if !(found.first..=found.last).contains(&seq) {
         return Err(format!("it was acknowledged at {seq}, its entry is {} to {}", found.first, found.last));

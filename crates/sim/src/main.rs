@@ -90,7 +90,9 @@ fn guard(word: &str) -> Result<Guard> {
         bail!("there is no guard {word:?}: take one of {}", known.join(", "));
     };
     if !WEAKENED {
-        bail!("this build has all guards on for ever: build it with --features weakened, as `cargo xtask sim --without` does");
+        bail!(
+            "this build has all guards on for ever: build it with --features weakened, as `cargo xtask sim --without` does"
+        );
     }
     Ok(guard)
 }
@@ -112,7 +114,11 @@ fn one(named: &str, deeds: &[Deed], trace: bool) -> bool {
     });
     let hex: String = outcome.digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let [heard, done] = outcome.answers;
-    println!("{} deeds, {} frames, {heard} answers of which {done} are done, digest {hex}", deeds.len(), outcome.frames);
+    println!(
+        "{} deeds, {} frames, {heard} answers of which {done} are done, digest {hex}",
+        deeds.len(),
+        outcome.frames
+    );
     match &outcome.failure {
         None => println!("verdict: {named}: nothing went wrong"),
         Some(failure) => {
@@ -143,7 +149,10 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
                     frames.fetch_add(outcome.frames, Ordering::Relaxed);
                     played.fetch_add(1, Ordering::Relaxed);
                     if let Some(failure) = outcome.failure {
-                        eprintln!("\rseed {seed} went WRONG after {} deeds: {}", failure.deeds, failure.wrong[0]);
+                        eprintln!(
+                            "\rseed {seed} went WRONG after {} deeds: {}",
+                            failure.deeds, failure.wrong[0]
+                        );
                         failed.lock().unwrap().insert(seed, failure);
                     }
                 }

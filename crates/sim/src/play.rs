@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use holmes_kernel::{Amount, Id, Principal, ServiceId, Way};
-use holmes_ledger::command::{
-    Command as Pay, Coordinator, Kind, Move, Movement, Transfer, Via,
-};
+use holmes_ledger::command::{Command as Pay, Coordinator, Kind, Move, Movement, Transfer, Via};
 use holmes_market::Command as Trade;
 use holmes_market::command::OpenSession;
 use holmes_proto::scheduling::v1 as wire;
@@ -77,7 +75,8 @@ impl Day {
             Deed::Border { n, out, units, reference } => {
                 let reference = format!("wire {reference}");
                 let movement = Movement { account: account(*n, USD), amount: Amount::new(*units), reference };
-                let command = if *out { Pay::RecordWithdrawal(movement) } else { Pay::RecordDeposit(movement) };
+                let command =
+                    if *out { Pay::RecordWithdrawal(movement) } else { Pay::RecordDeposit(movement) };
                 self.ask(BANK, Said::Ledger(command));
             }
             Deed::Open { n, token, budget } => self.open(*n, *token, *budget),
@@ -90,7 +89,8 @@ impl Day {
             Deed::Checkpoint { at, calls } => self.checkpoint(*at, calls),
             Deed::Renew { at } => {
                 let lease = self.lease(*at);
-                let renew = lease.map(|lease| Ask::RenewLease { lease, allowance: 40_000_000_000, duration_ms: 0 });
+                let renew =
+                    lease.map(|lease| Ask::RenewLease { lease, allowance: 40_000_000_000, duration_ms: 0 });
                 self.ask_as_gateway(renew);
             }
             Deed::End { at } => {
@@ -119,7 +119,8 @@ impl Day {
             }
             Deed::Exit { n, back } => {
                 let next = self.world.emission.look(|state| state.next);
-                let exit = holmes_emission::Command::ExitGrant { node: node(*n), epoch: next.saturating_sub(*back) };
+                let exit =
+                    holmes_emission::Command::ExitGrant { node: node(*n), epoch: next.saturating_sub(*back) };
                 self.ask(party(*n), Said::Emission(exit));
             }
             Deed::Nonsense { kind } => self.nonsense(*kind),
@@ -159,9 +160,8 @@ impl Day {
     /// Asks the ledger for transfers in one batch; the last one's id.
     fn transfers(&mut self, who: Principal, kinds: Vec<Kind>, linked: bool) -> Id {
         let last = kinds.len().saturating_sub(1);
-        let transfer = |(at, kind)| {
-            Transfer { id: self.world.fresh(), linked: linked && at < last, tag: 0, kind }
-        };
+        let transfer =
+            |(at, kind)| Transfer { id: self.world.fresh(), linked: linked && at < last, tag: 0, kind };
         let transfers: Vec<Transfer> = kinds.into_iter().enumerate().map(transfer).collect();
         let id = transfers.last().map_or(Id::default(), |transfer| transfer.id);
         self.ask(who, Said::Ledger(Pay::CreateTransfers { via: Via::Call, transfers }));
@@ -218,7 +218,8 @@ impl Day {
 
     fn report(&mut self, at: usize, calls: &[(u8, u64)]) {
         let Some(lease) = self.lease(at) else { return };
-        let lines = calls.iter().map(|(call, tokens)| self.world.line(lease, *call, *tokens, wire::Finish::Stop));
+        let lines =
+            calls.iter().map(|(call, tokens)| self.world.line(lease, *call, *tokens, wire::Finish::Stop));
         let report = Ask::ReportCalls { lease, lines: lines.collect() };
         self.ask_as_gateway(Some(report));
     }
@@ -233,9 +234,16 @@ impl Day {
 
     fn bond(&mut self, n: u8, units: u64) {
         let credit = holmes_ledger::system_account("bonds/HOL");
-        let of = Move { debit: account(n, HOL), credit, amount: Amount::new(units), balancing: false, debit_owner: None };
+        let of = Move {
+            debit: account(n, HOL),
+            credit,
+            amount: Amount::new(units),
+            balancing: false,
+            debit_owner: None,
+        };
         let coordinator = Some(Coordinator { service: ServiceId(3), id: node(n) });
-        let hold = self.transfers(party(n), vec![Kind::Hold { of, timeout_ms: Some(60_000), coordinator }], false);
+        let hold =
+            self.transfers(party(n), vec![Kind::Hold { of, timeout_ms: Some(60_000), coordinator }], false);
         self.world.rig.settle();
         self.ask(party(n), Said::Staking(Stake::Bond { node: node(n), hold }));
     }

@@ -18,7 +18,8 @@ impl Day {
         let mut wrong = self.watch.look(self.world.journal.kept());
         wrong.extend(self.clients.hear(&mut self.world, &self.watch));
         let broken = self.world.rig.check().into_iter().map(|broken| broken.0);
-        let suffered = |what: &String| what.contains("has halted") && SUFFERED.iter().any(|why| what.contains(why));
+        let suffered =
+            |what: &String| what.contains("has halted") && SUFFERED.iter().any(|why| what.contains(why));
         wrong.extend(broken.filter(|what| !suffered(what)));
         for (what, told) in self.agreements() {
             if let Agreement::Differs(why) = told {
@@ -92,9 +93,9 @@ impl Day {
             ("answers that emission waits for", world.emission.look(|state| state.awaited.len())),
         ];
         let owed = counts.into_iter().filter(|(_, count)| *count > 0);
-        let halted = SERVICES.into_iter().filter_map(|service| {
-            Some(format!("{} has halted: {}", name(service), self.halted(service)?))
-        });
+        let halted = SERVICES
+            .into_iter()
+            .filter_map(|service| Some(format!("{} has halted: {}", name(service), self.halted(service)?)));
         owed.map(|(what, count)| format!("{count} {what}")).chain(halted).collect()
     }
 

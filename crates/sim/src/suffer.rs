@@ -21,12 +21,30 @@ use crate::world::{HOL, account, log};
 macro_rules! seat {
     ($world:expr, $service:expr, $seat:ident => $then:expr) => {
         match $service {
-            1 => Some({ let $seat = &$world.ledger; $then }),
-            3 => Some({ let $seat = &$world.staking; $then }),
-            4 => Some({ let $seat = &$world.scheduling; $then }),
-            5 => Some({ let $seat = &$world.market; $then }),
-            6 => Some({ let $seat = &$world.emission; $then }),
-            7 => Some({ let $seat = &$world.treasury; $then }),
+            1 => Some({
+                let $seat = &$world.ledger;
+                $then
+            }),
+            3 => Some({
+                let $seat = &$world.staking;
+                $then
+            }),
+            4 => Some({
+                let $seat = &$world.scheduling;
+                $then
+            }),
+            5 => Some({
+                let $seat = &$world.market;
+                $then
+            }),
+            6 => Some({
+                let $seat = &$world.emission;
+                $then
+            }),
+            7 => Some({
+                let $seat = &$world.treasury;
+                $then
+            }),
             _ => None,
         }
     };
@@ -152,7 +170,13 @@ impl Message for Raw {
         buf.put_slice(&self.0);
     }
 
-    fn merge_field(&mut self, _: u32, _: WireType, _: &mut impl Buf, _: DecodeContext) -> Result<(), DecodeError> {
+    fn merge_field(
+        &mut self,
+        _: u32,
+        _: WireType,
+        _: &mut impl Buf,
+        _: DecodeContext,
+    ) -> Result<(), DecodeError> {
         Ok(()) // never read
     }
 

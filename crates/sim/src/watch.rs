@@ -174,9 +174,7 @@ impl Watch {
     fn came<E: Event>(&mut self, log: LogId, first: u64, entry: &Entry) {
         let (service, who) = (log.svc, entry.asked_by());
         let (way, digest) = match &entry.origin {
-            Some(Origin::Request(request)) => {
-                (Number::Id(request.id().unwrap_or_default()), &request.digest)
-            }
+            Some(Origin::Request(request)) => (Number::Id(request.id().unwrap_or_default()), &request.digest),
             Some(Origin::Submitter(submitter)) => {
                 let last = self.numbers.entry((service, who)).or_default();
                 if submitter.number != *last + 1 {
@@ -192,7 +190,8 @@ impl Watch {
                 };
                 let before = self.taken.entry((log, from)).or_default();
                 if at.seq <= *before {
-                    self.wrong.push(format!("{log} has taken in {from} at {} again, behind {before}", at.seq));
+                    self.wrong
+                        .push(format!("{log} has taken in {from} at {} again, behind {before}", at.seq));
                 }
                 *before = (*before).max(at.seq);
                 let send = (service, from.svc, at.seq);

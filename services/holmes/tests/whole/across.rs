@@ -4,8 +4,8 @@ use holmes_emission::state::Awaited as Rewarded;
 use holmes_kernel::{Amount, Id, Machine, canon};
 use holmes_ledger::{Ledger, system_account};
 use holmes_runtime::rig::Seat;
-use holmes_staking::state::Awaited as Staked;
 use holmes_sim::Journal;
+use holmes_staking::state::Awaited as Staked;
 
 use super::checks::{self, Agreement};
 use holmes_sim::world::{DOLLAR, EPOCH_S, HOL, USD, World};

@@ -16,8 +16,8 @@ use holmes_market::Command as Trade;
 use holmes_market::model::Model;
 use holmes_proto::staking::v1::NodeState;
 use holmes_runtime::rig::Seat;
-use holmes_staking::command::Command as Stake;
 use holmes_sim::Journal;
+use holmes_staking::command::Command as Stake;
 use prost_reflect::prost::Message as _;
 
 use holmes_sim::world::{
