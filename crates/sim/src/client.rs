@@ -24,6 +24,8 @@ pub enum Said {
     Emission(holmes_emission::Command),
     /// To the treasury.
     Treasury(holmes_treasury::Command),
+    /// To accounts.
+    Accounts(holmes_accounts::Command),
 }
 
 /// What one party asked once, however often it sent it.
@@ -103,6 +105,7 @@ impl Clients {
             Said::Market(command) => world.market.post(call, command),
             Said::Emission(command) => world.emission.post(call, command),
             Said::Treasury(command) => world.treasury.post(call, command),
+            Said::Accounts(command) => world.accounts.post(call, command),
         });
     }
 
@@ -125,6 +128,7 @@ impl Clients {
                     Said::Market(command) => told(&world.market, ticket, command),
                     Said::Emission(command) => told(&world.emission, ticket, command),
                     Said::Treasury(command) => told(&world.treasury, ticket, command),
+                    Said::Accounts(command) => told(&world.accounts, ticket, command),
                 };
                 let Some(told) = told else {
                     order.tickets.push(ticket);
@@ -183,6 +187,7 @@ impl Order {
             Said::Market(_) => "market",
             Said::Emission(_) => "emission",
             Said::Treasury(_) => "treasury",
+            Said::Accounts(_) => "accounts",
         }
     }
 

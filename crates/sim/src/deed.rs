@@ -41,6 +41,10 @@ pub enum Deed {
     Lose { n: u8 },
     /// It opens.
     Attach { n: u8 },
+    /// A node says nothing to its gateway, or speaks again.
+    Silence { n: u8, silent: bool },
+    /// Staff gives an account, suspends one, lets it in again, or gives it a key.
+    Account { kind: u8, at: usize },
     /// The gateway restarts.
     Gateway,
     /// An owner holds an amount for its node's bond, and offers it.
@@ -107,7 +111,7 @@ impl Deed {
 }
 
 /// The services that a day is played with.
-pub const SERVICES: [u16; 6] = [1, 3, 4, 5, 6, 7];
+pub const SERVICES: [u16; 7] = [1, 2, 3, 4, 5, 6, 7];
 
 /// How much of what a day brings: some days have only few kinds of trouble, and more of it.
 struct Mood {
@@ -244,6 +248,8 @@ fn asked(rng: &mut fastrand::Rng) -> Deed {
         76..82 => Deed::Again { back: rng.usize(..40) },
         82..84 => Deed::Reuse { back: rng.usize(..20) },
         84..95 => Deed::Wait { ms: rng.u64(1..9_000) },
+        95 => Deed::Silence { n: rng.u8(1..=3), silent: rng.bool() },
+        96 => Deed::Account { kind: rng.u8(..), at },
         _ => Deed::Hear,
     }
 }

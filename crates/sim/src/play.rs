@@ -1,8 +1,11 @@
 //! Plays a day: one deed after the other, and after each everything that must hold.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use holmes_kernel::{Amount, Id, Principal, ServiceId, Way};
+use holmes_accounts::command::{NewAccount, NewApiKey};
+use holmes_accounts::{By, Change, Roles};
+use holmes_kernel::{Amount, Id, Principal, PrincipalKind, ServiceId, Way};
 use holmes_ledger::command::{Command as Pay, Coordinator, Kind, Move, Movement, Transfer, Via};
 use holmes_market::Command as Trade;
 use holmes_market::command::OpenSession;
@@ -14,7 +17,7 @@ use crate::client::{Clients, Said};
 use crate::deed::Deed;
 use crate::watch::Watch;
 use crate::world::{
-    BANK, COIN, EPOCH_S, HOL, STAFF, USD, World, account, gateway, node, party, public, register,
+    BANK, COIN, EPOCH_S, HOL, OWNERS, STAFF, USD, World, account, gateway, node, party, public, register,
 };
 
 /// Who sends dense numbers.
@@ -32,6 +35,10 @@ pub struct Day {
     pub wrong: Vec<String>,
     holds: Vec<(u8, Id)>,
     submitted: u64,
+    /// Accounts that staff has given.
+    given: Vec<Id>,
+    /// Nodes that say nothing.
+    silent: BTreeSet<u8>,
 }
 
 impl Day {
@@ -42,7 +49,16 @@ impl Day {
         let asked = world.ask(&world.ledger.clone(), STAFF, bulk);
         let (clients, watch) = (Clients::default(), Watch::default());
         let wrong = asked.err().map(|refusal| refusal.to_string()).into_iter().collect();
-        Day { world, clients, watch, wrong, holds: Vec::new(), submitted: 0 }
+        Day {
+            world,
+            clients,
+            watch,
+            wrong,
+            holds: Vec::new(),
+            submitted: 0,
+            given: Vec::new(),
+            silent: BTreeSet::new(),
+        }
     }
 
     /// Plays one deed and holds everything to what must be; whether it was.
@@ -106,6 +122,9 @@ impl Day {
                 let attach = self.world.attachment(*n);
                 self.ask_as_gateway(Some(attach));
             }
+            Deed::Silence { n, silent: true } => drop(self.silent.insert(*n)),
+            Deed::Silence { n, silent: false } => drop(self.silent.remove(n)),
+            Deed::Account { kind, at } => self.account(*kind, *at),
             Deed::Gateway => self.ask_as_gateway(Some(Ask::StartGateway { public_key: public(100) })),
             Deed::Bond { n, units } => self.bond(*n, *units),
             Deed::Unbond { n, units } => {
@@ -248,6 +267,37 @@ impl Day {
         self.ask(party(n), Said::Staking(Stake::Bond { node: node(n), hold }));
     }
 
+    fn account(&mut self, kind: u8, at: usize) {
+        let staff = Principal::new(PrincipalKind::Staff, Id::of_key(&public(7)));
+        let (id, last) = (self.world.fresh(), self.given.get(at % self.given.len().max(1)).copied());
+        let change = match (kind % 4, last) {
+            (1, Some(account)) => Change::Suspend { account, cause: "asked for by a court".into() },
+            (2, Some(account)) => Change::Reinstate { account },
+            (3, Some(account)) => {
+                let (label, roles) = (String::new(), Roles::RENTER);
+                Change::CreateApiKey(NewApiKey {
+                    account,
+                    key: id,
+                    hash: [kind; 32],
+                    label,
+                    roles,
+                    admin: false,
+                    expires: None,
+                })
+            }
+            _ => {
+                self.given.push(id);
+                Change::CreateAccount(NewAccount {
+                    account: id,
+                    name: "one".into(),
+                    roles: Roles::RENTER,
+                    key: None,
+                })
+            }
+        };
+        self.ask(staff, Said::Accounts(holmes_accounts::Command { by: By::Signature, change }));
+    }
+
     fn nonsense(&mut self, kind: u8) {
         let (who, unknown) = (party(4), Id::v7(self.world.rig.now().millis(), [9; 10]));
         let said = match kind % 8 {
@@ -284,7 +334,8 @@ impl Day {
             let part = left.min(5_000);
             left -= part;
             self.world.rig.advance(Duration::from_millis(part));
-            let seen = self.world.presence();
+            let there: Vec<u8> = OWNERS.filter(|n| !self.silent.contains(n)).collect();
+            let seen = self.world.presence_of(there.into_iter());
             self.ask_as_gateway(Some(seen));
         }
     }

@@ -25,6 +25,10 @@ macro_rules! seat {
                 let $seat = &$world.ledger;
                 $then
             }),
+            2 => Some({
+                let $seat = &$world.accounts;
+                $then
+            }),
             3 => Some({
                 let $seat = &$world.staking;
                 $then

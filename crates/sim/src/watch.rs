@@ -10,7 +10,7 @@ use holmes_ledger::rows::{self, Row};
 use holmes_proto::columns::ids;
 use holmes_proto::ledger::v1::event::Event as Booked;
 use holmes_proto::ledger::v1::{TransferCode, TransferKind};
-use holmes_proto::{emission, ledger, market, scheduling, staking, treasury};
+use holmes_proto::{accounts, emission, ledger, market, scheduling, staking, treasury};
 use holmes_store::journal::memory;
 use holmes_testing::now;
 
@@ -95,6 +95,7 @@ impl Watch {
         self.read::<market::v1::Event>(kept);
         self.read::<emission::v1::Event>(kept);
         self.read::<treasury::v1::Event>(kept);
+        self.read::<accounts::v1::Event>(kept);
         std::mem::take(&mut self.wrong)
     }
 

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
+use holmes_accounts::Accounts;
+use holmes_accounts::params::FirstStaff;
 use holmes_emission::Emission;
 use holmes_kernel::ports::Journal as _;
 use holmes_kernel::{
@@ -111,6 +113,8 @@ pub struct World {
     pub market: Seat<Market, Journal>,
     /// Rewards.
     pub emission: Seat<Emission, Journal>,
+    /// Keys and roles, of which no other service hears.
+    pub accounts: Seat<Accounts, Journal>,
     /// Where the logs are kept.
     pub journal: Journal,
     /// How services hear of each other.
@@ -181,6 +185,9 @@ impl World {
         let scheduling = rig.add(log(4), opened(scheduling.encode_to_vec())).unwrap();
         let market = rig.add(log(5), opened(market.encode_to_vec())).unwrap();
         let emission = rig.add(log(6), opened(emission.encode_to_vec())).unwrap();
+        let first = FirstStaff { public_keys: vec![public(7)], ..FirstStaff::default() };
+        let accounts = holmes_accounts::params::defaults(&first);
+        let accounts = rig.add(log(2), opened(accounts.encode_to_vec())).unwrap();
         let (sessions, leases) = (Vec::new(), Vec::new());
         World {
             rig,
@@ -190,6 +197,7 @@ impl World {
             scheduling,
             market,
             emission,
+            accounts,
             journal,
             lines,
             asked: 0,
@@ -437,8 +445,13 @@ impl World {
         assert_eq!(self.rig.check(), []);
     }
 
-    /// What the gateway reports of who is there.
+    /// What the gateway reports of who is there: everybody.
     pub fn presence(&self) -> Ask {
+        self.presence_of(OWNERS)
+    }
+
+    /// The same when it has heard of some nodes only.
+    pub fn presence_of(&self, owners: impl Iterator<Item = u8>) -> Ask {
         let (epoch, second) = self.scheduling.look(|state| {
             let params = &state.params;
             let epoch = params.calendar.epoch(self.rig.now());
@@ -446,7 +459,7 @@ impl World {
         });
         let beats = u32::try_from(second + 1).unwrap().min(EPOCH_S as u32);
         let bitmap: Vec<u8> = (0..beats.div_ceil(8)).map(|byte| ones(beats - 8 * byte)).collect();
-        let nodes = OWNERS.map(|n| (node(n), bitmap.clone())).collect();
+        let nodes = owners.map(|n| (node(n), bitmap.clone())).collect();
         Ask::ReportPresence(Presence { epoch, first_beat: 0, beats, nodes })
     }
 

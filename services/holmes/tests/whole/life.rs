@@ -6,8 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use holmes_accounts::command::{NewAccount, NewApiKey};
-use holmes_accounts::params::{FirstStaff, defaults};
-use holmes_accounts::{Accounts, By, Change, Roles};
+use holmes_accounts::{By, Change, Roles};
 use holmes_emission::Command as Reward;
 use holmes_kernel::{Amount, Id, Principal, PrincipalKind};
 use holmes_ledger::command::{Command as Pay, Movement, OpenAccount, Via};
@@ -15,10 +14,7 @@ use holmes_ledger::rate::RateLimit;
 use holmes_market::Command as Trade;
 use holmes_market::model::Model;
 use holmes_proto::staking::v1::NodeState;
-use holmes_runtime::rig::Seat;
-use holmes_sim::Journal;
 use holmes_staking::command::Command as Stake;
-use prost_reflect::prost::Message as _;
 
 use holmes_sim::world::{
     BANK, COIN, DOLLAR, EPOCH_S, HOL, MODEL, STAFF, USD, World, account, log, node, opened, party, public,
@@ -89,9 +85,7 @@ impl Life for World {
 
 /// Staff suspends an account and reinstates it.
 fn a_suspension(world: &mut World) {
-    let first = FirstStaff { public_keys: vec![public(7)], ..FirstStaff::default() };
-    let params = defaults(&first).encode_to_vec();
-    let accounts: Seat<Accounts, Journal> = world.rig.add(log(2), opened(params)).unwrap();
+    let accounts = world.accounts.clone();
     let staff = Principal::new(PrincipalKind::Staff, Id::of_key(&public(7)));
     let (account, key, hash) = (world.fresh(), world.fresh(), [9; 32]);
     let new = NewAccount { account, name: "mallory".into(), roles: Roles::RENTER, key: None };
