@@ -161,7 +161,8 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
         tell_progress(args.seeds, &played, began);
     });
     let failed = failed.into_inner().unwrap();
-    for seed in failed.keys().take(if guard.is_some() || args.no_shrink { 0 } else { 3 }) {
+    switch_off(guard);
+    for seed in failed.keys().take(if args.no_shrink { 0 } else { most_kept(args) }) {
         keep(args, *seed)?;
     }
     let (seconds, frames) = (began.elapsed().as_secs_f64(), frames.into_inner());
@@ -196,6 +197,15 @@ fn seed_of(args: &Args, seed: u64) -> Outcome {
     outcome
 }
 
+/// How many of the days that go wrong are cut: all of them have the same cause, mostly. Of a guard that is off one is kept,
+/// which shows for ever what the guard is there for.
+fn most_kept(args: &Args) -> usize {
+    match &args.without {
+        Some(guard) => usize::from(!case::dir().join(format!("without-{guard}.json")).exists()),
+        None => 3,
+    }
+}
+
 /// Cuts a day that goes wrong, and keeps what is left of it.
 fn keep(args: &Args, seed: u64) -> Result<()> {
     eprintln!("seed {seed}: leaving out what its failure does not need");
@@ -209,7 +219,11 @@ fn keep(args: &Args, seed: u64) -> Result<()> {
         failure.is_some()
     });
     let left = deeds.len();
-    let path = case::keep(&case::dir(), &format!("seed-{seed}"), &case::Case { note, seed, deeds })?;
+    let name = match &args.without {
+        Some(guard) => format!("without-{guard}"),
+        None => format!("seed-{seed}"),
+    };
+    let path = case::keep(&case::dir(), &name, &case::Case { note, seed, deeds })?;
     eprintln!("seed {seed}: {left} deeds are left after {asked} days, kept as {}", path.display());
     Ok(())
 }

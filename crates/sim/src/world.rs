@@ -1,6 +1,7 @@
 //! Ledger, treasury, staking, scheduling, market and emission as they are, on virtual time, with epochs of 45 seconds.
 //! A gateway is played by the test, as are renters, owners and their nodes.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -73,8 +74,10 @@ pub fn account(n: u8, asset: u32) -> Id {
 }
 
 /// A party's, a node's, a gateway's key.
-pub fn key(n: u8) -> SigningKey {
-    SigningKey::from_bytes(&[n; 32])
+pub fn key(n: u8) -> &'static SigningKey {
+    // Its public half is asked for all the time, and takes long to compute.
+    static KEYS: [OnceLock<SigningKey>; 256] = [const { OnceLock::new() }; 256];
+    KEYS[usize::from(n)].get_or_init(|| SigningKey::from_bytes(&[n; 32]))
 }
 
 /// Its public half.

@@ -3,7 +3,7 @@
 
 use holmes_kernel::weak::{Guard, switch_off};
 use holmes_sim::deed::day;
-use holmes_sim::run;
+use holmes_sim::{case, run};
 
 /// How many days may pass before a guard that is off is missed.
 const SEEDS: u64 = 60;
@@ -28,6 +28,19 @@ fn is_missed(guard: Guard, reasons: &[&str]) {
     assert!(wrong.iter().any(known), "without {guard:?}, seed {seed}: {wrong:#?}");
     let with = run(&day(seed, STEPS), |_, _| {}).failure;
     assert_eq!(with, None, "seed {seed} with all guards on");
+}
+
+#[test]
+fn the_kept_day_of_each_guard_goes_wrong_without_it_alone() {
+    for (name, guard) in Guard::ALL {
+        let kept = case::read(&case::dir().join(format!("without-{name}.json")));
+        let kept = kept.expect("`cargo xtask sim --without GUARD` keeps one where there is none");
+        switch_off(Some(guard));
+        let without = run(&kept.deeds, |_, _| {}).failure;
+        switch_off(None);
+        assert!(without.is_some(), "{name} is off, and its day goes well");
+        assert_eq!(run(&kept.deeds, |_, _| {}).failure, None, "{name} is on");
+    }
 }
 
 #[test]
