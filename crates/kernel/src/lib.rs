@@ -23,6 +23,7 @@ pub mod ratio;
 pub mod replica;
 pub mod shard;
 pub mod ways;
+pub mod weak;
 pub mod wide;
 pub mod window;
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canon::Digest;
 use crate::entry::{Entry, Origin};
+use crate::weak::{Guard, is_off};
 use crate::window::{Window, WindowLimits};
 use crate::{LogId, Position, Principal, Table, Time};
 
@@ -77,7 +78,7 @@ impl Ways {
             Some(known) => (known.last, &known.recent),
             None => (0, &VecDeque::new()),
         };
-        if number == last + 1 {
+        if number == last + 1 || is_off(Guard::Numbers) {
             return Number::Next;
         }
         if number > last || number == 0 {
@@ -104,7 +105,7 @@ impl Ways {
             }
             Some(Origin::Submitter(origin)) => {
                 let known = self.submitters.get_or_insert_with(entry.asked_by(), Submitter::default);
-                if origin.number != known.last + 1 {
+                if origin.number != known.last + 1 && !is_off(Guard::Numbers) {
                     return Err("a submitter's numbers are not dense");
                 }
                 known.last = origin.number;

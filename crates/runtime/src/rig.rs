@@ -1,31 +1,30 @@
 //! Virtual time: machines on one thread, a clock moved by hand, ports passed in. The same shard as in production, so a
 //! test, a scenario and the simulator play what would really happen, only sooner.
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use holmes_kernel::canon::{self, Digest};
-use holmes_kernel::ports::{Claim, Journal, JournalError};
-use holmes_kernel::shard::{Poison, Request, Submission, Ticket, recall};
-use holmes_kernel::{
-    Answer, At, Broken, Call, Code, Event as _, Handle, Input, LogId, Machine, Opened, Output, Refusal,
-    Replica, ServiceId, Shard, Time, Way,
-};
+use holmes_kernel::ports::Journal;
+use holmes_kernel::{Broken, LogId, Machine, Opened, Replica, ServiceId, Time};
 
 use crate::clock::Clock;
 use crate::public::PublicFrame;
-use crate::reader::Reader;
-use crate::recover::{Extent, RecoverError, recover};
+use crate::recover::RecoverError;
+
+mod bus;
+mod seat;
+
+pub use bus::{Bus, Carry};
+pub use seat::Seat;
 
 /// Several machines over one journal, whose futures must be ready at once, on a clock that stands until it is moved.
 pub struct Rig<J: Journal> {
     journal: J,
     clock: Clock,
+    bus: Box<dyn Bus>,
     seats: Vec<Arc<dyn Play>>,
 }
 
@@ -35,7 +34,12 @@ const MOST_TURNS: usize = 100_000;
 impl<J: Journal> Rig<J> {
     /// An empty rig at a moment.
     pub fn new(journal: J, start: Time) -> Rig<J> {
-        Rig { journal, clock: Clock::manual(start), seats: Vec::new() }
+        Rig::with_bus(journal, start, bus::AtOnce)
+    }
+
+    /// An empty rig whose services hear of each other as a schedule says.
+    pub fn with_bus(journal: J, start: Time, bus: impl Bus + 'static) -> Rig<J> {
+        Rig { journal, clock: Clock::manual(start), bus: Box::new(bus), seats: Vec::new() }
     }
 
     /// The moment.
@@ -50,20 +54,15 @@ impl<J: Journal> Rig<J> {
             let first = Replica::<M>::provision(log, self.now(), opened).map_err(|why| replay(why.into()))?;
             ready(self.journal.provision(&first))?;
         }
-        let (claim, shard) = take_up::<M, J>(&self.journal, log)?;
-        let (journal, clock) = (self.journal.clone(), self.clock.clone());
-        let seated = Seated {
-            journal,
-            clock,
-            claim,
-            shard,
-            readers: BTreeMap::new(),
-            parked: BTreeMap::new(),
-            halted: None,
-        };
-        let seat = Seat(Arc::new(Mutex::new(seated)));
+        let seat = Seat::new(self.journal.clone(), self.clock.clone(), log)?;
         self.seats.push(Arc::new(seat.clone()));
         Ok(seat)
+    }
+
+    /// Lets the clock leap ahead: what was due meanwhile happens late, all at one moment.
+    pub fn leap(&mut self, by: Duration) {
+        self.clock.advance(by);
+        self.advance(Duration::ZERO);
     }
 
     /// Lets time pass, stopping at every moment at which something is due.
@@ -91,11 +90,13 @@ impl<J: Journal> Rig<J> {
         let mut any = false;
         for _ in 0..MOST_TURNS {
             let mut went_on = false;
+            for seat in &self.seats {
+                went_on |= seat.append_again();
+            }
             for reader in &self.seats {
                 for source in self.seats.iter().filter(|source| reader.hears(source.as_ref())) {
-                    let frames = source.frames(reader.heard(source.log()));
-                    went_on |= !frames.is_empty();
-                    reader.hear(&frames);
+                    let carry = self.bus.carry(reader.log().svc, source.log().svc);
+                    went_on |= carry_over(reader.as_ref(), source.as_ref(), carry);
                 }
             }
             if !went_on {
@@ -123,6 +124,27 @@ impl<J: Journal> Rig<J> {
     }
 }
 
+/// Lets a reader hear what of a source comes to it now; whether it stands elsewhere afterwards.
+fn carry_over(reader: &dyn Play, source: &dyn Play, carry: Carry) -> bool {
+    let before = reader.heard(source.log());
+    let (after, most) = match carry {
+        Carry::All => (before, usize::MAX),
+        Carry::First(most) => (before, most),
+        Carry::Again(back) if before < u64::MAX => (before.saturating_sub(back), usize::MAX),
+        Carry::Again(_) => return false,
+    };
+    let mut frames = source.frames(after);
+    frames.truncate(most);
+    if after < before
+        && let Some(first) = frames.first()
+    {
+        reader.go_back(first);
+    }
+    reader.hear(&frames);
+    // Who went back stands where it was when it is told that this was taken in; it has still to hear the rest.
+    after < before || reader.heard(source.log()) > before
+}
+
 /// What a rig asks of a machine of any type.
 trait Play {
     fn name(&self) -> &'static str;
@@ -140,276 +162,10 @@ trait Play {
     fn heard(&self, source: LogId) -> u64;
     /// Takes a source's next frames in.
     fn hear(&self, frames: &[PublicFrame]);
-}
-
-/// A machine's door in a rig. Every call is finished, and durable, when it returns.
-pub struct Seat<M: Machine, J: Journal>(Arc<Mutex<Seated<M, J>>>);
-
-impl<M: Machine, J: Journal> Clone for Seat<M, J> {
-    fn clone(&self) -> Self {
-        Seat(self.0.clone())
-    }
-}
-
-struct Seated<M: Machine, J: Journal> {
-    journal: J,
-    clock: Clock,
-    claim: Claim,
-    shard: Shard<M>,
-    readers: BTreeMap<LogId, Reader>,
-    /// Sources that are not read further, and why.
-    parked: BTreeMap<LogId, String>,
-    halted: Option<String>,
-}
-
-const TICKET: Ticket = 1;
-const PAGE_BYTES: usize = 1024 * 1024;
-
-impl<M: Machine, J: Journal> Seat<M, J> {
-    /// Looks at the state as it is.
-    pub fn look<T>(&self, look: impl FnOnce(&M::State) -> T) -> T {
-        look(self.lock().shard.replica().state())
-    }
-
-    /// Digest of state, memory and place.
-    pub fn digest(&self) -> Digest {
-        self.lock().shard.replica().digest()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Seated<M, J>> {
-        // A panic of a test while it held the lock has failed that test already.
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl<M: Machine, J: Journal> Seated<M, J> {
-    /// Takes an input and everything that follows from it, until the machine rests.
-    fn play(&mut self, input: Input<M::Command>) -> Option<Output<M>> {
-        let mut answer = None;
-        let mut out = Vec::new();
-        let now = self.clock.now();
-        self.shard.step(now, input, &mut out);
-        self.shard.step(now, Input::Idle, &mut out);
-        for _ in 0..MOST_TURNS {
-            if out.is_empty() {
-                return answer;
-            }
-            for output in std::mem::take(&mut out) {
-                match output {
-                    Output::Append(frame) => match ready(self.journal.append(&self.claim, &frame)) {
-                        Ok(()) => self.shard.step(now, Input::Appended, &mut out),
-                        Err(why) => self.halted = Some(why.to_string()),
-                    },
-                    Output::Halt(why) => self.halted = Some(why),
-                    Output::Reclaim(_) => self.reclaim(),
-                    answered => answer = Some(answered),
-                }
-            }
-            self.shard.step(now, Input::Idle, &mut out);
-        }
-        panic!("{} does not come to rest", M::NAME)
-    }
-
-    fn reclaim(&mut self) {
-        let poison = self.shard.take_poison();
-        match take_up_with(&self.journal, self.claim.log, poison) {
-            Ok((claim, shard)) => {
-                (self.claim, self.shard) = (claim, shard);
-                self.readers.clear(); // they begin anew where the rebuilt inbox stands
-            }
-            Err(why) => self.halted = Some(why.to_string()),
-        }
-    }
-
-    /// Takes a frame in; whether the next one may follow. A machine that was rebuilt meanwhile is read to anew.
-    fn hear(&mut self, frame: &PublicFrame) -> bool {
-        let position = self.shard.replica().ways().position(frame.log);
-        let reader = self.readers.entry(frame.log).or_insert_with(|| Reader::new(frame.log, position));
-        // A reaction that panics parks its source, as it does in production.
-        let read = catch_unwind(AssertUnwindSafe(|| reader.read::<M>(frame)));
-        let deliveries = match read {
-            Ok(Ok(deliveries)) => deliveries,
-            Ok(Err(parked)) => return self.park(frame, parked.to_string()),
-            Err(_) => {
-                return self
-                    .park(frame, format!("the reaction to {} to {} panicked", frame.first, frame.last));
-            }
-        };
-        for delivery in deliveries {
-            // Many frames at one moment run ahead of a standing clock by microseconds.
-            let ahead = delivery.ts.next().micros().saturating_sub(self.clock.now().micros());
-            self.clock.advance(Duration::from_micros(ahead));
-            let to = delivery.to;
-            self.play(Input::Delivery(delivery));
-            if self.halted.is_some() || self.shard.replica().ways().position(frame.log) != to {
-                self.readers.remove(&frame.log);
-                return false;
-            }
-        }
-        true
-    }
-
-    fn park(&mut self, frame: &PublicFrame, why: String) -> bool {
-        self.readers.remove(&frame.log);
-        self.parked.insert(frame.log, why);
-        false
-    }
-
-    fn refusal(&self) -> Refusal {
-        match &self.halted {
-            Some(why) => Refusal::new(Code::Unavailable, "LOG_HALTED", why.clone()),
-            None => Refusal::new(
-                Code::Unavailable,
-                "NOT_REACHED",
-                "the call waits for a place that is not reached",
-            ),
-        }
-    }
-
-    fn recalled(&self, seq: u64, command: &M::Command) -> Result<M::Reply, Refusal> {
-        let page = ready(self.journal.read(self.claim.log, seq - 1, 1)).unwrap_or_default();
-        let entries = page.first().and_then(|frame| frame.entries().ok()).unwrap_or_default();
-        let entry = entries.iter().find(|(first, _)| *first == seq).map(|(_, entry)| entry);
-        entry.map_or_else(|| Err(self.refusal()), |entry| recall::<M>(entry, command))
-    }
-}
-
-impl<M: Machine, J: Journal> Handle<M> for Seat<M, J> {
-    async fn submit(&self, call: Call, command: M::Command) -> Result<Answer<M::Reply>, Refusal> {
-        let digest = canon::digest(&command);
-        let Call { principal, way, traceparent, .. } = call;
-        let mut seated = self.lock();
-        let input = match way {
-            Way::Request(request_id) => Input::Request(Request {
-                ticket: TICKET,
-                principal,
-                request_id,
-                digest,
-                traceparent,
-                command,
-            }),
-            Way::Submission(number) => Input::Submission(Submission {
-                ticket: TICKET,
-                principal,
-                number,
-                digest,
-                traceparent,
-                command,
-            }),
-        };
-        match seated.play(input) {
-            Some(Output::Reply { answer, seq, .. }) => answer.map(|value| Answer { value, seq }),
-            Some(Output::Recall { seq, command, .. }) => {
-                seated.recalled(seq, &command).map(|value| Answer { value, seq })
-            }
-            _ => Err(seated.refusal()),
-        }
-    }
-
-    async fn read<T: Send + 'static>(
-        &self,
-        _at: At,
-        look: impl FnOnce(&M::State) -> T + Send + 'static,
-    ) -> Result<Answer<T>, Refusal> {
-        let seated = self.lock();
-        if seated.halted.is_some() {
-            return Err(seated.refusal()); // what was decided last may not be durable
-        }
-        // Everything that was decided is durable before a call returns, so every read is the latest.
-        Ok(Answer { value: look(seated.shard.replica().state()), seq: seated.shard.durable() })
-    }
-}
-
-impl<M: Machine, J: Journal> Play for Seat<M, J> {
-    fn name(&self) -> &'static str {
-        M::NAME
-    }
-
-    fn next_due(&self) -> Option<Time> {
-        self.lock().shard.next_due()
-    }
-
-    fn tick(&self) -> bool {
-        let mut seated = self.lock();
-        let before = seated.shard.decided();
-        seated.play(Input::Tick);
-        seated.shard.decided() > before
-    }
-
-    fn check(&self) -> Vec<Broken> {
-        let seated = self.lock();
-        let halted = seated.halted.iter().map(|why| Broken(format!("{} has halted: {why}", M::NAME)));
-        let parked = |(log, why)| Broken(format!("{} has parked {log}: {why}", M::NAME));
-        let parked = seated.parked.iter().map(parked);
-        seated.shard.replica().check().into_iter().chain(halted).chain(parked).collect()
-    }
-
-    fn restart(&self) -> Result<bool, RecoverError> {
-        let mut seated = self.lock();
-        let before = seated.shard.replica().digest();
-        let (claim, shard) = take_up(&seated.journal, seated.claim.log)?;
-        (seated.claim, seated.shard) = (claim, shard);
-        seated.readers.clear();
-        Ok(seated.shard.replica().digest() == before)
-    }
-
-    fn log(&self) -> LogId {
-        self.lock().claim.log
-    }
-
-    fn sends_to(&self) -> &'static [ServiceId] {
-        M::Event::SENDS_TO
-    }
-
-    fn hears(&self, source: &dyn Play) -> bool {
-        let (us, from) = (M::Event::SERVICE, source.log().svc);
-        let concerned = M::LISTENS.contains(&from)
-            || source.sends_to().contains(&us)
-            || M::Event::SENDS_TO.contains(&from);
-        concerned && source.log() != self.log()
-    }
-
-    fn frames(&self, after: u64) -> Vec<PublicFrame> {
-        let seated = self.lock();
-        let frames = ready(seated.journal.read(seated.claim.log, after, PAGE_BYTES)).unwrap_or_default();
-        frames.iter().filter_map(|frame| PublicFrame::of::<M::Event>(frame).ok()).collect()
-    }
-
-    fn heard(&self, source: LogId) -> u64 {
-        let seated = self.lock();
-        if seated.halted.is_some() || seated.parked.contains_key(&source) {
-            return u64::MAX;
-        }
-        let position = seated.shard.replica().ways().position(source).seq;
-        seated.readers.get(&source).map_or(position, Reader::seen)
-    }
-
-    fn hear(&self, frames: &[PublicFrame]) {
-        let mut seated = self.lock();
-        for frame in frames {
-            if !seated.hear(frame) {
-                return;
-            }
-        }
-    }
-}
-
-fn take_up<M: Machine, J: Journal>(journal: &J, log: LogId) -> Result<(Claim, Shard<M>), RecoverError> {
-    take_up_with(journal, log, Poison::new())
-}
-
-fn take_up_with<M: Machine, J: Journal>(
-    journal: &J,
-    log: LogId,
-    poison: Poison,
-) -> Result<(Claim, Shard<M>), RecoverError> {
-    let claim = ready(journal.claim(log))?;
-    let replica = ready(recover::<M, J>(journal, log, Extent::FROM_FIRST, |_| {}))?;
-    if *replica.tail() != claim.tail {
-        return Err(RecoverError::Journal(JournalError::Io("the log changed while it was read".into())));
-    }
-    let term = claim.term;
-    Ok((claim, Shard::new(replica, term, poison)))
+    /// Reads a source again from before a frame.
+    fn go_back(&self, first: &PublicFrame);
+    /// Sends the frame again whose outcome is not known; whether it is known now.
+    fn append_again(&self) -> bool;
 }
 
 /// The result of a future of the ports: on virtual time they answer at once, or after being polled a few times.

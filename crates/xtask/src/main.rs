@@ -7,6 +7,7 @@ mod models;
 mod new_service;
 mod proto;
 mod sh;
+mod sim;
 mod test;
 mod tidy;
 mod tools;
@@ -49,6 +50,9 @@ enum Task {
     /// Make an empty state-machine service with every room
     #[command(after_help = new_service::EXAMPLES)]
     NewService(new_service::Args),
+    /// Play bad days from seeds: the whole economy on virtual time, under faults
+    #[command(after_help = sim::EXAMPLES)]
+    Sim(sim::Args),
     /// Fetch the pinned tools (test runner, licence checker, book builder, protobuf linter)
     Tools,
     /// Check dependencies: banned crates, licences, sources
@@ -103,6 +107,7 @@ fn run(task: Task) -> Result<()> {
         Task::Tidy => tidy::run(&house),
         Task::Models => models::run(&house.root),
         Task::NewService(args) => new_service::run(&house, &args),
+        Task::Sim(args) => sim::run(&house.root, &args),
         Task::Tools => tools::run(&house.root),
         Task::Deny => deny::run(&house.root),
         Task::Proto => proto::run(&house.root),

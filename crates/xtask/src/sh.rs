@@ -33,6 +33,14 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     check(command, status)
 }
 
+/// Runs a program whose stdout is ours: what it prints there is the answer.
+pub(crate) fn run_through(command: &mut Command) -> Result<()> {
+    eprintln!("+ {}", line(command));
+    let status = command.stdin(Stdio::null()).status();
+    let status = status.with_context(|| format!("cannot start `{}`", line(command)))?;
+    check(command, status)
+}
+
 /// As `run`, and also returns the last line of output that `keep` accepts, colours removed.
 pub(crate) fn run_keeping(command: &mut Command, keep: fn(&str) -> bool) -> (Result<()>, Option<String>) {
     eprintln!("+ {}", line(command));

@@ -45,6 +45,9 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
         result
     });
     steps.step("doc tests", || sh::run(test.apply(sh::cargo(root).args(["test", "--doc", "--workspace"]))));
+    if house.has_member("crates/sim") {
+        steps.step("guards", || guards(root));
+    }
     if has_python_tests(root) {
         steps.step("python tests", || python(&test, root));
     }
@@ -114,6 +117,13 @@ fn rust(test: &Environment, root: &Path, words: &[String]) -> (Result<()>, Optio
             })
         }
     }
+}
+
+/// The simulator with guards of the product switched off, one at a time: a build of its own, since nothing else may have
+/// them so. Of the whole workspace, so that crates from outside are those of the other tests.
+fn guards(root: &Path) -> Result<()> {
+    let feature = ["--workspace", "--features", "holmes-sim/weakened", "--test", "guards"];
+    sh::run(sh::cargo(root).arg("test").args(feature))
 }
 
 fn put_on_path(cargo: &mut Command, program: &Path) -> Result<()> {

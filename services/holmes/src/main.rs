@@ -38,6 +38,11 @@ mod when;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const _: () = assert!(
+    !holmes_kernel::weak::WEAKENED,
+    "holmes is never built with guards that can be switched off: build it without the feature holmes-kernel/weakened"
+);
+
 /// A decentralised GPU network in a box.
 #[derive(Parser)]
 #[command(

@@ -16,5 +16,3 @@ mod idle;
 mod leaving;
 #[path = "whole/life.rs"]
 mod life;
-#[path = "whole/world.rs"]
-mod world;

@@ -142,7 +142,12 @@ pub(crate) fn check(members: &[Member], tree: &Tree) -> Vec<Finding> {
             continue;
         };
         for dep in &member.deps {
-            let problems = [ours(member, room, dep), outside(member, key, dep), tonic(member, key, dep)];
+            let problems = [
+                ours(member, room, dep),
+                outside(member, key, dep),
+                tonic(member, key, dep),
+                weakened(member, dep),
+            ];
             for (what, why, fix) in problems.into_iter().flatten() {
                 findings.push(Finding::new(&manifest, line(&dep.name), what, why, fix));
             }
@@ -202,6 +207,16 @@ fn tonic(member: &Member, key: &str, dep: &Dep) -> Problem {
     let what = format!("{} takes more of tonic than its generated code needs", member.name);
     let why = "a service knows its wire types and no transport";
     Some((what, why, "tonic with default-features = false and features = [\"codegen\"]".to_owned()))
+}
+
+/// Guards that can be switched off are for the simulator's own build: it asks for them by a feature of its own, which no
+/// other build has.
+fn weakened(member: &Member, dep: &Dep) -> Problem {
+    let asks = dep.features.iter().any(|feature| feature.ends_with("weakened"));
+    let what = || format!("{} lets the guards of {} be switched off", member.name, dep.name);
+    let why = "what ships, and every test but one, has all its guards on for ever";
+    let fix = "take the feature `weakened` out: only `cargo test --features holmes-sim/weakened` asks for it";
+    asks.then(|| (what(), why, fix.to_owned()))
 }
 
 fn list(dirs: &[&str]) -> String {
@@ -298,6 +313,15 @@ mod tests {
         let found = findings("services/ledger", dep("crates/store", Normal));
         assert_eq!((found[0].path.as_str(), found[0].line), ("services/ledger/Cargo.toml", 2));
         assert!(found[0].fix.contains("dev-dependency"), "{found:?}");
+    }
+
+    #[test]
+    fn nobody_asks_for_guards_that_can_be_switched_off() {
+        let asks =
+            |to: &str, feature: &str| Dep { features: vec![feature.to_owned()], ..dep(to, Development) };
+        assert_eq!(findings("crates/sim", asks("crates/kernel", "weakened")).len(), 1);
+        assert_eq!(findings("services/holmes", asks("crates/sim", "weakened")).len(), 1);
+        assert_eq!(findings("services/holmes", asks("crates/store", "conformance")), []);
     }
 
     #[test]

@@ -4,11 +4,11 @@ use holmes_emission::state::Awaited as Rewarded;
 use holmes_kernel::{Amount, Id, Machine, canon};
 use holmes_ledger::{Ledger, system_account};
 use holmes_runtime::rig::Seat;
+use holmes_sim::Journal;
 use holmes_staking::state::Awaited as Staked;
-use holmes_store::journal::memory::Journal;
 
 use super::checks::{self, Agreement};
-use super::world::{DOLLAR, EPOCH_S, HOL, USD, World};
+use holmes_sim::world::{DOLLAR, EPOCH_S, HOL, USD, World};
 
 /// The states of a network in which much has happened, each to be changed by itself.
 struct States {

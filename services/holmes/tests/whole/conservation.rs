@@ -11,7 +11,7 @@ use holmes_proto::{emission, market, scheduling};
 use proptest::prelude::*;
 
 use super::checks::{self, Agreement};
-use super::world::{BOND, DOLLAR, EPOCH_S, HOL, OWNERS, RENTERS, USD, WEALTH, World, account};
+use holmes_sim::world::{BOND, DOLLAR, EPOCH_S, HOL, OWNERS, RENTERS, USD, WEALTH, World, account};
 
 #[derive(Clone, Debug)]
 enum Deed {

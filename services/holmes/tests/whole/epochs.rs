@@ -7,7 +7,7 @@ use holmes_proto::market::v1::{self as market, Settled};
 use prost_reflect::prost::Message as _;
 use prost_reflect::{DescriptorPool, Kind};
 
-use super::world::{DOLLAR, EPOCH_S, USD, World};
+use holmes_sim::world::{DOLLAR, EPOCH_S, USD, World};
 
 fn settled(world: &World) -> Vec<Settled> {
     let events = world.events::<market::Event>().into_iter();

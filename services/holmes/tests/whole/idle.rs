@@ -5,7 +5,7 @@ use std::time::Duration;
 use holmes_kernel::Event;
 use holmes_proto::{emission, ledger, market, scheduling, staking};
 
-use super::world::{DOLLAR, EPOCH_S, USD, World};
+use holmes_sim::world::{DOLLAR, EPOCH_S, USD, World};
 
 /// Events of the ledger, staking, scheduling, the market and emission.
 fn lengths(world: &World) -> [usize; 5] {

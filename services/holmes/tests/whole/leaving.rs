@@ -7,7 +7,7 @@ use holmes_proto::scheduling::v1::event::Event as Placed;
 use holmes_proto::staking::v1::NodeState;
 use proptest::prelude::*;
 
-use super::world::{BOND, DOLLAR, OWNERS, RENTERS, USD, World, node};
+use holmes_sim::world::{BOND, DOLLAR, OWNERS, RENTERS, USD, World, node};
 
 #[derive(Clone, Debug)]
 enum Deed {

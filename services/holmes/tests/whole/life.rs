@@ -6,8 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use holmes_accounts::command::{NewAccount, NewApiKey};
-use holmes_accounts::params::{FirstStaff, defaults};
-use holmes_accounts::{Accounts, By, Change, Roles};
+use holmes_accounts::{By, Change, Roles};
 use holmes_emission::Command as Reward;
 use holmes_kernel::{Amount, Id, Principal, PrincipalKind};
 use holmes_ledger::command::{Command as Pay, Movement, OpenAccount, Via};
@@ -15,12 +14,9 @@ use holmes_ledger::rate::RateLimit;
 use holmes_market::Command as Trade;
 use holmes_market::model::Model;
 use holmes_proto::staking::v1::NodeState;
-use holmes_runtime::rig::Seat;
 use holmes_staking::command::Command as Stake;
-use holmes_store::journal::memory::Journal;
-use prost_reflect::prost::Message as _;
 
-use super::world::{
+use holmes_sim::world::{
     BANK, COIN, DOLLAR, EPOCH_S, HOL, MODEL, STAFF, USD, World, account, log, node, opened, party, public,
 };
 
@@ -30,7 +26,22 @@ const IDLE_S: u64 = 40;
 const SESSION_S: u64 = 8 * EPOCH_S;
 const GRACE_S: u64 = 130;
 
-impl World {
+/// What only this life does.
+trait Life {
+    fn stake(&mut self, who: Principal, command: Stake);
+    fn freeze(&mut self, account: Id, frozen_out: bool);
+    /// A session with a lease on a node, and calls that are reported.
+    fn serve(&mut self, n: u8, renter: u8, asset: u32, calls: &[(u8, u64)]);
+    /// Its last lease is over.
+    fn rest(&mut self);
+    fn is_refused_a_payout(&self) -> bool;
+    /// One more account of a party.
+    fn another_account(&mut self, n: u8, asset: u32) -> Id;
+    fn epoch(&self) -> u64;
+    fn stands(&self, n: u8) -> NodeState;
+}
+
+impl Life for World {
     fn stake(&mut self, who: Principal, command: Stake) {
         self.ask(&self.staking.clone(), who, command).unwrap();
     }
@@ -40,7 +51,6 @@ impl World {
         self.ask(&self.ledger.clone(), STAFF, freeze).unwrap();
     }
 
-    /// A session with a lease on a node, and calls that are reported.
     fn serve(&mut self, n: u8, renter: u8, asset: u32, calls: &[(u8, u64)]) {
         self.open(renter, asset, DOLLAR);
         let session = self.sessions.len() - 1;
@@ -49,7 +59,6 @@ impl World {
         self.report(self.leases.len() - 1, calls);
     }
 
-    /// Its last lease is over.
     fn rest(&mut self) {
         self.end(self.leases.len() - 1);
     }
@@ -58,7 +67,6 @@ impl World {
         self.staking.look(|state| state.unbondings.values().any(|one| !one.refused.is_empty()))
     }
 
-    /// One more account of a party.
     fn another_account(&mut self, n: u8, asset: u32) -> Id {
         let (account, owner, name) = (self.fresh(), party(n), String::new());
         let open = OpenAccount { account, asset, owner, name, history: false, via: Via::Call };
@@ -77,9 +85,7 @@ impl World {
 
 /// Staff suspends an account and reinstates it.
 fn a_suspension(world: &mut World) {
-    let first = FirstStaff { public_keys: vec![public(7)], ..FirstStaff::default() };
-    let params = defaults(&first).encode_to_vec();
-    let accounts: Seat<Accounts, Journal> = world.rig.add(log(2), opened(params)).unwrap();
+    let accounts = world.accounts.clone();
     let staff = Principal::new(PrincipalKind::Staff, Id::of_key(&public(7)));
     let (account, key, hash) = (world.fresh(), world.fresh(), [9; 32]);
     let new = NewAccount { account, name: "mallory".into(), roles: Roles::RENTER, key: None };

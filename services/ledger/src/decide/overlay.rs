@@ -2,6 +2,7 @@
 //! first change, and a chain that fails takes its changes back by an undo log.
 
 use holmes_kernel::table::Place;
+use holmes_kernel::weak::{Guard, is_off};
 use holmes_kernel::{Id, Table};
 use holmes_proto::ledger::v1::TransferCode;
 
@@ -87,6 +88,9 @@ impl<'a> Overlay<'a> {
     }
 
     pub(super) fn set_hold(&mut self, id: Id, hold: Option<Hold>) {
+        if hold.is_none() && is_off(Guard::Hold) {
+            return;
+        }
         let before = self.holds.insert(id, hold);
         if self.records {
             self.undo.push(Undo::Hold(id, before));

@@ -1,9 +1,12 @@
 //! Ledger, treasury, staking, scheduling, market and emission as they are, on virtual time, with epochs of 45 seconds.
 //! A gateway is played by the test, as are renters, owners and their nodes.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
+use holmes_accounts::Accounts;
+use holmes_accounts::params::FirstStaff;
 use holmes_emission::Emission;
 use holmes_kernel::ports::Journal as _;
 use holmes_kernel::{
@@ -25,97 +28,132 @@ use holmes_scheduling::{Command as Ask, Scheduling};
 use holmes_staking::Staking;
 use holmes_staking::command::{Command as Stake, RegisterNode};
 use holmes_staking::possession::{Network, statement};
-use holmes_store::journal::memory::Journal;
 use holmes_testing::{ask, now};
 use holmes_treasury::Treasury;
-use prost_reflect::prost::Message;
+use prost::Message;
 
-pub(crate) const HOL: u32 = 1;
-pub(crate) const USD: u32 = 2;
-pub(crate) const COIN: u64 = 1_000_000_000;
-pub(crate) const DOLLAR: u64 = 1_000_000;
+use crate::bus::Lines;
+use crate::journal::Journal;
+
+/// The token's number.
+pub const HOL: u32 = 1;
+/// The dollar's number.
+pub const USD: u32 = 2;
+/// One token, in base units.
+pub const COIN: u64 = 1_000_000_000;
+/// One dollar, in base units.
+pub const DOLLAR: u64 = 1_000_000;
 /// What every renter and owner has at first, in base units of HOL and of the dollar.
-pub(crate) const WEALTH: [u64; 2] = [100_000 * COIN, 100 * DOLLAR];
-pub(crate) const BOND: u64 = 5_000 * COIN;
-pub(crate) const EPOCH_S: u64 = 45;
+pub const WEALTH: [u64; 2] = [100_000 * COIN, 100 * DOLLAR];
+/// What an owner bonds.
+pub const BOND: u64 = 5_000 * COIN;
+/// How long an epoch is.
+pub const EPOCH_S: u64 = 45;
 /// Owners 1 to 3 have a node each, parties 4 and 5 rent.
-pub(crate) const OWNERS: std::ops::RangeInclusive<u8> = 1..=3;
-pub(crate) const RENTERS: std::ops::RangeInclusive<u8> = 4..=5;
+pub const OWNERS: std::ops::RangeInclusive<u8> = 1..=3;
+/// Who rents.
+pub const RENTERS: std::ops::RangeInclusive<u8> = 4..=5;
 const START: Time = Time::from_millis(20_832 * 86_400_000);
-pub(crate) const STAFF: Principal = Principal::new(PrincipalKind::Staff, Id::from_bytes([7; 16]));
-pub(crate) const BANK: Principal = Principal::service(ServiceId(9));
+/// Staff.
+pub const STAFF: Principal = Principal::new(PrincipalKind::Staff, Id::from_bytes([7; 16]));
+/// Who moves money over the border.
+pub const BANK: Principal = Principal::service(ServiceId(9));
 const TREASURER: Principal = Principal::service(ServiceId(7));
 const GENESIS: [u8; 16] = [5; 16];
-pub(crate) const MODEL: &str = "smollm2-135m-instruct";
+/// What the nodes serve.
+pub const MODEL: &str = "smollm2-135m-instruct";
 
 /// The n-th party.
-pub(crate) fn party(n: u8) -> Principal {
+pub fn party(n: u8) -> Principal {
     Principal::new(PrincipalKind::Account, Id::from_bytes([n; 16]))
 }
 
 /// Its account.
-pub(crate) fn account(n: u8, asset: u32) -> Id {
+pub fn account(n: u8, asset: u32) -> Id {
     Id::v7(START.millis(), [asset as u8, 0, 0, 0, 0, 0, 0, 0, 0, n])
 }
 
-pub(crate) fn key(n: u8) -> SigningKey {
-    SigningKey::from_bytes(&[n; 32])
+/// A party's, a node's, a gateway's key.
+pub fn key(n: u8) -> &'static SigningKey {
+    // Its public half is asked for all the time, and takes long to compute.
+    static KEYS: [OnceLock<SigningKey>; 256] = [const { OnceLock::new() }; 256];
+    KEYS[usize::from(n)].get_or_init(|| SigningKey::from_bytes(&[n; 32]))
 }
 
-pub(crate) fn public(n: u8) -> [u8; 32] {
+/// Its public half.
+pub fn public(n: u8) -> [u8; 32] {
     key(n).verifying_key().to_bytes()
 }
 
-pub(crate) fn node(n: u8) -> Id {
+/// The n-th owner's node.
+pub fn node(n: u8) -> Id {
     Id::of_key(&public(n))
 }
 
-fn gateway() -> Principal {
+/// The gateway that is played.
+pub fn gateway() -> Principal {
     Principal::new(PrincipalKind::Gateway, Id::of_key(&public(100)))
 }
 
-pub(crate) fn log(service: u16) -> LogId {
+/// A service's log.
+pub fn log(service: u16) -> LogId {
     LogId::new(1, ServiceId(service))
 }
 
-pub(crate) struct World {
-    pub(crate) rig: Rig<Journal>,
-    pub(crate) ledger: Seat<Ledger, Journal>,
-    pub(crate) treasury: Seat<Treasury, Journal>,
-    pub(crate) staking: Seat<Staking, Journal>,
-    pub(crate) scheduling: Seat<Scheduling, Journal>,
-    pub(crate) market: Seat<Market, Journal>,
-    pub(crate) emission: Seat<Emission, Journal>,
-    journal: Journal,
+/// The network, and what its parties know of it.
+pub struct World {
+    /// The machines.
+    pub rig: Rig<Journal>,
+    /// Where money lies.
+    pub ledger: Seat<Ledger, Journal>,
+    /// Genesis and vesting.
+    pub treasury: Seat<Treasury, Journal>,
+    /// Bonds.
+    pub staking: Seat<Staking, Journal>,
+    /// Leases and calls.
+    pub scheduling: Seat<Scheduling, Journal>,
+    /// Sessions and settlement.
+    pub market: Seat<Market, Journal>,
+    /// Rewards.
+    pub emission: Seat<Emission, Journal>,
+    /// Keys and roles, of which no other service hears.
+    pub accounts: Seat<Accounts, Journal>,
+    /// Where the logs are kept.
+    pub journal: Journal,
+    /// How services hear of each other.
+    pub lines: Lines,
     asked: u32,
-    pub(crate) sessions: Vec<(u8, Id)>,
-    pub(crate) leases: Vec<LeaseId>,
+    /// Sessions that were opened, and whose they are.
+    pub sessions: Vec<(u8, Id)>,
+    /// Leases that were granted.
+    pub leases: Vec<LeaseId>,
 }
 
-pub(crate) fn opened(params: Vec<u8>) -> Opened {
+/// How a log is opened.
+pub fn opened(params: Vec<u8>) -> Opened {
     Opened { cell: 1, shard: 0, profile_hash: GENESIS.to_vec(), params }
 }
 
 impl World {
     /// A network in its first epoch: genesis is done, and nobody is there yet.
-    pub(crate) fn empty() -> World {
+    pub fn empty() -> World {
         World::at(Journal::default(), START)
     }
 
     /// A network that nothing has happened in, genesis neither.
-    pub(crate) fn begun() -> World {
+    pub fn begun() -> World {
         World::opened(Journal::default(), START, |_| {})
     }
 
     /// A network in its first epoch whose market has other terms.
-    pub(crate) fn on_terms(terms: impl FnOnce(&mut holmes_proto::market::v1::Params)) -> World {
+    pub fn on_terms(terms: impl FnOnce(&mut holmes_proto::market::v1::Params)) -> World {
         let mut world = World::opened(Journal::default(), START, terms);
         world.rig.advance(Duration::from_secs(1));
         world
     }
 
     /// The machines at a moment: opened, or taken up where their logs are.
-    pub(crate) fn at(journal: Journal, at: Time) -> World {
+    pub fn at(journal: Journal, at: Time) -> World {
         let mut world = World::opened(journal, at, |_| {});
         world.rig.advance(Duration::from_secs(1));
         world
@@ -126,7 +164,8 @@ impl World {
         at: Time,
         terms: impl FnOnce(&mut holmes_proto::market::v1::Params),
     ) -> World {
-        let mut rig = Rig::new(journal.clone(), at);
+        let lines = Lines::default();
+        let mut rig = Rig::with_bus(journal.clone(), at, lines.clone());
         let tge_at_ms = START.millis();
         let hol = Asset { id: HOL, name: "HOL".into(), decimals: 9, cap_units: 1_000_000_000 * COIN };
         let usd = Asset { id: USD, name: "USD".into(), decimals: 6, cap_units: 0 };
@@ -149,6 +188,9 @@ impl World {
         let scheduling = rig.add(log(4), opened(scheduling.encode_to_vec())).unwrap();
         let market = rig.add(log(5), opened(market.encode_to_vec())).unwrap();
         let emission = rig.add(log(6), opened(emission.encode_to_vec())).unwrap();
+        let first = FirstStaff { public_keys: vec![public(7)], ..FirstStaff::default() };
+        let accounts = holmes_accounts::params::defaults(&first);
+        let accounts = rig.add(log(2), opened(accounts.encode_to_vec())).unwrap();
         let (sessions, leases) = (Vec::new(), Vec::new());
         World {
             rig,
@@ -158,7 +200,9 @@ impl World {
             scheduling,
             market,
             emission,
+            accounts,
             journal,
+            lines,
             asked: 0,
             sessions,
             leases,
@@ -166,14 +210,14 @@ impl World {
     }
 
     /// Two renters with money, three owners each with a node that is bonded and attached.
-    pub(crate) fn peopled() -> World {
+    pub fn peopled() -> World {
         let mut world = World::empty();
         world.people();
         world
     }
 
     /// They come to a network that has nobody yet.
-    pub(crate) fn people(&mut self) {
+    pub fn people(&mut self) {
         let world = self;
         for n in OWNERS.chain(RENTERS) {
             for asset in [HOL, USD] {
@@ -193,17 +237,19 @@ impl World {
     }
 
     /// The same network after it was down for so long.
-    pub(crate) fn down_for(self, by: Duration) -> World {
+    pub fn down_for(self, by: Duration) -> World {
         let at = self.rig.now().micros() + by.as_micros() as u64;
         World::at(self.journal, Time::from_micros(at))
     }
 
-    pub(crate) fn fresh(&mut self) -> Id {
+    /// An id that was not used before.
+    pub fn fresh(&mut self) -> Id {
         self.asked += 1;
         Id::derive(self.rig.now(), b"world", self.asked)
     }
 
-    pub(crate) fn ask<M: Machine>(
+    /// Asks one machine, and lets the others hear of it.
+    pub fn ask<M: Machine>(
         &mut self,
         seat: &Seat<M, Journal>,
         who: Principal,
@@ -231,12 +277,14 @@ impl World {
         self.ask(&self.ledger.clone(), owner, ledger::Command::OpenAccount(open)).unwrap();
     }
 
-    pub(crate) fn single(&self, debit: Id, credit: Id, units: u64) -> Kind {
+    /// A transfer at once.
+    pub fn single(&self, debit: Id, credit: Id, units: u64) -> Kind {
         let amount = Amount::new(units);
         Kind::Single(Move { debit, credit, amount, balancing: false, debit_owner: None })
     }
 
-    pub(crate) fn transfer(&mut self, who: Principal, kind: Kind) -> Id {
+    /// A transfer that must succeed; its id.
+    pub fn transfer(&mut self, who: Principal, kind: Kind) -> Id {
         let id = self.fresh();
         let transfers = vec![Transfer { id, linked: false, tag: 0, kind }];
         let batch = ledger::Command::CreateTransfers { via: Via::Call, transfers };
@@ -245,12 +293,9 @@ impl World {
         id
     }
 
-    pub(crate) fn bond(&mut self, n: u8) {
-        let network = Network { genesis: GENESIS, cell: 1 };
-        let possession = signed(n, &statement(&network, party(n), &public(n)));
-        let kind = NodeKind::Compute as u8;
-        let register = RegisterNode { public_key: public(n), kind, claim_milli_cu: 1_000, possession };
-        self.ask(&self.staking.clone(), party(n), Stake::RegisterNode(register)).unwrap();
+    /// An owner's node is registered, rated and bonded.
+    pub fn bond(&mut self, n: u8) {
+        self.ask(&self.staking.clone(), party(n), register(n)).unwrap();
         let rating = Stake::SetRating { node: node(n), rating_milli_cu: 1_000 };
         self.ask(&self.staking.clone(), STAFF, rating).unwrap();
         let hold = self.hold_for_bond(n, 3_600_000);
@@ -258,44 +303,57 @@ impl World {
     }
 
     /// A hold that can become a part of a bond for so long.
-    pub(crate) fn hold_for_bond(&mut self, n: u8, timeout_ms: u64) -> Id {
+    pub fn hold_for_bond(&mut self, n: u8, timeout_ms: u64) -> Id {
         let (debit, credit, amount) = (account(n, HOL), system_account("bonds/HOL"), Amount::new(BOND));
         let of = Move { debit, credit, amount, balancing: false, debit_owner: None };
         let coordinator = Some(Coordinator { service: ServiceId(3), id: node(n) });
         self.transfer(party(n), Kind::Hold { of, timeout_ms: Some(timeout_ms), coordinator })
     }
 
-    pub(crate) fn start_gateway(&mut self) {
+    /// The gateway comes, or comes back.
+    pub fn start_gateway(&mut self) {
         let start = Ask::StartGateway { public_key: public(100) };
         self.ask(&self.scheduling.clone(), gateway(), start).unwrap();
     }
 
-    pub(crate) fn attach(&mut self, n: u8) {
+    /// A node's stream to the gateway opens.
+    pub fn attach(&mut self, n: u8) {
+        let attach = self.attachment(n);
+        self.ask(&self.scheduling.clone(), gateway(), attach).unwrap();
+    }
+
+    /// What the gateway says when a node's stream opens.
+    pub fn attachment(&mut self, n: u8) -> Ask {
         let model = wire::ServedModel { name: MODEL.into(), digest: vec![1; 32].into(), context: 8_192 };
         let offer = wire::Capabilities { models: vec![model], slots: 4, ..Default::default() };
         let offer = Offer::read(&offer.encode_to_vec()).unwrap();
         let nonce = self.fresh().to_bytes();
         let said = attach_statement(&GENESIS, 1, &Id::of_key(&public(100)).to_bytes(), &nonce, &offer.bytes);
-        let attach = Attach { node: node(n), offer, nonce, signature: signed(n, &said) };
-        self.ask(&self.scheduling.clone(), gateway(), Ask::Attach(attach)).unwrap();
+        Ask::Attach(Attach { node: node(n), offer, nonce, signature: signed(n, &said) })
     }
 
     /// The node's stream breaks.
-    pub(crate) fn lose(&mut self, n: u8) {
-        let attached = self.scheduling.look(|state| state.nodes.get(&node(n)).and_then(|node| node.attached));
-        let Some(attached) = attached else { return };
-        let reason = wire::DetachReason::StreamLost.into();
-        let detach = Ask::Detach { node: node(n), generation: attached.generation, reason };
+    pub fn lose(&mut self, n: u8) {
+        let Some(detach) = self.detachment(n) else { return };
         self.ask(&self.scheduling.clone(), gateway(), detach).unwrap();
     }
 
-    pub(crate) fn open(&mut self, n: u8, asset: u32, budget: u64) {
+    /// What the gateway says when a node's stream breaks, if it is attached.
+    pub fn detachment(&self, n: u8) -> Option<Ask> {
+        let node = node(n);
+        let attached = self.scheduling.look(|state| state.nodes.get(&node).and_then(|node| node.attached))?;
+        let reason = wire::DetachReason::StreamLost.into();
+        Some(Ask::Detach { node, generation: attached.generation, reason })
+    }
+
+    /// Opens a session.
+    pub fn open(&mut self, n: u8, asset: u32, budget: u64) {
         self.open_alone(n, asset, budget);
         self.rig.settle();
     }
 
     /// Opens a session of which the ledger has not yet heard.
-    pub(crate) fn open_alone(&mut self, n: u8, asset: u32, budget: u64) {
+    pub fn open_alone(&mut self, n: u8, asset: u32, budget: u64) {
         let session = self.fresh();
         let open = OpenSession { session, renter: None, asset: Some(asset), budget: Some(budget) };
         if ask(&self.market, party(n), session, holmes_market::Command::OpenSession(open)).is_ok() {
@@ -303,51 +361,59 @@ impl World {
         }
     }
 
-    pub(crate) fn close(&mut self, at: usize) {
+    /// Closes one of the sessions.
+    pub fn close(&mut self, at: usize) {
         let Some((n, session)) = self.sessions.get(at % self.sessions.len().max(1)).copied() else { return };
         let close = holmes_market::Command::CloseSession { session };
         self.ask(&self.market.clone(), party(n), close).unwrap();
     }
 
     /// A lease for a session; refusals are answers too.
-    pub(crate) fn place(&mut self, at: usize) -> Option<LeaseId> {
+    pub fn place(&mut self, at: usize) -> Option<LeaseId> {
         let lease = self.place_on(at, None);
         self.rig.settle();
         lease
     }
 
     /// A lease on a node, of which only scheduling knows until all is settled.
-    pub(crate) fn place_on(&mut self, at: usize, n: Option<u8>) -> Option<LeaseId> {
+    pub fn place_on(&mut self, at: usize, n: Option<u8>) -> Option<LeaseId> {
+        let place = self.placement(at, n)?;
+        let reply = self.ask_alone(&self.scheduling.clone(), gateway(), place).ok()?;
+        self.granted(&reply)
+    }
+
+    /// What the gateway asks for when one of the sessions has a call.
+    pub fn placement(&self, at: usize, n: Option<u8>) -> Option<Ask> {
         let (_, session) = self.sessions.get(at % self.sessions.len().max(1)).copied()?;
         let (model, avoid, named) = (MODEL.to_owned(), Vec::new(), n.map(node));
         let allowance = 40_000_000_000;
-        let place = Place { session, model, allowance, duration_ms: 0, avoid, named, context: 0 };
-        match self.ask_alone(&self.scheduling.clone(), gateway(), Ask::Place(place)) {
-            Ok(Reply::Placed(granted)) => {
-                let lease = LeaseId::from_slice(&granted.lease)?;
-                self.leases.push(lease);
-                Some(lease)
-            }
-            _ => None,
-        }
+        Some(Ask::Place(Place { session, model, allowance, duration_ms: 0, avoid, named, context: 0 }))
+    }
+
+    /// Takes note of a lease that was granted.
+    pub fn granted(&mut self, reply: &Reply) -> Option<LeaseId> {
+        let Reply::Placed(granted) = reply else { return None };
+        let lease = LeaseId::from_slice(&granted.lease)?;
+        self.leases.push(lease);
+        Some(lease)
     }
 
     /// A lease goes on for longer.
-    pub(crate) fn renew(&mut self, at: usize) {
+    pub fn renew(&mut self, at: usize) {
         let Some(lease) = self.leases.get(at % self.leases.len().max(1)).copied() else { return };
         let renew = Ask::RenewLease { lease, allowance: 40_000_000_000, duration_ms: 0 };
         let _refused_is_an_answer_too = self.ask(&self.scheduling.clone(), gateway(), renew);
     }
 
     /// An owner asks for a bond back, of which only staking knows until all is settled; why not, if it is refused.
-    pub(crate) fn unbond(&mut self, n: u8) -> Result<(), String> {
+    pub fn unbond(&mut self, n: u8) -> Result<(), String> {
         let unbond = Stake::Unbond { node: node(n), amount: None, account: None };
         let answer = self.ask_alone(&self.staking.clone(), party(n), unbond);
         answer.map(drop).map_err(|refusal| refusal.reason.into_owned())
     }
 
     /// Reports calls of a lease by their numbers: a number that was reported before is a repetition.
-    pub(crate) fn report(&mut self, at: usize, calls: &[(u8, u64)]) {
+    pub fn report(&mut self, at: usize, calls: &[(u8, u64)]) {
         let Some(lease) = self.leases.get(at % self.leases.len().max(1)).copied() else { return };
         let lines = calls.iter().map(|(call, tokens)| self.line(lease, *call, *tokens, wire::Finish::Stop));
         let report = Ask::ReportCalls { lease, lines: lines.collect() };
@@ -355,7 +421,7 @@ impl World {
     }
 
     /// Calls of a lease that run have come to so much.
-    pub(crate) fn checkpoint(&mut self, at: usize, calls: &[(u8, u64)]) {
+    pub fn checkpoint(&mut self, at: usize, calls: &[(u8, u64)]) {
         let Some(lease) = self.leases.get(at % self.leases.len().max(1)).copied() else { return };
         let lost = wire::Finish::NodeLost;
         let lines = calls.iter().map(|(call, tokens)| (lease, self.line(lease, *call, *tokens, lost)));
@@ -363,34 +429,45 @@ impl World {
             self.ask(&self.scheduling.clone(), gateway(), Ask::Checkpoint(lines.collect()));
     }
 
-    pub(crate) fn end(&mut self, at: usize) {
+    /// One of the leases ends.
+    pub fn end(&mut self, at: usize) {
         let Some(lease) = self.leases.get(at % self.leases.len().max(1)).copied() else { return };
         let end = Ask::EndLease { lease, reason: wire::LeaseEnd::Released.into() };
         let _refused_is_an_answer_too = self.ask(&self.scheduling.clone(), gateway(), end);
     }
 
     /// Time passes while the gateway reports every five seconds who is there.
-    pub(crate) fn wait(&mut self, mut seconds: u64) {
+    pub fn wait(&mut self, mut seconds: u64) {
         while seconds > 0 {
             let part = seconds.min(5);
             seconds -= part;
             self.rig.advance(Duration::from_secs(part));
-            let (epoch, second) = self.scheduling.look(|state| {
-                let params = &state.params;
-                let epoch = params.calendar.epoch(self.rig.now());
-                (epoch, self.rig.now().millis().saturating_sub(params.beat_begins(epoch, 0).millis()) / 1_000)
-            });
-            let beats = u32::try_from(second + 1).unwrap().min(EPOCH_S as u32);
-            let bitmap: Vec<u8> = (0..beats.div_ceil(8)).map(|byte| ones(beats - 8 * byte)).collect();
-            let nodes = OWNERS.map(|n| (node(n), bitmap.clone())).collect();
-            let seen = Presence { epoch, first_beat: 0, beats, nodes };
-            self.ask(&self.scheduling.clone(), gateway(), Ask::ReportPresence(seen)).unwrap();
+            let seen = self.presence();
+            self.ask(&self.scheduling.clone(), gateway(), seen).unwrap();
         }
         assert_eq!(self.rig.check(), []);
     }
 
+    /// What the gateway reports of who is there: everybody.
+    pub fn presence(&self) -> Ask {
+        self.presence_of(OWNERS)
+    }
+
+    /// The same when it has heard of some nodes only.
+    pub fn presence_of(&self, owners: impl Iterator<Item = u8>) -> Ask {
+        let (epoch, second) = self.scheduling.look(|state| {
+            let params = &state.params;
+            let epoch = params.calendar.epoch(self.rig.now());
+            (epoch, self.rig.now().millis().saturating_sub(params.beat_begins(epoch, 0).millis()) / 1_000)
+        });
+        let beats = u32::try_from(second + 1).unwrap().min(EPOCH_S as u32);
+        let bitmap: Vec<u8> = (0..beats.div_ceil(8)).map(|byte| ones(beats - 8 * byte)).collect();
+        let nodes = owners.map(|n| (node(n), bitmap.clone())).collect();
+        Ask::ReportPresence(Presence { epoch, first_beat: 0, beats, nodes })
+    }
+
     /// A line of a call, as the lease's node and the gateway sign it.
-    fn line(&self, lease: LeaseId, call: u8, tokens: u64, finish: wire::Finish) -> Line {
+    pub fn line(&self, lease: LeaseId, call: u8, tokens: u64, finish: wire::Finish) -> Line {
         let mut line = Line {
             call: Id::v7(START.millis(), [call; 10]),
             input_tokens: 3,
@@ -410,24 +487,34 @@ impl World {
     }
 
     /// A service's log as it is kept.
-    pub(crate) fn frames(&self, service: ServiceId) -> Vec<Frame> {
+    pub fn frames(&self, service: ServiceId) -> Vec<Frame> {
         now(self.journal.read(log(service.0), 0, usize::MAX)).unwrap()
     }
 
     /// Every event of a service's log, in order.
-    pub(crate) fn events<E: Event>(&self) -> Vec<E> {
+    pub fn events<E: Event>(&self) -> Vec<E> {
         let frames = self.frames(E::SERVICE);
         let entries = frames.iter().flat_map(|frame| frame.entries().unwrap());
         entries.flat_map(|(_, entry)| entry.events).map(|bytes| E::decode(bytes).unwrap()).collect()
     }
 
-    pub(crate) fn balance(&self, account: Id) -> u64 {
+    /// What lies in an account.
+    pub fn balance(&self, account: Id) -> u64 {
         self.ledger.look(|state| state.account(&account).map_or(0, |account| account.balance.net().0))
     }
 
-    pub(crate) fn of(&self, name: &str) -> u64 {
+    /// What lies in an account of the platform's.
+    pub fn of(&self, name: &str) -> u64 {
         self.balance(system_account(name))
     }
+}
+
+/// What an owner says to have a node known.
+pub fn register(n: u8) -> Stake {
+    let network = Network { genesis: GENESIS, cell: 1 };
+    let possession = signed(n, &statement(&network, party(n), &public(n)));
+    let kind = NodeKind::Compute as u8;
+    Stake::RegisterNode(RegisterNode { public_key: public(n), kind, claim_milli_cu: 1_000, possession })
 }
 
 /// The n-th party's signature.

@@ -1,0 +1,248 @@
+//! `cargo xtask sim`: plays bad days and tells which went wrong.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use holmes_kernel::weak::{Guard, WEAKENED};
+use holmes_sim::deed::{Deed, day};
+use holmes_sim::{Outcome, case, run, shrink};
+
+/// Plays bad days on virtual time, each from a seed, and holds everything that must be after every deed.
+///
+/// The talk goes to stderr, the verdict to stdout. The exit status is 1 when a day went wrong; it is then cut down to what
+/// it needs and kept in crates/sim/cases, where a test plays it from then on.
+#[derive(Parser)]
+#[command(name = "cargo xtask sim", bin_name = "cargo xtask sim", after_help = EXAMPLES)]
+struct Args {
+    /// How many seeds
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// One seed alone
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    seed: Option<u64>,
+    /// A kept day instead of a seed
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "from", "seed"])]
+    case: Option<PathBuf>,
+    /// How many deeds a day has
+    #[arg(long, default_value_t = 120)]
+    steps: usize,
+    /// Tell every deed before it is played
+    #[arg(long)]
+    trace: bool,
+    /// Switch a guard of the product off: days must then go wrong
+    #[arg(long, value_name = "GUARD")]
+    without: Option<String>,
+    /// Play every day twice, and compare
+    #[arg(long)]
+    twice: bool,
+    /// Leave days that go wrong as they are: neither cut nor kept
+    #[arg(long)]
+    no_shrink: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  cargo xtask sim                              200 seeds, as the tests do
+  cargo xtask sim --seeds 10000                a night
+  cargo xtask sim --seed 4711 --trace          one day, deed by deed
+  cargo xtask sim --case crates/sim/cases/4711.json --trace
+  cargo xtask sim --without inbox              what the days would find if the inbox were not checked";
+
+fn main() -> ExitCode {
+    match play(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all went well.
+fn play(args: &Args) -> Result<bool> {
+    let guard = args.without.as_deref().map(guard).transpose()?;
+    if let Some(path) = &args.case {
+        let kept = case::read(path)?;
+        switch_off(guard);
+        return Ok(one(&format!("--case {}", path.display()), &kept.deeds, args.trace));
+    }
+    if let Some(seed) = args.seed {
+        switch_off(guard);
+        let deeds = day(seed, args.steps);
+        return Ok(one(&format!("--seed {seed} --steps {}", args.steps), &deeds, args.trace));
+    }
+    many(args, guard)
+}
+
+fn guard(word: &str) -> Result<Guard> {
+    let Some((_, guard)) = Guard::ALL.into_iter().find(|(name, _)| *name == word) else {
+        let known: Vec<_> = Guard::ALL.iter().map(|(name, _)| *name).collect();
+        bail!("there is no guard {word:?}: take one of {}", known.join(", "));
+    };
+    if !WEAKENED {
+        bail!(
+            "this build has all guards on for ever: build it with --features weakened, as `cargo xtask sim --without` does"
+        );
+    }
+    Ok(guard)
+}
+
+#[cfg(feature = "weakened")]
+fn switch_off(guard: Option<Guard>) {
+    holmes_kernel::weak::switch_off(guard);
+}
+
+#[cfg(not(feature = "weakened"))]
+fn switch_off(_: Option<Guard>) {}
+
+/// One day, with its verdict.
+fn one(named: &str, deeds: &[Deed], trace: bool) -> bool {
+    let outcome = run(deeds, |at, deed| {
+        if trace {
+            eprintln!("{at:>5}  {deed:?}");
+        }
+    });
+    let hex: String = outcome.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let [heard, done] = outcome.answers;
+    println!(
+        "{} deeds, {} frames, {heard} answers of which {done} are done, digest {hex}",
+        deeds.len(),
+        outcome.frames
+    );
+    match &outcome.failure {
+        None => println!("verdict: {named}: nothing went wrong"),
+        Some(failure) => {
+            println!("verdict: {named}: WRONG after {} of {} deeds", failure.deeds, deeds.len());
+            failure.wrong.iter().for_each(|wrong| println!("  {wrong}"));
+        }
+    }
+    outcome.failure.is_none()
+}
+
+/// Many days, on every core.
+fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
+    let began = Instant::now();
+    let (next, played, frames) = (AtomicU64::new(args.from), AtomicU64::new(0), AtomicU64::new(0));
+    let failed = Mutex::new(BTreeMap::new());
+    let end = args.from.saturating_add(args.seeds);
+    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                switch_off(guard);
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let outcome = seed_of(args, seed);
+                    frames.fetch_add(outcome.frames, Ordering::Relaxed);
+                    played.fetch_add(1, Ordering::Relaxed);
+                    if let Some(failure) = outcome.failure {
+                        eprintln!(
+                            "\rseed {seed} went WRONG after {} deeds: {}",
+                            failure.deeds, failure.wrong[0]
+                        );
+                        failed.lock().unwrap().insert(seed, failure);
+                    }
+                }
+            });
+        }
+        tell_progress(args.seeds, &played, began);
+    });
+    let failed = failed.into_inner().unwrap();
+    switch_off(guard);
+    for seed in failed.keys().take(if args.no_shrink { 0 } else { most_kept(args) }) {
+        keep(args, *seed)?;
+    }
+    let (seconds, frames) = (began.elapsed().as_secs_f64(), frames.into_inner());
+    println!(
+        "{} seeds of {} deeds in {seconds:.1} s: {:.1} seeds/s, {frames} frames",
+        args.seeds,
+        args.steps,
+        args.seeds as f64 / seconds
+    );
+    for (seed, failure) in failed.iter().take(10) {
+        println!("  seed {seed}: {}", failure.wrong[0]);
+        let without = args.without.as_ref().map(|guard| format!(" --without {guard}")).unwrap_or_default();
+        println!("    again: cargo xtask sim --seed {seed} --steps {} --trace{without}", args.steps);
+    }
+    match failed.len() {
+        0 => println!("verdict: nothing went wrong in seeds {} to {}", args.from, end - 1),
+        wrong => println!("verdict: {wrong} of {} days went WRONG", args.seeds),
+    }
+    Ok(failed.is_empty())
+}
+
+fn seed_of(args: &Args, seed: u64) -> Outcome {
+    let deeds = day(seed, args.steps);
+    let mut outcome = run(&deeds, |_, _| {});
+    if args.twice && outcome.failure.is_none() {
+        let again = run(&deeds, |_, _| {});
+        if again != outcome {
+            let wrong = vec!["the same day, played again, is another".to_owned()];
+            outcome.failure = Some(run::Failure { deeds: deeds.len(), wrong });
+        }
+    }
+    outcome
+}
+
+/// How many of the days that go wrong are cut: all of them have the same cause, mostly. Of a guard that is off one is kept,
+/// which shows for ever what the guard is there for.
+fn most_kept(args: &Args) -> usize {
+    match &args.without {
+        Some(guard) => usize::from(!case::dir().join(format!("without-{guard}.json")).exists()),
+        None => 3,
+    }
+}
+
+/// Cuts a day that goes wrong, and keeps what is left of it.
+fn keep(args: &Args, seed: u64) -> Result<()> {
+    eprintln!("seed {seed}: leaving out what its failure does not need");
+    let (mut note, mut asked) = (String::new(), 0);
+    let deeds = shrink::shrink(day(seed, args.steps), 400, |deeds| {
+        asked += 1;
+        let failure = run(deeds, |_, _| {}).failure;
+        if let Some(failure) = &failure {
+            note.clone_from(&failure.wrong[0]);
+        }
+        failure.is_some()
+    });
+    let left = deeds.len();
+    let name = match &args.without {
+        Some(guard) => format!("without-{guard}"),
+        None => format!("seed-{seed}"),
+    };
+    let path = case::keep(&case::dir(), &name, &case::Case { note, seed, deeds })?;
+    eprintln!("seed {seed}: {left} deeds are left after {asked} days, kept as {}", path.display());
+    Ok(())
+}
+
+fn tell_progress(seeds: u64, played: &AtomicU64, began: Instant) {
+    let terminal = std::io::stderr().is_terminal();
+    let mut told = Duration::ZERO;
+    loop {
+        let done = played.load(Ordering::Relaxed);
+        let every = Duration::from_secs(if terminal { 1 } else { 30 });
+        if done >= seeds {
+            break;
+        }
+        if began.elapsed() >= told + every {
+            told = began.elapsed();
+            let end = if terminal { "\r" } else { "\n" };
+            eprint!("{done} of {seeds} seeds, {:.1} a second{end}", done as f64 / told.as_secs_f64());
+            let _ = std::io::stderr().flush(); // progress that cannot be shown is not missed
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,347 @@
+//! Plays a day: one deed after the other, and after each everything that must hold.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use holmes_accounts::command::{NewAccount, NewApiKey};
+use holmes_accounts::{By, Change, Roles};
+use holmes_kernel::{Amount, Id, Principal, PrincipalKind, ServiceId, Way};
+use holmes_ledger::command::{Command as Pay, Coordinator, Kind, Move, Movement, Transfer, Via};
+use holmes_market::Command as Trade;
+use holmes_market::command::OpenSession;
+use holmes_proto::scheduling::v1 as wire;
+use holmes_scheduling::Command as Ask;
+use holmes_staking::command::Command as Stake;
+
+use crate::client::{Clients, Said};
+use crate::deed::Deed;
+use crate::watch::Watch;
+use crate::world::{
+    BANK, COIN, EPOCH_S, HOL, OWNERS, STAFF, USD, World, account, gateway, node, party, public, register,
+};
+
+/// Who sends dense numbers.
+const BULK: u8 = 3;
+
+/// A day under way.
+pub struct Day {
+    /// The network.
+    pub world: World,
+    /// Those who ask.
+    pub clients: Clients,
+    /// What the logs say.
+    pub watch: Watch,
+    /// What went against the rules, the first such deed alone.
+    pub wrong: Vec<String>,
+    holds: Vec<(u8, Id)>,
+    submitted: u64,
+    /// Accounts that staff has given.
+    given: Vec<Id>,
+    /// Nodes that say nothing.
+    silent: BTreeSet<u8>,
+}
+
+impl Day {
+    /// The morning: a network with renters, owners and bonded nodes, and nothing amiss.
+    pub fn begin() -> Day {
+        let mut world = World::peopled();
+        let bulk = Pay::RegisterSubmitter { submitter: party(BULK), registered: true };
+        let asked = world.ask(&world.ledger.clone(), STAFF, bulk);
+        let (clients, watch) = (Clients::default(), Watch::default());
+        let wrong = asked.err().map(|refusal| refusal.to_string()).into_iter().collect();
+        Day {
+            world,
+            clients,
+            watch,
+            wrong,
+            holds: Vec::new(),
+            submitted: 0,
+            given: Vec::new(),
+            silent: BTreeSet::new(),
+        }
+    }
+
+    /// Plays one deed and holds everything to what must be; whether it was.
+    pub fn live(&mut self, deed: &Deed) -> bool {
+        self.play(deed);
+        self.look();
+        self.wrong.is_empty()
+    }
+
+    fn play(&mut self, deed: &Deed) {
+        match deed {
+            Deed::Pay { from, to, token, units, balancing } => {
+                let kind = self.payment(*from, *to, *token, *units, *balancing);
+                self.transfers(party(*from), vec![kind], false);
+            }
+            Deed::Chain { from, token, units } => {
+                let to = |at: usize| 1 + (usize::from(*from) + at) as u8 % 5;
+                let kinds = units.iter().enumerate();
+                let kinds = kinds.map(|(at, units)| self.payment(*from, to(at), *token, *units, false));
+                self.transfers(party(*from), kinds.collect(), true);
+            }
+            Deed::Hold { from, to, token, units, timeout_ms } => {
+                let Kind::Single(of) = self.payment(*from, *to, *token, *units, false) else { return };
+                let kind = Kind::Hold { of, timeout_ms: Some(*timeout_ms), coordinator: None };
+                let id = self.transfers(party(*from), vec![kind], false);
+                self.holds.push((*from, id));
+            }
+            Deed::EndHold { at, post, twice } => self.end_hold(*at, *post, *twice),
+            Deed::Submit { to, units, ahead } => self.submit(*to, *units, *ahead),
+            Deed::Border { n, out, units, reference } => {
+                let reference = format!("wire {reference}");
+                let movement = Movement { account: account(*n, USD), amount: Amount::new(*units), reference };
+                let command =
+                    if *out { Pay::RecordWithdrawal(movement) } else { Pay::RecordDeposit(movement) };
+                self.ask(BANK, Said::Ledger(command));
+            }
+            Deed::Open { n, token, budget } => self.open(*n, *token, *budget),
+            Deed::Close { at } => self.close(*at),
+            Deed::Place { at, n } => {
+                let place = self.world.placement(*at, *n);
+                self.ask_as_gateway(place);
+            }
+            Deed::Report { at, calls } => self.report(*at, calls),
+            Deed::Checkpoint { at, calls } => self.checkpoint(*at, calls),
+            Deed::Renew { at } => {
+                let lease = self.lease(*at);
+                let renew =
+                    lease.map(|lease| Ask::RenewLease { lease, allowance: 40_000_000_000, duration_ms: 0 });
+                self.ask_as_gateway(renew);
+            }
+            Deed::End { at } => {
+                let reason = wire::LeaseEnd::Released.into();
+                let end = self.lease(*at).map(|lease| Ask::EndLease { lease, reason });
+                self.ask_as_gateway(end);
+            }
+            Deed::Lose { n } => {
+                let detach = self.world.detachment(*n);
+                self.ask_as_gateway(detach);
+            }
+            Deed::Attach { n } => {
+                let attach = self.world.attachment(*n);
+                self.ask_as_gateway(Some(attach));
+            }
+            Deed::Silence { n, silent: true } => drop(self.silent.insert(*n)),
+            Deed::Silence { n, silent: false } => drop(self.silent.remove(n)),
+            Deed::Account { kind, at } => self.account(*kind, *at),
+            Deed::Gateway => self.ask_as_gateway(Some(Ask::StartGateway { public_key: public(100) })),
+            Deed::Bond { n, units } => self.bond(*n, *units),
+            Deed::Unbond { n, units } => {
+                let amount = Some(Amount::new(*units));
+                self.ask(party(*n), Said::Staking(Stake::Unbond { node: node(*n), amount, account: None }));
+            }
+            Deed::Jail { n, jailed } => {
+                let (node, cause) = (node(*n), "it answers nonsense".to_owned());
+                let command = if *jailed { Stake::Jail { node, cause } } else { Stake::Unjail { node } };
+                self.ask(STAFF, Said::Staking(command));
+            }
+            Deed::Exit { n, back } => {
+                let next = self.world.emission.look(|state| state.next);
+                let exit =
+                    holmes_emission::Command::ExitGrant { node: node(*n), epoch: next.saturating_sub(*back) };
+                self.ask(party(*n), Said::Emission(exit));
+            }
+            Deed::Nonsense { kind } => self.nonsense(*kind),
+            Deed::Again { back } => {
+                if let Some(at) = self.clients.back(*back) {
+                    self.clients.send(&self.world, at);
+                }
+            }
+            Deed::Reuse { back } => self.reuse(*back),
+            Deed::Wait { ms } => self.wait(*ms),
+            Deed::Leap { ms } => self.world.rig.leap(Duration::from_millis(*ms)),
+            Deed::Hear => {
+                self.world.rig.settle();
+            }
+            fault => self.suffer(fault),
+        }
+    }
+
+    fn ask(&mut self, who: Principal, said: Said) {
+        let id = self.world.fresh();
+        let at = self.clients.note(who, Way::Request(id), said);
+        self.clients.send(&self.world, at);
+    }
+
+    fn ask_as_gateway(&mut self, said: Option<Ask>) {
+        if let Some(said) = said {
+            self.ask(gateway(), Said::Scheduling(said));
+        }
+    }
+
+    fn payment(&self, from: u8, to: u8, token: bool, units: u64, balancing: bool) -> Kind {
+        let asset = if token { HOL } else { USD };
+        let (debit, credit, amount) = (account(from, asset), account(to, asset), Amount::new(units));
+        Kind::Single(Move { debit, credit, amount, balancing, debit_owner: None })
+    }
+
+    /// Asks the ledger for transfers in one batch; the last one's id.
+    fn transfers(&mut self, who: Principal, kinds: Vec<Kind>, linked: bool) -> Id {
+        let last = kinds.len().saturating_sub(1);
+        let transfer =
+            |(at, kind)| Transfer { id: self.world.fresh(), linked: linked && at < last, tag: 0, kind };
+        let transfers: Vec<Transfer> = kinds.into_iter().enumerate().map(transfer).collect();
+        let id = transfers.last().map_or(Id::default(), |transfer| transfer.id);
+        self.ask(who, Said::Ledger(Pay::CreateTransfers { via: Via::Call, transfers }));
+        id
+    }
+
+    fn end_hold(&mut self, at: usize, post: Option<u64>, twice: bool) {
+        let Some((n, hold)) = self.holds.get(at % self.holds.len().max(1)).copied() else { return };
+        let kind = match post {
+            None => Kind::Void { hold },
+            Some(0) => Kind::Post { hold, amount: None },
+            Some(units) => Kind::Post { hold, amount: Some(Amount::new(units)) },
+        };
+        self.transfers(party(n), if twice { vec![kind, kind] } else { vec![kind] }, false);
+    }
+
+    fn submit(&mut self, to: u8, units: u64, ahead: bool) {
+        let order = |day: &mut Day| {
+            day.submitted += 1;
+            let kind = day.payment(BULK, to, false, units, false);
+            let transfers = vec![Transfer { id: day.world.fresh(), linked: false, tag: 0, kind }];
+            let said = Said::Ledger(Pay::CreateTransfers { via: Via::Number, transfers });
+            day.clients.note(party(BULK), Way::Submission(day.submitted), said)
+        };
+        let first = order(self);
+        if ahead {
+            let second = order(self);
+            self.clients.send(&self.world, second);
+        }
+        self.clients.send(&self.world, first);
+    }
+
+    fn open(&mut self, n: u8, token: bool, budget: u64) {
+        let session = self.world.fresh();
+        let asset = Some(if token { HOL } else { USD });
+        let open = OpenSession { session, renter: None, asset, budget: Some(budget) };
+        let said = Said::Market(Trade::OpenSession(open));
+        let at = self.clients.note(party(n), Way::Request(session), said);
+        self.clients.send(&self.world, at);
+        self.world.sessions.push((n, session));
+    }
+
+    /// A client closes one of its sessions.
+    pub fn close(&mut self, at: usize) {
+        let sessions = &self.world.sessions;
+        let Some((n, session)) = sessions.get(at % sessions.len().max(1)).copied() else { return };
+        self.ask(party(n), Said::Market(Trade::CloseSession { session }));
+    }
+
+    fn lease(&self, at: usize) -> Option<holmes_scheduling::state::LeaseId> {
+        let leases = &self.world.leases;
+        leases.get(at % leases.len().max(1)).copied()
+    }
+
+    fn report(&mut self, at: usize, calls: &[(u8, u64)]) {
+        let Some(lease) = self.lease(at) else { return };
+        let lines =
+            calls.iter().map(|(call, tokens)| self.world.line(lease, *call, *tokens, wire::Finish::Stop));
+        let report = Ask::ReportCalls { lease, lines: lines.collect() };
+        self.ask_as_gateway(Some(report));
+    }
+
+    fn checkpoint(&mut self, at: usize, calls: &[(u8, u64)]) {
+        let Some(lease) = self.lease(at) else { return };
+        let lost = wire::Finish::NodeLost;
+        let lines = calls.iter().map(|(call, tokens)| (lease, self.world.line(lease, *call, *tokens, lost)));
+        let checkpoint = Ask::Checkpoint(lines.collect());
+        self.ask_as_gateway(Some(checkpoint));
+    }
+
+    fn bond(&mut self, n: u8, units: u64) {
+        let credit = holmes_ledger::system_account("bonds/HOL");
+        let of = Move {
+            debit: account(n, HOL),
+            credit,
+            amount: Amount::new(units),
+            balancing: false,
+            debit_owner: None,
+        };
+        let coordinator = Some(Coordinator { service: ServiceId(3), id: node(n) });
+        let hold =
+            self.transfers(party(n), vec![Kind::Hold { of, timeout_ms: Some(60_000), coordinator }], false);
+        self.world.rig.settle();
+        self.ask(party(n), Said::Staking(Stake::Bond { node: node(n), hold }));
+    }
+
+    fn account(&mut self, kind: u8, at: usize) {
+        let staff = Principal::new(PrincipalKind::Staff, Id::of_key(&public(7)));
+        let (id, last) = (self.world.fresh(), self.given.get(at % self.given.len().max(1)).copied());
+        let change = match (kind % 4, last) {
+            (1, Some(account)) => Change::Suspend { account, cause: "asked for by a court".into() },
+            (2, Some(account)) => Change::Reinstate { account },
+            (3, Some(account)) => {
+                let (label, roles) = (String::new(), Roles::RENTER);
+                Change::CreateApiKey(NewApiKey {
+                    account,
+                    key: id,
+                    hash: [kind; 32],
+                    label,
+                    roles,
+                    admin: false,
+                    expires: None,
+                })
+            }
+            _ => {
+                self.given.push(id);
+                Change::CreateAccount(NewAccount {
+                    account: id,
+                    name: "one".into(),
+                    roles: Roles::RENTER,
+                    key: None,
+                })
+            }
+        };
+        self.ask(staff, Said::Accounts(holmes_accounts::Command { by: By::Signature, change }));
+    }
+
+    fn nonsense(&mut self, kind: u8) {
+        let (who, unknown) = (party(4), Id::v7(self.world.rig.now().millis(), [9; 10]));
+        let said = match kind % 8 {
+            0 => Said::Ledger(Pay::CreateTransfers { via: Via::Call, transfers: Vec::new() }),
+            1 => Said::Ledger(Pay::ExpireHolds),
+            2 => Said::Ledger(Pay::Destroy { asset: HOL, amount: Amount::new(COIN) }),
+            3 => Said::Market(Trade::CloseSession { session: unknown }),
+            4 => Said::Market(Trade::Answered { seq: 7, refused: None }),
+            5 => Said::Staking(Stake::Bond { node: node(1), hold: unknown }),
+            6 => Said::Treasury(holmes_treasury::Command::RetryGenesis),
+            _ => Said::Staking(register(1)),
+        };
+        self.ask(who, said);
+    }
+
+    fn reuse(&mut self, back: usize) {
+        let Some(at) = self.clients.back(back) else { return };
+        let (who, way) = (self.clients.order(at).who, self.clients.order(at).way);
+        let kind = self.payment(4, 5, false, 1, false);
+        let via = if matches!(way, Way::Request(_)) { Via::Call } else { Via::Number };
+        let transfers = vec![Transfer { id: self.world.fresh(), linked: false, tag: 1, kind }];
+        // A submitter's number that was never sent would be this one's for ever, and the day's own would wait behind it.
+        let open = self.clients.open().contains(&at) && via == Via::Number;
+        if !open {
+            let at = self.clients.note(who, way, Said::Ledger(Pay::CreateTransfers { via, transfers }));
+            self.clients.send(&self.world, at);
+        }
+    }
+
+    /// Time passes while the gateway reports every five seconds who is there.
+    pub fn wait(&mut self, ms: u64) {
+        let mut left = ms;
+        while left > 0 {
+            let part = left.min(5_000);
+            left -= part;
+            self.world.rig.advance(Duration::from_millis(part));
+            let there: Vec<u8> = OWNERS.filter(|n| !self.silent.contains(n)).collect();
+            let seen = self.world.presence_of(there.into_iter());
+            self.ask_as_gateway(Some(seen));
+        }
+    }
+
+    /// An epoch passes.
+    pub fn epoch(&mut self) {
+        self.wait(EPOCH_S * 1_000);
+    }
+}

@@ -1,0 +1,89 @@
+//! Each guard of the product is switched off in turn, and the days must then go wrong: what the simulation would not miss
+//! it does not test. With all guards on, the same days go well. Built with the feature `weakened` alone.
+
+use holmes_kernel::weak::{Guard, switch_off};
+use holmes_sim::deed::day;
+use holmes_sim::{case, run};
+
+/// How many days may pass before a guard that is off is missed.
+const SEEDS: u64 = 60;
+const STEPS: usize = 120;
+
+/// The first day that goes wrong without a guard, and what is said of it.
+fn missed(guard: Guard) -> Option<(u64, Vec<String>)> {
+    switch_off(Some(guard));
+    let found = (1..=SEEDS).find_map(|seed| {
+        let failure = run(&day(seed, STEPS), |_, _| {}).failure?;
+        Some((seed, failure.wrong))
+    });
+    switch_off(None);
+    found
+}
+
+/// A guard is missed, for a reason that it is there for; and the day that missed it goes well with the guard on.
+fn is_missed(guard: Guard, reasons: &[&str]) {
+    let (seed, wrong) = missed(guard).unwrap_or_else(|| panic!("{SEEDS} days do not miss {guard:?}"));
+    println!("without {guard:?}: seed {seed}: {}", wrong[0]);
+    let known = |what: &String| reasons.iter().any(|reason| what.contains(reason));
+    assert!(wrong.iter().any(known), "without {guard:?}, seed {seed}: {wrong:#?}");
+    let with = run(&day(seed, STEPS), |_, _| {}).failure;
+    assert_eq!(with, None, "seed {seed} with all guards on");
+}
+
+#[test]
+fn the_kept_day_of_each_guard_goes_wrong_without_it_alone() {
+    for (name, guard) in Guard::ALL {
+        let kept = case::read(&case::dir().join(format!("without-{name}.json")));
+        let kept = kept.expect("`cargo xtask sim --without GUARD` keeps one where there is none");
+        switch_off(Some(guard));
+        let without = run(&kept.deeds, |_, _| {}).failure;
+        switch_off(None);
+        assert!(without.is_some(), "{name} is off, and its day goes well");
+        assert_eq!(run(&kept.deeds, |_, _| {}).failure, None, "{name} is on");
+    }
+}
+
+#[test]
+fn without_the_inbox_check_something_is_taken_in_twice() {
+    is_missed(Guard::Inbox, &["has taken in"]);
+}
+
+#[test]
+fn without_the_chain_check_a_changed_log_is_started_from() {
+    is_missed(Guard::Chain, &["started from a log that was changed"]);
+}
+
+#[test]
+fn without_the_request_window_a_request_runs_twice() {
+    is_missed(Guard::Window, &["ran twice"]);
+}
+
+#[test]
+fn without_the_age_of_ids_a_forgotten_request_runs_twice() {
+    is_missed(Guard::Age, &["ran twice", "acknowledged, then refused"]);
+}
+
+#[test]
+fn without_conservation_in_each_step_a_forged_log_is_started_from() {
+    is_missed(Guard::Step, &["E-1.1"]);
+}
+
+#[test]
+fn without_the_fence_a_late_append_of_a_former_owner_applies() {
+    is_missed(Guard::Fence, &["has halted: the frame does not follow"]);
+}
+
+#[test]
+fn without_dense_numbers_a_submission_runs_twice() {
+    is_missed(Guard::Numbers, &["ran twice", "follows"]);
+}
+
+#[test]
+fn without_waiting_for_the_journal_something_is_acknowledged_that_is_not_there() {
+    is_missed(Guard::Durable, &["acknowledged and is not in the log"]);
+}
+
+#[test]
+fn without_holds_that_end_once_one_ends_twice() {
+    is_missed(Guard::Hold, &["ended, and was not open"]);
+}

@@ -1,0 +1,6 @@
+//! The simulator in the ordinary tests: 200 days, every kept case, and that a day is the same twice.
+
+#[path = "it/cases.rs"]
+mod cases;
+#[path = "it/days.rs"]
+mod days;
