@@ -110,6 +110,11 @@ impl Cast {
         self.parties.get(name)
     }
 
+    /// The names of all.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.parties.keys().cloned().collect()
+    }
+
     /// Takes note of an account in the ledger.
     pub(super) fn has_account(&mut self, name: &str, asset: &str, account: Id) {
         if let Some(party) = self.parties.get_mut(name) {

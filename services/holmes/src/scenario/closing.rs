@@ -115,7 +115,7 @@ impl World<'_> {
             verdict.looked(1, usize::from(wrong.is_some()));
             let wrong: Vec<Json> = wrong.into_iter().collect();
             self.closing_line(json!({ "balance": account, "units": units.to_string() }), &wrong, || {
-                format!("{account} has {}", wanted_shown(&wanted.value, units))
+                format!("{account} has {}", self.coins(&wanted.value, units))
             })?;
         }
         Ok(())
@@ -130,6 +130,14 @@ impl World<'_> {
         }
         let got = format!("{} {}", output::coins(got, asset.decimals), asset.name);
         Ok(Some(expect::difference(line, path, &wanted.into(), &got.into())))
+    }
+
+    /// Base units in the asset of what was wanted.
+    fn coins(&self, wanted: &str, units: u64) -> String {
+        match expect::amount(&self.plan.assets, wanted) {
+            Ok((_, asset, _)) => format!("{} {}", output::coins(units, asset.decimals), asset.name),
+            Err(_) => units.to_string(),
+        }
     }
 
     fn closing_line(&self, mut json: Json, wrong: &[Json], shown: impl Fn() -> String) -> Result<()> {
@@ -158,10 +166,4 @@ impl World<'_> {
             ),
         })
     }
-}
-
-/// Base units in the asset of what was wanted.
-fn wanted_shown(wanted: &str, units: u64) -> String {
-    let asset = wanted.rsplit(' ').next().unwrap_or_default();
-    format!("{units} base units of {asset}")
 }
