@@ -3,8 +3,7 @@
 //! `submit` returns at once and `poll` hands out the result, so a scheduler can prepare while a step runs.
 
 pub mod cpu;
-#[cfg(test)]
-pub(crate) mod fake;
+pub mod fake;
 
 use std::sync::Arc;
 use std::time::Duration;

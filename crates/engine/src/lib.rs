@@ -4,8 +4,8 @@
 //! # Rooms
 //! [`mod@format`] opens files; [`config`] says what the model is; [`program`] is the model as ops; [`text`] turns text
 //! into tokens and back; [`backend`] executes programs; [`sample`] chooses tokens; [`sched`] batches sequences over
-//! the paged cache; [`run`] is the front door. Test only: `reference`, an interpreter of programs in f64, the oracle;
-//! `backend::fake`, which makes paging exactly testable; `testkit`, random models and files of them.
+//! the paged cache; [`run`] is the front door. [`backend::fake`] computes nothing, for tests of paging and
+//! for scenarios. Test only: `reference`, an interpreter of programs in f64, the oracle; `testkit`, random models and files of them.
 //!
 //! # What always holds
 //! * A file can be damaged or hostile: it is refused with a reason, or it is used; it never makes a panic, and

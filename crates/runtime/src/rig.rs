@@ -47,6 +47,11 @@ impl<J: Journal> Rig<J> {
         self.clock.now()
     }
 
+    /// The rig's clock, for what stands around its machines.
+    pub fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
     /// Opens a machine's log, or takes it up where it is, and gives the machine's door.
     pub fn add<M: Machine>(&mut self, log: LogId, opened: Opened) -> Result<Seat<M, J>, RecoverError> {
         let replay = |why| RecoverError::Replay { service: M::NAME, why };
@@ -114,8 +119,16 @@ impl<J: Journal> Rig<J> {
 
     /// Throws every state away and rebuilds it from its log alone; answers the services whose digest is then another.
     pub fn restart(&mut self) -> Result<Vec<&'static str>, RecoverError> {
+        self.restart_where(|_| true)
+    }
+
+    /// The same of the services whose names are so; the others go on as they are.
+    pub fn restart_where(
+        &mut self,
+        is_one: impl Fn(&str) -> bool,
+    ) -> Result<Vec<&'static str>, RecoverError> {
         let mut changed = Vec::new();
-        for seat in &self.seats {
+        for seat in self.seats.iter().filter(|seat| is_one(seat.name())) {
             if !seat.restart()? {
                 changed.push(seat.name());
             }

@@ -138,7 +138,8 @@ fn request_id(message: &DynamicMessage) -> Result<Id> {
     }
 }
 
-fn path_of(method: &MethodDescriptor) -> String {
+/// Where a method is called.
+pub(crate) fn path_of(method: &MethodDescriptor) -> String {
     format!("/{}/{}", method.parent_service().full_name(), method.name())
 }
 
@@ -191,7 +192,7 @@ fn request_message(method: &MethodDescriptor, json: &str) -> Result<DynamicMessa
 
 /// Gives values of enums their full names, RENTER becomes ROLE_RENTER, and floats their text. What is none stays, and is
 /// refused by its name.
-fn name_values(json: &mut Json, message: &MessageDescriptor) {
+pub(crate) fn name_values(json: &mut Json, message: &MessageDescriptor) {
     let Json::Object(fields) = json else { return };
     for (name, value) in fields {
         let named = message.get_field_by_json_name(name).or_else(|| message.get_field_by_name(name));
@@ -224,7 +225,8 @@ fn name_value(value: &mut Json, kind: &EnumDescriptor) {
     }
 }
 
-fn fields(message: &MessageDescriptor) -> String {
+/// The fields of a message, for who has misspelt one.
+pub(crate) fn fields(message: &MessageDescriptor) -> String {
     let names: Vec<String> = message.fields().map(|field| field.json_name().to_owned()).collect();
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
@@ -323,7 +325,7 @@ impl Reflection {
 }
 
 /// Messages whose types are known only now.
-struct Codec(MethodDescriptor);
+pub(crate) struct Codec(pub(crate) MethodDescriptor);
 
 impl tonic::codec::Codec for Codec {
     type Encode = DynamicMessage;
@@ -340,7 +342,7 @@ impl tonic::codec::Codec for Codec {
     }
 }
 
-struct Encoding;
+pub(crate) struct Encoding;
 
 impl Encoder for Encoding {
     type Item = DynamicMessage;
@@ -351,7 +353,7 @@ impl Encoder for Encoding {
     }
 }
 
-struct Decoding(prost_reflect::MessageDescriptor);
+pub(crate) struct Decoding(prost_reflect::MessageDescriptor);
 
 impl Decoder for Decoding {
     type Item = DynamicMessage;

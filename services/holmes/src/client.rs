@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use ed25519_dalek::{Signer as _, SigningKey};
-use holmes_kernel::{Id, Principal, PrincipalKind};
+use holmes_kernel::{Id, Principal, PrincipalKind, Time};
 use holmes_proto::edge;
 use holmes_runtime::Clock;
 use holmes_runtime::auth::{Network, signing_input};
@@ -36,6 +36,8 @@ pub(crate) enum Proof {
     ApiKey(String),
     /// A key that signs each request, as a party of this kind.
     Key(Box<SigningKey>, PrincipalKind),
+    /// A key that signs each request as somebody who is named: where the id does not follow from the key.
+    Of(Box<SigningKey>, Principal),
 }
 
 impl Proof {
@@ -57,6 +59,19 @@ impl Proof {
         message: &[u8],
         request_id: Id,
     ) -> Result<()> {
+        self.add_at(Clock::System.now(), metadata, network, path, message, request_id)
+    }
+
+    /// The same at a moment that the caller knows.
+    pub(crate) fn add_at(
+        &self,
+        now: Time,
+        metadata: &mut MetadataMap,
+        network: impl FnOnce() -> Result<Network>,
+        path: &str,
+        message: &[u8],
+        request_id: Id,
+    ) -> Result<()> {
         match self {
             Proof::Nobody => {}
             Proof::ApiKey(key) => {
@@ -65,8 +80,12 @@ impl Proof {
             }
             Proof::Key(key, kind) => {
                 let principal = Principal::new(*kind, Id::of_key(&key.verifying_key().to_bytes()));
-                let expires_ms = Clock::System.now().after_millis(SIGNED_FOR_MS).millis();
-                let input = signing_input(&network()?, path, message, request_id, expires_ms, principal);
+                return Proof::Of(key.clone(), principal)
+                    .add_at(now, metadata, network, path, message, request_id);
+            }
+            Proof::Of(key, principal) => {
+                let expires_ms = now.after_millis(SIGNED_FOR_MS).millis();
+                let input = signing_input(&network()?, path, message, request_id, expires_ms, *principal);
                 let fields = [
                     ("holmes-principal", output::hex(&principal.to_bytes())),
                     ("holmes-request-id", request_id.to_string()),

@@ -3,24 +3,24 @@
 use std::pin::Pin;
 
 use holmes_accounts::{Accounts, Denied, State};
-use holmes_kernel::{At, Code, Handle as _, Principal, Refusal};
+use holmes_kernel::{At, Code, Handle, Principal, Refusal};
 use holmes_proto::edge::Scope;
 use holmes_runtime::auth::Keys;
 use holmes_runtime::{Clock, MachineHandle};
 
-/// Keys by the accounts of this process, where it runs them.
-pub(crate) struct Keyring {
-    accounts: Option<MachineHandle<Accounts>>,
+/// Keys by the accounts of this process, where it runs them; `H` is their door.
+pub(crate) struct Keyring<H = MachineHandle<Accounts>> {
+    accounts: Option<H>,
     clock: Clock,
 }
 
-impl Keyring {
+impl<H: Handle<Accounts>> Keyring<H> {
     /// A keyring over a process's accounts.
-    pub(crate) fn new(accounts: Option<MachineHandle<Accounts>>, clock: Clock) -> Keyring {
+    pub(crate) fn new(accounts: Option<H>, clock: Clock) -> Keyring<H> {
         Keyring { accounts, clock }
     }
 
-    fn accounts(&self) -> Result<MachineHandle<Accounts>, Refusal> {
+    fn accounts(&self) -> Result<H, Refusal> {
         self.accounts.clone().ok_or_else(|| {
             let message =
                 "this process does not run the role accounts, so it knows no keys: call one that does";
@@ -31,7 +31,7 @@ impl Keyring {
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
 
-impl Keys for Keyring {
+impl<H: Handle<Accounts>> Keys for Keyring<H> {
     fn api_key(&self, hash: [u8; 32]) -> Answer<(Principal, Scope)> {
         let (accounts, now) = (self.accounts(), self.clock.now());
         Box::pin(async move {

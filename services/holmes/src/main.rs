@@ -27,6 +27,7 @@ mod profile;
 mod readable;
 mod replay;
 mod roles;
+mod scenario;
 mod serve;
 mod settings;
 mod verify;
@@ -97,6 +98,8 @@ enum Command {
     Replay(replay::Args),
     /// A service's state at a place of its log, as JSON.
     State(replay::StateArgs),
+    /// Play a file of steps over a whole network in memory, on virtual time.
+    Scenario(scenario::Args),
     /// The models that this machine can serve.
     Models(models::Args),
     /// Say whether this machine can run a network, and what to mend where it cannot.
@@ -149,7 +152,8 @@ fn refused_as(why: &anyhow::Error) -> Option<&'static str> {
         let config = || cause.downcast_ref::<ConfigError>().map(ConfigError::reason);
         let key = || cause.downcast_ref::<keys::NotAKey>().map(|_| keys::NotAKey::REASON);
         let kept = || cause.downcast_ref::<kept::Refused>().map(|refused| refused.reason);
-        model.or_else(config).or_else(key).or_else(kept)
+        let scenario = || cause.downcast_ref::<scenario::WrongIn>().map(|_| scenario::WrongIn::REASON);
+        model.or_else(config).or_else(key).or_else(kept).or_else(scenario)
     })
 }
 
@@ -178,6 +182,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Call(args) => wait(call::run(args, holmes_runtime::config::load(file)?))?,
         Command::Replay(args) => wait(replay::run(args, holmes_runtime::config::load(file)?))?,
         Command::State(args) => wait(replay::state(args, holmes_runtime::config::load(file)?))?,
+        Command::Scenario(args) => {
+            return scenario::run(args, &holmes_runtime::config::load(file)?, format);
+        }
         Command::Verify(args) => {
             return Ok(code(wait(verify::run(args, holmes_runtime::config::load(file)?, format))?));
         }

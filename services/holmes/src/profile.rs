@@ -47,6 +47,18 @@ impl Profile {
         Profile::parse(name, &text).with_context(|| format!("profile {name}"))
     }
 
+    /// The profile with other parameters in their sections, under a name of its own.
+    pub(crate) fn overlaid(&self, name: &str, over: &toml::Table) -> Result<Profile> {
+        let mut sections = self.sections.clone();
+        for (service, of) in over {
+            let of = of.as_table().with_context(|| format!("[{service}] is not a section"))?;
+            let section = sections.entry(service.clone()).or_insert_with(|| toml::Table::new().into());
+            let section = section.as_table_mut().with_context(|| format!("[{service}] is not a section"))?;
+            section.extend(of.iter().map(|(key, value)| (key.clone(), value.clone())));
+        }
+        Profile::parse(name, &toml::to_string(&sections).context("a profile that TOML cannot say")?)
+    }
+
     fn parse(name: &str, text: &str) -> Result<Profile> {
         let named = name.to_owned();
         let sections: toml::Table = text.parse().context("not a TOML file")?;

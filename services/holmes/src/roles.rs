@@ -18,6 +18,7 @@ use holmes_runtime::auth::Network;
 use holmes_runtime::driver::{Running, Settings, start};
 use holmes_runtime::feed::follow;
 use holmes_runtime::recover::{Extent, RecoverError, recover};
+use holmes_runtime::rig::{Rig, Seat};
 use holmes_runtime::{Clock, Feed, MachineHandle, Status};
 use holmes_scheduling::Scheduling;
 use holmes_staking::Staking;
@@ -33,19 +34,30 @@ use crate::profile::Profile;
 /// The role that keeps no log: the edge for renters and nodes.
 pub(crate) const GATEWAY: &str = "gateway";
 
+/// A machine, the crate of its service, and what makes its edge over a door, where that needs more than the door. The
+/// edge is written once and made twice: over the door of a machine that serves, and over one on virtual time.
+macro_rules! machine {
+    ($machine:ty, $service:ident) => {
+        machine!($machine, $service, |door, _| $service::api::server(door))
+    };
+    ($machine:ty, $service:ident, $edge:expr) => {
+        role::<$machine, _, _>($service::params::encoded_defaults, $edge, $edge)
+    };
+}
+
 /// Every role with a log, in the order in which they are started and listed.
 pub(crate) fn all() -> Vec<Role> {
     vec![
-        machine::<Ledger, _>(holmes_ledger::params::encoded_defaults, holmes_ledger::api::server),
-        machine::<Accounts, _>(holmes_accounts::params::encoded_defaults, holmes_accounts::api::server),
-        machine::<Treasury, _>(holmes_treasury::params::encoded_defaults, holmes_treasury::api::server),
-        machine::<Staking, _>(holmes_staking::params::encoded_defaults, holmes_staking::api::server),
-        with_deps::<Scheduling, _>(holmes_scheduling::params::encoded_defaults, |handle, deps| {
+        machine!(Ledger, holmes_ledger),
+        machine!(Accounts, holmes_accounts),
+        machine!(Treasury, holmes_treasury),
+        machine!(Staking, holmes_staking),
+        machine!(Scheduling, holmes_scheduling, |door, deps| {
             let Deps { lease_key, network } = deps;
-            holmes_scheduling::api::server(handle, lease_key.clone(), network.genesis, network.cell)
+            holmes_scheduling::api::server(door, lease_key.clone(), network.genesis, network.cell)
         }),
-        machine::<Market, _>(holmes_market::params::encoded_defaults, holmes_market::api::server),
-        machine::<Emission, _>(holmes_emission::params::encoded_defaults, holmes_emission::api::server),
+        machine!(Market, holmes_market),
+        machine!(Emission, holmes_emission),
     ]
 }
 
@@ -88,6 +100,7 @@ pub(crate) struct Role {
 /// What can be done with a machine of any type.
 trait Does: Send + Sync {
     fn provision(&self, log: LogId, now: Time, profile: &Profile) -> Result<Frame>;
+    fn seat(&self, rig: &mut Rig<Journal>, log: LogId, profile: &Profile, deps: &Deps) -> Result<Seated>;
     fn start(&self, journal: Journal, settings: Settings, deps: Arc<Deps>) -> Doing<Started>;
     fn replay(&self, journal: Journal, log: LogId, extent: Extent) -> Doing<Replayed>;
 }
@@ -107,6 +120,28 @@ pub(crate) struct Started {
     routes: Box<dyn Fn(&mut RoutesBuilder) + Send + Sync>,
     follow: Follow,
     stop: Box<dyn FnOnce() -> Doing<()> + Send>,
+}
+
+/// A role whose machine stands in a rig, on virtual time.
+pub(crate) struct Seated {
+    /// The role's name.
+    pub name: &'static str,
+    /// Its machine's door, for those who know its type: a `Seat<M, Journal>`.
+    pub door: Box<dyn std::any::Any>,
+    routes: Box<dyn Fn(&mut RoutesBuilder)>,
+    digest: Box<dyn Fn() -> Digest>,
+}
+
+impl Seated {
+    /// Adds the role's gRPC service.
+    pub(crate) fn add_routes(&self, routes: &mut RoutesBuilder) {
+        (self.routes)(routes);
+    }
+
+    /// Digest of the state as it stands.
+    pub(crate) fn digest(&self) -> Digest {
+        (self.digest)()
+    }
 }
 
 /// What replaying a log gave.
@@ -158,16 +193,12 @@ impl<S> Grpc for S where
 {
 }
 
-fn machine<M: Machine, S: Grpc>(defaults: fn() -> Vec<u8>, server: fn(MachineHandle<M>) -> S) -> Role {
-    with_deps(defaults, move |handle, _| server(handle))
-}
-
-/// A machine whose edge needs more than its door.
-fn with_deps<M: Machine, S: Grpc>(
+fn role<M: Machine, S: Grpc, T: Grpc>(
     defaults: fn() -> Vec<u8>,
     server: impl Fn(MachineHandle<M>, &Deps) -> S + Send + Sync + 'static,
+    seated: impl Fn(Seat<M, Journal>, &Deps) -> T + Send + Sync + 'static,
 ) -> Role {
-    let of = Of { defaults, server: Arc::new(server) };
+    let of = Of { defaults, server: Arc::new(server), seated: Arc::new(seated) };
     Role { name: M::NAME, service: M::Event::SERVICE, doing: Arc::new(of) }
 }
 
@@ -214,6 +245,20 @@ impl Role {
         }
     }
 
+    /// Opens the role's log in a rig, and seats its machine there.
+    pub(crate) fn seat(
+        &self,
+        rig: &mut Rig<Journal>,
+        cell: u16,
+        profile: &Profile,
+        deps: &Deps,
+    ) -> Result<Seated> {
+        let log = self.log(cell);
+        self.doing
+            .seat(rig, log, profile, deps)
+            .with_context(|| format!("the log of {} could not be opened", self.name))
+    }
+
     /// Claims the role's log and runs its machine.
     pub(crate) async fn start(
         &self,
@@ -249,23 +294,44 @@ impl Started {
     }
 }
 
-struct Of<M: Machine, S> {
+struct Of<M: Machine, S, T> {
     defaults: fn() -> Vec<u8>,
-    server: Arc<Edge<M, S>>,
+    server: Arc<Edge<MachineHandle<M>, S>>,
+    seated: Arc<Edge<Seat<M, Journal>, T>>,
 }
 
-/// What makes a machine's gRPC service.
-type Edge<M, S> = dyn Fn(MachineHandle<M>, &Deps) -> S + Send + Sync;
+/// What makes a machine's gRPC service over a door of it.
+type Edge<H, S> = dyn Fn(H, &Deps) -> S + Send + Sync;
 
-impl<M: Machine, S: Grpc> Does for Of<M, S> {
-    fn provision(&self, log: LogId, now: Time, profile: &Profile) -> Result<Frame> {
-        let opened = Opened {
+impl<M: Machine, S, T> Of<M, S, T> {
+    /// What a profile opens the log with.
+    fn opened(&self, log: LogId, profile: &Profile) -> Result<Opened> {
+        Ok(Opened {
             cell: log.cell.into(),
             shard: log.shard.into(),
             profile_hash: profile.hash().to_vec(),
             params: profile.params(M::NAME, &(self.defaults)())?,
-        };
-        Ok(Replica::<M>::provision(log, now, opened)?)
+        })
+    }
+}
+
+impl<M: Machine, S: Grpc, T: Grpc> Does for Of<M, S, T> {
+    fn provision(&self, log: LogId, now: Time, profile: &Profile) -> Result<Frame> {
+        Ok(Replica::<M>::provision(log, now, self.opened(log, profile)?)?)
+    }
+
+    fn seat(&self, rig: &mut Rig<Journal>, log: LogId, profile: &Profile, deps: &Deps) -> Result<Seated> {
+        let seat = rig.add::<M>(log, self.opened(log, profile)?)?;
+        let service = (self.seated)(seat.clone(), deps);
+        let looked = seat.clone();
+        Ok(Seated {
+            name: M::NAME,
+            door: Box::new(seat),
+            routes: Box::new(move |routes| {
+                routes.add_service(service.clone());
+            }),
+            digest: Box::new(move || looked.digest()),
+        })
     }
 
     fn start(&self, journal: Journal, settings: Settings, deps: Arc<Deps>) -> Doing<Started> {

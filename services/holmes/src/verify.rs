@@ -43,17 +43,21 @@ pub(crate) struct Args {
     role: Vec<String>,
 }
 
+/// What a table of rows is headed with.
+pub(crate) const COLUMNS: [&str; 5] = ["SERVICE", "FRAMES", "EVENTS", "DIGEST", "RESULT"];
+
 /// What has come of it, of a service or of several that must agree.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Row {
+pub(crate) enum Row {
     Service(Verified),
     Across(Compared),
     Damaged(Damaged),
 }
 
 impl Row {
-    fn is_ok(&self) -> bool {
+    /// Whether all of it holds.
+    pub(crate) fn is_ok(&self) -> bool {
         match self {
             Row::Service(row) => row.ok,
             Row::Across(row) => row.ok,
@@ -61,7 +65,16 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> Vec<String> {
+    /// The digest of a service's state, as its log gives it.
+    pub(crate) fn digest_of(&self, service: &str) -> Option<&str> {
+        match self {
+            Row::Service(row) if row.service == service => Some(&row.digest),
+            _ => None,
+        }
+    }
+
+    /// As a table shows it.
+    pub(crate) fn cells(&self) -> Vec<String> {
         match self {
             Row::Service(row) => {
                 let (frames, events) = (row.frames.to_string(), row.events.to_string());
@@ -81,7 +94,7 @@ impl Row {
 
 /// A log that cannot be read to its end: the journal does not open, so nothing else can be said of any.
 #[derive(Serialize)]
-struct Damaged {
+pub(crate) struct Damaged {
     service: &'static str,
     /// Where the first frame begins that is not what was written.
     seq: u64,
@@ -91,7 +104,7 @@ struct Damaged {
 }
 
 #[derive(Serialize)]
-struct Compared {
+pub(crate) struct Compared {
     /// Which services.
     service: &'static str,
     check: &'static str,
@@ -100,7 +113,7 @@ struct Compared {
 }
 
 #[derive(Serialize)]
-struct Verified {
+pub(crate) struct Verified {
     service: &'static str,
     frames: u64,
     events: u64,
@@ -119,25 +132,36 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
         Ok(journal) => journal,
         Err(why) => return not_opened(why, format),
     };
-    let (mut all, mut replicas, mut cited) = (Vec::new(), Vec::new(), Vec::new());
-    for role in roles {
-        eprintln!("verifying {}", role.name);
-        let Some((row, whole)) = verified(&role, &journal, config.cell.number).await else { continue };
-        all.push(Row::Service(row));
-        for (log, at) in whole.iter().flat_map(|whole| &whole.heard) {
-            cited.extend(cites(role.name, &journal, *log, at).await);
-        }
-        replicas.extend(whole.map(|whole| whole.replica));
-    }
+    let all = rows(&roles, &journal, config.cell.number, |name| eprintln!("verifying {name}")).await;
     journal.close().await;
-    all.extend(cited.into_iter().map(Row::Across));
-    all.extend(compared(&Replicas(replicas)).into_iter().map(Row::Across));
     if all.is_empty() {
         anyhow::bail!("no log of cell {} lies in {}", config.cell.number, config.store.dir.display());
     }
     // The head is long, and for programs that compare: JSON has it.
-    output::rows(format, &["SERVICE", "FRAMES", "EVENTS", "DIGEST", "RESULT"], &all, Row::cells)?;
+    output::rows(format, &COLUMNS, &all, Row::cells)?;
     Ok(all.iter().all(Row::is_ok))
+}
+
+/// Everything that is to be said of the logs of a journal: each by itself, then all held to each other.
+pub(crate) async fn rows(
+    roles: &[Role],
+    journal: &Journal,
+    cell: u16,
+    begins: impl Fn(&'static str),
+) -> Vec<Row> {
+    let (mut all, mut replicas, mut cited) = (Vec::new(), Vec::new(), Vec::new());
+    for role in roles {
+        begins(role.name);
+        let Some((row, whole)) = verified(role, journal, cell).await else { continue };
+        all.push(Row::Service(row));
+        for (log, at) in whole.iter().flat_map(|whole| &whole.heard) {
+            cited.extend(cites(role.name, journal, *log, at).await);
+        }
+        replicas.extend(whole.map(|whole| whole.replica));
+    }
+    all.extend(cited.into_iter().map(Row::Across));
+    all.extend(compared(&Replicas(replicas)).into_iter().map(Row::Across));
+    all
 }
 
 /// What a program reads of a journal that does not open because of damage; people read it on stderr.

@@ -34,6 +34,8 @@ mod misuse;
 mod paid;
 #[path = "it/raw.rs"]
 mod raw;
+#[path = "it/scenarios.rs"]
+mod scenarios;
 #[path = "it/scopes.rs"]
 mod scopes;
 #[path = "it/story.rs"]

@@ -1,5 +1,5 @@
-//! A backend without arithmetic, for exact tests of paging: its cache holds the token ids themselves, and what it
-//! "chooses" is a hash of the ids it reads back through the pages.
+//! A backend without arithmetic, for exact tests of paging and for scenarios: its cache holds the token ids themselves,
+//! and what it "chooses" is a hash of the ids it reads back through the pages.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ pub(crate) fn next_token(history: &[u32], vocab: usize) -> u32 {
 }
 
 /// What a prompt must be continued with.
+#[cfg(test)]
 pub(crate) fn continuation(prompt: &[u32], count: usize, vocab: usize) -> Vec<u32> {
     let mut history = prompt.to_vec();
     for _ in 0..count {
@@ -29,8 +30,10 @@ pub(crate) fn continuation(prompt: &[u32], count: usize, vocab: usize) -> Vec<u3
     history.split_off(prompt.len())
 }
 
+/// A backend whose next token follows from those before it by a hash. A step that breaks the rules of paging, which its
+/// scheduler must keep, panics: finding that is what it is for.
 #[derive(Default)]
-pub(crate) struct FakeBackend {
+pub struct FakeBackend {
     loaded: Option<(Arc<Program>, Limits)>,
     /// Token by page and slot; `None` = never written.
     cache: Vec<[Option<u32>; PAGE_TOKENS]>,
