@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::Edge;
 use crate::api::cut_off;
-use crate::ask::{Ask, call_id};
+use crate::ask::{Ask, call_id, of_an_account};
 use crate::calls::{Billed, Broken, Part, Parts, begin};
 use crate::metrics::Door;
 use crate::settings::ms;
@@ -244,6 +244,7 @@ async fn serve(
 ) -> Result<Response, Wrong> {
     let (renter, scope) = edge.caller(request.headers(), request.extensions()).await?;
     scope.allows(renter, Needs::Renter)?;
+    of_an_account(renter)?;
     let headers = request.headers().clone();
     let asked = Asked::read(&edge.read(request).await?)?;
     let Parsed { model, work, terms, answer } = parse(&asked)?;

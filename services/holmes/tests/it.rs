@@ -34,10 +34,16 @@ mod misuse;
 mod paid;
 #[path = "it/raw.rs"]
 mod raw;
+#[path = "it/replays.rs"]
+mod replays;
+#[path = "it/rules.rs"]
+mod rules;
 #[path = "it/scopes.rs"]
 mod scopes;
 #[path = "it/story.rs"]
 mod story;
+#[path = "it/strangers.rs"]
+mod strangers;
 #[path = "it/tamper.rs"]
 mod tamper;
 #[path = "it/together.rs"]
