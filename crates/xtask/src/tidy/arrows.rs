@@ -34,7 +34,7 @@ const MACHINE: &str = "services/*";
 const EVERYTHING: &[&str] = &["*"];
 
 /// The arrows. `services/*` stands for every state-machine service.
-const ROOMS: [(&str, Room); 15] = [
+const ROOMS: [(&str, Room); 16] = [
     ("crates/kernel", Room { ships: &[], tests: &[] }),
     ("proto", Room { ships: &["crates/kernel"], tests: &[] }),
     ("crates/store", Room { ships: &["crates/kernel"], tests: &[] }),
@@ -44,6 +44,7 @@ const ROOMS: [(&str, Room); 15] = [
         "crates/consumer",
         Room { ships: &["crates/kernel", "proto"], tests: &["crates/runtime", "crates/store"] },
     ),
+    ("crates/fuzzing", Room { ships: EVERYTHING, tests: &[] }),
     ("crates/sim", Room { ships: EVERYTHING, tests: &[] }),
     ("crates/testing", Room { ships: &["crates/kernel", "proto"], tests: &[] }),
     ("crates/xtask", Room { ships: &[], tests: &[] }),
@@ -75,7 +76,7 @@ const EDGE: Room =
 const DIALS: &str = "services/executor";
 
 /// Crates that only development uses: nothing that ships may name them.
-const DEV_ONLY: [&str; 4] = ["crates/sim", "crates/testing", "crates/xtask", "load-tests"];
+const DEV_ONLY: [&str; 5] = ["crates/fuzzing", "crates/sim", "crates/testing", "crates/xtask", "load-tests"];
 
 /// Crates outside with one caller among ours.
 const ONE_CALLER: [(&str, &str); 7] = [
