@@ -45,7 +45,7 @@ impl Keys for OneKey {
         }
     }
 
-    fn public_key(&self, _: Principal) -> Answer<([u8; 32], Scope)> {
+    fn public_key(&self, _: Principal) -> Answer<([u8; 32], Result<Scope, Refusal>)> {
         unknown()
     }
 }

@@ -47,15 +47,22 @@ pub fn principal<T>(request: &Request<T>) -> Result<Principal, Status> {
 pub fn call<T>(request: &Request<T>, request_id: &str) -> Result<Call, Status> {
     let principal = principal(request)?;
     let request_id = id("request_id", request_id)?;
-    if request.extensions().get::<SignedRequest>().is_some_and(|signed| signed.0 != request_id) {
-        let message =
-            "the signature covers another request id than the message names: sign the id that is sent";
-        return Err(status(Refusal::new(Code::Unauthenticated, "SIGNATURE_OF_OTHER_REQUEST", message)));
-    }
+    signed_as(request, request_id).map_err(status)?;
     let mut call = Call::request(principal, request_id);
     call.after = after(request)?;
     call.traceparent = metadata(request, "traceparent")?.unwrap_or_default().to_owned();
     Ok(call)
+}
+
+/// Whether a request that is signed is signed under the id that it goes by: otherwise a signature would not say which
+/// request it is for, and the same one could be sent again as another.
+pub fn signed_as<T>(request: &Request<T>, id: Id) -> Result<(), Refusal> {
+    if request.extensions().get::<SignedRequest>().is_some_and(|signed| signed.0 != id) {
+        let message =
+            "the signature covers another request id than the message names: sign the id that is sent";
+        return Err(Refusal::new(Code::Unauthenticated, "SIGNATURE_OF_OTHER_REQUEST", message));
+    }
+    Ok(())
 }
 
 /// How new a read must be.

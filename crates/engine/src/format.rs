@@ -20,6 +20,7 @@ pub use dtype::Dtype;
 pub use gguf::{Metadata, Value};
 pub use huggingface::HfFiles;
 pub use mapped::Storage;
+pub use safetensors::parse as read_safetensors;
 
 /// Most tensors one model may have. The largest open decoders have about 3,000.
 pub const MAX_TENSORS: usize = 65_536;
@@ -242,6 +243,11 @@ impl ModelFiles {
 
     fn open_gguf(path: &Path) -> Result<ModelFiles, FormatError> {
         let storage = Storage::map(path).map_err(|e| Fault::Io(e).at(path))?;
+        Self::read_gguf(path, storage)
+    }
+
+    /// Reads the bytes of a GGUF file; `path` is what errors call it.
+    pub fn read_gguf(path: &Path, storage: Storage) -> Result<ModelFiles, FormatError> {
         let (metadata, tensors) = gguf::parse(Arc::new(storage)).map_err(|fault| fault.at(path))?;
         Ok(ModelFiles { path: path.to_owned(), tensors, description: Description::Gguf(metadata) })
     }

@@ -24,8 +24,12 @@ type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait Keys: Send + Sync + 'static {
     /// Whose API key has this hash (BLAKE3-256 of the key's text), and what it may do.
     fn api_key(&self, hash: [u8; 32]) -> BoxFuture<Result<(Principal, Scope), Refusal>>;
-    /// Which public key a principal signs with, and what its signature may do.
-    fn public_key(&self, principal: Principal) -> BoxFuture<Result<([u8; 32], Scope), Refusal>>;
+    /// Which public key a principal signs with, and what its signature may do, or why it may nothing: that is told only
+    /// to who has signed with the key, or anybody could ask how somebody stands.
+    fn public_key(
+        &self,
+        principal: Principal,
+    ) -> BoxFuture<Result<([u8; 32], Result<Scope, Refusal>), Refusal>>;
 }
 
 /// How far ahead a signature's expiry may lie: a stolen request is worth nothing for longer.
@@ -202,8 +206,8 @@ impl Auth {
         key.verify_strict(&signed, &proof.signature).map_err(|_| {
             denied("SIGNATURE_WRONG", "the signature does not fit the request: see the docs, Signing")
         })?;
+        parts.extensions.insert(scope?);
         parts.extensions.insert(proof.principal);
-        parts.extensions.insert(scope);
         parts.extensions.insert(SignedRequest(proof.request_id));
         Ok(http::Request::from_parts(parts, Body::new(http_body_util::Full::new(bytes))))
     }

@@ -229,9 +229,17 @@ impl ConfigError {
 
 /// The configuration of a file, if one is named, and of the environment.
 pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
-    let figment = figment(file)?;
-    let config: Config = figment.extract().map_err(|why| ConfigError::Wrong(Wrong::all(&figment, why)))?;
-    let wrong = Wrong::bounds(&figment, &config);
+    extract(&figment(file)?)
+}
+
+/// The configuration that the text of a file says, whatever the environment is.
+pub fn read(text: &str) -> Result<Config, ConfigError> {
+    extract(&Figment::from(Serialized::defaults(Config::default())).merge(Toml::string(text)))
+}
+
+fn extract(figment: &Figment) -> Result<Config, ConfigError> {
+    let config: Config = figment.extract().map_err(|why| ConfigError::Wrong(Wrong::all(figment, why)))?;
+    let wrong = Wrong::bounds(figment, &config);
     if wrong.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(wrong)) }
 }
 

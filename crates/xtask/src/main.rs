@@ -3,6 +3,7 @@
 mod ci;
 mod deny;
 mod docs;
+mod fuzz;
 mod models;
 mod new_service;
 mod proto;
@@ -47,6 +48,9 @@ enum Task {
     /// Fetch the pinned models that tests and the demo speak with
     #[command(after_help = models::EXAMPLES)]
     Models,
+    /// Feed what comes from outside with what reaches new code; keep what breaks something
+    #[command(after_help = fuzz::EXAMPLES)]
+    Fuzz(fuzz::Args),
     /// Make an empty state-machine service with every room
     #[command(after_help = new_service::EXAMPLES)]
     NewService(new_service::Args),
@@ -106,6 +110,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(args) => test::run(&house, &args),
         Task::Tidy => tidy::run(&house),
         Task::Models => models::run(&house.root),
+        Task::Fuzz(args) => fuzz::run(&house, &args),
         Task::NewService(args) => new_service::run(&house, &args),
         Task::Sim(args) => sim::run(&house.root, &args),
         Task::Tools => tools::run(&house.root),

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use holmes_kernel::{Code, Refusal};
-use holmes_proto::edge::{self, Needs, status, status_with};
+use holmes_kernel::{Code, Id, Refusal, Time};
+use holmes_proto::edge::{self, Needs, SignedRequest, status, status_with};
 use holmes_proto::inference::v1::generate_response::Part as WirePart;
 use holmes_proto::inference::v1::inference_server::Inference as Service;
 use holmes_proto::inference::v1::{self as wire, quote_request, work};
@@ -14,11 +14,12 @@ use holmes_proto::market::v1::ModelKind;
 use tonic::{Request, Response, Status};
 
 use crate::Edge;
-use crate::ask::{Ask, call_id, wrong};
+use crate::ask::{Ask, call_id, of_an_account, wrong};
 use crate::calls::{Broken, Part, Parts, begin};
 use crate::metrics::Door;
 use crate::price::{self, Bound, PICO_PER_MICRO};
 use crate::receipts;
+use crate::upstream::fresh;
 
 /// The gRPC service that renters call.
 #[derive(Clone)]
@@ -59,7 +60,7 @@ impl Edge {
     fn ask<T>(
         &self,
         request: &Request<T>,
-        request_id: &str,
+        request_id: Option<&str>,
         model: &str,
         work: work::Work,
         terms: Option<&wire::Terms>,
@@ -67,7 +68,9 @@ impl Edge {
         edge::needs(request, Needs::Renter)?;
         let renter = edge::principal(request)?;
         let parsed = || {
-            let call = call_id(request_id, self.clock.now())?;
+            of_an_account(renter)?;
+            let call =
+                request_id.map_or_else(|| Ok(fresh()), |named| called(request, named, self.clock.now()))?;
             let terms = terms.cloned().unwrap_or_default();
             Ask::new(renter, call, model, work, &terms, &self.settings)
         };
@@ -90,6 +93,15 @@ impl Edge {
     }
 }
 
+/// The id of a call that its renter names, or leaves to the gateway. One that is signed goes by the id that the signature
+/// covers: under a fresh one the same signature could be sent again, and pay for another call.
+fn called<T>(request: &Request<T>, named: &str, now: Time) -> Result<Id, Refusal> {
+    let signed = request.extensions().get::<SignedRequest>().map(|signed| signed.0.to_string());
+    let call = call_id(if named.is_empty() { signed.as_deref().unwrap_or_default() } else { named }, now)?;
+    edge::signed_as(request, call)?;
+    Ok(call)
+}
+
 /// Sets what is the gateway's to say: where randomness starts.
 pub(crate) fn seeded(mut work: wire::GenerateWork) -> wire::GenerateWork {
     let sampling = work.sampling.get_or_insert_default();
@@ -107,7 +119,8 @@ impl Service for Api {
         let wanted = request.get_ref();
         let generate = wanted.work.clone().ok_or_else(|| status(wrong("work", "what shall be written")))?;
         let work = work::Work::Generate(seeded(generate));
-        let ask = self.0.ask(&request, &wanted.request_id, &wanted.model, work, wanted.terms.as_ref())?;
+        let call = Some(wanted.request_id.as_str());
+        let ask = self.0.ask(&request, call, &wanted.model, work, wanted.terms.as_ref())?;
         let mut parts = begin(&self.0, ask, Door::Generate).map_err(status)?;
         // A call that does not begin is an error of the RPC, not of its stream.
         let first = parts.recv().await.ok_or_else(cut)?.map_err(broken)?;
@@ -120,7 +133,8 @@ impl Service for Api {
     ) -> Result<Response<wire::EmbedResponse>, Status> {
         let wanted = request.get_ref();
         let work = work::Work::Embed(wire::EmbedWork { texts: wanted.texts.clone() });
-        let ask = self.0.ask(&request, &wanted.request_id, &wanted.model, work, wanted.terms.as_ref())?;
+        let call = Some(wanted.request_id.as_str());
+        let ask = self.0.ask(&request, call, &wanted.model, work, wanted.terms.as_ref())?;
         let mut parts = begin(&self.0, ask, Door::Embed).map_err(status)?;
         let mut answer = wire::EmbedResponse::default();
         while let Some(part) = parts.recv().await {
@@ -152,7 +166,7 @@ impl Service for Api {
             Some(quote_request::Work::Embed(work)) => work::Work::Embed(work),
             None => return Err(status(wrong("work", "what shall be written, or turned into vectors"))),
         };
-        let ask = self.0.ask(&request, "", &wanted.model, work, wanted.terms.as_ref())?;
+        let ask = self.0.ask(&request, None, &wanted.model, work, wanted.terms.as_ref())?;
         let context = self.0.nodes.serving(&ask.model).1;
         let bound = Bound::of(&ask.work, context, &self.0.settings);
         bound.check(context).map_err(status)?;
@@ -213,4 +227,22 @@ pub(crate) fn cut_off() -> Refusal {
         "CALL_CUT_OFF",
         "the call has ended without an answer: tell who runs the network",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signed_call_goes_by_the_id_that_is_signed_so_that_it_is_one_call_however_often_it_comes() {
+        let now = Time::from_millis(1_800_000_000_000);
+        let id = Id::v7(now.millis(), [7; 10]);
+        let mut request = Request::new(());
+        assert_ne!(called(&request, "", now), called(&request, "", now), "unsigned and unnamed: a fresh one");
+        request.extensions_mut().insert(SignedRequest(id));
+        assert_eq!(called(&request, "", now), Ok(id));
+        assert_eq!(called(&request, &id.to_string(), now), Ok(id));
+        let other = Id::v7(now.millis(), [8; 10]).to_string();
+        assert_eq!(called(&request, &other, now).unwrap_err().reason, "SIGNATURE_OF_OTHER_REQUEST");
+    }
 }

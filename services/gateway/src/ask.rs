@@ -1,6 +1,6 @@
 //! What a renter asks, parsed once: whatever stands in an [`Ask`] may be sent to a node.
 
-use holmes_kernel::{Code, Id, Principal, Refusal, Time};
+use holmes_kernel::{Code, Id, Principal, PrincipalKind, Refusal, Time};
 use holmes_proto::inference::v1::{EmbedWork, GenerateWork, Terms, generate_work, work};
 
 use crate::settings::Settings;
@@ -62,6 +62,16 @@ impl Ask {
         let max_price_micro_usd = terms.max_price_micro_usd;
         Ok(Ask { renter, call, model: model.to_owned(), work, asset, max_price_micro_usd, node })
     }
+}
+
+/// Only accounts can have a session: said before anything is read, looked up or reserved for a call.
+pub(crate) fn of_an_account(renter: Principal) -> Result<(), Refusal> {
+    if renter.kind == PrincipalKind::Account {
+        return Ok(());
+    }
+    let message =
+        format!("{renter} may not do this: a call is an account's, ask with a key that acts as renter");
+    Err(Refusal::new(Code::Forbidden, "FORBIDDEN", message))
 }
 
 /// A call's id: the renter's, or a fresh one where the renter has none.

@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 
 use crate::Edge;
 use crate::api::cut_off;
-use crate::ask::{Ask, call_id};
+use crate::ask::{Ask, call_id, of_an_account};
 use crate::calls::{Billed, Broken, Part, Parts, begin};
 use crate::metrics::Door;
-use crate::settings::ms;
+use crate::settings::{Settings, ms};
 
 mod answer;
 mod fields;
@@ -224,29 +224,63 @@ async fn model(
 }
 
 async fn chat(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Result<Response, Wrong> {
-    serve(edge, request, request::chat, Door::Chat).await
+    serve(edge, request, OpenAi::Chat).await
 }
 
 async fn completions(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Result<Response, Wrong> {
-    serve(edge, request, request::completion, Door::Completions).await
+    serve(edge, request, OpenAi::Completions).await
 }
 
 async fn embeddings(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Result<Response, Wrong> {
-    serve(edge, request, request::embedding, Door::Embeddings).await
+    serve(edge, request, OpenAi::Embeddings).await
+}
+
+/// What makes a model work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenAi {
+    /// `/v1/chat/completions`.
+    Chat,
+    /// `/v1/completions`.
+    Completions,
+    /// `/v1/embeddings`.
+    Embeddings,
+}
+
+impl OpenAi {
+    fn read(self, body: &[u8]) -> Result<Parsed, Wrong> {
+        let asked = Asked::read(body)?;
+        match self {
+            OpenAi::Chat => request::chat(&asked),
+            OpenAi::Completions => request::completion(&asked),
+            OpenAi::Embeddings => request::embedding(&asked),
+        }
+    }
+
+    const fn door(self) -> Door {
+        match self {
+            OpenAi::Chat => Door::Chat,
+            OpenAi::Completions => Door::Completions,
+            OpenAi::Embeddings => Door::Embeddings,
+        }
+    }
+
+    /// What a body asks a model for, as a node would be told it.
+    ///
+    /// # Errors
+    /// With what the caller would be told.
+    pub fn work(self, body: &[u8], renter: Principal, settings: &Settings) -> Result<work::Work, Refusal> {
+        let Parsed { model, work, terms, .. } = self.read(body).map_err(|wrong| wrong.refusal)?;
+        Ok(Ask::new(renter, Id::default(), &model, work, &terms, settings)?.work)
+    }
 }
 
 /// Reads a request, runs it, and answers at once or as a stream.
-async fn serve(
-    edge: Arc<Edge>,
-    request: Request<Body>,
-    parse: fn(&Asked) -> Result<Parsed, Wrong>,
-    door: Door,
-) -> Result<Response, Wrong> {
+async fn serve(edge: Arc<Edge>, request: Request<Body>, of: OpenAi) -> Result<Response, Wrong> {
     let (renter, scope) = edge.caller(request.headers(), request.extensions()).await?;
     scope.allows(renter, Needs::Renter)?;
+    of_an_account(renter)?;
     let headers = request.headers().clone();
-    let asked = Asked::read(&edge.read(request).await?)?;
-    let Parsed { model, work, terms, answer } = parse(&asked)?;
+    let Parsed { model, work, terms, answer } = of.read(&edge.read(request).await?)?;
     let call = edge.call_of(&headers)?;
     let shape = Shape::new(call, &model, answer, edge.clock.now());
     let work = match work {
@@ -255,7 +289,7 @@ async fn serve(
     };
     let ask = Ask::new(renter, call, &model, work, &terms, &edge.settings)?;
     // Whatever comes of it, the call is found by this id.
-    let mut response = run(&edge, ask, shape, door).await.unwrap_or_else(Wrong::into_response);
+    let mut response = run(&edge, ask, shape, of.door()).await.unwrap_or_else(Wrong::into_response);
     if let Ok(id) = HeaderValue::from_str(&call.to_string()) {
         response.headers_mut().insert("x-request-id", id);
     }

@@ -41,12 +41,16 @@ impl<H: Handle<Accounts>> Keys for Keyring<H> {
         })
     }
 
-    fn public_key(&self, principal: Principal) -> Answer<([u8; 32], Scope)> {
+    fn public_key(&self, principal: Principal) -> Answer<([u8; 32], Result<Scope, Refusal>)> {
         let accounts = self.accounts();
         Box::pin(async move {
-            let look = move |state: &State| Ok((state.public_key(&principal)?, state.signature(&principal)));
+            let look = move |state: &State| {
+                let (key, counts) = state.public_key(&principal)?;
+                Ok((key, counts.map(|()| state.signature(&principal))))
+            };
             let found = accounts?.read(At::Seq(0), look).await?;
-            found.value.map_err(|denied: Denied| Refusal::of(&denied))
+            let (key, scope) = found.value.map_err(|denied: Denied| Refusal::of(&denied))?;
+            Ok((key, scope.map_err(|denied| Refusal::of(&denied))))
         })
     }
 }

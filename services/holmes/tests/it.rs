@@ -36,10 +36,16 @@ mod paid;
 mod raw;
 #[path = "it/scenarios.rs"]
 mod scenarios;
+#[path = "it/replays.rs"]
+mod replays;
+#[path = "it/rules.rs"]
+mod rules;
 #[path = "it/scopes.rs"]
 mod scopes;
 #[path = "it/story.rs"]
 mod story;
+#[path = "it/strangers.rs"]
+mod strangers;
 #[path = "it/tamper.rs"]
 mod tamper;
 #[path = "it/together.rs"]

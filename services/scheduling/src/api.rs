@@ -399,8 +399,12 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         let id = parse::lease_id("lease_id", &request.get_ref().lease_id)?;
         let look = move |state: &State| {
             let lease = state.lease(&id, state.at).ok_or(Rejection::LeaseNotFound(id))?;
-            let needs = "the lease's renter and owner may, its node, gateways and the platform";
-            if may_see(who, lease) { Ok(lease_response(id, lease)) } else { Err(forbidden(who, needs)) }
+            // Leases are numbered: who could ask which there are could count the network's business.
+            if may_see(who, lease) {
+                Ok(lease_response(id, lease))
+            } else {
+                Err(Rejection::LeaseNotFound(id))
+            }
         };
         let answer = edge::read(&self.handle, &request, look).await?;
         Ok(edge::answered(answer, |lease| lease))
@@ -420,9 +424,10 @@ impl<H: Handle<Scheduling>> Service for Api<H> {
         let look = move |state: &State| {
             let lease = state.lease(&id, state.at).ok_or(Rejection::LeaseNotFound(id))?;
             let asked = node.unwrap_or(lease.node);
-            let needs = "a node asks about itself, its owner about it; the lease's renter and owner, and the platform, about all";
             if !may_ask(who, state, lease, asked) {
-                return Err(forbidden(who, needs));
+                let needs = "a node asks about itself, its owner about it; the lease's renter and owner, and the platform, about all";
+                let known = may_see(who, lease);
+                return Err(if known { forbidden(who, needs) } else { Rejection::LeaseNotFound(id) });
             }
             explain(state, id, lease, asked)
         };

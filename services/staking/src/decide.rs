@@ -89,6 +89,7 @@ fn found(state: &State, id: Id) -> Result<&Node, Rejection> {
 
 /// A node of the caller's.
 fn own<'a>(state: &'a State, id: Id, ctx: &Ctx) -> Result<&'a Node, Rejection> {
+    refuse_if(ctx.principal.kind != PrincipalKind::Account, || forbidden(ctx, "an account owns nodes"))?;
     let node = found(state, id)?;
     refuse_if(node.owner != ctx.principal, || forbidden(ctx, "only the node's owner may"))?;
     Ok(node)

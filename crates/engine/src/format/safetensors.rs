@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Reads one file's tensors into `tensors`. Names must be new.
-pub(super) fn parse(storage: &Arc<Storage>, tensors: &mut Tensors) -> Result<(), Fault> {
+pub fn parse(storage: &Arc<Storage>, tensors: &mut Tensors) -> Result<(), Fault> {
     let bytes = storage.bytes();
     let truncated = |what| Fault::Truncated { what, len: bytes.len() };
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| truncated("the header's length"))?;

@@ -34,7 +34,7 @@ const MACHINE: &str = "services/*";
 const EVERYTHING: &[&str] = &["*"];
 
 /// The arrows. `services/*` stands for every state-machine service.
-const ROOMS: [(&str, Room); 16] = [
+const ROOMS: [(&str, Room); 17] = [
     ("crates/table", Room { ships: &[], tests: &[] }),
     ("crates/kernel", Room { ships: &["crates/table"], tests: &[] }),
     ("proto", Room { ships: &["crates/kernel"], tests: &[] }),
@@ -45,6 +45,7 @@ const ROOMS: [(&str, Room); 16] = [
         "crates/consumer",
         Room { ships: &["crates/kernel", "proto"], tests: &["crates/runtime", "crates/store"] },
     ),
+    ("crates/fuzzing", Room { ships: EVERYTHING, tests: &[] }),
     ("crates/sim", Room { ships: EVERYTHING, tests: &[] }),
     ("crates/testing", Room { ships: &["crates/kernel", "proto"], tests: &[] }),
     ("crates/xtask", Room { ships: &[], tests: &[] }),
@@ -76,7 +77,7 @@ const EDGE: Room =
 const DIALS: &str = "services/executor";
 
 /// Crates that only development uses: nothing that ships may name them.
-const DEV_ONLY: [&str; 4] = ["crates/sim", "crates/testing", "crates/xtask", "load-tests"];
+const DEV_ONLY: [&str; 5] = ["crates/fuzzing", "crates/sim", "crates/testing", "crates/xtask", "load-tests"];
 
 /// Crates outside with one caller among ours.
 const ONE_CALLER: [(&str, &str); 7] = [

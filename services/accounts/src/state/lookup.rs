@@ -85,28 +85,30 @@ impl State {
         Scope::signature(account.map_or(Roles::NONE, |account| account.roles))
     }
 
-    /// Which public key a principal signs requests with: its newest one that is not revoked.
+    /// Which public key a principal signs requests with, its newest one that is not revoked or else its newest one, and
+    /// why its signature counts for nothing, where that is so: for those alone who have that key.
     ///
     /// # Errors
-    /// When it has none that counts, with the reason.
-    pub fn public_key(&self, principal: &Principal) -> Result<[u8; 32], Denied> {
+    /// When it never had a key.
+    pub fn public_key(&self, principal: &Principal) -> Result<([u8; 32], Result<(), Denied>), Denied> {
         let Principal { kind, id } = *principal;
-        let holder = match kind {
-            PrincipalKind::Staff => {
-                if !self.usable_account(id)?.roles.contain(Roles::STAFF) {
-                    return Err(Denied::NotStaff(id));
-                }
-                Principal::new(PrincipalKind::Account, id)
-            }
-            _ => *principal,
-        };
-        let places = self.holders.get(&holder).ok_or(Denied::KeyUnknown)?;
-        let newest = self.unrevoked(places).last().ok_or(Denied::KeyRevoked)?;
-        let (public_key, key) = newest;
-        if let Some(owner) = key.owner {
-            self.usable_account(owner)?;
+        let holder = if kind == PrincipalKind::Staff { PrincipalKind::Account } else { kind };
+        let places = self.holders.get(&Principal::new(holder, id)).ok_or(Denied::KeyUnknown)?;
+        let last = || places.last().and_then(|at| self.public_keys.at(*at));
+        let (public_key, key) = self.unrevoked(places).last().or_else(last).ok_or(Denied::KeyUnknown)?;
+        Ok((*public_key, self.may_sign(principal, key)))
+    }
+
+    fn may_sign(&self, principal: &Principal, key: &PublicKey) -> Result<(), Denied> {
+        if key.revoked.is_some() {
+            return Err(Denied::KeyRevoked);
         }
-        Ok(*public_key)
+        let owner = key.owner.map(|owner| self.usable_account(owner)).transpose()?;
+        let staff = owner.is_some_and(|account| account.roles.contain(Roles::STAFF));
+        if principal.kind == PrincipalKind::Staff && !staff {
+            return Err(Denied::NotStaff(principal.id));
+        }
+        Ok(())
     }
 
     /// Those of some public keys that are not revoked, in their order.

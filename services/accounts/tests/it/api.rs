@@ -215,7 +215,7 @@ fn keys_of_wallets_nodes_gateways_and_services_sign_once_they_are_registered() -
     call!(desk, by_staff(), register_service_key, register)?;
     let driver = desk.accounts.driver();
     for (principal, seed) in [(wallet(2), 6), (node, 7), (gateway, 8), (service, 9), (staff(), STAFF)] {
-        assert_eq!(driver.state().public_key(&principal), Ok(public(seed)), "{principal}");
+        assert_eq!(driver.state().public_key(&principal), Ok((public(seed), Ok(()))), "{principal}");
     }
     driver.check();
     driver.check_replay();

@@ -1,6 +1,6 @@
 //! Grants: what work unlocks (E-5.1), what an exit burns (E-5.2), what a tombstone burns.
 
-use holmes_kernel::{Amount, Ctx, Id};
+use holmes_kernel::{Amount, Ctx, Id, PrincipalKind};
 use holmes_proto::emission::v1::event::Event as Kind;
 use holmes_proto::emission::v1::{GrantExited, GrantsUnlocked, LockedBurned};
 
@@ -37,6 +37,7 @@ pub(super) fn unlock(state: &State, closing: &Closing) -> Kind {
 
 /// E-5.2: the node's owner takes what is locked, less what is burnt.
 pub(super) fn exit(state: &State, id: Id, epoch: u64, ctx: &Ctx) -> Decided {
+    refuse_if(ctx.principal.kind != PrincipalKind::Account, || forbidden(ctx, "an account owns nodes"))?;
     let node = state.nodes.get(&id).ok_or(Rejection::NodeNotFound(id))?;
     refuse_if(node.owner != ctx.principal, || forbidden(ctx, "only the node's owner may"))?;
     refuse_if(node.barred, || Rejection::Tombstoned(id))?;

@@ -52,7 +52,7 @@ impl Keys for KnownKeys {
         Box::pin(std::future::ready(found.ok_or_else(unknown)))
     }
 
-    fn public_key(&self, _: Principal) -> Answer<([u8; 32], Scope)> {
+    fn public_key(&self, _: Principal) -> Answer<([u8; 32], Result<Scope, Refusal>)> {
         Box::pin(std::future::ready(Err(Refusal::new(Code::NotFound, "KEY_UNKNOWN", "none"))))
     }
 }

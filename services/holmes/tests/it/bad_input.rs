@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use crate::harness::{Place, Server, ask};
 use crate::raw::{
-    Fields, Signing, bearer, call, connect, described, genesis, methods, now_ms, reason, secret,
+    Fields, Signing, bearer, call, connect, described, genesis, methods, now_ms, of_key, reason, secret,
 };
 
 /// Longer than any text, list or blob may be.
@@ -46,7 +46,7 @@ impl Caller {
             Caller::ApiKey(key) => bearer(key),
             Caller::Key(key, kind) => {
                 let genesis = genesis(include_bytes!("../../../../deploy/profiles/hol.toml"));
-                let signing = Signing { key, kind: *kind, genesis };
+                let signing = Signing { key, principal: of_key(key, *kind), genesis };
                 let id = bad.id.unwrap_or_else(fresh_id);
                 signing.fields(&bad.method, &bad.bytes, id, now_ms() + 60_000)
             }
@@ -274,7 +274,7 @@ async fn objections(channel: &Channel, callers: Vec<Caller>, all: Vec<Bad>) -> V
 }
 
 /// The heads of all logs, once nothing moves any more; without that of scheduling, which hears of the gateway by itself.
-fn settled(server: &Server<'_>) -> std::collections::BTreeMap<String, u64> {
+pub(crate) fn settled(server: &Server<'_>) -> std::collections::BTreeMap<String, u64> {
     let heads_now = || {
         let mut heads = server.heads();
         heads.remove("scheduling").expect("its head");
@@ -338,7 +338,7 @@ async fn deadlines_sizes_and_signatures_are_looked_at_before_anything_else() {
     let server = place.serve(&["--role", "all"]);
     let staff = secret(&place, "holmes-data/staff.key");
     let genesis = genesis(include_bytes!("../../../../deploy/profiles/hol.toml"));
-    let signing = Signing { key: &staff, kind: PrincipalKind::Staff, genesis };
+    let signing = Signing { key: &staff, principal: of_key(&staff, PrincipalKind::Staff), genesis };
     let channel = connect(&server).await;
     let key = server.payer("large");
     let before = settled(&server);

@@ -11,7 +11,7 @@ use crate::harness::{Killed, Place, Ran, Server, ask, number, until};
 
 pub(crate) const MODEL: &str = "holmes-tiny";
 const HOL: u64 = 1_000_000_000;
-const PEOPLE: [&str; 3] = ["ada", "ben", "cleo"];
+pub(crate) const PEOPLE: [&str; 3] = ["ada", "ben", "cleo"];
 
 /// A node, whose process is killed when it is dropped.
 pub(crate) struct Node {

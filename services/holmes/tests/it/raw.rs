@@ -43,6 +43,16 @@ pub(crate) async fn call(
     message: Vec<u8>,
     fields: &Fields,
 ) -> Option<Status> {
+    answer(channel, method, message, fields).await.err()
+}
+
+/// Calls a method, and answers what came until it said no more, or its refusal.
+pub(crate) async fn answer(
+    channel: &Channel,
+    method: &str,
+    message: Vec<u8>,
+    fields: &Fields,
+) -> Result<Vec<Vec<u8>>, Status> {
     let mut request = Request::new(message);
     for (name, value) in fields {
         request.metadata_mut().insert(*name, value.parse().expect("printable"));
@@ -53,18 +63,16 @@ pub(crate) async fn call(
     let path = format!("/{method}").parse().expect("a path");
     let mut grpc = tonic::client::Grpc::new(channel.clone()).max_encoding_message_size(usize::MAX);
     grpc.ready().await.expect("connected");
-    let mut answers = match grpc.server_streaming(request, path, Bytes).await {
-        Ok(answers) => answers.into_inner(),
-        Err(status) => return Some(status),
-    };
+    let mut answers = grpc.server_streaming(request, path, Bytes).await?.into_inner();
+    let mut said = Vec::new();
     // A stream that says nothing more has let us in.
-    loop {
-        match tokio::time::timeout(Duration::from_secs(2), answers.message()).await.ok()? {
-            Ok(Some(())) => {}
-            Ok(None) => return None,
-            Err(status) => return Some(status),
+    while let Ok(next) = tokio::time::timeout(Duration::from_secs(2), answers.message()).await {
+        match next? {
+            Some(message) => said.push(message),
+            None => break,
         }
     }
+    Ok(said)
 }
 
 /// An API key as a proof.
@@ -75,14 +83,19 @@ pub(crate) fn bearer(key: &str) -> Fields {
 /// The metadata of a message that is signed for the network of a profile.
 pub(crate) struct Signing<'a> {
     pub key: &'a SigningKey,
-    pub kind: PrincipalKind,
+    pub principal: Principal,
     pub genesis: [u8; 16],
+}
+
+/// Whom a key signs for: its id is the key's.
+pub(crate) fn of_key(key: &SigningKey, kind: PrincipalKind) -> Principal {
+    Principal::new(kind, Id::of_key(&key.verifying_key().to_bytes()))
 }
 
 impl Signing<'_> {
     pub(crate) fn fields(&self, method: &str, message: &[u8], id: Id, expires_ms: u64) -> Fields {
         let network = Network { genesis: self.genesis, cell: 1 };
-        let principal = Principal::new(self.kind, Id::of_key(&self.key.verifying_key().to_bytes()));
+        let principal = self.principal;
         let input = signing_input(&network, &format!("/{method}"), message, id, expires_ms, principal);
         vec![
             ("holmes-principal", hex(&principal.to_bytes())),
@@ -125,7 +138,7 @@ struct Bytes;
 
 impl Codec for Bytes {
     type Encode = Vec<u8>;
-    type Decode = ();
+    type Decode = Vec<u8>;
     type Encoder = Bytes;
     type Decoder = Bytes;
 
@@ -149,14 +162,12 @@ impl Encoder for Bytes {
 }
 
 impl Decoder for Bytes {
-    type Item = ();
+    type Item = Vec<u8>;
     type Error = Status;
 
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
-        prost_reflect::prost::bytes::Buf::advance(
-            buffer,
-            prost_reflect::prost::bytes::Buf::remaining(buffer),
-        );
-        Ok(Some(()))
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut message = vec![0; prost_reflect::prost::bytes::Buf::remaining(buffer)];
+        prost_reflect::prost::bytes::Buf::copy_to_slice(buffer, &mut message);
+        Ok(Some(message))
     }
 }

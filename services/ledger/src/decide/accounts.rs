@@ -72,9 +72,9 @@ fn is_name(name: &str, asset: &str) -> bool {
 
 pub(super) fn close(state: &State, id: Id, ctx: &Ctx) -> Decided {
     let account = found(state, id)?;
-    if account.owner != ctx.principal {
-        only_platform(ctx)?;
-    }
+    // No tenant learns that another's is there.
+    let known = account.owner == ctx.principal || only_platform(ctx).is_ok();
+    refuse_if(!known, || Rejection::AccountNotFound(id))?;
     refuse_if(account.reserved, || Rejection::AccountReserved(id))?;
     if account.closed {
         return Ok(None);

@@ -6,7 +6,7 @@ use holmes_kernel::{Amount, Ctx, Id, Principal};
 use holmes_proto::ledger::v1::{TransferCode as Code, TransferKind, TransfersRecorded};
 
 use super::overlay::{Overlay, Seen};
-use super::{is_service, rights};
+use super::{is_service, only_platform, rights};
 use crate::burn;
 use crate::command::{Coordinator, Kind, Move, Rejection, Transfer, Via};
 use crate::params::{MOST_TRANSFERS_PER_CHAIN, MOST_TRANSFERS_PER_COMMAND};
@@ -341,7 +341,8 @@ impl<'a> Batch<'a> {
         let (debit, _) = side(hold.debit).ok_or(Code::DebitNotFound)?;
         let (credit, to) = side(hold.credit).ok_or(Code::CreditNotFound)?;
         if !self.may_end(&hold, to, row.kind) {
-            return Err(Code::Forbidden);
+            let known = self.concerns([hold.debit, hold.credit], Some(&hold.opener));
+            return Err(if known { Code::Forbidden } else { Code::HoldNotFound });
         }
         Ok((hold, Row { debit: *debit, credit: *credit, ..row }))
     }
@@ -359,11 +360,20 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Whether a hold is the caller's business: no tenant learns that another's is there, or was.
+    fn concerns(&self, sides: [Place; 2], opener: Option<&Principal>) -> bool {
+        let who = &self.ctx.principal;
+        let owns = |at: Place| self.state.accounts.at(at).is_some_and(|(_, account)| account.owner == *who);
+        only_platform(self.ctx).is_ok() || opener == Some(who) || sides.into_iter().any(owns)
+    }
+
     fn why_not_open(&self, hold: Id) -> Code {
         let was_hold = |known: &crate::state::Known| {
-            known.moved_as() == TransferKind::Hold && known.result() == Code::Ok
+            let held = known.moved_as() == TransferKind::Hold && known.result() == Code::Ok;
+            held && self.concerns([known.debit, known.credit], None)
         };
-        let ended = self.overlay.hold(hold).is_some()
+        let expired = |hold: Hold| self.concerns([hold.debit, hold.credit], Some(&hold.opener));
+        let ended = self.overlay.hold(hold).is_some_and(expired)
             || self.overlay.has_ended(hold)
             || self.state.transfer(hold).is_some_and(was_hold);
         if ended { Code::HoldEnded } else { Code::HoldNotFound }

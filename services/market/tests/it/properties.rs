@@ -142,6 +142,7 @@ enum Op {
     Meter { session: usize, calls: Calls },
     Close(usize),
     Drained(usize),
+    Lease { session: usize, ms: u64 },
     Answer { which: usize, refused: Option<(usize, Option<u32>)> },
     Name(u8, u32),
     Wait(u64),
@@ -165,6 +166,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (0..64usize, calls()).prop_map(|(session, calls)| Op::Meter { session, calls }),
         2 => (0..64usize).prop_map(Op::Close),
         2 => (0..64usize).prop_map(Op::Drained),
+        3 => (0..64usize, 0..400_000u64).prop_map(|(session, ms)| Op::Lease { session, ms }),
         8 => (0..64usize, refused).prop_map(|(which, refused)| Op::Answer { which, refused }),
         2 => (11..14u8, asset()).prop_map(|(n, asset)| Op::Name(n, asset)),
         5 => (0..400_000u64).prop_map(Op::Wait),
@@ -262,6 +264,19 @@ impl Play {
                         Command::NoteCalls { metered: Vec::new(), drained, leased: Vec::new() },
                     );
                 }
+            }
+            Op::Lease { session, ms } => {
+                // As scheduling says it: a lease was granted or renewed, until then; of a session that is not known, too.
+                let session = known(*session, self).unwrap_or_default();
+                let leased = vec![(session, self.market.now.after_millis(*ms))];
+                self.market.hear(
+                    SCHEDULING,
+                    Command::NoteCalls { metered: Vec::new(), drained: Vec::new(), leased: leased.clone() },
+                );
+                let state = self.state();
+                let open = state.sessions.get(&session).filter(|session| session.stage == Stage::Open);
+                let idle = open.map(|session| session.idle_at(&state.params));
+                assert!(idle.is_none_or(|idle| idle >= leased[0].1), "it closes before its lease ends");
             }
             Op::Answer { which, refused } => self.answer(*which, *refused),
             Op::Name(n, asset) => {

@@ -388,15 +388,20 @@ fn only_those_whom_a_lease_concerns_see_it_or_ask_why() {
         assert!(call!(desk.get_lease, who, get()).is_ok(), "{who}");
     }
     for who in [owner(other), as_node(other)] {
-        assert_eq!(refused!(desk.get_lease, who, get()), "FORBIDDEN", "{who}");
+        assert_eq!(
+            refused!(desk.get_lease, who, get()),
+            "LEASE_NOT_FOUND",
+            "{who}: as of one that is not there"
+        );
     }
     let explain = |n: u8| wire::ExplainRequest { lease_id: lease_id.clone(), node_id: node(n).to_string() };
     let told = call!(desk.explain, as_node(other), explain(other)).unwrap();
     assert_eq!((told.reason.as_str(), told.changed_since), ("RANKED_LOWER", false));
     assert_eq!(call!(desk.explain, owner(other), explain(other)).unwrap().reason, "RANKED_LOWER");
     assert_eq!(call!(desk.explain, owner(9), explain(on)).unwrap().reason, "WON");
-    assert_eq!(refused!(desk.explain, as_node(other), explain(on)), "FORBIDDEN");
-    assert_eq!(refused!(desk.explain, owner(other), explain(on)), "FORBIDDEN");
+    assert_eq!(refused!(desk.explain, as_node(on), explain(other)), "FORBIDDEN", "it knows the lease");
+    assert_eq!(refused!(desk.explain, as_node(other), explain(on)), "LEASE_NOT_FOUND");
+    assert_eq!(refused!(desk.explain, owner(other), explain(on)), "LEASE_NOT_FOUND");
     assert_eq!(refused!(desk.explain, STAFF, explain(50)), "NODE_NOT_FOUND");
 }
 

@@ -111,7 +111,7 @@ fn an_account_is_opened_once_by_its_owner_and_closed_when_it_is_empty() {
     given.when(MARKET, open(pool, MARKET, "trr_pool/HOL")).unwrap();
 
     let close = |account| Command::CloseAccount { account };
-    assert_eq!(reason(given.when(BOB, close(new))), "FORBIDDEN");
+    assert_eq!(reason(given.when(BOB, close(new))), "ACCOUNT_NOT_FOUND", "as of one that is not there");
     assert_eq!(reason(given.when(ALICE, close(account(ALICE, HOL)))), "ACCOUNT_NOT_EMPTY");
     assert_eq!(reason(given.when(STAFF, close(system_account("fees/HOL")))), "ACCOUNT_RESERVED");
     given.when(ALICE, close(new)).unwrap();

@@ -1,0 +1,269 @@
+//! Who may call what, as the `.proto` files say it: `(holmes.access)` on every RPC. The tests that hold the server to these
+//! rules read them here, and the page of them is made of them.
+//! `BLESS=1 cargo test -p holmes --test it rules` writes the page anew.
+
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor,
+};
+
+use crate::docs::compare;
+
+/// What answers without any proof beside RPCs of ours, and why.
+pub(crate) const OPEN: [(&str, &str); 3] = [
+    ("grpc.health.v1.Health/Check", "load balancers ask it"),
+    ("grpc.health.v1.Health/Watch", "load balancers ask it"),
+    ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "tells only what the .proto files tell"),
+];
+
+/// What an account's proof must be good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    Any,
+    Renter,
+    Operator,
+    Nodes,
+    Party,
+    Admin,
+}
+
+/// A kind of principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    Account,
+    Staff,
+    Service,
+    Gateway,
+    Node,
+}
+
+const CALLERS: [(Caller, &str); 5] = [
+    (Caller::Account, "accounts"),
+    (Caller::Staff, "staff"),
+    (Caller::Service, "services"),
+    (Caller::Gateway, "gateways"),
+    (Caller::Node, "nodes"),
+];
+
+/// What a `.proto` says of one RPC.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    /// `holmes.ledger.v1.Ledger/GetSupply`.
+    pub method: String,
+    pub proof: Proof,
+    callers: Vec<Caller>,
+    /// Paths of the request's fields that name what concerns few.
+    pub hides: Vec<String>,
+    /// Paths of fields that name what everybody may know to be there.
+    tells: Vec<String>,
+    /// Why it answers a caller without a proof, where it does.
+    pub unproven: Option<String>,
+    /// Whether its request names itself, so that it happens once however often it comes.
+    pub once: bool,
+    input: MessageDescriptor,
+}
+
+impl Rule {
+    fn of(method: &MethodDescriptor) -> Rule {
+        let pool = method.parent_pool();
+        let option = pool.get_extension_by_name("holmes.access").expect("the option");
+        let full_name = format!("{}/{}", method.parent_service().full_name(), method.name());
+        let options = method.options();
+        assert!(options.has_extension(&option), "{full_name}: say who may call it, with (holmes.access)");
+        let said = options.get_extension(&option);
+        let said = said.as_message().expect("a message");
+        let input = method.input();
+        let rule = Rule {
+            proof: proof(said, &full_name),
+            callers: callers(said, &full_name),
+            hides: texts(said, "hides"),
+            tells: texts(said, "tells"),
+            unproven: Some(text(said, "unproven")).filter(|why| !why.is_empty()),
+            once: input.get_field_by_name("request_id").is_some(),
+            input,
+            method: full_name,
+        };
+        rule.names_every_thing();
+        rule
+    }
+
+    /// Whether this kind of principal may call it, its proof being good enough.
+    pub(crate) fn allows(&self, caller: Caller) -> bool {
+        self.callers.contains(&caller)
+    }
+
+    /// A tenant's request names things of somebody: of each the rule says whether strangers may know of it.
+    fn names_every_thing(&self) {
+        let mut named = Vec::new();
+        things(&self.input, "", &mut named);
+        let (method, said) = (&self.method, [&self.hides[..], &self.tells[..]].concat());
+        for path in &said {
+            let known = named.contains(path) || ["public_key", "name"].contains(&path.as_str());
+            assert!(known, "{method} has no field {path} that names a thing");
+        }
+        let makes = |path: &String| MADE.iter().any(|(of, field)| method.ends_with(of) && path == field);
+        let missing: Vec<_> = named.iter().filter(|path| !said.contains(path) && !makes(path)).collect();
+        assert!(
+            missing.is_empty(),
+            "{method}: say in (holmes.access) whether it hides or tells that what {missing:?} names is there"
+        );
+    }
+}
+
+/// Ids that a caller chooses for what it makes: they name nothing yet.
+const MADE: [(&str, &str); 10] = [
+    ("Accounts/CreateAccount", "account_id"),
+    ("Accounts/CreateApiKey", "key_id"),
+    ("Ledger/CreateTransfers", "transfers.coordinator.coordination_id"),
+    ("Ledger/CreateTransfers", "transfers.debit_owner"),
+    ("Ledger/CreateTransfers", "transfers.transfer_id"),
+    ("Ledger/OpenAccount", "account_id"),
+    ("Ledger/OpenAccount", "owner"),
+    ("Scheduling/ReportCalls", "lines.call_id"),
+    ("Scheduling/ReportPresence", "nodes.node_id"),
+    ("Scheduling/ReportRunning", "leases.lines.call_id"),
+];
+
+/// Whether a field names a thing that belongs to somebody.
+fn names_a_thing(field: &FieldDescriptor) -> bool {
+    let name = field.name();
+    let id = (name.ends_with("_id") || name.ends_with("_ids")) && name != "request_id";
+    matches!(field.kind(), Kind::String)
+        && (id || ["owner", "renter", "submitter", "debit_owner"].contains(&name))
+}
+
+fn things(of: &MessageDescriptor, prefix: &str, found: &mut Vec<String>) {
+    for field in of.fields() {
+        let path = format!("{prefix}{}", field.name());
+        match field.kind() {
+            // What a model is given is the renter's own, and what nodes say on their stream they sign there.
+            Kind::Message(inner) if !["work", "hello"].contains(&field.name()) && of.name() != "FromNode" => {
+                things(&inner, &format!("{path}."), found);
+            }
+            _ if names_a_thing(&field) => found.push(path),
+            _ => {}
+        }
+    }
+}
+
+fn text(of: &DynamicMessage, name: &str) -> String {
+    of.get_field_by_name(name).and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn texts(of: &DynamicMessage, name: &str) -> Vec<String> {
+    let values = of.get_field_by_name(name).expect("a field of the option");
+    values.as_list().expect("a list").iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
+}
+
+fn proof(of: &DynamicMessage, method: &str) -> Proof {
+    match of.get_field_by_name("proof").and_then(|value| value.as_enum_number()) {
+        Some(1) => Proof::Any,
+        Some(2) => Proof::Renter,
+        Some(3) => Proof::Operator,
+        Some(4) => Proof::Nodes,
+        Some(5) => Proof::Party,
+        Some(6) => Proof::Admin,
+        other => panic!("{method}: {other:?} is no proof"),
+    }
+}
+
+fn callers(of: &DynamicMessage, method: &str) -> Vec<Caller> {
+    let values = of.get_field_by_name("callers").expect("a field of the option");
+    let numbers = values.as_list().expect("a list").iter().filter_map(|value| value.as_enum_number());
+    let all = CALLERS.map(|(caller, _)| caller);
+    let callers: Vec<Caller> = numbers
+        .flat_map(|number| match number {
+            1 => all.to_vec(),
+            2..=6 => vec![all[usize::try_from(number - 2).expect("small")]],
+            other => panic!("{method}: {other} is no kind of caller"),
+        })
+        .collect();
+    assert!(!callers.is_empty(), "{method}: say which callers it has");
+    callers
+}
+
+/// The rule of every RPC, by its method.
+pub(crate) fn rules() -> &'static [Rule] {
+    static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+        let pool = DescriptorPool::decode(holmes_proto::DESCRIPTORS).expect("descriptors");
+        let methods: Vec<_> =
+            pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()).collect();
+        methods.iter().map(Rule::of).collect()
+    });
+    &RULES
+}
+
+const HEAD: &str = "# Access
+
+Who may call what, made of the option `(holmes.access)` that stands beside every RPC in the `.proto` files; a test keeps
+this page and them together, and others hold the server to it: every RPC is called by every kind of caller with every kind
+of proof, right, wrong, expired and repeated. [Signing](signing.md) says how a request is proved and what a proof may do.
+
+- **callers**: the kinds of principals that may call it. Another is refused with `PERMISSION_DENIED` and `FORBIDDEN`.
+- **an account's proof**: what an account's API key must be good for, and its signature where it says a role: `KEY_SCOPE`,
+  `ROLE_NEEDED` or `ADMIN_NEEDED` otherwise. *any*: any proof that holds.
+- **hides**: fields that name what concerns few. Whom it does not concern gets the answer that he would get if it were not
+  there.
+- **tells**: fields that name what every caller may know to be there: nodes, and accounts that can be paid.
+- **again**: *once* carries a `request_id`: the same request again, by whom it was first, gets its answer again and nothing
+  happens twice. *reads* changes nothing.
+
+Without a proof every call is refused with `UNAUTHENTICATED`, before its fields are looked at, but for:
+
+";
+
+fn words(rule: &Rule) -> (&'static str, String) {
+    let proof = match rule.proof {
+        Proof::Any => "any",
+        Proof::Renter => "renter",
+        Proof::Operator => "operator (of a verifier node: verifier)",
+        Proof::Nodes => "operator or verifier",
+        Proof::Party => "renter, operator, verifier or admin",
+        Proof::Admin => "admin",
+    };
+    let named = CALLERS.iter().filter(|(caller, _)| rule.allows(*caller)).map(|(_, name)| *name);
+    let named: Vec<_> = named.collect();
+    let callers = if named.len() == CALLERS.len() { "all".to_owned() } else { named.join(", ") };
+    (if rule.allows(Caller::Account) { proof } else { "" }, callers)
+}
+
+fn fields(paths: &[String]) -> String {
+    paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn the_page_of_access_is_what_the_proto_files_say() {
+    let mut page = HEAD.to_owned();
+    let ours = rules().iter().filter_map(|rule| Some((rule.method.as_str(), rule.unproven.as_deref()?)));
+    for (method, why) in ours.chain(OPEN) {
+        writeln!(page, "- `{method}`: {why}").expect("a string");
+    }
+    page.push_str(
+        "\nThe HTTP of OpenAI's clients (`/v1/…`) knows API keys alone: one that is missing, unknown, revoked or expired \
+         is a 401,\nand what makes a model work needs a key that acts as renter, or is a 403.\n",
+    );
+    let mut service = "";
+    for rule in rules() {
+        let (of, name) = rule.method.split_once('/').expect("a method");
+        if of != service {
+            service = of;
+            write!(
+                page,
+                "\n## {of}\n\n| call | callers | an account's proof | hides | tells | again |\n| --- | --- | --- | --- | \
+                 --- | --- |\n"
+            )
+            .expect("a string");
+        }
+        let (proof, callers) = words(rule);
+        let (hides, tells) = (fields(&rule.hides), fields(&rule.tells));
+        let again = match (rule.once, of) {
+            (true, _) => "once",
+            (false, "holmes.gateway.v1.Gateway") => "a stream, once: its nonce",
+            (false, _) => "reads",
+        };
+        writeln!(page, "| `{name}` | {callers} | {proof} | {hides} | {tells} | {again} |").expect("a string");
+    }
+    compare("access.md", &page);
+}
