@@ -6,8 +6,8 @@ mod lookup;
 
 use std::collections::BTreeSet;
 
+use holmes_kernel::Place;
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::table::Place;
 use holmes_kernel::{Id, Opened, Principal, PrincipalKind, Table, Time};
 use holmes_proto::accounts::v1 as wire;
 use prost::Message;

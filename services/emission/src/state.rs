@@ -9,8 +9,8 @@ mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use holmes_kernel::Place;
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::table::Place;
 use holmes_kernel::{Amount, Id, Opened, Principal, ServiceId, Table, Time, canon};
 use holmes_proto::emission::v1 as wire;
 use prost::Message;

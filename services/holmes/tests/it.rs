@@ -34,12 +34,12 @@ mod misuse;
 mod paid;
 #[path = "it/raw.rs"]
 mod raw;
-#[path = "it/scenarios.rs"]
-mod scenarios;
 #[path = "it/replays.rs"]
 mod replays;
 #[path = "it/rules.rs"]
 mod rules;
+#[path = "it/scenarios.rs"]
+mod scenarios;
 #[path = "it/scopes.rs"]
 mod scopes;
 #[path = "it/story.rs"]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use holmes_kernel::table::Place;
+use holmes_kernel::Place;
 use holmes_kernel::{Answer, At, Call, Code, Handle, Id, Principal, PrincipalKind, Refusal, Way};
 use holmes_proto::edge::{self, Needs};
 use holmes_proto::ledger::v1 as wire;

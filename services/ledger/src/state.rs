@@ -6,8 +6,8 @@ mod evolve;
 
 use std::collections::BTreeSet;
 
+use holmes_kernel::Place;
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::table::Place;
 use holmes_kernel::{Id, Opened, Principal, Table, Time, Window, canon};
 use holmes_proto::ledger::v1 as wire;
 use holmes_proto::ledger::v1::{TransferCode, TransferKind};

@@ -255,6 +255,6 @@ pub fn supplies(state: &State) -> Vec<wire::Supply> {
     state.assets.iter().map(supply).collect()
 }
 
-fn text_at(state: &State, place: holmes_kernel::table::Place) -> String {
+fn text_at(state: &State, place: holmes_kernel::Place) -> String {
     state.id_at(place).map(|id| id.to_string()).unwrap_or_default()
 }

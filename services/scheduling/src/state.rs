@@ -10,8 +10,8 @@ mod running;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use holmes_kernel::Place;
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::table::Place;
 use holmes_kernel::{Id, Opened, Principal, Table, Time};
 use holmes_proto::scheduling::v1 as wire;
 use holmes_proto::scheduling::v1::LeaseEnd;

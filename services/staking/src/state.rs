@@ -6,8 +6,8 @@ mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use holmes_kernel::Place;
 use holmes_kernel::machine::BadParams;
-use holmes_kernel::table::Place;
 use holmes_kernel::{Amount, Id, Opened, Principal, Table, Time, canon};
 use holmes_proto::staking::v1 as wire;
 use holmes_proto::staking::v1::NodeKind;

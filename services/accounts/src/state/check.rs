@@ -1,6 +1,6 @@
 //! The invariants of accounts as code.
 
-use holmes_kernel::table::Place;
+use holmes_kernel::Place;
 use holmes_kernel::{Broken, Id, Principal, PrincipalKind};
 use holmes_proto::accounts::v1::Event;
 use holmes_proto::accounts::v1::event::Event as Kind;

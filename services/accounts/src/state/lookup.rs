@@ -1,7 +1,7 @@
 //! Whom a key speaks for, and which key speaks for whom: what the edge asks before every call.
 
+use holmes_kernel::Place;
 use holmes_kernel::machine::{Code, Rejection as Refuses};
-use holmes_kernel::table::Place;
 use holmes_kernel::{Id, Principal, PrincipalKind, Time};
 use holmes_proto::edge::Scope;
 

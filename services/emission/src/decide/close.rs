@@ -1,7 +1,7 @@
 //! The steps of a close (E-4): each looks at a bounded part of what stands still.
 
 use ethnum::U256;
-use holmes_kernel::table::Place;
+use holmes_kernel::Place;
 use holmes_kernel::{Amount, Ctx, Id, apportion};
 use holmes_proto::emission::v1::event::Event as Kind;
 use holmes_proto::emission::v1::{

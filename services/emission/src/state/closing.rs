@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holmes_kernel::table::Place;
+use holmes_kernel::Place;
 use holmes_kernel::{Amount, Id};
 use serde::{Deserialize, Serialize};
 

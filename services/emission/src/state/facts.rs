@@ -1,6 +1,6 @@
 //! What the sources say of an epoch, node by node and owner by owner.
 
-use holmes_kernel::table::Place;
+use holmes_kernel::Place;
 use holmes_kernel::{Id, Principal, Table};
 use serde::{Deserialize, Serialize};
 

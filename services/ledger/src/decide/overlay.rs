@@ -1,7 +1,7 @@
 //! What a batch would have changed so far. The state itself stays as it is: balances and holds are copied on their
 //! first change, and a chain that fails takes its changes back by an undo log.
 
-use holmes_kernel::table::Place;
+use holmes_kernel::Place;
 use holmes_kernel::weak::{Guard, is_off};
 use holmes_kernel::{Id, Table};
 use holmes_proto::ledger::v1::TransferCode;

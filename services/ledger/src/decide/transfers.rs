@@ -1,6 +1,6 @@
 //! Transfers: checked in order against the state and what their batch has changed so far; chains whole or not at all.
 
-use holmes_kernel::table::Place;
+use holmes_kernel::Place;
 use holmes_kernel::window::NotTaken;
 use holmes_kernel::{Amount, Ctx, Id, Principal};
 use holmes_proto::ledger::v1::{TransferCode as Code, TransferKind, TransfersRecorded};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holmes_kernel::table::Place;
+use holmes_kernel::Place;
 use holmes_kernel::{Broken, Id, Time};
 use holmes_proto::columns::ids;
 use holmes_proto::ledger::v1::event::Event as Kind;

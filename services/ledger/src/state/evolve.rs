@@ -1,6 +1,6 @@
 //! What each event does to the state. Total: what it names and cannot find is left alone; `check_step` sees it.
 
-use holmes_kernel::table::Place;
+use holmes_kernel::Place;
 use holmes_kernel::window::WINDOW_AGE_MS;
 use holmes_kernel::{Id, Meta, Principal, canon};
 use holmes_proto::columns::ids;
