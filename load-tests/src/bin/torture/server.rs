@@ -77,11 +77,6 @@ impl Server {
         kill_process(pid, signal).context("the server cannot be signalled")
     }
 
-    /// Whether it has ended by itself.
-    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
-    }
-
     /// Waits for its own end.
     pub(crate) fn wait(&mut self, at_most: Duration) -> Result<ExitStatus> {
         let end = Instant::now() + at_most;
