@@ -32,6 +32,7 @@ mod settings;
 mod verify;
 mod wallet;
 mod when;
+mod whole;
 
 /// A decentralised GPU network in a box.
 #[derive(Parser)]

@@ -1,6 +1,7 @@
 //! SIGKILL at any moment: under load, while a server starts and recovers, while snapshots are written, while callers ask
 //! again for what they were not answered.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,6 +15,8 @@ use crate::world::World;
 
 /// Deaths of one network: every check reads its whole log, so a new one begins now and then.
 const DEATHS: u64 = 25;
+/// A first start dies fewer times than this.
+const FIRST_DEATHS: u8 = 6;
 /// Load before a death lasts between a moment and this, short ones as often as long ones.
 const LONGEST_MS: f64 = 700.0;
 
@@ -29,7 +32,14 @@ struct Mortal {
 /// The campaign.
 pub(crate) async fn run(trials: &mut Trials<'_>) -> Result<()> {
     while trials.more() {
-        let mut mortal = Mortal::born(trials)?;
+        let place = trials.place();
+        let mut mortal = match Mortal::born(trials, &place) {
+            Ok(mortal) => mortal,
+            Err(why) => {
+                trials.over(Err(why), &place);
+                continue;
+            }
+        };
         for _ in 0..DEATHS {
             if !trials.more() {
                 break;
@@ -47,9 +57,17 @@ pub(crate) async fn run(trials: &mut Trials<'_>) -> Result<()> {
 }
 
 impl Mortal {
-    fn born(trials: &Trials<'_>) -> Result<Mortal> {
-        let world = World::new(&trials.plan.bin, trials.place(), "all")?;
-        let server = world.serve(&[])?;
+    /// Its first start dies some times, too.
+    fn born(trials: &mut Trials<'_>, place: &Path) -> Result<Mortal> {
+        let world = World::new(&trials.plan.bin, place.to_owned(), "all")?;
+        let mut dice = trials.dice();
+        for _ in 0..dice.u8(..FIRST_DEATHS) {
+            let server = world.spawn(&[])?;
+            std::thread::sleep(Duration::from_millis(dice.u64(..200)));
+            server.kill().context("in its first start")?;
+            trials.counts.add("more in a first start", 1);
+        }
+        let server = world.serve(&[]).context("after a death in the first start")?;
         let payer = Payer::new(&world, &server)?;
         server.kill()?;
         Ok(Mortal { world, payer, books: Books::default(), start: Duration::from_millis(200) })

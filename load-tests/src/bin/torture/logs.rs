@@ -11,6 +11,7 @@ use prost::Message as _;
 use prost::bytes::Bytes;
 
 /// Every log of a directory, by its service.
+#[derive(Default)]
 pub(crate) struct Logs(BTreeMap<String, Vec<Frame>>);
 
 /// How far each log was known to reach.
@@ -73,6 +74,12 @@ impl Logs {
             Some((name.clone(), (last.header().last, *last.chain())))
         };
         self.0.iter().filter_map(head).collect()
+    }
+
+    /// What each log begins with.
+    pub(crate) fn firsts(&self) -> BTreeMap<String, Chain> {
+        let first = |(name, frames): (&String, &Vec<Frame>)| Some((name.clone(), *frames.first()?.chain()));
+        self.0.iter().filter_map(first).collect()
     }
 
     /// What was once seen durable is still there, byte for byte: the chain says so.

@@ -197,7 +197,9 @@ impl Trials<'_> {
         if let Err(why) = result {
             let kept = self.plan.keep.as_ref().map(|keep| keep.join(format!("{}-{trial}", self.campaign.name())));
             let kept = kept.filter(|to| copy(dir, to).map_err(|why| eprintln!("nothing kept: {why:#}")).is_ok());
-            let what = format!("{why:#}");
+            // What was read from a damaged file may hold anything.
+            let printable = |c: char| if c.is_control() { ' ' } else { c };
+            let what: String = format!("{why:#}").chars().map(printable).collect();
             eprintln!("FOUND in {} {trial}: {what}", self.campaign.name());
             self.findings.push(Finding { trial, what, kept });
         }

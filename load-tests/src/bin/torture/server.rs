@@ -116,6 +116,14 @@ impl Server {
         Ok(self.lines())
     }
 
+    /// Lets go of its stdin, at whose end it stops in order.
+    pub(crate) fn close(mut self) -> Result<()> {
+        drop(self.child.stdin.take());
+        let status = self.wait(PATIENCE)?;
+        ensure!(status.success(), "the server's orderly end failed ({status}): {}", self.last_words());
+        Ok(())
+    }
+
     fn hear_out(&mut self) {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join(); // a thread that only reads lines

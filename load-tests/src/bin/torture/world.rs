@@ -13,7 +13,7 @@ use crate::server::Server;
 /// The network's data, inside the directory.
 pub(crate) const DATA: &str = "data";
 /// Snapshots are written all the time, so that deaths meet them.
-const SNAPSHOT_EVERY: &str = "300";
+const SNAPSHOT_EVERY: &str = "60";
 
 /// A directory in which the binary runs.
 #[derive(Clone)]
@@ -65,7 +65,18 @@ impl World {
     /// The binary with arguments, here, with nothing of the caller's settings.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.bin);
-        command.args(words).current_dir(&self.dir);
+        command.args(words);
+        self.at_home(command)
+    }
+
+    /// The binary with arguments as the last words of another command.
+    pub(crate) fn within(&self, mut command: Command, words: &[&str]) -> Command {
+        command.arg(&self.bin).args(words);
+        self.at_home(command)
+    }
+
+    fn at_home(&self, mut command: Command) -> Command {
+        command.current_dir(&self.dir);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOLMES_"))
         {
             command.env_remove(name);
@@ -125,10 +136,16 @@ impl World {
 
     /// Starts a server, and does not wait until it answers.
     pub(crate) fn spawn(&self, more: &[&str]) -> Result<Server> {
-        let free = "127.0.0.1:0";
-        let mut command = self.command(&["serve", "--until-stdin-ends", "--role", self.roles]);
-        command.args(["--listen", free, "--admin", free, "--http", free]).args(more);
+        let mut command = self.command(&self.serving());
+        command.args(more);
         Server::spawn(command)
+    }
+
+    /// The words of a server on free ports, which ends with us.
+    pub(crate) fn serving(&self) -> [&'static str; 10] {
+        let free = "127.0.0.1:0";
+        let role = self.roles;
+        ["serve", "--until-stdin-ends", "--role", role, "--listen", free, "--admin", free, "--http", free]
     }
 
     /// Starts a server and waits until it answers.

@@ -72,11 +72,10 @@ fn acknowledge(svc: u16, seq: u64, chain: &Chain) -> Result<()> {
 pub(crate) fn acknowledged(said: &[(usize, Vec<u8>)], before: usize) -> Result<Acknowledged> {
     let mut all = Acknowledged::new();
     for (_, bytes) in said.iter().filter(|(step, _)| *step < before) {
-        for line in std::str::from_utf8(bytes)?.lines() {
+        let text = String::from_utf8_lossy(bytes);
+        for line in text.lines().filter_map(|line| line.strip_prefix("ack ")) {
             let mut words = line.split(' ');
-            let (Some("ack"), Some(svc), Some(seq), Some(hex)) =
-                (words.next(), words.next(), words.next(), words.next())
-            else {
+            let (Some(svc), Some(seq), Some(hex)) = (words.next(), words.next(), words.next()) else {
                 bail!("not understood: {line}")
             };
             let mut chain = [0; 32];

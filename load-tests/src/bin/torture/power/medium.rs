@@ -24,7 +24,7 @@ pub(crate) struct Medium {
     root: PathBuf,
     files: Vec<File>,
     dirs: Vec<Dir>,
-    /// What was said on standard output, and at which step.
+    /// What was said, and at which step.
     pub(crate) said: Vec<(usize, Vec<u8>)>,
     /// How many steps there were.
     pub(crate) steps: usize,

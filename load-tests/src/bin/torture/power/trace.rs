@@ -41,7 +41,7 @@ pub(crate) enum Call {
     Remove { path: PathBuf },
     /// What was done to a file, or the names in a directory, is forced to disk once this ends.
     Sync { path: PathBuf },
-    /// Bytes on standard output.
+    /// Bytes on standard output, or standard error.
     Said(Vec<u8>),
 }
 
@@ -212,7 +212,7 @@ impl Line {
         let call = match self.name.as_str() {
             "write" | "writev" => {
                 let (descriptor, path, bytes) = (self.descriptor()?, self.path()?, self.written()?);
-                if descriptor == 1 {
+                if matches!(descriptor, 1 | 2) {
                     return Ok(Some(Call::Said(bytes)));
                 }
                 let Some(description) = open.get(&descriptor) else { return Ok(None) };
@@ -267,7 +267,8 @@ impl Line {
     fn path(&self) -> Result<PathBuf> {
         let (_, rest) = self.arguments.split_once('<').context("a path")?;
         let (path, _) = rest.split_once('>').context("a path")?;
-        Ok(PathBuf::from(OsString::from_vec(bytes_of(path)?)))
+        // A pipe or a socket is told in words: it lies outside, as it should.
+        Ok(bytes_of(path).map_or_else(|_| PathBuf::from(path), |path| PathBuf::from(OsString::from_vec(path))))
     }
 
     /// The names among the arguments, each from where its directory descriptor leads.
