@@ -75,7 +75,9 @@ pub(crate) struct Refused {
 pub(crate) fn profile(path: &Path, name: &str) -> Result<Profile> {
     let file = path.join(PROFILE.name);
     Profile::load(name).map_err(|why| match Path::new(name) == file {
-        true => refused("KEPT_FILE_DAMAGED", &PROFILE, &file, format!("cannot be used ({why:#})"), PROFILE.remedy),
+        true => {
+            refused("KEPT_FILE_DAMAGED", &PROFILE, &file, format!("cannot be used ({why:#})"), PROFILE.remedy)
+        }
         false => why,
     })
 }
@@ -91,7 +93,8 @@ pub(crate) fn keep_profile(path: &Path, text: &str) -> Result<()> {
         return Ok(());
     }
     let file = path.join(PROFILE.name);
-    whole::make(&file, 0o644, text.as_bytes()).with_context(|| format!("{} cannot be written", file.display()))
+    whole::make(&file, 0o644, text.as_bytes())
+        .with_context(|| format!("{} cannot be written", file.display()))
 }
 
 fn refused(reason: &'static str, kind: &Kind, file: &Path, what: String, remedy: &str) -> anyhow::Error {

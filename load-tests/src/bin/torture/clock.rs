@@ -48,7 +48,9 @@ pub(crate) async fn run(trials: &mut Trials<'_>) -> Result<()> {
     let shim = match built(&trials.plan.scratch) {
         Ok(shim) => shim,
         Err(why) => {
-            trials.skip(&format!("everything: the clock's shim cannot be built ({why:#}); install gcc and libc6-dev"));
+            trials.skip(&format!(
+                "everything: the clock's shim cannot be built ({why:#}); install gcc and libc6-dev"
+            ));
             return Ok(());
         }
     };
@@ -110,7 +112,11 @@ async fn jump(
     tokio::time::sleep(Duration::from_millis(50)).await;
     books.note(load.end().await?);
     books.all_answered()?;
-    if dice.bool() { server.kill()? } else { server.terminate()? };
+    if dice.bool() {
+        server.kill()?
+    } else {
+        server.terminate()?
+    };
     books.check(world)?;
     // Between two runs as far as it likes.
     let days = [-400, -1, 1, ACCEPTED_DAYS - 1, ACCEPTED_DAYS + 1, 400][dice.usize(..6)];
@@ -154,7 +160,8 @@ fn started(world: &World, clock: &Clock, trials: &mut Trials<'_>) -> Result<Serv
 /// Seconds from the earliest log's last frame to the servers' clock.
 fn last_leap(world: &World, clock: &Clock) -> Result<i64> {
     let logs = world.logs()?;
-    let ends = ["ledger", "accounts"].map(|service| logs.of(service).last().map(|frame| frame.header().ts.millis()));
+    let ends =
+        ["ledger", "accounts"].map(|service| logs.of(service).last().map(|frame| frame.header().ts.millis()));
     let first = ends.into_iter().flatten().min().context("a log")?;
     let now = holmes_runtime::Clock::System.now().millis();
     Ok((i64::try_from(now)? - i64::try_from(first)?) / 1_000 + clock.ahead)

@@ -132,7 +132,9 @@ pub(crate) async fn readonly(trials: &mut Trials<'_>) -> Result<()> {
         if trials.number() % 2 == 1 {
             let world = World::new(&trials.plan.bin, place.join("net"), "all")?;
             if !Immutable::works(&place)? {
-                trials.skip("a disk that turns read-only under load: no `chattr +i` here; run it as root on ext4");
+                trials.skip(
+                    "a disk that turns read-only under load: no `chattr +i` here; run it as root on ext4",
+                );
                 std::fs::remove_dir_all(&place)?;
                 return mounted_readonly(trials).await;
             }
@@ -207,7 +209,8 @@ async fn turns_readonly(
         "it ended ({status}) without its reason: {said}"
     );
     trials.counts.add("ended with the reason", 1);
-    starts_or_refuses(world, &["permitted", "Read-only", "read-only", "denied"]).context("on a read-only disk")?;
+    starts_or_refuses(world, &["permitted", "Read-only", "read-only", "denied"])
+        .context("on a read-only disk")?;
     drop(set);
     goes_on(world, &payer, books, dice).await
 }

@@ -17,8 +17,16 @@ use crate::world::{DATA, Verified, World};
 /// Bits that are tried on one network, before another is made.
 const BITS: u64 = 250;
 /// What a remedy begins with.
-const REMEDIES: [&str; 8] =
-    ["restore", "remove", "write that number", "move away", "name that one", "use the build", "use a build", "start with"];
+const REMEDIES: [&str; 8] = [
+    "restore",
+    "remove",
+    "write that number",
+    "move away",
+    "name that one",
+    "use the build",
+    "use a build",
+    "start with",
+];
 
 /// A stopped network, as it was and as it says of itself.
 struct Pristine {
@@ -93,12 +101,7 @@ fn list(root: &Path, within: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn flip(
-    pristine: &Pristine,
-    world: &World,
-    dice: &mut fastrand::Rng,
-    trials: &mut Trials<'_>,
-) -> Result<()> {
+fn flip(pristine: &Pristine, world: &World, dice: &mut fastrand::Rng, trials: &mut Trials<'_>) -> Result<()> {
     copy(&pristine.world.data(), &world.data())?;
     // Each sort as often as any other, however many files it has.
     let kind = *dice.choice(&KINDS).context("kinds")?;
@@ -186,7 +189,12 @@ fn same(pristine: &Pristine, world: &World, out: &str) -> Result<()> {
         return Ok(());
     }
     world.logs()?.extend(&pristine.heads).context("verify is content")?;
-    ensure!(rows.len() >= before.len(), "verify tells of {} logs and checks, not of {}", rows.len(), before.len());
+    ensure!(
+        rows.len() >= before.len(),
+        "verify tells of {} logs and checks, not of {}",
+        rows.len(),
+        before.len()
+    );
     Ok(())
 }
 

@@ -166,8 +166,10 @@ impl Mortal {
     }
 
     fn has_half_a_snapshot(&self) -> bool {
-        let folders = std::fs::read_dir(self.world.data().join("journal/snapshots")).into_iter().flatten().flatten();
-        let mut files = folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten().flatten());
+        let folders =
+            std::fs::read_dir(self.world.data().join("journal/snapshots")).into_iter().flatten().flatten();
+        let mut files =
+            folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten().flatten());
         files.any(|file| file.path().extension().is_some_and(|extension| extension == "tmp"))
     }
 }

@@ -195,8 +195,10 @@ impl Trials<'_> {
         self.done += 1;
         let holds = result.is_ok();
         if let Err(why) = result {
-            let kept = self.plan.keep.as_ref().map(|keep| keep.join(format!("{}-{trial}", self.campaign.name())));
-            let kept = kept.filter(|to| copy(dir, to).map_err(|why| eprintln!("nothing kept: {why:#}")).is_ok());
+            let kept =
+                self.plan.keep.as_ref().map(|keep| keep.join(format!("{}-{trial}", self.campaign.name())));
+            let kept =
+                kept.filter(|to| copy(dir, to).map_err(|why| eprintln!("nothing kept: {why:#}")).is_ok());
             // What was read from a damaged file may hold anything.
             let printable = |c: char| if c.is_control() { ' ' } else { c };
             let what: String = format!("{why:#}").chars().map(printable).collect();
@@ -291,7 +293,8 @@ impl Report {
                 writeln!(out, "          left out: {left_out}")?;
             }
             for finding in &of.findings {
-                let kept = finding.kept.as_ref().map(|kept| format!(" ({})", kept.display())).unwrap_or_default();
+                let kept =
+                    finding.kept.as_ref().map(|kept| format!(" ({})", kept.display())).unwrap_or_default();
                 writeln!(out, "          trial {}: {}{kept}", finding.trial, finding.what)?;
             }
         }
@@ -304,7 +307,8 @@ impl Report {
         let trials: u64 = self.campaigns.iter().map(|of| of.trials).sum();
         let short = self.campaigns.iter().filter(|of| of.trials < of.wanted).map(|of| of.campaign.name());
         let (short, seed) = (short.collect::<Vec<_>>().join(", "), self.seed);
-        let short = if short.is_empty() { String::new() } else { format!("; short of its full length: {short}") };
+        let short =
+            if short.is_empty() { String::new() } else { format!("; short of its full length: {short}") };
         match found {
             0 => format!("everything held in {trials} trials, seed {seed}{short}"),
             _ => format!("{found} of {trials} trials FOUND something, seed {seed}{short}"),

@@ -14,8 +14,8 @@ use tokio::runtime::Runtime;
 
 use crate::plan::{Trials, copy};
 use crate::world::World;
-use journals::{acknowledged, check};
 pub(crate) use journals::{Which, write_into};
+use journals::{acknowledged, check};
 use medium::{Harm, Medium};
 use network::Network;
 
@@ -34,7 +34,12 @@ struct Traced {
 
 /// The campaign.
 pub(crate) fn run(trials: &mut Trials<'_>, runtime: &Runtime) -> Result<()> {
-    if !Command::new("strace").arg("--version").stdout(Stdio::null()).status().is_ok_and(|done| done.success()) {
+    if !Command::new("strace")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|done| done.success())
+    {
         trials.skip("everything: there is no strace here; install it (apt-get install strace)");
         return Ok(());
     }
@@ -46,7 +51,11 @@ pub(crate) fn run(trials: &mut Trials<'_>, runtime: &Runtime) -> Result<()> {
     while trials.more() {
         let dir = trials.place();
         std::fs::create_dir_all(&dir)?;
-        let traced = if with_network { Traced::network(trials, dir.clone()) } else { Traced::journal(trials, dir.clone()) };
+        let traced = if with_network {
+            Traced::network(trials, dir.clone())
+        } else {
+            Traced::journal(trials, dir.clone())
+        };
         let traced = match traced {
             Ok(traced) => traced,
             Err(why) => {
@@ -163,7 +172,9 @@ impl Traced {
 /// What traces a command that is its last words.
 fn strace(trace: &Path) -> Command {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-y", "-xx", "-s", "67108864", "-e", &format!("trace={}", trace::CALLS), "-o"]).arg(trace);
+    strace
+        .args(["-f", "-y", "-xx", "-s", "67108864", "-e", &format!("trace={}", trace::CALLS), "-o"])
+        .arg(trace);
     strace
 }
 

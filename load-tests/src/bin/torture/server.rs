@@ -43,7 +43,8 @@ impl Server {
         loop {
             let lines = self.lines();
             if lines.iter().any(|line| line.starts_with("  staff")) {
-                let address = lines.iter().find_map(|line| line.split_once("gRPC ")?.1.split_whitespace().next());
+                let address =
+                    lines.iter().find_map(|line| line.split_once("gRPC ")?.1.split_whitespace().next());
                 self.address = address.context("the server does not tell its address")?.to_owned();
                 return Ok(());
             }

@@ -67,7 +67,11 @@ async fn stand_still(
     books.ask_again(&server, payer, dice, 1.0).await?;
     books.all_answered()?;
     let arrived = payer.arrived(world, &server)?;
-    if dice.bool() { server.kill()? } else { server.terminate()? };
+    if dice.bool() {
+        server.kill()?
+    } else {
+        server.terminate()?
+    };
     let (_, logs) = books.check(world)?;
     books.balances(&logs, arrived)
 }

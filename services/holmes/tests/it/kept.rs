@@ -127,7 +127,10 @@ fn a_profile_that_is_damaged_is_told_with_what_helps() {
     let place = used();
     let file = file(&place, "profile.toml");
     let whole = std::fs::read(&file).expect("it was made");
-    let helps = ["holmes-data/profile.toml ", "Restore it from a backup, or name the one that opened them (--profile)"];
+    let helps = [
+        "holmes-data/profile.toml ",
+        "Restore it from a backup, or name the one that opened them (--profile)",
+    ];
     let mut other = whole.clone();
     other.extend_from_slice(b"# another one\n");
     for (damaged, reason) in [

@@ -68,7 +68,9 @@ impl Directory {
         }
         // Where it may not be read, whoever made it has to see to it.
         match self.root.canonicalize().ok().and_then(|root| File::open(root.parent()?).ok()) {
-            Some(above) => above.sync_all().map_err(|why| storage_error("forcing the directory's name to disk", &why)),
+            Some(above) => {
+                above.sync_all().map_err(|why| storage_error("forcing the directory's name to disk", &why))
+            }
             None => Ok(()),
         }
     }

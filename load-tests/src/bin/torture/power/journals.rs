@@ -109,7 +109,9 @@ fn holmes(dir: &Path, seed: u64) -> Result<()> {
                 })
             })
             .collect();
-        writers.into_iter().try_for_each(|writer| writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))?)
+        writers
+            .into_iter()
+            .try_for_each(|writer| writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))?)
     })?;
     if seed % 2 == 0 {
         // As a kill would: the next life finds what lies there.
@@ -186,7 +188,11 @@ async fn holds(journal: &Journal, svc: u16, expected: &[(u64, Chain)]) -> Result
         }
     }
     for (seq, chain) in expected {
-        ensure!(there.get(seq) == Some(chain), "the frame up to {seq} was acknowledged, and the log ends at {}", tail.seq);
+        ensure!(
+            there.get(seq) == Some(chain),
+            "the frame up to {seq} was acknowledged, and the log ends at {}",
+            tail.seq
+        );
     }
     let snapshot = journal.snapshot(log(svc), 1, u64::MAX).await.context("looking for a snapshot")?;
     // A snapshot may be lost, or be ahead of a log that lost its unacknowledged end; what it says must be what was kept.

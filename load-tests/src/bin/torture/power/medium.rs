@@ -178,7 +178,10 @@ impl Medium {
                 if !from.starts_with(&self.root) && !to.starts_with(&self.root) {
                     return Ok(());
                 }
-                ensure!(from.parent() == to.parent(), "a rename from one directory to another is not understood");
+                ensure!(
+                    from.parent() == to.parent(),
+                    "a rename from one directory to another is not understood"
+                );
                 let node = self.find(&from)?.with_context(|| format!("{} is not there", from.display()))?;
                 self.name(&from, vec![(leaf(&from)?, None), (leaf(&to)?, Some(node))])?
             }
@@ -326,7 +329,8 @@ impl Cut<'_> {
         let lengths: Vec<u64> = std::iter::once(len).chain(lengths).collect();
         let kept_len = dice.usize(..lengths.len());
         // What follows a truncation lies in other sectors, and those are the file's only once that is on the disk.
-        let cut_off = pending.iter().position(|(_, change)| matches!(change, Change::SetLen(to) if *to < len));
+        let cut_off =
+            pending.iter().position(|(_, change)| matches!(change, Change::SetLen(to) if *to < len));
         let usable = match cut_off {
             Some(at) if kept_len <= at => &pending[..at],
             _ => pending,

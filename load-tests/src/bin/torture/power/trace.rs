@@ -136,7 +136,8 @@ fn join(text: &str) -> Result<Joined> {
     let (mut lines, mut order) = (Vec::<Line>::new(), Vec::new());
     let mut waiting: BTreeMap<&str, usize> = BTreeMap::new();
     for line in text.lines() {
-        let (process, rest) = line.split_once(char::is_whitespace).context("a line of strace begins with a process")?;
+        let (process, rest) =
+            line.split_once(char::is_whitespace).context("a line of strace begins with a process")?;
         let rest = rest.trim_start();
         if rest.starts_with("+++") || rest.starts_with("---") || rest.starts_with("???") {
             continue;
@@ -155,7 +156,8 @@ fn join(text: &str) -> Result<Joined> {
             waiting.insert(process, call);
             lines.push(Line { name, arguments: arguments.to_owned(), result: None });
         } else {
-            let (arguments, _) = arguments.rsplit_once(") = ").with_context(|| format!("half a call: {name}"))?;
+            let (arguments, _) =
+                arguments.rsplit_once(") = ").with_context(|| format!("half a call: {name}"))?;
             lines.push(Line { name, arguments: arguments.trim_end().to_owned(), result: result_of(rest) });
             order.push(Event { call, begins: false });
         }
@@ -221,7 +223,9 @@ impl Line {
                 description.at = at + bytes.len() as u64;
                 Call::Write { path, at, bytes }
             }
-            "pwrite64" | "pwritev" => Call::Write { path: self.path()?, at: self.last()?, bytes: self.written()? },
+            "pwrite64" | "pwritev" => {
+                Call::Write { path: self.path()?, at: self.last()?, bytes: self.written()? }
+            }
             "ftruncate" => Call::SetLen { path: self.path()?, len: self.last()? },
             "fallocate" => {
                 let (before, len) = self.arguments.rsplit_once(", ").context("a length")?;
@@ -268,7 +272,8 @@ impl Line {
         let (_, rest) = self.arguments.split_once('<').context("a path")?;
         let (path, _) = rest.split_once('>').context("a path")?;
         // A pipe or a socket is told in words: it lies outside, as it should.
-        Ok(bytes_of(path).map_or_else(|_| PathBuf::from(path), |path| PathBuf::from(OsString::from_vec(path))))
+        Ok(bytes_of(path)
+            .map_or_else(|_| PathBuf::from(path), |path| PathBuf::from(OsString::from_vec(path))))
     }
 
     /// The names among the arguments, each from where its directory descriptor leads.
@@ -278,7 +283,8 @@ impl Line {
         while let Some((before, behind)) = rest.split_once('"') {
             let (name, more) = behind.split_once('"').context("a name ends")?;
             let name = PathBuf::from(OsString::from_vec(bytes_of(name)?));
-            let within = before.rsplit_once('<').and_then(|(_, path)| path.split_once('>')).map(|(path, _)| path);
+            let within =
+                before.rsplit_once('<').and_then(|(_, path)| path.split_once('>')).map(|(path, _)| path);
             let within = within.map(bytes_of).transpose()?.unwrap_or_default();
             names.push(PathBuf::from(OsString::from_vec(within)).join(name));
             rest = more;
@@ -310,7 +316,11 @@ fn bytes_of(text: &str) -> Result<Vec<u8>> {
         [b'\\', b'x', high, low] => Some((digit(*high)? << 4 | digit(*low)?) as u8),
         _ => None,
     };
-    text.as_bytes().chunks(4).map(byte).collect::<Option<_>>().with_context(|| format!("no bytes: {text:.40}"))
+    text.as_bytes()
+        .chunks(4)
+        .map(byte)
+        .collect::<Option<_>>()
+        .with_context(|| format!("no bytes: {text:.40}"))
 }
 
 #[cfg(test)]

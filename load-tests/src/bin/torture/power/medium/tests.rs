@@ -38,13 +38,8 @@ fn left(medium: &Medium, step: usize, name: &str) -> BTreeSet<Option<Vec<u8>>> {
 
 #[test]
 fn what_was_forced_to_disk_is_there_and_nothing_else_is_certain() {
-    let calls = [
-        create("/d/a"),
-        sync("/d"),
-        write("/d/a", 0, b"one"),
-        sync("/d/a"),
-        write("/d/a", 3, b"two"),
-    ];
+    let calls =
+        [create("/d/a"), sync("/d"), write("/d/a", 0, b"one"), sync("/d/a"), write("/d/a", 3, b"two")];
     let medium = medium(&calls);
     let found = left(&medium, medium.steps, "a");
     let with_zeros = b"one\0\0\0".to_vec();
@@ -83,18 +78,14 @@ fn a_rename_is_there_or_not_and_never_half() {
     calls.extend([write("/d/b", 0, b"new"), sync("/d/b"), sync("/d")]);
     calls.push(Call::Rename { from: "/d/b".into(), to: "/d/a".into() });
     let medium = medium(&calls);
-    assert_eq!(
-        left(&medium, medium.steps, "a"),
-        [Some(b"old".to_vec()), Some(b"new".to_vec())].into()
-    );
+    assert_eq!(left(&medium, medium.steps, "a"), [Some(b"old".to_vec()), Some(b"new".to_vec())].into());
     assert_eq!(left(&medium, medium.steps, "b"), [None, Some(b"new".to_vec())].into());
 }
 
 #[test]
 fn sectors_are_torn_one_by_one_and_a_later_write_to_one_never_survives_an_earlier() {
     let (first, second) = (vec![1; 1_024], vec![2; 8]);
-    let calls =
-        [create("/d/a"), sync("/d"), write("/d/a", 0, &first), write("/d/a", 508, &second)];
+    let calls = [create("/d/a"), sync("/d"), write("/d/a", 0, &first), write("/d/a", 508, &second)];
     let medium = medium(&calls);
     let found = left(&medium, medium.steps, "a");
     let full: BTreeSet<&[u8]> =
