@@ -371,7 +371,7 @@ mod tests {
         let (dir, name) = (hex("/d"), hex("a"));
         let steps = of(&[
             format!("7 unlinkat(5<{dir}>, \"{name}\", 0) = -1 ENOENT (No such file or directory)"),
-            format!("7 unlinkat(5<{dir}>, \"{name}\", 0) = 0"),
+            format!("7 unlinkat(5<{dir}>, \"{name}\", 0)   = 0"),
             format!("7 rename(\"{}\", \"{}\") = 0", hex("/d/b"), hex("/d/c")),
         ]);
         assert_eq!(
