@@ -74,11 +74,14 @@ pub(crate) struct Refused {
 /// The profile of a directory: the one that is named, or the one that opened its logs.
 pub(crate) fn profile(path: &Path, name: &str) -> Result<Profile> {
     let file = path.join(PROFILE.name);
-    Profile::load(name).map_err(|why| match Path::new(name) == file {
-        true => {
-            refused("KEPT_FILE_DAMAGED", &PROFILE, &file, format!("cannot be used ({why:#})"), PROFILE.remedy)
+    Profile::load(name).map_err(|why| {
+        if Path::new(name) != file {
+            return why;
         }
-        false => why,
+        // A parser goes on to show the line, which may hold anything.
+        let cause = why.root_cause().to_string();
+        let what = format!("cannot be used ({})", cause.lines().next().unwrap_or_default());
+        refused("KEPT_FILE_DAMAGED", &PROFILE, &file, what, PROFILE.remedy)
     })
 }
 

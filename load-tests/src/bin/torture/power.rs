@@ -20,7 +20,7 @@ use medium::{Harm, Medium};
 use network::Network;
 
 /// Disks made from one trace of a journal, and of a network's first start, which takes ten times as long to check.
-const CUTS: [u64; 2] = [400, 40];
+const CUTS: [u64; 2] = [400, 20];
 /// Lives of a journal in one trace: those behind the first recover what the one before has left.
 const LIVES: u64 = 3;
 
@@ -47,7 +47,7 @@ pub(crate) fn run(trials: &mut Trials<'_>, runtime: &Runtime) -> Result<()> {
     let disks = Path::new("/dev/shm");
     let disks = if disks.is_dir() { disks } else { &trials.plan.scratch };
     let disks = tempfile::Builder::new().prefix("holmes-torture-").tempdir_in(disks)?;
-    let mut with_network = false;
+    let mut with_network = trials.plan.journal == Which::Holmes;
     while trials.more() {
         let dir = trials.place();
         std::fs::create_dir_all(&dir)?;
