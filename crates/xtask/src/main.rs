@@ -12,6 +12,7 @@ mod sim;
 mod test;
 mod tidy;
 mod tools;
+mod torture;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask test                 everything that is tested, on a fresh machine too
   cargo xtask test -- apportion    only Rust tests whose name holds a word, then the rest
   cargo xtask tidy                 the rules of the house, in a second
+  cargo xtask torture --minutes 5  deaths, power cuts, rotten bits, full disks and what comes of them
   cargo xtask ci                   what must pass before a change lands, but the tests";
 
 #[derive(Subcommand)]
@@ -66,6 +68,9 @@ enum Task {
     /// Build the book under docs/ and check its links
     #[command(after_help = docs::EXAMPLES)]
     Docs,
+    /// Let the binary die, lose power, rot, run full and stand still, and check that nothing is lost
+    #[command(after_help = torture::EXAMPLES)]
+    Torture(torture::Args),
     /// Formatting, tidy, docs, dependencies, protobuf, clippy: everything but the tests
     Ci,
 }
@@ -117,6 +122,7 @@ fn run(task: Task) -> Result<()> {
         Task::Deny => deny::run(&house.root),
         Task::Proto => proto::run(&house.root),
         Task::Docs => docs::run(&house.root),
+        Task::Torture(args) => torture::run(&house, &args),
         Task::Ci => ci::run(&house),
     }
 }

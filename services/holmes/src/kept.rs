@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -17,7 +17,7 @@ use holmes_store::Journal;
 use prost_reflect::Value;
 
 use crate::profile::Profile;
-use crate::{keys, output, roles};
+use crate::{keys, output, roles, whole};
 
 /// A file, and what a refusal says of it.
 struct Kind {
@@ -51,6 +51,11 @@ const BEGINNING: Kind = Kind {
     lost: "it says when the first epoch began, and a log that is opened later would count its epochs otherwise",
     remedy: "Restore it from a backup",
 };
+const PROFILE: Kind = Kind {
+    name: "profile.toml",
+    lost: "it opened the logs, and they go on with no other",
+    remedy: "Restore it from a backup, or name the one that opened them (--profile)",
+};
 /// Of any of them while no log depends on it.
 const UNUSED: &str = "No log depends on it yet: remove it, and the next start makes a new one";
 
@@ -64,6 +69,41 @@ pub(crate) struct Refused {
     what: String,
     lost: &'static str,
     remedy: String,
+}
+
+/// The profile of a directory: the one that is named, or the one that opened its logs.
+pub(crate) fn profile(path: &Path, name: &str) -> Result<Profile> {
+    let file = path.join(PROFILE.name);
+    Profile::load(name).map_err(|why| {
+        if Path::new(name) != file {
+            return why;
+        }
+        // A parser goes on to show the line, which may hold anything.
+        let cause = why.root_cause().to_string();
+        let what = format!("cannot be used ({})", cause.lines().next().unwrap_or_default());
+        refused("KEPT_FILE_DAMAGED", &PROFILE, &file, what, PROFILE.remedy)
+    })
+}
+
+/// The profile's file, where the directory has one.
+pub(crate) fn profile_file(path: &Path) -> Option<PathBuf> {
+    Some(path.join(PROFILE.name)).filter(|file| file.is_file())
+}
+
+/// Keeps the profile that is about to open the logs, unless it is there.
+pub(crate) fn keep_profile(path: &Path, text: &str) -> Result<()> {
+    if profile_file(path).is_some() {
+        return Ok(());
+    }
+    let file = path.join(PROFILE.name);
+    whole::make(&file, 0o644, text.as_bytes())
+        .with_context(|| format!("{} cannot be written", file.display()))
+}
+
+fn refused(reason: &'static str, kind: &Kind, file: &Path, what: String, remedy: &str) -> anyhow::Error {
+    let file = file.display().to_string();
+    let remedy = remedy.replace("FILE", &file);
+    Refused { reason, file, what, lost: kind.lost, remedy }.into()
 }
 
 /// What the files hold.
@@ -100,6 +140,11 @@ impl<'a> Directory<'a> {
         for role in roles::all() {
             let Some(of) = role.opened(journal, cell).await? else { continue };
             if of.profile_hash != profile.hash() {
+                let kept = path.join(PROFILE.name);
+                if Path::new(profile.name()) == kept {
+                    let what = format!("is not the profile that the log of {} was opened with", role.name);
+                    return Err(refused("KEPT_FILE_DIFFERS", &PROFILE, &kept, what, PROFILE.remedy));
+                }
                 bail!(
                     "the log of {} was opened with another profile: name that one (--profile), or another directory (--dir)",
                     role.name
@@ -116,8 +161,11 @@ impl<'a> Directory<'a> {
         let lease = self.lease()?;
         let gateway = if gateway { Some(self.gateway().await?) } else { None };
         let kept = Kept { staff, lease, gateway, began_at_ms: self.began_at_ms(now)? };
-        // Before a log depends on them: a power cut must not leave the log without them.
+        // Before a log depends on them: a power cut must not leave the log without them, nor take the directory's own name.
         File::open(self.path)?.sync_all().with_context(|| format!("{}", self.path.display()))?;
+        if let Some(above) = self.path.canonicalize().ok().and_then(|path| File::open(path.parent()?).ok()) {
+            above.sync_all().with_context(|| format!("the directory of {}", self.path.display()))?;
+        }
         Ok(kept)
     }
 
@@ -219,12 +267,8 @@ impl<'a> Directory<'a> {
     fn begin(&self, file: &Path, now: Time) -> Result<u64> {
         let since_1970 = Calendar::new(Time::default(), self.profile.epoch_s()?);
         let first = since_1970.begins(since_1970.epoch(now)).millis();
-        let write = || -> std::io::Result<()> {
-            let mut made = File::create_new(file)?;
-            writeln!(made, "{first}")?;
-            made.sync_all()
-        };
-        write().with_context(|| format!("{} cannot be written", file.display()))?;
+        whole::make(file, 0o644, format!("{first}\n").as_bytes())
+            .with_context(|| format!("{} cannot be written", file.display()))?;
         Ok(first)
     }
 
@@ -263,9 +307,7 @@ impl<'a> Directory<'a> {
     }
 
     fn refused(&self, reason: &'static str, kind: &Kind, what: String, remedy: String) -> anyhow::Error {
-        let file = self.file(kind).display().to_string();
-        let remedy = remedy.replace("FILE", &file);
-        Refused { reason, file, what, lost: kind.lost, remedy }.into()
+        refused(reason, kind, &self.file(kind), what, &remedy)
     }
 }
 

@@ -1,9 +1,6 @@
 //! `holmes keys`: Ed25519 key files and API keys. Secrets are made here and stay here: the network learns public keys
 //! and hashes.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +14,7 @@ use serde::Serialize;
 
 use crate::output::{self, Format};
 use crate::profile::Profile;
+use crate::whole;
 
 /// First word of a key file, so that nothing else is taken for one.
 const MARK: &str = "holmes-ed25519-secret";
@@ -202,12 +200,10 @@ pub(crate) fn fresh_api_key() -> Result<String> {
 /// Makes a key file.
 pub(crate) fn make(file: &Path) -> Result<SigningKey> {
     let secret = random::<32>()?;
-    let mut made =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).with_context(|| {
-            format!("{} cannot be made (an existing key is never overwritten)", file.display())
-        })?;
-    writeln!(made, "{MARK} {}", output::hex(&secret))?;
-    made.sync_all()?;
+    let text = format!("{MARK} {}\n", output::hex(&secret));
+    whole::make(file, 0o600, text.as_bytes()).with_context(|| {
+        format!("{} cannot be made (an existing key is never overwritten)", file.display())
+    })?;
     Ok(SigningKey::from_bytes(&secret))
 }
 

@@ -33,6 +33,7 @@ mod settings;
 mod verify;
 mod wallet;
 mod when;
+mod whole;
 
 /// A call makes some hundred small allocations, on one thread, and frees them on another: the system's allocator spends a
 /// fifth of the time of a durable command on that.

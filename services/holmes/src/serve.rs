@@ -19,7 +19,7 @@ use tonic::service::Routes;
 
 use crate::data;
 use crate::edge::{self, Edge};
-use crate::kept::{Directory, Kept, STAFF_KEY};
+use crate::kept::{self, Directory, Kept, STAFF_KEY};
 use crate::keyring::Keyring;
 use crate::profile::{self, Profile};
 use crate::roles::{Deps, GATEWAY, Role, Started};
@@ -74,16 +74,12 @@ impl Args {
         config.server.admin = self.admin.unwrap_or(config.server.admin);
         config.gateway.http = self.http.unwrap_or(config.gateway.http);
         config.store.accept_clock |= self.accept_clock;
-        let kept = config.store.dir.join(KEPT_PROFILE);
-        if config.cell.profile.is_empty() && kept.is_file() {
+        if let (true, Some(kept)) = (config.cell.profile.is_empty(), kept::profile_file(&config.store.dir)) {
             config.cell.profile = kept.display().to_string(); // the one that the directory was opened with
         }
         config
     }
 }
-
-/// The profile that opened a directory's logs, kept beside them.
-const KEPT_PROFILE: &str = "profile.toml";
 
 /// Serves until a signal.
 pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> {
@@ -91,7 +87,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let (roles, with_gateway) = wanted(&args.role)?;
     let (with_staff, until_stdin_ends) = (!args.no_staff_key, args.until_stdin_ends);
     let config = args.over(config);
-    let profile = Profile::load(&config.cell.profile)?;
+    let profile = kept::profile(&config.store.dir, &config.cell.profile)?;
     all_descriptors();
     // Profile and ports first: what is misspelt or taken should cost nothing.
     let grpc = bind(config.server.listen, "server.listen").await?;
@@ -201,11 +197,7 @@ async fn provision(
     }
     profile.lease_key(kept.lease.verifying_key().to_bytes());
     profile.begin_at(kept.began_at_ms);
-    let kept = config.store.dir.join(KEPT_PROFILE);
-    if !kept.exists() {
-        std::fs::write(&kept, profile.text())
-            .with_context(|| format!("{} cannot be written", kept.display()))?;
-    }
+    kept::keep_profile(&config.store.dir, profile.text())?;
     for role in roles {
         if role.provision(journal, config.cell.number, clock.now(), &profile).await? {
             tracing::info!(role = role.name, profile = profile.name(), "log opened");

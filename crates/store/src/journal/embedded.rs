@@ -95,6 +95,7 @@ impl Journal {
             );
         }
         let engine = Engine::open(&directory.engine(), options.memtable_bytes)?;
+        directory.settle()?;
         let store = Arc::new(Store::new(engine, directory, &witness.noted)?);
         // Before the layout: only people take it away, and then it must not come back empty where it would be needed.
         let acknowledged = Acknowledged::renew(&store.directory, &store.heads())

@@ -123,6 +123,42 @@ fn the_beginning_of_the_first_epoch_is_that_of_the_logs() {
 }
 
 #[test]
+fn a_profile_that_is_damaged_is_told_with_what_helps() {
+    let place = used();
+    let file = file(&place, "profile.toml");
+    let whole = std::fs::read(&file).expect("it was made");
+    let helps = [
+        "holmes-data/profile.toml ",
+        "Restore it from a backup, or name the one that opened them (--profile)",
+    ];
+    let mut other = whole.clone();
+    other.extend_from_slice(b"# another one\n");
+    for (damaged, reason) in [
+        (&b"\0"[..], "KEPT_FILE_DAMAGED"),
+        (&[0xff; 9], "KEPT_FILE_DAMAGED"),
+        (b"", "KEPT_FILE_DIFFERS"),
+        (&other, "KEPT_FILE_DIFFERS"),
+    ] {
+        std::fs::write(&file, damaged).expect("damaged");
+        refuses(&place, reason, &helps);
+    }
+    place.serve(&["--role", "all", "--profile", "demo"]).terminate();
+}
+
+#[test]
+fn what_a_death_in_the_first_start_has_left_is_no_hindrance() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("holmes-data")).expect("made");
+    for name in ["staff.key", "scheduling.key", "gateway.key", "profile.toml", "tge_at_ms"] {
+        std::fs::write(file(&place, &format!(".{name}.begun")), "half").expect("left");
+    }
+    place.serve(&ROLES).terminate();
+    let left = std::fs::read_dir(place.path("holmes-data")).expect("a directory").flatten();
+    let begun = left.filter(|entry| entry.file_name().to_string_lossy().ends_with(".begun"));
+    assert_eq!(begun.count(), 0);
+}
+
+#[test]
 fn staff_may_keep_its_key_elsewhere_and_take_another_one() {
     let place = used();
     std::fs::rename(file(&place, "staff.key"), place.path("away.key")).expect("moved");

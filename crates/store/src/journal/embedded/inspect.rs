@@ -151,9 +151,16 @@ fn cut(path: &Path, len: usize) -> io::Result<()> {
 }
 
 /// Compared a page at a time: up to 64 MiB are laid out ahead, and looked at in every start.
+const PAGE: [u8; 4096] = [0; 4096];
+
 fn is_blank(bytes: &[u8]) -> bool {
-    const PAGE: [u8; 4096] = [0; 4096];
     bytes.chunks(PAGE.len()).all(|chunk| *chunk == PAGE[..chunk.len()])
+}
+
+/// Without the blank pages at the end.
+fn written(bytes: &[u8]) -> &[u8] {
+    let blank = bytes.rchunks(PAGE.len()).take_while(|chunk| **chunk == PAGE[..chunk.len()]);
+    &bytes[..bytes.len() - blank.map(<[u8]>::len).sum::<usize>()]
 }
 
 struct Journal<'a> {
@@ -211,8 +218,8 @@ impl Journal<'_> {
 
     /// Behind a half-written commit there is nothing. A whole one shows that this one was whole, too.
     fn check_last(&self, at: usize, ends: &BTreeMap<LogId, Noted>) -> Result<(), JournalError> {
-        let later =
-            self.bytes[at..].windows(LAST_BYTES.len()).enumerate().filter(|(_, bytes)| *bytes == LAST_BYTES);
+        let behind = written(&self.bytes[at..]);
+        let later = behind.windows(LAST_BYTES.len()).enumerate().filter(|(_, bytes)| *bytes == LAST_BYTES);
         for (behind, _) in later {
             let Found::Whole(commit) = find(&self.bytes, at + behind + LAST_BYTES.len()) else { continue };
             let Some(next) = commit.frames.first() else { return Err(lost(self.path, &self.place(at))) };

@@ -58,6 +58,23 @@ impl Directory {
         self.root.join("layout").exists()
     }
 
+    /// Forces the names of what the engine has set up to disk. It does so for the files in each of its folders, but not for
+    /// the folders: a power cut could take a new one away with everything that was acknowledged in it.
+    pub(super) fn settle(&self) -> Result<(), JournalError> {
+        let engine = self.engine();
+        for dir in [engine.join("keyspaces"), engine, self.root.clone()] {
+            let failed = |why: io::Error| storage_error(&format!("forcing {} to disk", dir.display()), &why);
+            File::open(&dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+        }
+        // Where it may not be read, whoever made it has to see to it.
+        match self.root.canonicalize().ok().and_then(|root| File::open(root.parent()?).ok()) {
+            Some(above) => {
+                above.sync_all().map_err(|why| storage_error("forcing the directory's name to disk", &why))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Notes that the engine is set up, in which layout.
     pub(super) fn set_up(&self) -> Result<(), JournalError> {
         write_durably(&self.root, "layout", LAYOUT.as_bytes())

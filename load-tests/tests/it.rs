@@ -1,0 +1,5 @@
+//! The campaigns at the length that every change can bear.
+
+mod it {
+    mod torture;
+}

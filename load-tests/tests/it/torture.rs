@@ -1,0 +1,79 @@
+//! `torture` as a change sees it: short, and with journals that are wrong on purpose, which must be found.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// Runs `torture` to its end: whether all held, and its report.
+fn torture(words: &[&str]) -> (bool, Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut torture = Command::new(env!("CARGO_BIN_EXE_torture"));
+    torture.args(["--minutes", "8", "--seed", "11", "-o", "json"]).args(words).arg("--dir").arg(dir.path());
+    let done = torture.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    let report = String::from_utf8_lossy(&done.stdout);
+    let report = serde_json::from_str(&report).unwrap_or_else(|why| {
+        panic!("{why}: {report}{said}\nthe binary must lie beside: cargo build -p holmes")
+    });
+    (done.status.success(), report)
+}
+
+/// All held, in as many trials as were wanted unless the machine does not allow them.
+fn holds(words: &[&str]) {
+    let (held, report) = torture(words);
+    assert!(held, "{report:#}");
+    for campaign in report["campaigns"].as_array().unwrap() {
+        let left_out = campaign["skipped"].as_array().is_some_and(|skipped| !skipped.is_empty());
+        if left_out {
+            eprintln!("SKIPPED: {}", campaign["skipped"]);
+        }
+        assert!(left_out || campaign["trials"] == campaign["wanted"], "{report:#}");
+    }
+}
+
+/// A journal with a known fault is found; the words of what was found.
+fn is_found(journal: &str, words: &str) {
+    let (held, report) = torture(&["--only", "power", "--journal", journal, "--trials", "400"]);
+    let campaign = &report["campaigns"][0];
+    if campaign["skipped"].as_array().is_some_and(|skipped| !skipped.is_empty()) {
+        eprintln!("SKIPPED: {}", campaign["skipped"]);
+        return;
+    }
+    let finding = |finding: &Value| finding["what"].as_str().is_some_and(|what| what.contains(words));
+    assert!(!held && campaign["findings"].as_array().unwrap().iter().any(finding), "{report:#}");
+}
+
+#[test]
+fn thirty_deaths_lose_nothing_that_was_acknowledged_and_do_nothing_twice() {
+    holds(&["--only", "kill", "--kills", "30"]);
+}
+
+#[test]
+fn no_power_cut_takes_anything_from_the_journal_or_keeps_a_network_from_starting_again() {
+    holds(&["--only", "power", "--trials", "60"]);
+}
+
+#[test]
+fn a_toy_journal_that_is_right_is_not_blamed() {
+    holds(&["--only", "power", "--journal", "toy", "--trials", "400"]);
+}
+
+#[test]
+fn a_journal_that_acknowledges_before_it_has_forced_to_disk_is_found() {
+    is_found("toy-acks-early", "was acknowledged, and there are");
+}
+
+#[test]
+fn a_journal_that_forgets_to_force_its_name_to_disk_is_found() {
+    is_found("toy-forgets-directory", "was acknowledged, and there are 0");
+}
+
+#[test]
+fn a_journal_that_takes_torn_bytes_for_a_record_is_found() {
+    is_found("toy-trusts-bytes", "is not what was written");
+}
+
+#[test]
+fn a_bit_a_full_disk_a_readonly_disk_a_jumping_clock_and_a_standstill_are_borne() {
+    holds(&["--only", "flip,full,readonly,clock,stop", "--trials", "6"]);
+}
