@@ -1,5 +1,6 @@
 //! What the repository does to itself. `cargo xtask --help` lists it; one module per subcommand.
 
+mod bench;
 mod ci;
 mod deny;
 mod docs;
@@ -58,6 +59,9 @@ enum Task {
     /// Build the book under docs/ and check its links
     #[command(after_help = docs::EXAMPLES)]
     Docs,
+    /// Take figures: ours beside PostgreSQL, Redis, JetStream and the disk itself
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(bench::Args),
     /// Formatting, tidy, docs, dependencies, protobuf, clippy: everything but the tests
     Ci,
 }
@@ -107,6 +111,7 @@ fn run(task: Task) -> Result<()> {
         Task::Deny => deny::run(&house.root),
         Task::Proto => proto::run(&house.root),
         Task::Docs => docs::run(&house.root),
+        Task::Bench(args) => bench::run(&house, &args),
         Task::Ci => ci::run(&house),
     }
 }

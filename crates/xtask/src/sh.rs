@@ -33,6 +33,13 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     check(command, status)
 }
 
+/// Runs a program whose output is what was asked for: it goes to stdout.
+pub(crate) fn say(command: &mut Command) -> Result<()> {
+    let status = command.stdin(Stdio::null()).status();
+    let status = status.with_context(|| format!("cannot start `{}`", line(command)))?;
+    check(command, status)
+}
+
 /// As `run`, and also returns the last line of output that `keep` accepts, colours removed.
 pub(crate) fn run_keeping(command: &mut Command, keep: fn(&str) -> bool) -> (Result<()>, Option<String>) {
     eprintln!("+ {}", line(command));
