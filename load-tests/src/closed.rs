@@ -47,7 +47,13 @@ pub(crate) async fn run(
     Ok(Ran { measured, acknowledged: all.acknowledged, batches: all.batches })
 }
 
-async fn call(subject: Arc<dyn Subject>, caller: usize, batch: usize, begin: Instant, end: Instant) -> Result<Told> {
+async fn call(
+    subject: Arc<dyn Subject>,
+    caller: usize,
+    batch: usize,
+    begin: Instant,
+    end: Instant,
+) -> Result<Told> {
     let mut told = Told { latency: Latency::new()?, acknowledged: Vec::new(), batches: 0 };
     let mut ids = Ids::new(caller);
     loop {

@@ -20,7 +20,6 @@ struct File {
 
 /// One goal. Medians are held to it.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Goal {
     /// In words.
     pub(crate) what: String,
@@ -134,7 +133,8 @@ mod tests {
     fn a_rate_is_reached_only_within_its_wait() {
         let load = serde_json::json!({ "callers": 64, "batch": 1 });
         let ours = |rate, p99| [report("s", load.clone(), &[("ledger-grpc", rate, p99)])];
-        let goal = goal("load = \"64 × 1\"\nsubject = \"ledger-grpc\"\nat_least = 40.0\np99_ms_at_most = 15.0");
+        let goal =
+            goal("load = \"64 × 1\"\nsubject = \"ledger-grpc\"\nat_least = 40.0\np99_ms_at_most = 15.0");
         assert!(matches!(goal.outcome(&ours(40.0, 15.0)), Outcome::Reached(_)));
         assert!(matches!(goal.outcome(&ours(39.0, 15.0)), Outcome::Missed(_)));
         assert!(matches!(goal.outcome(&ours(90.0, 15.1)), Outcome::Missed(_)));
@@ -144,8 +144,10 @@ mod tests {
     #[test]
     fn a_ratio_needs_both_sides() {
         let load = serde_json::json!({ "callers": 8, "batch": 1000 });
-        let goal = goal("load = \"8 × 1000\"\nsubject = \"ledger\"\ntimes = 10.0\nof = \"postgres-procedure\"");
-        let both = |ours| report("s", load.clone(), &[("ledger", ours, 1.0), ("postgres-procedure", 2.0, 1.0)]);
+        let goal =
+            goal("load = \"8 × 1000\"\nsubject = \"ledger\"\ntimes = 10.0\nof = \"postgres-procedure\"");
+        let both =
+            |ours| report("s", load.clone(), &[("ledger", ours, 1.0), ("postgres-procedure", 2.0, 1.0)]);
         assert!(matches!(goal.outcome(&[both(20.0)]), Outcome::Reached(_)));
         assert!(matches!(goal.outcome(&[both(19.0)]), Outcome::Missed(_)));
         assert_eq!(goal.outcome(&[report("s", load.clone(), &[("ledger", 20.0, 1.0)])]), Outcome::Open);

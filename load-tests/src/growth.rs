@@ -26,7 +26,8 @@ use crate::turns::Bench;
 /// Its name among the scenarios, and its file.
 pub(crate) const NAME: &str = "growth";
 const FILE: &str = "growth.toml";
-pub(crate) const ABOUT: &str = "Each figure at 1, 10 and 100 times the state, cold start, memory, and how the server idles.";
+pub(crate) const ABOUT: &str =
+    "Each figure at 1, 10 and 100 times the state, cold start, memory, and how the server idles.";
 
 /// The file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,7 +45,8 @@ pub(crate) struct Sizes {
 impl Sizes {
     pub(crate) fn read(house: &Path) -> Result<Sizes> {
         let file = house.join(FILE);
-        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         toml::from_str(&text).with_context(|| format!("{}", file.display()))
     }
 
@@ -59,13 +61,29 @@ impl Sizes {
 pub(crate) enum Task {
     Accounts(usize),
     Nodes(u32),
-    /// Writes a log of so many transfers, over so many hours of log time.
-    WriteLog { dir: PathBuf, transfers: u64, hours: u64 },
-    Replay { dir: PathBuf },
+    /// Writes a log of so many transfers, so many a command, over so many hours of log time.
+    WriteLog {
+        dir: PathBuf,
+        transfers: u64,
+        batch: usize,
+        hours: u64,
+    },
+    /// Of a log that holds so many transfers.
+    Replay {
+        dir: PathBuf,
+        transfers: u64,
+    },
     /// Keeps a snapshot so many events before the end.
-    Snapshot { dir: PathBuf, before_end: u64 },
-    ColdStart { dir: PathBuf },
-    Idle { seconds: f64 },
+    Snapshot {
+        dir: PathBuf,
+        before_end: u64,
+    },
+    ColdStart {
+        dir: PathBuf,
+    },
+    Idle {
+        seconds: f64,
+    },
 }
 
 /// Figures by name.
@@ -79,8 +97,10 @@ pub(crate) fn child() -> Result<()> {
     let found = match serde_json::from_str(&line)? {
         Task::Accounts(accounts) => accounts::measure(accounts)?,
         Task::Nodes(nodes) => nodes::measure(nodes),
-        Task::WriteLog { dir, transfers, hours } => runtime.block_on(log::write(&dir, transfers, hours))?,
-        Task::Replay { dir } => runtime.block_on(log::replay(&dir))?,
+        Task::WriteLog { dir, transfers, batch, hours } => {
+            runtime.block_on(log::write(&dir, transfers, batch, hours))?
+        }
+        Task::Replay { dir, transfers } => runtime.block_on(log::replay(&dir, transfers))?,
         Task::Snapshot { dir, before_end } => runtime.block_on(log::snapshot(&dir, before_end))?,
         Task::ColdStart { dir } => runtime.block_on(log::cold_start(&dir))?,
         Task::Idle { seconds } => idle::measure(seconds)?,
@@ -101,20 +121,57 @@ struct Table {
 }
 
 /// How the figures are read: name, unit, what the state is counted in, what they mean, and what is to be known of them.
-const FIGURES: [(&str, &str, &str, Means, &str); 16] = [
+const FIGURES: [(&str, &str, &str, Means, &str); 17] = [
     ("ledger transfers", "transfers/s", "accounts", Means::Rate, "in process, durable, 8 callers × 1000"),
     ("memory of an account", "bytes", "accounts", Means::Cost, "resident, the machine alone"),
-    ("placements", "placements/s", "nodes", Means::Rate, "decide and evolve on one core, without frames and disk"),
+    (
+        "placements",
+        "placements/s",
+        "nodes",
+        Means::Rate,
+        "decide and evolve on one core, without frames and disk",
+    ),
     ("placements, each with the end of a lease", "placements/s", "nodes", Means::Rate, ""),
     ("memory of a node", "bytes", "nodes", Means::Cost, "resident, attached and with its rating"),
     ("memory of a lease", "bytes", "nodes", Means::Cost, "resident, while it is open"),
-    ("log on disk", "bytes an event", "events", Means::Cost, "one transfer an event, the engine's own files included"),
+    (
+        "log on disk",
+        "bytes an event",
+        "events",
+        Means::Cost,
+        "one transfer an event, the engine's own files included",
+    ),
     ("replay", "events/s", "events", Means::Rate, "read, checked, chained, applied; files in the page cache"),
-    ("cold start, snapshot at the end", "s", "events", Means::Cost, "log time of four days: an hour's ids are remembered"),
-    ("cold start, snapshot a million events before the end", "s", "events", Means::Cost, "the farthest that it is by default"),
-    ("cold start, everything within one hour", "s", "events", Means::Cost, "snapshot at the end; every id is still remembered"),
+    ("replay, commands of 1000", "transfers/s", "transfers", Means::Rate, ""),
+    (
+        "cold start, snapshot at the end",
+        "s",
+        "events",
+        Means::Cost,
+        "log time of four days: an hour's ids are remembered",
+    ),
+    (
+        "cold start, snapshot a million events before the end",
+        "s",
+        "events",
+        Means::Cost,
+        "the farthest that it is by default",
+    ),
+    (
+        "cold start, everything within one hour",
+        "s",
+        "events",
+        Means::Cost,
+        "snapshot at the end; every id is still remembered",
+    ),
     ("memory after a cold start", "MiB", "events", Means::Cost, "log time of four days"),
-    ("memory after a cold start, everything within one hour", "MiB", "events", Means::Cost, "every request and transfer id is remembered"),
+    (
+        "memory after a cold start, everything within one hour",
+        "MiB",
+        "events",
+        Means::Cost,
+        "every request and transfer id is remembered",
+    ),
     ("idle `holmes up`, memory", "MiB", "server", Means::Cost, "every role, an empty directory, no model"),
     ("idle `holmes up`, processor", "% of a core", "server", Means::Cost, ""),
     ("idle `holmes up`, start", "s", "server", Means::Cost, "an empty directory, until it answers"),
@@ -128,7 +185,9 @@ pub(crate) fn knows(figure: &str) -> bool {
 
 impl Table {
     fn put(&mut self, state: u64, name: &str, value: f64) {
-        let Some((figure, unit, of, means, note)) = FIGURES.into_iter().find(|row| row.0 == name) else { return };
+        let Some((figure, unit, of, means, note)) = FIGURES.into_iter().find(|row| row.0 == name) else {
+            return;
+        };
         eprintln!("growth · {} {of}: {figure} {} {unit}", number(state as f64), number(value));
         let at = self.series.iter().position(|series| series.figure == figure);
         let at = at.unwrap_or_else(|| {
@@ -210,7 +269,11 @@ fn ledger(bench: &Bench<'_>, sizes: &Sizes, table: &mut Table) -> Result<()> {
             };
             let state = *accounts as u64;
             let turn = bench.run(&job, false)?;
-            ensure!(turn.read_back.is_whole(), "{accounts} accounts: not read back whole: {:?}", turn.read_back);
+            ensure!(
+                turn.read_back.is_whole(),
+                "{accounts} accounts: not read back whole: {:?}",
+                turn.read_back
+            );
             table.others.push(turn.others);
             table.put(state, "ledger transfers", turn.done.measured.per_second);
             table.take(state, &Task::Accounts(*accounts))?;
@@ -221,6 +284,8 @@ fn ledger(bench: &Bench<'_>, sizes: &Sizes, table: &mut Table) -> Result<()> {
 
 /// Hours of log time in a log that is not all of one hour: no more of them are remembered than come in one.
 const HOURS: u64 = 96;
+/// Transfers of a command where they come in batches.
+const BATCH: usize = 1_000;
 /// Behind how many events a new snapshot is written, by default.
 const SNAPSHOT_EVERY: u64 = 1_000_000;
 
@@ -229,21 +294,35 @@ fn logs(bench: &Bench<'_>, sizes: &Sizes, events: u64, table: &mut Table) -> Res
     let mut scratch = TempDir::with_prefix_in("log-", bench.dir)?;
     scratch.disable_cleanup(bench.keep);
     let at = |name: &str| scratch.path().join(name);
-    table.take(events, &Task::WriteLog { dir: at("days"), transfers: events, hours: HOURS })?;
+    let write = |name: &str, batch, hours| Task::WriteLog { dir: at(name), transfers: events, batch, hours };
+    table.run(&write("batches", BATCH, 0))?;
+    let written = table.run(&write("days", 1, HOURS))?;
+    table.put(events, "log on disk", written.get("log on disk").copied().unwrap_or_default());
     for _ in 0..sizes.runs {
-        table.take(events, &Task::Replay { dir: at("days") })?;
+        for (dir, name) in [("days", "replay"), ("batches", "replay, commands of 1000")] {
+            let found = table.run(&Task::Replay { dir: at(dir), transfers: events })?;
+            table.put(events, name, found.get("replay").copied().unwrap_or_default());
+        }
     }
+    std::fs::remove_dir_all(at("batches"))?;
     if events > SNAPSHOT_EVERY {
         let name = "cold start, snapshot a million events before the end";
         table.run(&Task::Snapshot { dir: at("days"), before_end: SNAPSHOT_EVERY })?;
         started(sizes, events, &at("days"), table, [name, ""])?;
     }
     table.run(&Task::Snapshot { dir: at("days"), before_end: 0 })?;
-    started(sizes, events, &at("days"), table, ["cold start, snapshot at the end", "memory after a cold start"])?;
+    started(
+        sizes,
+        events,
+        &at("days"),
+        table,
+        ["cold start, snapshot at the end", "memory after a cold start"],
+    )?;
     std::fs::remove_dir_all(at("days"))?;
-    table.run(&Task::WriteLog { dir: at("hour"), transfers: events, hours: 0 })?;
+    table.run(&write("hour", 1, 0))?;
     table.run(&Task::Snapshot { dir: at("hour"), before_end: 0 })?;
-    let names = ["cold start, everything within one hour", "memory after a cold start, everything within one hour"];
+    let names =
+        ["cold start, everything within one hour", "memory after a cold start, everything within one hour"];
     started(sizes, events, &at("hour"), table, names)
 }
 

@@ -53,7 +53,8 @@ mod tests {
     #[test]
     fn ids_of_all_makers_differ_and_are_of_this_moment() {
         let mut makers = [Ids::new(0), Ids::new(1), Ids::new(511)];
-        let all: Vec<Id> = makers.iter_mut().flat_map(|maker| maker.take(300).into_iter().chain(maker.take(300))).collect();
+        let all: Vec<Id> =
+            makers.iter_mut().flat_map(|maker| maker.take(300).into_iter().chain(maker.take(300))).collect();
         assert!(all.iter().all(|id| id.moment().is_some()));
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
     }

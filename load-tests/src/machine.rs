@@ -12,9 +12,15 @@ pub(crate) fn facts(dir: &Path) -> BTreeMap<String, String> {
         let line = text.lines().find(|line| line.starts_with(key));
         line.and_then(|line| Some(line.split_once(':')?.1.trim().to_owned())).unwrap_or_default()
     };
-    let kib: u64 = field(&read("/proc/meminfo"), "MemTotal").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let kib: u64 =
+        field(&read("/proc/meminfo"), "MemTotal").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
     let os = read("/etc/os-release");
-    let os = os.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("").trim_matches('"').to_owned();
+    let os = os
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .unwrap_or("")
+        .trim_matches('"')
+        .to_owned();
     let facts = [
         ("cpu", field(&read("/proc/cpuinfo"), "model name")),
         ("cores", std::thread::available_parallelism().map_or(0, usize::from).to_string()),
@@ -41,7 +47,8 @@ pub(crate) fn commit() -> String {
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
     };
     let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else { return "unknown".into() };
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|lines| !lines.is_empty());
+    let changed =
+        git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|lines| !lines.is_empty());
     if changed { format!("{commit} and changes") } else { commit }
 }
 
@@ -123,10 +130,9 @@ mod tests {
         let own = std::process::id();
         assert!(resident(own) > 1 << 20);
         let (began, before) = (Instant::now(), ticks(&[own]));
-        while began.elapsed().as_millis() < 100 {
-            std::hint::spin_loop();
+        while ticks(&[own]) < before + 5 {
+            assert!(began.elapsed().as_secs() < 30, "half a minute of work is more than five ticks");
         }
-        assert!(ticks(&[own]) >= before + 5);
         assert_eq!(resident(u32::MAX), 0);
     }
 }

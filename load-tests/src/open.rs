@@ -220,7 +220,9 @@ mod tests {
 
     #[test]
     fn poisson_arrivals_come_at_their_rate_unevenly_and_the_same_for_a_seed() {
-        let moments = |seed| -> Vec<Duration> { Schedule::new(Arrivals::Poisson, 1_000.0, seed).take(10_000).collect() };
+        let moments = |seed| -> Vec<Duration> {
+            Schedule::new(Arrivals::Poisson, 1_000.0, seed).take(10_000).collect()
+        };
         let of_one = moments(7);
         assert_eq!(of_one, moments(7));
         assert_ne!(of_one, moments(8));
@@ -235,7 +237,11 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_stall_shows_in_the_open_loop_and_hides_in_the_closed_one() {
         let stalled = closed::run(&stalling(400), (1, 1), Duration::ZERO, SECOND).await.expect("ran");
-        assert!(stalled.measured.waits.p99_ms < 50.0, "one of very many requests waited: {:?}", stalled.measured);
+        assert!(
+            stalled.measured.waits.p99_ms < 50.0,
+            "one of very many requests waited: {:?}",
+            stalled.measured
+        );
         let stalled = run(&stalling(400), plan(1_000), Duration::ZERO, SECOND).await.expect("ran").measured;
         assert_eq!(stalled.unsent, 0);
         // Two fifths of the second's requests were due while it stalled; the tenth that waited longest waited 300 ms.

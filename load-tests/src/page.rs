@@ -145,10 +145,13 @@ impl Book {
                 ));
             }
         }
-        let drawn: Vec<Bar> = rows.iter().filter_map(|row| {
-            let value = row.rate()?;
-            Some(Bar { label: row.subject.title().into(), value, ours: row.subject == rows[0].subject })
-        }).collect();
+        let drawn: Vec<Bar> = rows
+            .iter()
+            .filter_map(|row| {
+                let value = row.rate()?;
+                Some(Bar { label: row.subject.title().into(), value, ours: row.subject == rows[0].subject })
+            })
+            .collect();
         self.line(format!("\n![{label}: {unit} a second]({PLOTS}/{plot})"));
         self.plots.insert(plot.to_owned(), bars(&format!("{label}: {unit} a second"), &drawn));
     }
@@ -161,7 +164,8 @@ impl Book {
             }
             if !told.contains(&row.subject) {
                 told.push(row.subject);
-                let all: Vec<_> = row.settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+                let all: Vec<_> =
+                    row.settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
                 self.line(format!("- {}: {}", row.subject.title(), all.join("; ")));
             }
         }
@@ -172,7 +176,9 @@ impl Book {
             "\nThe exponent is that of what one costs, over the state: 0 says that it costs the same however large the \
              state is, 1 that it costs ten times as much in a state ten times as large.\n",
         );
-        self.line("| figure | state | smallest, median, largest | exponent | |\n| --- | --- | --- | --- | --- |");
+        self.line(
+            "| figure | state | smallest, median, largest | exponent | |\n| --- | --- | --- | --- | --- |",
+        );
         for series in all {
             let exponent = series.exponent().map_or_else(String::new, |e| format!("{e:.2}"));
             for (nth, point) in series.points.iter().enumerate() {

@@ -20,7 +20,8 @@ pub(crate) fn report(report: &Report) {
         }
     }
     for row in &report.rows {
-        let settings: Vec<String> = row.settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        let settings: Vec<String> =
+            row.settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         if report.rows.iter().position(|other| other.subject == row.subject)
             == report.rows.iter().position(|other| std::ptr::eq(other, row))
         {
@@ -64,7 +65,12 @@ fn print_series(series: &Series) {
     let exponent = series.exponent().map_or_else(String::new, |e| format!(", exponent of the cost {e:.2}"));
     println!("\n{} ({}){exponent}", series.figure, series.unit);
     for point in &series.points {
-        println!("  {:>14} {:<10} {}", number(point.state as f64), series.of, spread(Spread::of(&point.values)));
+        println!(
+            "  {:>14} {:<10} {}",
+            number(point.state as f64),
+            series.of,
+            spread(Spread::of(&point.values))
+        );
     }
     if !series.note.is_empty() {
         println!("  {}", series.note);
@@ -73,9 +79,10 @@ fn print_series(series: &Series) {
 
 /// Smallest, median, largest.
 pub(crate) fn spread(spread: Option<Spread>) -> String {
-    spread.map_or_else(|| "not measured".into(), |Spread { min, median, max }| {
-        format!("{}, {}, {}", number(min), number(median), number(max))
-    })
+    spread.map_or_else(
+        || "not measured".into(),
+        |Spread { min, median, max }| format!("{}, {}, {}", number(min), number(median), number(max)),
+    )
 }
 
 /// The goals that these reports speak of. Back: whether nothing was lost and everything ran.

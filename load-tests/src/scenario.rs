@@ -126,7 +126,10 @@ impl Scenario {
         let wrong = |what: &str| format!("scenario {name}: {what}");
         ensure!(scenario.name == name, wrong("`name` is the file's name without .toml"));
         ensure!(!scenario.loads.is_empty(), wrong("`loads` names at least one load"));
-        ensure!(scenario.runs > 0 && scenario.accounts > 1, wrong("`runs` is at least 1, `accounts` at least 2"));
+        ensure!(
+            scenario.runs > 0 && scenario.accounts > 1,
+            wrong("`runs` is at least 1, `accounts` at least 2")
+        );
         ensure!(scenario.seconds > 0.0 && scenario.warm_up >= 0.0, wrong("`seconds` is more than 0"));
         for kind in scenario.subjects() {
             ensure!(kind.does(scenario.work), wrong(&format!("{kind} does not do {}", scenario.work.unit())));
@@ -138,7 +141,10 @@ impl Scenario {
                 load.open.as_ref().is_none_or(one_rate),
                 wrong("an open load has either `per_second` or `of_ceiling`")
             );
-            ensure!(load.open.as_ref().is_none_or(|open| open.in_flight > 0), wrong("`in_flight` is at least 1"));
+            ensure!(
+                load.open.as_ref().is_none_or(|open| open.in_flight > 0),
+                wrong("`in_flight` is at least 1")
+            );
         }
         Ok(scenario)
     }
@@ -152,7 +158,10 @@ impl Scenario {
 /// Every scenario of a directory, by name.
 pub(crate) fn read_all(dir: &Path) -> Result<Vec<Scenario>> {
     let missing = || {
-        format!("no scenarios in {}: run this in the checkout, or name their directory with --scenarios", dir.display())
+        format!(
+            "no scenarios in {}: run this in the checkout, or name their directory with --scenarios",
+            dir.display()
+        )
     };
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(missing)? {

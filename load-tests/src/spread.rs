@@ -17,7 +17,8 @@ impl Spread {
         sorted.sort_by(f64::total_cmp);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
         let half = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 { sorted[half] } else { (sorted[half - 1] + sorted[half]) / 2.0 };
+        let median =
+            if sorted.len() % 2 == 1 { sorted[half] } else { (sorted[half - 1] + sorted[half]) / 2.0 };
         Some(Spread { min, median, max })
     }
 
@@ -33,7 +34,8 @@ impl Spread {
 pub(crate) fn exponent(points: &[(f64, f64)]) -> Option<f64> {
     let logs: Vec<(f64, f64)> = points.iter().map(|(state, cost)| (state.ln(), cost.ln())).collect();
     let count = logs.len() as f64;
-    let (x, y) = (logs.iter().map(|p| p.0).sum::<f64>() / count, logs.iter().map(|p| p.1).sum::<f64>() / count);
+    let (x, y) =
+        (logs.iter().map(|p| p.0).sum::<f64>() / count, logs.iter().map(|p| p.1).sum::<f64>() / count);
     let across: f64 = logs.iter().map(|p| (p.0 - x).powi(2)).sum();
     let along: f64 = logs.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
     (logs.len() > 1 && across > 0.0 && along.is_finite()).then(|| along / across)
@@ -88,8 +90,9 @@ mod tests {
 
     #[test]
     fn numbers_have_their_thousands_apart() {
-        assert_eq!([0.5, 9.999, 12.34, 999.6, 1_234_567.0, -1_234.0].map(number), [
-            "0.50", "10.0", "12.3", "1,000", "1,234,567", "-1,234"
-        ]);
+        assert_eq!(
+            [0.5, 9.999, 12.34, 999.6, 1_234_567.0, -1_234.0].map(number),
+            ["0.50", "10.0", "12.3", "1,000", "1,234,567", "-1,234"]
+        );
     }
 }

@@ -96,13 +96,17 @@ impl Kind {
             Kind::LedgerGrpc => Arc::new(ledger_grpc::OverGrpc::start(start).await?),
             Kind::Events => Arc::new(events::Events::start(start).await?),
             Kind::Echo => Arc::new(echo::Echo::start(start).await?),
-            Kind::PostgresProcedure => Arc::new(postgres::Postgres::start(start, postgres::Way::Procedure).await?),
+            Kind::PostgresProcedure => {
+                Arc::new(postgres::Postgres::start(start, postgres::Way::Procedure).await?)
+            }
             Kind::PostgresLoop => Arc::new(postgres::Postgres::start(start, postgres::Way::Loop).await?),
             Kind::PostgresEvents => Arc::new(postgres::Postgres::start(start, postgres::Way::Events).await?),
             Kind::Redis => Arc::new(redis::Redis::start(start, start.callers).await?),
             Kind::RedisShared => Arc::new(redis::Redis::start(start, 1).await?),
             Kind::Jetstream => Arc::new(jetstream::Jetstream::start(start, jetstream::Way::Each).await?),
-            Kind::JetstreamBatch => Arc::new(jetstream::Jetstream::start(start, jetstream::Way::Batch).await?),
+            Kind::JetstreamBatch => {
+                Arc::new(jetstream::Jetstream::start(start, jetstream::Way::Batch).await?)
+            }
         })
     }
 
@@ -173,7 +177,7 @@ fn event_id(bytes: &[u8]) -> Result<Id> {
 }
 
 /// Two different accounts for the transfer of an id, evenly spread: the same two for every subject.
-fn pair(id: Id, accounts: usize) -> (usize, usize) {
+pub(crate) fn pair(id: Id, accounts: usize) -> (usize, usize) {
     let n = (u128::from_be_bytes(id.to_bytes()) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
     let debit = n as usize % accounts;
     (debit, (debit + 1 + (n >> 24) as usize % (accounts - 1)) % accounts)

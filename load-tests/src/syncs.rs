@@ -69,7 +69,10 @@ impl Counting {
 
 /// The calls of a name in strace's table: time, seconds, each, calls, (errors), name.
 fn calls(table: &str, name: &str) -> u64 {
-    let row = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|row| row.last() == Some(&name));
+    let row = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|row| row.last() == Some(&name));
     row.and_then(|row| row.get(3)?.parse().ok()).unwrap_or(0)
 }
 

@@ -164,7 +164,8 @@ impl Bench<'_> {
         for step in 1..=steps {
             let batch = row.load.batch;
             let seed = turn as u64;
-            let plan = Plan { arrivals: open.arrivals, per_second: offered, batch, in_flight: open.in_flight, seed };
+            let plan =
+                Plan { arrivals: open.arrivals, per_second: offered, batch, in_flight: open.in_flight, seed };
             let ran = self.run(&Job { plan: Some(plan), ..job(scenario, row) }, false)?;
             eprintln!("{} offered, {}", number(offered), told(scenario, &ran));
             let measured = ran.done.measured;
@@ -198,7 +199,8 @@ impl Bench<'_> {
         let mut scratch = TempDir::with_prefix_in("run-", self.dir)?;
         scratch.disable_cleanup(self.keep);
         let running = Running::start(&Job { dir: scratch.path().canonicalize()?, ..job.clone() })?;
-        let counting = counted.then(|| Counting::attach(&running.ready.processes, scratch.path())).transpose();
+        let counting =
+            counted.then(|| Counting::attach(&running.ready.processes, scratch.path())).transpose();
         running.finish(counting.with_context(|| format!("{STRACE} counts the syncs"))?)
     }
 }

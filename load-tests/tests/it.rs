@@ -28,7 +28,7 @@ fn scenario(subject: &str, peers: &str, work: &str, callers: u32) -> String {
 
 fn run(house: &Path, path: Option<&str>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holmes-load-tests"));
-    command.args(["--house", &house.display().to_string(), "run", "--dir"]).arg(house.join("scratch"));
+    command.args(["--house", &house.display().to_string(), "run", "moment", "--dir"]).arg(house.join("scratch"));
     if let Some(path) = path {
         command.env("PATH", path);
     }
@@ -70,7 +70,9 @@ fn whole(result: &Value, counts_syncs: bool) {
 #[test]
 fn our_log_and_a_raw_file_run_for_a_moment_and_are_read_back_whole() {
     if !has("strace") {
-        eprintln!("NOT TESTED: strace is not on this machine; `cargo xtask bench --smoke` installs it and tests this");
+        eprintln!(
+            "NOT TESTED: strace is not on this machine; `cargo xtask bench --smoke` installs it and tests this"
+        );
         return;
     }
     let house = house(&[("moment", &scenario("events", "\"raw\"", "events", 1))]);
@@ -81,7 +83,9 @@ fn our_log_and_a_raw_file_run_for_a_moment_and_are_read_back_whole() {
     assert_eq!(result["rows"].as_array().map(Vec::len), Some(2));
     whole(&result, true);
     let said = String::from_utf8_lossy(&ran.stdout);
-    assert!(said.contains("reached  any event at all") && said.contains("everything acknowledged was read back"));
+    assert!(
+        said.contains("reached  any event at all") && said.contains("everything acknowledged was read back")
+    );
     let scratch = std::fs::read_dir(house.path().join("scratch")).expect("made").count();
     assert_eq!(scratch, 0, "what the runs wrote is gone");
 }
@@ -89,7 +93,9 @@ fn our_log_and_a_raw_file_run_for_a_moment_and_are_read_back_whole() {
 #[test]
 fn our_ledger_is_read_back_from_its_log_in_process_and_over_grpc() {
     if !has("strace") {
-        eprintln!("NOT TESTED: strace is not on this machine; `cargo xtask bench --smoke` installs it and tests this");
+        eprintln!(
+            "NOT TESTED: strace is not on this machine; `cargo xtask bench --smoke` installs it and tests this"
+        );
         return;
     }
     let house = house(&[("moment", &scenario("ledger", "\"ledger-grpc\"", "transfers", 1))]);
@@ -106,7 +112,9 @@ fn peers_that_are_here_run_and_are_read_back_whole() {
         ("postgres", "transfers", "ledger", "\"postgres-procedure\", \"postgres-loop\", \"postgres-events\""),
     ] {
         if !has(program) || !has("strace") {
-            eprintln!("NOT TESTED: {program} or strace is not on this machine; `cargo xtask bench --smoke` does it");
+            eprintln!(
+                "NOT TESTED: {program} or strace is not on this machine; `cargo xtask bench --smoke` does it"
+            );
             continue;
         }
         let house = house(&[("moment", &scenario(subject, kinds, work, 2))]);
@@ -124,7 +132,10 @@ fn a_peer_that_is_missing_is_a_fault_and_never_left_out() {
     assert!(!ran.status.success(), "{said}");
     assert!(said.contains("FAULT") && said.contains("Redis"), "{said}");
     let told = String::from_utf8_lossy(&ran.stderr);
-    assert!(told.contains("redis-server is not on this machine") && told.contains("cargo xtask bench"), "{told}");
+    assert!(
+        told.contains("redis-server is not on this machine") && told.contains("cargo xtask bench"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -35,7 +35,11 @@ pub(super) fn measure(seconds: f64) -> Result<Found> {
     let began = Instant::now();
     let server = Server(start(&holmes, dir.path(), &talk)?);
     while !std::fs::read_to_string(&talk)?.contains("serving ") {
-        ensure!(began.elapsed() < STARTS_WITHIN, "holmes up does not serve: {}", std::fs::read_to_string(&talk)?);
+        ensure!(
+            began.elapsed() < STARTS_WITHIN,
+            "holmes up does not serve: {}",
+            std::fs::read_to_string(&talk)?
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     let took = began.elapsed().as_secs_f64();
@@ -57,7 +61,13 @@ pub(super) fn measure(seconds: f64) -> Result<Found> {
 fn start(holmes: &Path, dir: &Path, talk: &Path) -> Result<Child> {
     let file = std::fs::File::create(talk)?;
     let mut command = Command::new(holmes);
-    command.arg("up").args(ANY_PORT).current_dir(dir).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    command
+        .arg("up")
+        .args(ANY_PORT)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOLMES_")) {
         command.env_remove(name);
     }

@@ -2,8 +2,8 @@
 //! from as a server does.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -20,17 +20,16 @@ use holmes_store::Journal;
 use super::{Found, own_bytes};
 use crate::ids::Ids;
 use crate::subject::ledger::{LOG, first_frame, opened, single};
+use crate::subject::pair;
 
 const ACCOUNTS: usize = 10_000;
 /// Callers at a time; together they fill the frames.
 const CALLERS: u64 = 2_048;
 /// Services in whose names is asked: the request window keeps 2 million ids of each.
-const NAMES: u16 = 9;
-/// Moves of the clock over the whole log.
-const STEPS: u64 = 400;
+const NAMES: u64 = 9;
 
-/// Writes it: one transfer a command.
-pub(super) async fn write(dir: &Path, transfers: u64, hours: u64) -> Result<Found> {
+/// Writes it, so many transfers a command.
+pub(super) async fn write(dir: &Path, transfers: u64, batch: usize, hours: u64) -> Result<Found> {
     let span = Duration::from_secs(hours * 3_600);
     let begin = Time::from_micros(Clock::System.now().micros() - u64::try_from(span.as_micros())?);
     let clock = if hours == 0 { Clock::System } else { Clock::manual(begin) };
@@ -40,21 +39,44 @@ pub(super) async fn write(dir: &Path, transfers: u64, hours: u64) -> Result<Foun
     settings.snapshot_every = 0;
     let Running { handle, task, .. } = start::<Ledger, Journal>(journal.clone(), settings).await?;
     let accounts = Arc::new(funded(&handle, &clock).await?);
-    let left = Arc::new(AtomicU64::new(transfers));
+    // All of an hour are answered before the clock moves on: an id that is older when it arrives is refused.
+    let steps = hours.max(1);
+    for nth in 0..steps {
+        let share = transfers * (nth + 1) / steps - transfers * nth / steps;
+        fill(&handle, &clock, &accounts, share.div_ceil(batch as u64), batch).await?;
+        clock.advance(span / u32::try_from(steps)?);
+    }
+    handle.stop().await;
+    task.await?;
+    drop(handle);
+    journal.close().await;
+    Ok(Found::from([("log on disk", bytes_in(dir)? as f64 / transfers as f64)]))
+}
+
+/// So many commands at the clock's moment.
+async fn fill(
+    ledger: &MachineHandle<Ledger>,
+    clock: &Clock,
+    accounts: &Arc<Vec<Id>>,
+    commands: u64,
+    batch: usize,
+) -> Result<()> {
+    let left = Arc::new(AtomicU64::new(commands));
     let mut callers = tokio::task::JoinSet::new();
-    for caller in 0..CALLERS {
-        let (ledger, clock, accounts, left) = (handle.clone(), clock.clone(), accounts.clone(), left.clone());
-        let by = Principal::service(ServiceId(2 + (caller as u16) % NAMES));
+    for caller in 0..CALLERS.div_ceil(batch as u64).max(8) {
+        let (ledger, clock, accounts, left) = (ledger.clone(), clock.clone(), accounts.clone(), left.clone());
+        let by = Principal::service(ServiceId(2 + (caller % NAMES) as u16));
         callers.spawn(async move {
-            let mut ids = Ids::new(caller as usize);
+            let mut ids = Ids::new(caller as usize); // of another hour than those of the fill before
+            let one = |id: Id| {
+                let (debit, credit) = pair(id, ACCOUNTS);
+                single(id, accounts[debit], accounts[credit], 1)
+            };
             let take = |left: u64| left.checked_sub(1);
-            while let Ok(nth) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
-                if nth % (transfers / STEPS).max(1) == 0 {
-                    clock.advance(span / STEPS as u32);
-                }
-                let [id, request] = ids.at(clock.now());
-                let (debit, credit) = (nth as usize % ACCOUNTS, (nth as usize + 1) % ACCOUNTS);
-                pay(&ledger, by, request, vec![single(id, accounts[debit], accounts[credit], 1)]).await?;
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+                let [request] = ids.at(clock.now());
+                let transfers = (0..batch).flat_map(|_| ids.at::<1>(clock.now())).map(one).collect();
+                pay(&ledger, by, request, transfers).await?;
             }
             anyhow::Ok(())
         });
@@ -62,11 +84,7 @@ pub(super) async fn write(dir: &Path, transfers: u64, hours: u64) -> Result<Foun
     while let Some(done) = callers.join_next().await {
         done??;
     }
-    handle.stop().await;
-    task.await?;
-    drop(handle);
-    journal.close().await;
-    Ok(Found::from([("log on disk", bytes_in(dir)? as f64 / transfers as f64)]))
+    Ok(())
 }
 
 async fn funded(ledger: &MachineHandle<Ledger>, clock: &Clock) -> Result<Vec<Id>> {
@@ -130,12 +148,12 @@ fn bytes_in(dir: &Path) -> Result<u64> {
 }
 
 /// From the first frame to a state.
-pub(super) async fn replay(dir: &Path) -> Result<Found> {
+pub(super) async fn replay(dir: &Path, transfers: u64) -> Result<Found> {
     let journal = opened(dir)?;
     let began = Instant::now();
     let whole = Extent { upto: u64::MAX, snapshots: false, checked: false };
-    let replica = recover::<Ledger, Journal>(&journal, LOG, whole, |_| {}).await?;
-    let rate = replica.tail().seq as f64 / began.elapsed().as_secs_f64();
+    recover::<Ledger, Journal>(&journal, LOG, whole, |_| {}).await?;
+    let rate = transfers as f64 / began.elapsed().as_secs_f64();
     journal.close().await;
     Ok(Found::from([("replay", rate)]))
 }

@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 
 use anyhow::{Result, ensure};
 use holmes_kernel::Id;
-use holmes_proto::ledger::v1::{CreateTransfersRequest, CreateTransfersResponse, TransferCode, TransferResult};
+use holmes_proto::ledger::v1::{
+    CreateTransfersRequest, CreateTransfersResponse, TransferCode, TransferResult,
+};
 use holmes_runtime::fresh_id;
 use tonic::body::Body;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -51,7 +53,8 @@ impl UnaryService<CreateTransfersRequest> for Answering {
     type Future = BoxFuture<tonic::Response<CreateTransfersResponse>, tonic::Status>;
 
     fn call(&mut self, asked: tonic::Request<CreateTransfersRequest>) -> Self::Future {
-        let ok = TransferResult { code: TransferCode::Ok.into(), amount_units: 1, ..TransferResult::default() };
+        let ok =
+            TransferResult { code: TransferCode::Ok.into(), amount_units: 1, ..TransferResult::default() };
         let results = vec![ok; asked.get_ref().transfers.len()];
         Box::pin(async move {
             Ok(tonic::Response::new(CreateTransfersResponse { results, ..Default::default() }))

@@ -99,7 +99,11 @@ impl Jetstream {
                 headers.insert(header::NATS_BATCH_COMMIT, "1");
                 let answer = client.request_with_headers(SUBJECT, headers, body).await?;
                 let committed: Committed = serde_json::from_slice(&answer.payload)?;
-                ensure!(committed.count == Some(ids.len()), "the batch was not committed: {:?}", committed.error);
+                ensure!(
+                    committed.count == Some(ids.len()),
+                    "the batch was not committed: {:?}",
+                    committed.error
+                );
             } else if n == 1 {
                 let answer = client.request_with_headers(SUBJECT, headers, body).await?;
                 if !answer.payload.is_empty() {
@@ -122,7 +126,8 @@ impl Jetstream {
         let mut ids = Vec::with_capacity(count);
         while ids.len() < count {
             let next = tokio::time::timeout(PATIENCE, messages.next()).await;
-            let message = next.context("the stream gave less than it says that it holds")?.context("its end")??;
+            let message =
+                next.context("the stream gave less than it says that it holds")?.context("its end")??;
             ids.push(event_id(&message.payload)?);
         }
         Ok(ids)
@@ -157,10 +162,13 @@ impl Subject for Jetstream {
             ("sync_interval", "always".into()),
             ("store", "file, one replica".into()),
             ("connections", format!("{}, over TCP on loopback", self.clients.len())),
-            ("a batch is", match self.way {
-                Way::Each => "that many messages, all under way at once".into(),
-                Way::Batch => "an atomic batch".into(),
-            }),
+            (
+                "a batch is",
+                match self.way {
+                    Way::Each => "that many messages, all under way at once".into(),
+                    Way::Batch => "an atomic batch".into(),
+                },
+            ),
         ])
     }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use holmes_kernel::ports::Journal as _;
-use holmes_kernel::{Amount, Call, Frame, Handle as _, Id, LogId, Opened, Principal, Replica, ServiceId, Time};
+use holmes_kernel::{
+    Amount, Call, Frame, Handle as _, Id, LogId, Opened, Principal, Replica, ServiceId, Time,
+};
 use holmes_ledger::command::{Kind, Move, OpenAccount, Transfer, Via};
 use holmes_ledger::{Command, Ledger, Reply, params, rows, system_account};
 use holmes_proto::ledger::v1::event::Event as Happened;

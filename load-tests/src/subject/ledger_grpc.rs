@@ -84,7 +84,10 @@ impl Subject for OverGrpc {
         let mut settings = our_settings();
         let how = format!("{CONNECTIONS} connections; clients and server in one process share the cores");
         settings.insert("gRPC".into(), how);
-        settings.insert("on the way".into(), "API key, limits, deadline, metrics, as `holmes serve` has them".into());
+        settings.insert(
+            "on the way".into(),
+            "API key, limits, deadline, metrics, as `holmes serve` has them".into(),
+        );
         settings
     }
 

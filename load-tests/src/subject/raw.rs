@@ -33,8 +33,12 @@ const SLOTS: usize = FILE_BYTES / EVENT_BYTES;
 
 impl Raw {
     pub(super) fn start(start: &Start<'_>) -> Result<Raw> {
-        ensure!(start.callers == 1, "a raw file has one writer: set callers = 1 or name it not among the subjects");
-        let file = File::options().create(true).read(true).write(true).truncate(true).open(start.dir.join("raw"))?;
+        ensure!(
+            start.callers == 1,
+            "a raw file has one writer: set callers = 1 or name it not among the subjects"
+        );
+        let file =
+            File::options().create(true).read(true).write(true).truncate(true).open(start.dir.join("raw"))?;
         let zeros = vec![0; 1 << 20];
         for at in 0..FILE_BYTES >> 20 {
             file.write_all_at(&zeros, (at as u64) << 20)?;

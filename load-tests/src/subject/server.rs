@@ -88,7 +88,10 @@ impl Server {
     }
 
     /// Asks until it answers.
-    pub(super) async fn answers<T, F: Future<Output = Result<T>>>(&mut self, ask: impl Fn() -> F) -> Result<T> {
+    pub(super) async fn answers<T, F: Future<Output = Result<T>>>(
+        &mut self,
+        ask: impl Fn() -> F,
+    ) -> Result<T> {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
             let why = match ask().await {
