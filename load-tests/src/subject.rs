@@ -81,6 +81,7 @@ pub(crate) enum Kind {
     PostgresProcedure,
     PostgresLoop,
     PostgresEvents,
+    PostgresCopy,
     Redis,
     RedisShared,
     Jetstream,
@@ -101,6 +102,7 @@ impl Kind {
             }
             Kind::PostgresLoop => Arc::new(postgres::Postgres::start(start, postgres::Way::Loop).await?),
             Kind::PostgresEvents => Arc::new(postgres::Postgres::start(start, postgres::Way::Events).await?),
+            Kind::PostgresCopy => Arc::new(postgres::Postgres::start(start, postgres::Way::Copy).await?),
             Kind::Redis => Arc::new(redis::Redis::start(start, start.callers).await?),
             Kind::RedisShared => Arc::new(redis::Redis::start(start, 1).await?),
             Kind::Jetstream => Arc::new(jetstream::Jetstream::start(start, jetstream::Way::Each).await?),
@@ -117,16 +119,16 @@ impl Kind {
             Kind::Ledger | Kind::PostgresProcedure | Kind::PostgresLoop => work == Work::Transfers,
             Kind::LedgerGrpc => work == Work::Transfers,
             Kind::Echo => work != Work::Events,
-            Kind::Events | Kind::Redis | Kind::RedisShared | Kind::Jetstream | Kind::JetstreamBatch => {
-                work == Work::Events
-            }
+            Kind::Events | Kind::PostgresCopy => work == Work::Events,
+            Kind::Redis | Kind::RedisShared | Kind::Jetstream | Kind::JetstreamBatch => work == Work::Events,
         }
     }
 
     /// The program that it needs beside this one.
     pub(crate) fn needs(self) -> Option<&'static str> {
         match self {
-            Kind::PostgresProcedure | Kind::PostgresLoop | Kind::PostgresEvents => Some(server::POSTGRES),
+            Kind::PostgresProcedure | Kind::PostgresLoop => Some(server::POSTGRES),
+            Kind::PostgresEvents | Kind::PostgresCopy => Some(server::POSTGRES),
             Kind::Redis | Kind::RedisShared => Some(server::REDIS),
             Kind::Jetstream | Kind::JetstreamBatch => Some(server::NATS),
             Kind::Raw | Kind::Ledger | Kind::LedgerGrpc | Kind::Events | Kind::Echo => None,
@@ -144,6 +146,7 @@ impl Kind {
             Kind::PostgresProcedure => "PostgreSQL, procedure over sets",
             Kind::PostgresLoop => "PostgreSQL, procedure row by row",
             Kind::PostgresEvents => "PostgreSQL, append-only table",
+            Kind::PostgresCopy => "PostgreSQL, append-only by COPY",
             Kind::Redis => "Redis stream, a connection a writer",
             Kind::RedisShared => "Redis stream, one connection",
             Kind::Jetstream => "JetStream, a message an event",

@@ -5,6 +5,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+/// Each run starts a process, and for a peer its server.
+const RUNS: usize = 1;
+
 /// A house with these scenarios.
 fn house(scenarios: &[(&str, &str)]) -> tempfile::TempDir {
     let house = tempfile::tempdir().expect("a directory");
@@ -21,14 +24,16 @@ fn house(scenarios: &[(&str, &str)]) -> tempfile::TempDir {
 fn scenario(subject: &str, peers: &str, work: &str, callers: u32) -> String {
     format!(
         "name = \"moment\"\nabout = \"For a moment.\"\nwork = \"{work}\"\nsubject = \"{subject}\"\npeers = [{peers}]\n\
-         accounts = 50\nseconds = 0.2\nwarm_up = 0.05\nruns = 2\n[[loads]]\ncallers = {callers}\nbatch = 4\n\
+         accounts = 50\nseconds = 0.2\nwarm_up = 0.05\nruns = {RUNS}\n[[loads]]\ncallers = {callers}\nbatch = 4\n\
          open = {{ of_ceiling = 0.5, in_flight = 8 }}\n"
     )
 }
 
 fn run(house: &Path, path: Option<&str>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holmes-load-tests"));
-    command.args(["--house", &house.display().to_string(), "run", "moment", "--dir"]).arg(house.join("scratch"));
+    command
+        .args(["--house", &house.display().to_string(), "run", "moment", "--dir"])
+        .arg(house.join("scratch"));
     if let Some(path) = path {
         command.env("PATH", path);
     }
@@ -58,8 +63,8 @@ fn whole(result: &Value, counts_syncs: bool) {
         assert!(acknowledged > Some(4), "{row:#}");
         assert_eq!(found.map(|found| found + overwritten), acknowledged, "{row:#}");
         assert_eq!(back["foreign"], 0, "{row:#}");
-        assert_eq!(row["closed"].as_array().map(Vec::len), Some(2));
-        assert_eq!(row["open"]["runs"].as_array().map(Vec::len), Some(2));
+        assert_eq!(row["closed"].as_array().map(Vec::len), Some(RUNS));
+        assert_eq!(row["open"]["runs"].as_array().map(Vec::len), Some(RUNS));
         if counts_syncs {
             let each = row["syncs"]["per_batch"].as_f64().expect("counted");
             assert!((0.2..3.0).contains(&each), "one caller waits for about one sync: {row:#}");
@@ -109,6 +114,7 @@ fn peers_that_are_here_run_and_are_read_back_whole() {
     for (program, work, subject, kinds) in [
         ("redis-server", "events", "events", "\"redis\", \"redis-shared\""),
         ("nats-server", "events", "events", "\"jetstream\", \"jetstream-batch\""),
+        ("postgres", "events", "events", "\"postgres-copy\""),
         ("postgres", "transfers", "ledger", "\"postgres-procedure\", \"postgres-loop\", \"postgres-events\""),
     ] {
         if !has(program) || !has("strace") {

@@ -61,7 +61,11 @@ const DEBIAN: [(&str, &str); 3] =
 pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
     let root = &house.root;
     let profile = if args.smoke || args.list || args.page { "release" } else { &args.profile };
-    let driver = build(root, "holmes-load-tests", profile)?;
+    let only_looks = args.list || args.page;
+    let grows = args.names.is_empty() || args.names.iter().any(|name| name == "growth");
+    // Growth looks at how the server idles. One call for both: their crates are built once.
+    let packages: &[&str] = if grows && !only_looks { &[DRIVER, "holmes"] } else { &[DRIVER] };
+    let driver = build(root, packages, profile)?;
     if args.list {
         return sh::say(Command::new(&driver).current_dir(root).arg("list"));
     }
@@ -69,9 +73,6 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
         return sh::say(Command::new(&driver).current_dir(root).arg("page"));
     }
     let tools = install(root, &driver, &args.names)?;
-    if args.smoke || args.names.is_empty() || args.names.iter().any(|name| name == "growth") {
-        build(root, "holmes", profile)?; // growth looks at how it idles
-    }
     let mut bench = Command::new(&driver);
     bench.current_dir(root).env("HOLMES_BENCH_TOOLS", tools).arg("run").args(&args.names);
     if args.smoke {
@@ -89,12 +90,16 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
     sh::say(Command::new(&driver).current_dir(root).arg("page"))
 }
 
-/// Builds a package's program. Back: where it lies.
-fn build(root: &Path, package: &str, profile: &str) -> Result<PathBuf> {
-    sh::run(sh::cargo(root).args(["build", "--profile", profile, "--package", package]))?;
+/// The package that takes the figures.
+const DRIVER: &str = "holmes-load-tests";
+
+/// Builds packages. Back: where the driver lies.
+fn build(root: &Path, packages: &[&str], profile: &str) -> Result<PathBuf> {
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
+    sh::run(sh::cargo(root).args(["build", "--profile", profile]).args(packages))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let dir = if profile == "dev" { "debug" } else { profile };
-    Ok(root.join(target).join(dir).join(package))
+    Ok(root.join(target).join(dir).join(DRIVER))
 }
 
 /// Brings what the scenarios need to this machine. Back: where those tools lie that are the checkout's own.

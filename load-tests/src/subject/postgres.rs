@@ -1,5 +1,5 @@
-//! PostgreSQL 15 on the same disk, over a Unix socket, every commit durable (`fsync` and `synchronous_commit` on), in
-//! three ways: transfers by a procedure that works on sets, by one that goes row by row, and an append-only table.
+//! PostgreSQL 15 on the same disk, over a Unix socket, every commit durable (`fsync` and `synchronous_commit` on), in four
+//! ways: transfers by a procedure that works on sets, by one that goes row by row, an append-only table, and its COPY.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use holmes_kernel::Id;
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 use uuid::Uuid;
 
@@ -22,8 +24,10 @@ pub(super) enum Way {
     Procedure,
     /// The same, transfer by transfer: each could fail alone, as in our ledger.
     Loop,
-    /// Rows behind rows; nothing is checked and no balance kept.
+    /// Rows behind rows in one insert; nothing is checked and no balance kept.
     Events,
+    /// The same rows by its way of loading in bulk.
+    Copy,
 }
 
 /// What is set beside the defaults: memory as a machine of this size gives it, no checkpoint and no second copy of the
@@ -86,11 +90,13 @@ const APPEND_TRANSFERS: &str = "with written as (insert into transfers select * 
      $3::uuid[], $4::bigint[]) returning 1) select count(*) from written";
 const APPEND_EVENTS: &str = "with written as (insert into events (id, body) select * from unnest($1::uuid[], \
      $2::bytea[]) returning 1) select count(*) from written";
+const COPY_EVENTS: &str = "copy events (id, body) from stdin binary";
 
 pub(super) struct Postgres {
     server: Server,
     version: String,
     work: Work,
+    way: Way,
     accounts: Vec<Uuid>,
     clients: Vec<(Client, Statement)>,
     /// The socket lies here: its path must be short, and the data's may be long.
@@ -124,6 +130,7 @@ impl Postgres {
             (Way::Loop, _) => LOOP,
             (Way::Events, Work::Events) => APPEND_EVENTS,
             (Way::Events, _) => APPEND_TRANSFERS,
+            (Way::Copy, _) => COPY_EVENTS,
         };
         let mut clients = Vec::new();
         for _ in 0..start.callers {
@@ -132,11 +139,14 @@ impl Postgres {
             clients.push((client, prepared));
         }
         let version = version(&postgres)?;
-        Ok(Postgres { server, version, work: start.work, accounts, clients, _socket: socket })
+        Ok(Postgres { server, version, work: start.work, way, accounts, clients, _socket: socket })
     }
 
     async fn write(&self, caller: usize, ids: &[Id]) -> Result<()> {
         let (client, statement) = &self.clients[caller % self.clients.len()];
+        if self.way == Way::Copy {
+            return copy(client, statement, ids).await;
+        }
         let keys: Vec<Uuid> = ids.iter().map(|id| uuid(*id)).collect();
         let row = if self.work == Work::Events {
             let bodies: Vec<Vec<u8>> = ids.iter().map(|id| event_bytes(*id)).collect();
@@ -154,6 +164,18 @@ impl Postgres {
         ensure!(done == ids.len() as i64, "{done} of {} were carried out", ids.len());
         Ok(())
     }
+}
+
+/// One transaction, as every statement outside of one.
+async fn copy(client: &Client, statement: &Statement, ids: &[Id]) -> Result<()> {
+    let sink = client.copy_in(statement).await?;
+    let mut writer = std::pin::pin!(BinaryCopyInWriter::new(sink, &[Type::UUID, Type::BYTEA]));
+    for id in ids {
+        writer.as_mut().write(&[&uuid(*id), &event_bytes(*id)]).await?;
+    }
+    let done = writer.finish().await?;
+    ensure!(done == ids.len() as u64, "{done} of {} were carried out", ids.len());
+    Ok(())
 }
 
 fn uuid(id: Id) -> Uuid {

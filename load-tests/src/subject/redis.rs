@@ -24,6 +24,9 @@ const SETTINGS: [(&str, &str); 5] = [
     ("port", "0"),
 ];
 
+/// An entry's place, and its fields.
+type Entry = (String, Vec<(String, Vec<u8>)>);
+
 pub(super) struct Redis {
     server: Server,
     version: String,
@@ -65,7 +68,7 @@ impl Redis {
         let mut connection = self.connections.first().context("a connection")?.clone();
         let (mut ids, mut from) = (Vec::new(), "-".to_owned());
         loop {
-            let page: Vec<(String, Vec<(String, Vec<u8>)>)> = redis::cmd("XRANGE")
+            let page: Vec<Entry> = redis::cmd("XRANGE")
                 .arg(STREAM)
                 .arg(&from)
                 .arg("+")
