@@ -1,89 +1,193 @@
-//! The first figures: durable ledger transfers in process and over gRPC, and how fast a log is replayed, beside what
-//! the disk itself does. `README.md` says how each is taken.
+//! Figures: what the machines and the ports do on this machine, beside its limits and beside what people would otherwise
+//! use, in one run on the same work. `README.md` says how each is taken.
 
-use std::path::PathBuf;
-use std::time::Duration;
+mod closed;
+mod goals;
+mod growth;
+mod ids;
+mod job;
+mod latency;
+mod machine;
+mod open;
+mod page;
+mod plot;
+mod print;
+mod report;
+mod scenario;
+mod spread;
+mod subject;
+mod syncs;
+mod turns;
 
-use anyhow::Result;
-use clap::Parser;
-use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-mod bed;
-mod disk;
-mod grpc;
-mod ledger;
-mod replay;
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+
+use scenario::Scenario;
 
 /// The one that the product has.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Takes the first figures.
+/// Takes figures. `cargo xtask bench` builds this, installs what it needs, and calls it.
 #[derive(Parser)]
 #[command(after_help = "Examples:
-  cargo run --release -p holmes-load-tests -- --seconds 5
-  cargo run --release -p holmes-load-tests -- --only grpc --json")]
+  holmes-load-tests run events --seconds 2 --runs 3
+  holmes-load-tests list
+  holmes-load-tests needs ledger")]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+    /// Where scenarios, goals and results lie.
+    #[arg(long, default_value = "load-tests", global = true)]
+    house: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Take scenarios: ours and the peers in turns, a table, a verdict.
+    Run(Args),
+    /// Name the scenarios.
+    List,
+    /// The programs that scenarios need, a line each.
+    Needs {
+        /// All when none is named.
+        names: Vec<String>,
+    },
+    /// Whether this machine has a program, where subjects look for it.
+    Has { program: String },
+    /// Write the page of figures and its plots anew, from the newest results.
+    Page,
+    /// One run of one subject: what the parent says on stdin.
+    #[command(hide = true)]
+    Child,
+    /// One measurement of growth: what the parent says on stdin.
+    #[command(hide = true)]
+    Grow,
+}
+
+#[derive(clap::Args)]
 struct Args {
-    /// How long each figure is taken.
-    #[arg(long, default_value_t = 5)]
-    seconds: u64,
-    /// Only these: disk, ledger, grpc, replay.
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
-    /// Where the logs are written; a directory of the disk to be measured.
+    /// All when none is named.
+    names: Vec<String>,
+    /// How often each subject runs, instead of what the scenario says.
+    #[arg(long)]
+    runs: Option<usize>,
+    /// How long each run counts, instead of what the scenario says.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// How long each run goes before it counts, instead of what the scenario says.
+    #[arg(long)]
+    warm_up: Option<f64>,
+    /// Where logs and databases are written: a directory of the disk to be measured.
     #[arg(long, default_value = "target/load-tests")]
     dir: PathBuf,
-    /// One JSON document instead of a table.
+    /// Leave what the runs wrote, for a look at it.
     #[arg(long)]
-    json: bool,
+    keep: bool,
+    /// Of each scenario only one load, in which every subject takes part; of what grows only the smallest.
+    #[arg(long)]
+    quick: bool,
+    /// Print the tables, and keep no result.
+    #[arg(long)]
+    no_results: bool,
 }
 
-/// One figure.
-#[derive(Serialize)]
-struct Figure {
-    name: String,
-    /// What a second counts.
-    unit: &'static str,
-    per_second: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    p50_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    p99_ms: Option<f64>,
-    note: String,
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
-    std::fs::create_dir_all(&args.dir)?;
-    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
-    let length = Duration::from_secs(args.seconds);
-    let mut figures = Vec::new();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    if wanted("disk") {
-        figures.extend(disk::figures(&args.dir, length)?);
+/// Whether all is well.
+fn run(cli: Cli) -> Result<bool> {
+    match cli.what {
+        What::Run(args) => return bench(&cli.house, &args),
+        What::List => {
+            for scenario in scenario::read_all(&cli.house.join("scenarios"))? {
+                println!("{:<14} {}", scenario.name, scenario.about);
+            }
+            println!("{:<14} {}", growth::NAME, growth::ABOUT);
+        }
+        What::Needs { names } => {
+            let scenarios = chosen(&cli.house, &names)?;
+            let kinds = scenarios.iter().flat_map(Scenario::subjects);
+            let programs: std::collections::BTreeSet<_> = kinds.filter_map(subject::Kind::needs).collect();
+            programs.iter().chain(&[syncs::STRACE]).for_each(|program| println!("{program}"));
+        }
+        What::Has { program } => return Ok(subject::find(&program).is_some()),
+        What::Page => {
+            let house = &cli.house;
+            let reports = report::newest(&house.join("results"))?;
+            let root = house.canonicalize()?;
+            let root = root.parent().context("the house has no checkout around it")?;
+            page::write(root, &goals::read(&house.join(goals::FILE))?, &reports)?;
+            eprintln!("written: {}", page::PAGE);
+        }
+        What::Child => job::child()?,
+        What::Grow => growth::child()?,
     }
-    if wanted("ledger") {
-        figures.extend(runtime.block_on(ledger::figures(&args.dir, length))?);
-    }
-    if wanted("grpc") {
-        figures.extend(runtime.block_on(grpc::figures(&args.dir, length))?);
-    }
-    if wanted("replay") {
-        figures.extend(runtime.block_on(replay::figures(&args.dir))?);
-    }
-    print(&figures, args.json)
+    Ok(true)
 }
 
-fn print(figures: &[Figure], json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(figures)?);
-        return Ok(());
+/// The scenarios of these names; `growth` is none of them.
+fn chosen(house: &Path, names: &[String]) -> Result<Vec<Scenario>> {
+    let all = scenario::read_all(&house.join("scenarios"))?;
+    if names.is_empty() {
+        return Ok(all);
     }
-    let ms = |value: Option<f64>| value.map(|ms| format!("{ms:.2}")).unwrap_or_default();
-    println!("{:<44} {:>12} {:<10} {:>8} {:>8}  note", "figure", "per second", "", "p50 ms", "p99 ms");
-    for f in figures {
-        let (p50, p99) = (ms(f.p50_ms), ms(f.p99_ms));
-        println!("{:<44} {:>12.0} {:<10} {p50:>8} {p99:>8}  {}", f.name, f.per_second, f.unit, f.note);
+    let mut known: Vec<&str> = all.iter().map(|scenario| scenario.name.as_str()).collect();
+    known.push(growth::NAME);
+    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("there is no scenario {unknown}; there are: {}", known.join(", "));
     }
-    Ok(())
+    Ok(all.iter().filter(|scenario| names.contains(&scenario.name)).cloned().collect())
+}
+
+fn bench(house: &Path, args: &Args) -> Result<bool> {
+    let goals = goals::read(&house.join(goals::FILE))?;
+    let bench = turns::Bench { dir: &args.dir, keep: args.keep };
+    let mut reports = Vec::new();
+    let mut done = |report: report::Report| -> Result<()> {
+        print::report(&report);
+        if !args.no_results {
+            eprintln!("kept as {}", report.keep(&house.join("results"))?.display());
+        }
+        reports.push(report);
+        Ok(())
+    };
+    for scenario in chosen(house, &args.names)? {
+        done(bench.take(&args.applied(scenario))?)?;
+    }
+    if args.names.is_empty() || args.names.iter().any(|name| name == growth::NAME) {
+        done(growth::take(&bench, &args.sized(growth::Sizes::read(house)?))?)?;
+    }
+    Ok(print::verdict(&goals, &reports))
+}
+
+impl Args {
+    fn applied(&self, mut scenario: Scenario) -> Scenario {
+        scenario.runs = self.runs.unwrap_or(scenario.runs).max(1);
+        scenario.seconds = self.seconds.unwrap_or(scenario.seconds);
+        scenario.warm_up = self.warm_up.unwrap_or(scenario.warm_up);
+        if self.quick {
+            let whole = scenario.loads.iter().position(|load| load.only.is_empty()).unwrap_or(0);
+            scenario.loads = vec![scenario.loads.swap_remove(whole)];
+        }
+        scenario
+    }
+
+    fn sized(&self, mut sizes: growth::Sizes) -> growth::Sizes {
+        sizes.runs = self.runs.unwrap_or(sizes.runs).max(1);
+        sizes.seconds = self.seconds.unwrap_or(sizes.seconds);
+        sizes.warm_up = self.warm_up.unwrap_or(sizes.warm_up);
+        if self.quick { sizes.quick() } else { sizes }
+    }
 }

@@ -1,5 +1,6 @@
-//! The campaigns at the length that every change can bear.
+//! Figures and campaigns at the length that every change can bear.
 
 mod it {
+    mod figures;
     mod torture;
 }

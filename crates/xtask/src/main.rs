@@ -1,5 +1,6 @@
 //! What the repository does to itself. `cargo xtask --help` lists it; one module per subcommand.
 
+mod bench;
 mod ci;
 mod deny;
 mod docs;
@@ -71,6 +72,9 @@ enum Task {
     /// Let the binary die, lose power, rot, run full and stand still, and check that nothing is lost
     #[command(after_help = torture::EXAMPLES)]
     Torture(torture::Args),
+    /// Take figures: ours beside PostgreSQL, Redis, JetStream and the disk itself
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(bench::Args),
     /// Formatting, tidy, docs, dependencies, protobuf, clippy: everything but the tests
     Ci,
 }
@@ -123,6 +127,7 @@ fn run(task: Task) -> Result<()> {
         Task::Proto => proto::run(&house.root),
         Task::Docs => docs::run(&house.root),
         Task::Torture(args) => torture::run(&house, &args),
+        Task::Bench(args) => bench::run(&house, &args),
         Task::Ci => ci::run(&house),
     }
 }

