@@ -185,6 +185,10 @@ impl Medium {
                 let node = self.find(&from)?.with_context(|| format!("{} is not there", from.display()))?;
                 self.name(&from, vec![(leaf(&from)?, None), (leaf(&to)?, Some(node))])?
             }
+            Call::Link { from, to } => match self.find(&from)? {
+                Some(node) => self.name(&to, vec![(leaf(&to)?, Some(node))])?,
+                None => return Ok(()),
+            },
             Call::Sync { path } => match self.find(&path)? {
                 Some(node @ Node::File(file)) => Some(Begun::Sync(node, self.files[file].0.covered())),
                 Some(node @ Node::Dir(dir)) => Some(Begun::Sync(node, self.dirs[dir].history.covered())),

@@ -25,12 +25,13 @@ fn medium(calls: &[Call]) -> Medium {
 
 /// Every content of a file that cuts before a step leave; `None` for no file.
 fn left(medium: &Medium, step: usize, name: &str) -> BTreeSet<Option<Vec<u8>>> {
-    let mut found = BTreeSet::new();
+    let (mut found, dir) = (BTreeSet::new(), tempfile::tempdir().unwrap());
     for seed in 0..60 {
         for harm in Harm::ALL {
-            let dir = tempfile::tempdir().unwrap();
-            medium.cut(step, harm, &mut fastrand::Rng::with_seed(seed), dir.path()).unwrap();
-            found.insert(std::fs::read(dir.path().join(name)).ok());
+            let out = dir.path().join("disk");
+            medium.cut(step, harm, &mut fastrand::Rng::with_seed(seed), &out).unwrap();
+            found.insert(std::fs::read(out.join(name)).ok());
+            std::fs::remove_dir_all(out).unwrap();
         }
     }
     found
