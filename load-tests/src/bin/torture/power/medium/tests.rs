@@ -113,3 +113,14 @@ fn a_length_may_be_on_the_disk_before_what_was_written_there() {
     let expected = [&b"x"[..], b"x\0\0\0", b"xyz\0"];
     assert_eq!(found, expected.iter().map(|bytes| Some(bytes.to_vec())).collect());
 }
+
+#[test]
+fn a_directory_may_be_asked_for_before_the_one_above_it_is_there() {
+    let make = |path: &str| Call::MakeDir { path: path.into() };
+    let mut medium = Medium::new("/d".into());
+    let mut all =
+        vec![Step::Begin(0, make("/d/a/b")), Step::Begin(1, make("/d/a")), Step::End(1), Step::End(0)];
+    all.extend([Step::Begin(2, create("/d/a/b/c")), Step::End(2)]);
+    medium.take(all).unwrap();
+    assert!(left(&medium, medium.steps, "a/b/c").contains(&Some(Vec::new())));
+}
