@@ -64,7 +64,7 @@ impl Pristine {
         let server = world.serve(&[])?;
         let (payer, mut books) = (Payer::new(&world, &server)?, Books::default());
         server.terminate()?;
-        for orderly in [true, false, trials.number() % 2 == 0] {
+        for orderly in [true, false, trials.number().is_multiple_of(2)] {
             let server = world.serve(&[])?;
             let load = Load::start(&server, &payer, dice.u64(..), Manner::default()).await?;
             tokio::time::sleep(Duration::from_millis(300)).await;

@@ -100,7 +100,8 @@ impl Traced {
         let world = World::new(&trials.plan.bin, dir.clone(), "all")?;
         let (root, trace) = (world.data(), dir.join("trace"));
         std::fs::create_dir(&root)?;
-        let mut network = Network::lived(&world, &trace)?;
+        // A trace does not tell where a relative name begins.
+        let mut network = Network::lived(&world.clone().with_env("HOLMES__STORE__DIR", &root), &trace)?;
         let mut medium = Medium::new(root.clone());
         let steps = trace::read(&std::fs::read_to_string(trace)?, 0, &mut trace::Sizes::default());
         medium.take(steps.context("the trace")?).context("the trace")?;

@@ -113,7 +113,7 @@ fn holmes(dir: &Path, seed: u64) -> Result<()> {
             .into_iter()
             .try_for_each(|writer| writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))?)
     })?;
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         // As a kill would: the next life finds what lies there.
         std::process::exit(0);
     }

@@ -30,6 +30,8 @@ pub(crate) struct Medium {
     pub(crate) steps: usize,
     /// Calls that have begun, and what they belong to.
     begun: BTreeMap<usize, Begun>,
+    /// Calls that have begun before what they need was there.
+    early: BTreeMap<usize, Call>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -134,19 +136,50 @@ impl Medium {
     /// An empty directory.
     pub(crate) fn new(root: PathBuf) -> Medium {
         let dirs = vec![Dir::default()];
-        Medium { root, files: Vec::new(), dirs, said: Vec::new(), steps: 0, begun: BTreeMap::new() }
+        Medium {
+            root,
+            files: Vec::new(),
+            dirs,
+            said: Vec::new(),
+            steps: 0,
+            begun: BTreeMap::new(),
+            early: BTreeMap::new(),
+        }
     }
 
     /// Takes what was done behind what was done before.
     pub(crate) fn take(&mut self, steps: Vec<Step>) -> Result<()> {
         for step in steps {
             match step {
+                Step::Begin(number, call) if self.is_early(&call)? => drop(self.early.insert(number, call)),
                 Step::Begin(number, call) => self.begin(number, call)?,
-                Step::End(number) => self.end(number),
+                Step::End(number) => {
+                    if let Some(call) = self.early.remove(&number) {
+                        self.begin(number, call)?;
+                    }
+                    self.end(number);
+                }
             }
             self.steps += 1;
         }
         Ok(())
+    }
+
+    /// Whether a call has begun before what it needs was there: then another thread has made it before this one went on.
+    fn is_early(&self, call: &Call) -> Result<bool> {
+        let needs = match call {
+            Call::Create { path, .. } | Call::MakeDir { path } | Call::Remove { path } => path.parent(),
+            Call::Rename { from, .. } | Call::Link { from, .. } => Some(from.as_path()),
+            Call::Write { .. }
+            | Call::SetLen { .. }
+            | Call::Extend { .. }
+            | Call::Sync { .. }
+            | Call::Said(_) => None,
+        };
+        match needs {
+            Some(path) if path.starts_with(&self.root) => Ok(self.find(path)?.is_none()),
+            _ => Ok(false),
+        }
     }
 
     fn begin(&mut self, number: usize, call: Call) -> Result<()> {
@@ -185,6 +218,10 @@ impl Medium {
                 let node = self.find(&from)?.with_context(|| format!("{} is not there", from.display()))?;
                 self.name(&from, vec![(leaf(&from)?, None), (leaf(&to)?, Some(node))])?
             }
+            Call::Link { from, to } => match self.find(&from)? {
+                Some(node) => self.name(&to, vec![(leaf(&to)?, Some(node))])?,
+                None => return Ok(()),
+            },
             Call::Sync { path } => match self.find(&path)? {
                 Some(node @ Node::File(file)) => Some(Begun::Sync(node, self.files[file].0.covered())),
                 Some(node @ Node::Dir(dir)) => Some(Begun::Sync(node, self.dirs[dir].history.covered())),

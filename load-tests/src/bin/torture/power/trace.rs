@@ -37,6 +37,8 @@ pub(crate) enum Call {
     MakeDir { path: PathBuf },
     /// Another name, in whose place something may have been.
     Rename { from: PathBuf, to: PathBuf },
+    /// One more name.
+    Link { from: PathBuf, to: PathBuf },
     /// A name less.
     Remove { path: PathBuf },
     /// What was done to a file, or the names in a directory, is forced to disk once this ends.
@@ -106,6 +108,7 @@ impl Sizes {
                 let size = self.0.remove(from).unwrap_or_default();
                 self.0.insert(to.clone(), size);
             }
+            Call::Link { from, to } => drop(self.0.insert(to.clone(), self.of(from))),
             Call::Remove { path } => drop(self.0.remove(path)),
             Call::Create { .. } | Call::MakeDir { .. } | Call::Sync { .. } | Call::Said(_) => {}
         }
@@ -156,9 +159,11 @@ fn join(text: &str) -> Result<Joined> {
             waiting.insert(process, call);
             lines.push(Line { name, arguments: arguments.to_owned(), result: None });
         } else {
-            let (arguments, _) =
-                arguments.rsplit_once(") = ").with_context(|| format!("half a call: {name}"))?;
-            lines.push(Line { name, arguments: arguments.trim_end().to_owned(), result: result_of(rest) });
+            // Short calls are padded up to their result.
+            let before =
+                arguments.rsplit_once(" = ").and_then(|(before, _)| before.trim_end().strip_suffix(')'));
+            let arguments = before.with_context(|| format!("half a call: {name}"))?.to_owned();
+            lines.push(Line { name, arguments, result: result_of(rest) });
             order.push(Event { call, begins: false });
         }
     }
@@ -244,10 +249,12 @@ impl Line {
             "mkdir" | "mkdirat" => Call::MakeDir { path: self.named()?.remove(0) },
             "unlink" | "unlinkat" | "rmdir" => Call::Remove { path: self.named()?.remove(0) },
             "rename" | "renameat" | "renameat2" => {
-                let mut names = self.named()?;
-                ensure!(names.len() == 2, "two names: {}", self.arguments);
-                let to = names.remove(1);
-                Call::Rename { from: names.remove(0), to }
+                let [from, to] = self.two_names()?;
+                Call::Rename { from, to }
+            }
+            "link" | "linkat" => {
+                let [from, to] = self.two_names()?;
+                Call::Link { from, to }
             }
             "lseek" | "dup" | "fcntl" => return Ok(None),
             other => bail!("{other} is not understood: teach the power cut what it does"),
@@ -286,11 +293,18 @@ impl Line {
             let within =
                 before.rsplit_once('<').and_then(|(_, path)| path.split_once('>')).map(|(path, _)| path);
             let within = within.map(bytes_of).transpose()?.unwrap_or_default();
-            names.push(PathBuf::from(OsString::from_vec(within)).join(name));
+            let name = PathBuf::from(OsString::from_vec(within)).join(name);
+            ensure!(name.is_absolute(), "nobody knows where {} begins", name.display());
+            names.push(name);
             rest = more;
         }
         ensure!(!names.is_empty(), "no name: {}", self.arguments);
         Ok(names)
+    }
+
+    fn two_names(&self) -> Result<[PathBuf; 2]> {
+        let names = <[PathBuf; 2]>::try_from(self.named()?);
+        names.map_err(|names| anyhow::anyhow!("two names, not {}", names.len()))
     }
 
     /// What is written, as far as it was.

@@ -25,12 +25,13 @@ fn medium(calls: &[Call]) -> Medium {
 
 /// Every content of a file that cuts before a step leave; `None` for no file.
 fn left(medium: &Medium, step: usize, name: &str) -> BTreeSet<Option<Vec<u8>>> {
-    let mut found = BTreeSet::new();
+    let (mut found, dir) = (BTreeSet::new(), tempfile::tempdir().unwrap());
     for seed in 0..60 {
         for harm in Harm::ALL {
-            let dir = tempfile::tempdir().unwrap();
-            medium.cut(step, harm, &mut fastrand::Rng::with_seed(seed), dir.path()).unwrap();
-            found.insert(std::fs::read(dir.path().join(name)).ok());
+            let out = dir.path().join("disk");
+            medium.cut(step, harm, &mut fastrand::Rng::with_seed(seed), &out).unwrap();
+            found.insert(std::fs::read(out.join(name)).ok());
+            std::fs::remove_dir_all(out).unwrap();
         }
     }
     found
@@ -111,4 +112,15 @@ fn a_length_may_be_on_the_disk_before_what_was_written_there() {
     let found = left(&medium, medium.steps, "a");
     let expected = [&b"x"[..], b"x\0\0\0", b"xyz\0"];
     assert_eq!(found, expected.iter().map(|bytes| Some(bytes.to_vec())).collect());
+}
+
+#[test]
+fn a_directory_may_be_asked_for_before_the_one_above_it_is_there() {
+    let make = |path: &str| Call::MakeDir { path: path.into() };
+    let mut medium = Medium::new("/d".into());
+    let mut all =
+        vec![Step::Begin(0, make("/d/a/b")), Step::Begin(1, make("/d/a")), Step::End(1), Step::End(0)];
+    all.extend([Step::Begin(2, create("/d/a/b/c")), Step::End(2)]);
+    medium.take(all).unwrap();
+    assert!(left(&medium, medium.steps, "a/b/c").contains(&Some(Vec::new())));
 }
