@@ -25,7 +25,7 @@ fn scenario(subject: &str, peers: &str, work: &str, callers: u32) -> String {
     format!(
         "name = \"moment\"\nabout = \"For a moment.\"\nwork = \"{work}\"\nsubject = \"{subject}\"\npeers = [{peers}]\n\
          accounts = 50\nseconds = 0.2\nwarm_up = 0.05\nruns = {RUNS}\n[[loads]]\ncallers = {callers}\nbatch = 4\n\
-         open = {{ of_ceiling = 0.5, in_flight = 8 }}\n"
+         open = {{ per_second = 100.0, in_flight = 8 }}\n"
     )
 }
 
@@ -60,7 +60,7 @@ fn whole(result: &Value, counts_syncs: bool) {
         let back = &row["read_back"];
         let (acknowledged, found) = (back["acknowledged"].as_u64(), back["found"].as_u64());
         let overwritten = back["overwritten"].as_u64().expect("a number");
-        assert!(acknowledged > Some(4), "{row:#}");
+        assert!(acknowledged >= Some(4), "{row:#}");
         assert_eq!(found.map(|found| found + overwritten), acknowledged, "{row:#}");
         assert_eq!(back["foreign"], 0, "{row:#}");
         assert_eq!(row["closed"].as_array().map(Vec::len), Some(RUNS));
