@@ -282,7 +282,7 @@ mod tests {
             "series": [series], "others_cores": { "min": 0.0, "median": 0.5, "max": 1.0 },
         });
         let report: Report = serde_json::from_value(report).expect("a report");
-        let book = book(&[], &[report.clone()]);
+        let book = book(&[], std::slice::from_ref(&report));
         for said in [
             "| our log, in process | 100, 100, 100 | 1.00, 1.00, 1.00 | 1.00 | 3.25 | 0.250 | all of 100 |",
             "| Redis stream, a connection a writer | 40.0, 40.0, 40.0 | 2.50, 2.50, 2.50 |",
