@@ -19,7 +19,7 @@ use crate::job::{Job, answer};
 use crate::machine::{self, Others};
 use crate::report::{FORMAT, Means, Point, Report, Series};
 use crate::scenario::Work;
-use crate::spread::{Spread, number};
+use crate::spread::{Spread, count, number};
 use crate::subject::Kind;
 use crate::turns::Bench;
 
@@ -115,9 +115,12 @@ fn own_bytes() -> u64 {
 }
 
 /// Collects figures as they come.
+#[derive(Default)]
 struct Table {
     series: Vec<Series>,
     others: Vec<f64>,
+    /// What could not be measured; the rest is taken all the same.
+    failed: Vec<String>,
 }
 
 /// How the figures are read: name, unit, what the state is counted in, what they mean, and what is to be known of them.
@@ -188,7 +191,7 @@ impl Table {
         let Some((figure, unit, of, means, note)) = FIGURES.into_iter().find(|row| row.0 == name) else {
             return;
         };
-        eprintln!("growth · {} {of}: {figure} {} {unit}", number(state as f64), number(value));
+        eprintln!("growth · {} {of}: {figure} {} {unit}", count(state), number(value));
         let at = self.series.iter().position(|series| series.figure == figure);
         let at = at.unwrap_or_else(|| {
             let (figure, unit, of, note) = (figure.into(), unit.into(), of.into(), note.into());
@@ -203,11 +206,21 @@ impl Table {
     }
 
     /// Runs a task in a child; its figures are kept at a size.
-    fn take(&mut self, state: u64, task: &Task) -> Result<()> {
-        for (name, value) in self.run(task)? {
+    fn take(&mut self, state: u64, task: &Task) {
+        let found = self.run(task);
+        for (name, value) in self.noted(found).into_iter().flatten() {
             self.put(state, &name, value);
         }
-        Ok(())
+    }
+
+    /// What went wrong is said at once, and again at the end.
+    fn noted<T>(&mut self, outcome: Result<T>) -> Option<T> {
+        outcome
+            .inspect_err(|why| {
+                eprintln!("growth · failed: {why:#}");
+                self.failed.push(format!("{why:#}"));
+            })
+            .ok()
     }
 
     fn run(&mut self, task: &Task) -> Result<BTreeMap<String, f64>> {
@@ -227,17 +240,22 @@ impl Table {
 
 /// Takes all of them.
 pub(crate) fn take(bench: &Bench<'_>, sizes: &Sizes) -> Result<Report> {
-    let mut table = Table { series: Vec::new(), others: Vec::new() };
+    let mut table = Table::default();
     std::fs::create_dir_all(bench.dir)?;
-    ledger(bench, sizes, &mut table)?;
     for _ in 0..sizes.runs {
-        for nodes in &sizes.nodes {
-            table.take(u64::from(*nodes), &Task::Nodes(*nodes))?;
+        for accounts in &sizes.accounts {
+            let taken = ledger(bench, sizes, *accounts, &mut table);
+            table.noted(taken);
+            table.take(*accounts as u64, &Task::Accounts(*accounts));
         }
-        table.take(1, &Task::Idle { seconds: sizes.idle_seconds })?;
+        for nodes in &sizes.nodes {
+            table.take(u64::from(*nodes), &Task::Nodes(*nodes));
+        }
+        table.take(1, &Task::Idle { seconds: sizes.idle_seconds });
     }
     for events in &sizes.log {
-        logs(bench, sizes, *events, &mut table)?;
+        let taken = logs(bench, sizes, *events, &mut table);
+        table.noted(taken);
     }
     Ok(Report {
         format: FORMAT,
@@ -249,36 +267,28 @@ pub(crate) fn take(bench: &Bench<'_>, sizes: &Sizes) -> Result<Report> {
         scenario: None,
         rows: Vec::new(),
         series: table.series,
+        failed: table.failed,
         others_cores: Spread::of(&table.others).unwrap_or(Spread { min: 0.0, median: 0.0, max: 0.0 }),
     })
 }
 
-fn ledger(bench: &Bench<'_>, sizes: &Sizes, table: &mut Table) -> Result<()> {
-    for _ in 0..sizes.runs {
-        for accounts in &sizes.accounts {
-            let job = Job {
-                kind: Kind::Ledger,
-                work: Work::Transfers,
-                callers: 8,
-                batch: 1_000,
-                accounts: *accounts,
-                warm_up_s: sizes.warm_up,
-                seconds: sizes.seconds,
-                plan: None,
-                dir: PathBuf::new(),
-            };
-            let state = *accounts as u64;
-            let turn = bench.run(&job, false)?;
-            ensure!(
-                turn.read_back.is_whole(),
-                "{accounts} accounts: not read back whole: {:?}",
-                turn.read_back
-            );
-            table.others.push(turn.others);
-            table.put(state, "ledger transfers", turn.done.measured.per_second);
-            table.take(state, &Task::Accounts(*accounts))?;
-        }
-    }
+/// Durable transfers with so many accounts, as the scenario `ledger` takes them.
+fn ledger(bench: &Bench<'_>, sizes: &Sizes, accounts: usize, table: &mut Table) -> Result<()> {
+    let job = Job {
+        kind: Kind::Ledger,
+        work: Work::Transfers,
+        callers: 8,
+        batch: BATCH,
+        accounts,
+        warm_up_s: sizes.warm_up,
+        seconds: sizes.seconds,
+        plan: None,
+        dir: PathBuf::new(),
+    };
+    let turn = bench.run(&job, false)?;
+    ensure!(turn.read_back.is_whole(), "{accounts} accounts: not read back whole: {:?}", turn.read_back);
+    table.others.push(turn.others);
+    table.put(accounts as u64, "ledger transfers", turn.done.measured.per_second);
     Ok(())
 }
 
@@ -351,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_figure_that_gets_slower_with_the_state_shows_in_its_exponent() {
-        let mut table = Table { series: Vec::new(), others: Vec::new() };
+        let mut table = Table::default();
         for (events, rate) in [(100_000, 900.0), (1_000_000, 90.0), (10_000_000, 9.0)] {
             table.put(events, "replay", rate);
         }

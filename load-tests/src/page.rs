@@ -10,7 +10,7 @@ use crate::goals::{Goal, Outcome};
 use crate::plot::{Bar, bars};
 use crate::print::spread;
 use crate::report::{Report, Row, Series};
-use crate::spread::{Spread, number};
+use crate::spread::{Spread, count, number};
 
 /// From the checkout's root.
 pub(crate) const PAGE: &str = "docs/reference/performance.md";
@@ -109,6 +109,9 @@ impl Book {
         if !report.series.is_empty() {
             self.series(&report.series);
         }
+        for why in &report.failed {
+            self.line(format!("\nNot measured: {why}"));
+        }
     }
 
     fn load(&mut self, plot: &str, unit: &str, rows: &[&Row]) {
@@ -188,7 +191,7 @@ impl Book {
                 let state = if series.of == "server" {
                     String::new()
                 } else {
-                    format!("{} {}", number(point.state as f64), series.of)
+                    format!("{} {}", count(point.state), series.of)
                 };
                 self.line(format!("| {name} | {state} | {found} {} | {exponent} | {note} |", series.unit));
             }
@@ -205,8 +208,8 @@ fn row_of(row: &Row, ours: &[f64]) -> String {
     };
     let back = match &row.read_back {
         back if !back.keeps => "keeps nothing".to_owned(),
-        back if back.is_whole() => format!("all of {}", number(back.acknowledged as f64)),
-        back => format!("**{} of {}**", number(back.found as f64), number(back.acknowledged as f64)),
+        back if back.is_whole() => format!("all of {}", count(back.acknowledged)),
+        back => format!("**{} of {}**", count(back.found), count(back.acknowledged)),
     };
     let mut line = String::new();
     // Writing to a string never fails.
@@ -247,7 +250,51 @@ mod tests {
     }
 
     #[test]
-    fn without_results_the_page_says_so_and_every_goal_is_open_with_other_results() {
+    fn without_results_the_page_says_so() {
         assert!(book(&[], &[]).page.ends_with("Nothing has been measured yet.\n"));
+    }
+
+    #[test]
+    fn a_row_shows_its_ratio_its_syncs_and_what_was_lost() {
+        let waits = serde_json::json!({
+            "p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": 3.25, "p999_ms": 4.0, "max_ms": 5.0
+        });
+        let run =
+            |rate: f64| serde_json::json!({ "per_second": rate, "batches": 9, "unsent": 0, "waits": waits });
+        let row = |subject: &str, rate: f64, found: u64| {
+            serde_json::json!({
+                "load": { "callers": 16, "batch": 64 }, "subject": subject, "settings": { "fsync": "on" },
+                "closed": [run(rate), run(rate), run(rate)],
+                "open": { "offered": 70.0, "runs": [run(70.0)] },
+                "syncs": { "fsync": 1, "fdatasync": 0, "others": 0, "batches": 4, "per_batch": 0.25 },
+                "read_back": {
+                    "acknowledged": 100, "found": found, "overwritten": 0, "foreign": 0, "keeps": true
+                },
+            })
+        };
+        let series = serde_json::json!({
+            "figure": "replay", "unit": "events/s", "of": "events", "means": "rate",
+            "points": [{ "state": 10, "values": [4.0] }, { "state": 1000, "values": [2.0] }],
+        });
+        let report = serde_json::json!({
+            "format": 1, "name": "events", "date": "2026-01-01", "commit": "abc", "profile": "dist",
+            "machine": { "cores": "2" }, "rows": [row("events", 100.0, 100), row("redis", 40.0, 99)],
+            "series": [series], "others_cores": { "min": 0.0, "median": 0.5, "max": 1.0 },
+        });
+        let report: Report = serde_json::from_value(report).expect("a report");
+        let book = book(&[], std::slice::from_ref(&report));
+        for said in [
+            "| our log, in process | 100, 100, 100 | 1.00, 1.00, 1.00 | 1.00 | 3.25 | 0.250 | all of 100 |",
+            "| Redis stream, a connection a writer | 40.0, 40.0, 40.0 | 2.50, 2.50, 2.50 |",
+            "**99 of 100**",
+            "| replay | 10 events | 4.00, 4.00, 4.00 events/s | 0.15 |",
+            "used meanwhile: 0.00, 0.50, 1.00",
+            "- our log, in process: fsync = on",
+            "![16 × 64:  a second](performance/events-1.svg)",
+        ] {
+            assert!(book.page.contains(said), "{said:?} is not in {}", book.page);
+        }
+        assert_eq!(book.plots.keys().collect::<Vec<_>>(), ["events-1.svg"]);
+        assert!(report.faults()[0].contains("100 acknowledged, 99 found"), "{:?}", report.faults());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::goals::{Goal, Outcome};
 use crate::report::{Report, Row, Series};
-use crate::spread::{Spread, number};
+use crate::spread::{Spread, count, number};
 
 /// A report's tables.
 pub(crate) fn report(report: &Report) {
@@ -65,12 +65,7 @@ fn print_series(series: &Series) {
     let exponent = series.exponent().map_or_else(String::new, |e| format!(", exponent of the cost {e:.2}"));
     println!("\n{} ({}){exponent}", series.figure, series.unit);
     for point in &series.points {
-        println!(
-            "  {:>14} {:<10} {}",
-            number(point.state as f64),
-            series.of,
-            spread(Spread::of(&point.values))
-        );
+        println!("  {:>14} {:<10} {}", count(point.state), series.of, spread(Spread::of(&point.values)));
     }
     if !series.note.is_empty() {
         println!("  {}", series.note);

@@ -33,6 +33,9 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) series: Vec<Series>,
+    /// What could not be measured of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) failed: Vec<String>,
     /// Cores that other processes used meanwhile.
     pub(crate) others_cores: Spread,
 }
@@ -160,7 +163,8 @@ impl Report {
             let failed = row.failed.as_ref().map(|why| format!("{who}: {why}"));
             lost.into_iter().chain(failed)
         };
-        self.rows.iter().flat_map(told).collect()
+        let failed = self.failed.iter().map(|why| format!("{}: {why}", self.name));
+        self.rows.iter().flat_map(told).chain(failed).collect()
     }
 
     /// Keeps it. Back: where.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::subject::Kind;
@@ -136,15 +136,13 @@ impl Scenario {
         }
         for load in &scenario.loads {
             ensure!(load.callers > 0 && load.batch > 0, wrong("`callers` and `batch` are at least 1"));
-            let one_rate = |open: &Open| open.per_second.is_some() != open.of_ceiling.is_some();
-            ensure!(
-                load.open.as_ref().is_none_or(one_rate),
-                wrong("an open load has either `per_second` or `of_ceiling`")
-            );
-            ensure!(
-                load.open.as_ref().is_none_or(|open| open.in_flight > 0),
-                wrong("`in_flight` is at least 1")
-            );
+            let Some(open) = &load.open else { continue };
+            let rate = match (open.per_second, open.of_ceiling) {
+                (Some(rate), None) | (None, Some(rate)) => rate,
+                _ => bail!(wrong("an open load has either `per_second` or `of_ceiling`")),
+            };
+            ensure!(rate > 0.0, wrong("`per_second` or `of_ceiling` is more than 0"));
+            ensure!(open.in_flight > 0, wrong("`in_flight` is at least 1"));
         }
         Ok(scenario)
     }
@@ -215,6 +213,7 @@ open = { of_ceiling = 0.7, in_flight = 64 }
             ("name = \"events\"", "name = \"other\"", "`name` is the file's name"),
             ("seconds = 1", "secs = 1", "unknown field `secs`"),
             ("of_ceiling = 0.7", "of_ceiling = 0.7, per_second = 9.0", "either `per_second` or `of_ceiling`"),
+            ("of_ceiling = 0.7", "of_ceiling = 0.0", "`of_ceiling` is more than 0"),
             ("\"redis\"", "\"echo\"", "echo does not do events"),
             ("callers = 16", "callers = 0", "`callers` and `batch`"),
         ] {

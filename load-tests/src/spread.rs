@@ -43,21 +43,25 @@ pub(crate) fn exponent(points: &[(f64, f64)]) -> Option<f64> {
 
 /// A number as people read it: three digits that count, thousands apart.
 pub(crate) fn number(value: f64) -> String {
-    if value.abs() < 9.995 {
-        return format!("{value:.2}");
+    match value.abs() {
+        size if size < 9.995 => format!("{value:.2}"),
+        size if size < 99.95 => format!("{value:.1}"),
+        size if value < 0.0 => format!("-{}", count(size.round() as u64)),
+        size => count(size.round() as u64),
     }
-    if value.abs() < 99.95 {
-        return format!("{value:.1}");
-    }
-    let digits = format!("{:.0}", value.abs());
+}
+
+/// A count with its thousands apart.
+pub(crate) fn count(value: u64) -> String {
+    let digits = value.to_string();
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
     }
-    if value < 0.0 { format!("-{out}") } else { out }
+    out
 }
 
 #[cfg(test)]

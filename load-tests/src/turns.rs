@@ -4,7 +4,7 @@ use std::io::{BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
 use crate::job::{Done, END, GO, Job, ReadBack, Ready, answer};
@@ -100,6 +100,7 @@ impl Bench<'_> {
             scenario: Some(scenario.clone()),
             rows,
             series: Vec::new(),
+            failed: Vec::new(),
             others_cores: Spread::of(&others).unwrap_or(Spread { min: 0.0, median: 0.0, max: 0.0 }),
         })
     }
@@ -160,6 +161,8 @@ impl Bench<'_> {
             Some(found) => found.offered,
             None => open.per_second.unwrap_or_else(|| open.of_ceiling.unwrap_or(1.0) * ceiling),
         };
+        let seconds = scenario.seconds;
+        ensure!(offered > 0.0, "nothing was answered within {seconds} s of the closed loop: run it longer");
         let steps = if turn == 1 && open.p99_ms.is_some() { STEPS } else { 1 };
         for step in 1..=steps {
             let batch = row.load.batch;

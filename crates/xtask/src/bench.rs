@@ -29,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long)]
     list: bool,
     /// Every subject for a moment, in the quick profile, no result kept
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["runs", "seconds"])]
     smoke: bool,
     /// Measure nothing, only write the page anew from the results that there are
     #[arg(long)]
@@ -46,9 +46,9 @@ pub(crate) struct Args {
     /// Leave what the runs wrote, for a look at it
     #[arg(long)]
     keep: bool,
-    /// The profile to build in: `dist` is that of figures, `release` builds faster
-    #[arg(long, default_value = "dist")]
-    profile: String,
+    /// The profile to build in: `dist` for figures, else `release`, which builds faster
+    #[arg(long)]
+    profile: Option<String>,
 }
 
 const NATS: Tool =
@@ -60,8 +60,9 @@ const DEBIAN: [(&str, &str); 3] =
 /// Takes them.
 pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
     let root = &house.root;
-    let profile = if args.smoke || args.list || args.page { "release" } else { &args.profile };
     let only_looks = args.list || args.page;
+    let usual = if args.smoke || only_looks { "release" } else { "dist" };
+    let profile = args.profile.as_deref().unwrap_or(usual);
     let grows = args.names.is_empty() || args.names.iter().any(|name| name == "growth");
     // Growth looks at how the server idles. One call for both: their crates are built once.
     let packages: &[&str] = if grows && !only_looks { &[DRIVER, "holmes"] } else { &[DRIVER] };
@@ -83,11 +84,12 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
     }
     bench.args(args.dir.as_ref().map(|dir| format!("--dir={}", dir.display())));
     bench.args(args.keep.then_some("--keep"));
-    sh::run_through(&mut bench)?;
-    if args.smoke {
-        return Ok(());
+    let ran = sh::run_through(&mut bench);
+    if !args.smoke {
+        // Also of a run with a fault: the page shows it.
+        sh::run_through(Command::new(&driver).current_dir(root).arg("page"))?;
     }
-    sh::run_through(Command::new(&driver).current_dir(root).arg("page"))
+    ran
 }
 
 /// The package that takes the figures.

@@ -1,6 +1,7 @@
 //! A ledger's log of so many transfers: written through the driver on a clock that is moved by hand, replayed, and started
 //! from as a server does.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,10 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use holmes_kernel::ports::Journal as _;
-use holmes_kernel::{Call, Handle as _, Id, Principal, PrincipalKind, ServiceId, Time};
-use holmes_ledger::command::{OpenAccount, Via};
-use holmes_ledger::{Command, Ledger, Reply, system_account};
-use holmes_proto::ledger::v1::TransferCode;
+use holmes_kernel::{Handle as _, Id, Time};
+use holmes_ledger::{Ledger, system_account};
 use holmes_runtime::driver::{Running, Settings, start};
 use holmes_runtime::recover::{Extent, recover, write_snapshot};
 use holmes_runtime::{Clock, MachineHandle};
@@ -19,14 +18,12 @@ use holmes_store::Journal;
 
 use super::{Found, own_bytes};
 use crate::ids::Ids;
-use crate::subject::ledger::{LOG, first_frame, opened, single};
+use crate::subject::ledger::{LOG, MARKET, asker, first_frame, open, opened, pay, single};
 use crate::subject::pair;
 
 const ACCOUNTS: usize = 10_000;
 /// Callers at a time; together they fill the frames.
 const CALLERS: u64 = 2_048;
-/// Services in whose names is asked: the request window keeps 2 million ids of each.
-const NAMES: u64 = 9;
 
 /// Writes it, so many transfers a command.
 pub(super) async fn write(dir: &Path, transfers: u64, batch: usize, hours: u64) -> Result<Found> {
@@ -65,7 +62,7 @@ async fn fill(
     let mut callers = tokio::task::JoinSet::new();
     for caller in 0..CALLERS.div_ceil(batch as u64).max(8) {
         let (ledger, clock, accounts, left) = (ledger.clone(), clock.clone(), accounts.clone(), left.clone());
-        let by = Principal::service(ServiceId(2 + (caller % NAMES) as u16));
+        let by = asker(caller);
         callers.spawn(async move {
             let mut ids = Ids::new(caller as usize); // of another hour than those of the fill before
             let one = |id: Id| {
@@ -88,23 +85,16 @@ async fn fill(
 }
 
 async fn funded(ledger: &MachineHandle<Ledger>, clock: &Clock) -> Result<Vec<Id>> {
-    let market = Principal::service(ServiceId(5));
     let mut ids = Ids::new(usize::from(u16::MAX));
     let mut accounts = Vec::new();
     let mut opening = tokio::task::JoinSet::new();
     for _ in 0..ACCOUNTS {
         let [account, request] = ids.at(clock.now());
         accounts.push(account);
-        // A party's: any service may pay into it.
-        let owner = Principal::new(PrincipalKind::Account, account);
-        let (name, via) = (String::new(), Via::Call);
-        let open = OpenAccount { account, asset: 1, owner, name, history: false, via };
         let ledger = ledger.clone();
-        opening.spawn(async move {
-            ledger.submit(Call::request(market, request), Command::OpenAccount(open)).await
-        });
+        opening.spawn(async move { open(&ledger, account, request).await });
         if opening.len() > 1_000 {
-            drop(opening.join_next().await.transpose()?.transpose()?);
+            opening.join_next().await.transpose()?.transpose()?;
         }
     }
     while let Some(opened) = opening.join_next().await {
@@ -118,23 +108,9 @@ async fn funded(ledger: &MachineHandle<Ledger>, clock: &Clock) -> Result<Vec<Id>
         };
         let grants = some.iter().map(&mut grant).collect();
         let [request] = ids.at(clock.now());
-        pay(ledger, market, request, grants).await?;
+        pay(ledger, MARKET, request, grants).await?;
     }
     Ok(accounts)
-}
-
-async fn pay(
-    ledger: &MachineHandle<Ledger>,
-    by: Principal,
-    request: Id,
-    transfers: Vec<holmes_ledger::command::Transfer>,
-) -> Result<()> {
-    let command = Command::CreateTransfers { via: Via::Call, transfers };
-    let answer = ledger.submit(Call::request(by, request), command).await?.value;
-    let Reply::Transfers(results) = answer else { anyhow::bail!("a batch has results") };
-    let failed = results.iter().find(|result| result.code != TransferCode::Ok);
-    ensure!(failed.is_none(), "a transfer failed: {failed:?}");
-    Ok(())
 }
 
 fn bytes_in(dir: &Path) -> Result<u64> {
@@ -142,7 +118,8 @@ fn bytes_in(dir: &Path) -> Result<u64> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let facts = entry.metadata()?;
-        bytes += if facts.is_dir() { bytes_in(&entry.path())? } else { facts.len() };
+        // What is allocated: the engine makes its files longer than what it has written.
+        bytes += if facts.is_dir() { bytes_in(&entry.path())? } else { facts.blocks() * 512 };
     }
     Ok(bytes)
 }

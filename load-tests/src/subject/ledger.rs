@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use holmes_kernel::ports::Journal as _;
 use holmes_kernel::{
-    Amount, Call, Frame, Handle as _, Id, LogId, Opened, Principal, Replica, ServiceId, Time,
+    Amount, Call, Frame, Handle as _, Id, LogId, Opened, Principal, PrincipalKind, Replica, ServiceId, Time,
 };
 use holmes_ledger::command::{Kind, Move, OpenAccount, Transfer, Via};
 use holmes_ledger::{Command, Ledger, Reply, params, rows, system_account};
@@ -24,10 +24,12 @@ use prost::Message as _;
 use super::events::our_settings;
 use super::{Doing, Kept, Start, Subject, pair};
 
-/// The service in whose name everything is asked.
+/// The service in whose name accounts are opened, and everything over gRPC is asked.
 pub(crate) const MARKET: Principal = Principal::service(ServiceId(5));
 /// The ledger's log.
 pub(crate) const LOG: LogId = LogId::new(1, ServiceId(1));
+/// Services in whose names transfers are asked, by turns: the window keeps 2 million requests of each.
+const NAMES: u64 = 9;
 /// What each account has at the beginning.
 const GRANT: u64 = 1_000_000_000;
 
@@ -56,12 +58,12 @@ impl Bed {
     }
 
     /// Carries the transfers of these ids out.
-    pub(crate) async fn transfer(&self, ids: &[Id]) -> Result<()> {
+    pub(crate) async fn transfer(&self, caller: usize, ids: &[Id]) -> Result<()> {
         let one = |id: &Id| {
             let (debit, credit) = pair(*id, self.accounts.len());
             single(*id, self.accounts[debit], self.accounts[credit], 1)
         };
-        transfer(&self.ledger, fresh_id(), ids.iter().map(one).collect()).await
+        pay(&self.ledger, asker(caller as u64), fresh_id(), ids.iter().map(one).collect()).await
     }
 
     /// Everything durable, everything closed. Back: where the log lies.
@@ -124,14 +126,12 @@ async fn funded(ledger: &MachineHandle<Ledger>, accounts: usize) -> Result<(Vec<
 
 async fn open_and_fund(ledger: MachineHandle<Ledger>, accounts: Vec<Id>) -> Result<Vec<Id>> {
     for account in &accounts {
-        let (name, via) = (String::new(), Via::Call);
-        let open = OpenAccount { account: *account, asset: 1, owner: MARKET, name, history: false, via };
-        ledger.submit(Call::request(MARKET, fresh_id()), Command::OpenAccount(open)).await?;
+        open(&ledger, *account, fresh_id()).await?;
     }
     let genesis = system_account("genesis/HOL");
     let grants: Vec<Transfer> = accounts.iter().map(|to| single(fresh_id(), genesis, *to, GRANT)).collect();
     let ids = grants.iter().map(|grant| grant.id).collect();
-    transfer(&ledger, fresh_id(), grants).await?;
+    pay(&ledger, MARKET, fresh_id(), grants).await?;
     Ok(ids)
 }
 
@@ -142,16 +142,33 @@ pub(crate) fn single(id: Id, debit: Id, credit: Id, units: u64) -> Transfer {
     Transfer { id, linked: false, tag: 0, kind }
 }
 
+/// The service that a caller asks as.
+pub(crate) fn asker(caller: u64) -> Principal {
+    Principal::service(ServiceId(2 + (caller % NAMES) as u16))
+}
+
+/// Opens an account of a party's own: any service may pay out of it and into it.
+pub(crate) async fn open(ledger: &MachineHandle<Ledger>, account: Id, request: Id) -> Result<()> {
+    let owner = Principal::new(PrincipalKind::Account, account);
+    let (name, via) = (String::new(), Via::Call);
+    let open = OpenAccount { account, asset: 1, owner, name, history: false, via };
+    ledger.submit(Call::request(MARKET, request), Command::OpenAccount(open)).await?;
+    Ok(())
+}
+
 /// Carries transfers out; every one must succeed.
-async fn transfer(ledger: &MachineHandle<Ledger>, request: Id, transfers: Vec<Transfer>) -> Result<()> {
+pub(crate) async fn pay(
+    ledger: &MachineHandle<Ledger>,
+    by: Principal,
+    request: Id,
+    transfers: Vec<Transfer>,
+) -> Result<()> {
     let command = Command::CreateTransfers { via: Via::Call, transfers };
-    match ledger.submit(Call::request(MARKET, request), command).await?.value {
-        Reply::Transfers(results) => match results.iter().find(|result| result.code != TransferCode::Ok) {
-            None => Ok(()),
-            Some(failed) => bail!("a transfer failed: {:?}", failed.code),
-        },
-        Reply::Done | Reply::Recorded { .. } => bail!("a batch has results"),
-    }
+    let answer = ledger.submit(Call::request(by, request), command).await?.value;
+    let Reply::Transfers(results) = answer else { bail!("a batch has results") };
+    let failed = results.iter().find(|result| result.code != TransferCode::Ok);
+    ensure!(failed.is_none(), "a transfer failed: {failed:?}");
+    Ok(())
 }
 
 fn transfers_of(frame: &Frame, ids: &mut Vec<Id>) -> Result<()> {
@@ -180,8 +197,8 @@ impl Subject for InProcess {
         our_settings()
     }
 
-    fn batch<'a>(&'a self, _: usize, ids: &'a [Id]) -> Doing<'a, ()> {
-        Box::pin(self.0.transfer(ids))
+    fn batch<'a>(&'a self, caller: usize, ids: &'a [Id]) -> Doing<'a, ()> {
+        Box::pin(self.0.transfer(caller, ids))
     }
 
     fn read_back(self: Arc<Self>) -> Doing<'static, Kept> {
