@@ -16,7 +16,6 @@ use crate::machine::{Ctx, Event, Machine, Meta, Refusal, Rejection};
 use crate::replica::{Replica, SCHEMA};
 use crate::ways::Number;
 use crate::weak::{Guard, is_off};
-use crate::window::NotTaken;
 
 mod entries;
 mod inout;
@@ -136,9 +135,7 @@ impl<M: Machine> Shard<M> {
             return self.refuse(ticket, id_reused(request_id), out);
         }
         let moment = self.moment(now);
-        if let Err(why) = self.replica.ways.window.admits(&principal, request_id, moment)
-            && !(is_off(Guard::Age) && why == NotTaken::Expired)
-        {
+        if let Err(why) = self.replica.ways.window.admits(&principal, request_id, moment) {
             return self.refuse(ticket, not_taken(why, request_id), out);
         }
         if self.poison.contains(&digest) {

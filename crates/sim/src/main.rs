@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use holmes_kernel::weak::{Guard, WEAKENED};
 use holmes_sim::deed::{Deed, day};
-use holmes_sim::{Outcome, case, run, shrink};
+use holmes_sim::{Outcome, case, guards, run, shrink};
 
 /// Plays bad days on virtual time, each from a seed, and holds everything that must be after every deed.
 ///
@@ -85,8 +85,8 @@ fn play(args: &Args) -> Result<bool> {
 }
 
 fn guard(word: &str) -> Result<Guard> {
-    let Some((_, guard)) = Guard::ALL.into_iter().find(|(name, _)| *name == word) else {
-        let known: Vec<_> = Guard::ALL.iter().map(|(name, _)| *name).collect();
+    let Some((_, guard)) = guards::ALL.into_iter().find(|(name, _)| *name == word) else {
+        let known: Vec<_> = guards::ALL.iter().map(|(name, _)| *name).collect();
         bail!("there is no guard {word:?}: take one of {}", known.join(", "));
     };
     if !WEAKENED {

@@ -3,7 +3,7 @@
 
 use holmes_kernel::weak::{Guard, switch_off};
 use holmes_sim::deed::day;
-use holmes_sim::{case, run};
+use holmes_sim::{case, guards, run};
 
 /// How many days may pass before a guard that is off is missed.
 const SEEDS: u64 = 60;
@@ -32,7 +32,7 @@ fn is_missed(guard: Guard, reasons: &[&str]) {
 
 #[test]
 fn the_kept_day_of_each_guard_goes_wrong_without_it_alone() {
-    for (name, guard) in Guard::ALL {
+    for (name, guard) in guards::ALL {
         let kept = case::read(&case::dir().join(format!("without-{name}.json")));
         let kept = kept.expect("`cargo xtask sim --without GUARD` keeps one where there is none");
         switch_off(Some(guard));
