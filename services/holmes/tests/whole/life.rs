@@ -17,7 +17,7 @@ use holmes_proto::staking::v1::NodeState;
 use holmes_staking::command::Command as Stake;
 
 use holmes_sim::world::{
-    BANK, COIN, DOLLAR, EPOCH_S, HOL, MODEL, STAFF, USD, World, account, log, node, opened, party, public,
+    BANK, COIN, DOLLAR, EPOCH_S, HOL, MODEL, STAFF, USD, World, account, node, party, public,
 };
 
 /// A session without calls or leases closes then.
