@@ -153,14 +153,14 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
                             "\rseed {seed} went WRONG after {} deeds: {}",
                             failure.deeds, failure.wrong[0]
                         );
-                        failed.lock().unwrap().insert(seed, failure);
+                        failed.lock().expect("no worker panics").insert(seed, failure);
                     }
                 }
             });
         }
         tell_progress(args.seeds, &played, began);
     });
-    let failed = failed.into_inner().unwrap();
+    let failed = failed.into_inner().expect("no worker panics");
     switch_off(guard);
     for seed in failed.keys().take(if args.no_shrink { 0 } else { most_kept(args) }) {
         keep(args, *seed)?;
