@@ -16,7 +16,6 @@ use crate::machine::{Ctx, Event, Machine, Meta, Refusal, Rejection};
 use crate::replica::{Replica, SCHEMA};
 use crate::ways::Number;
 use crate::weak::{Guard, is_off};
-use crate::window::NotTaken;
 
 mod entries;
 mod inout;
@@ -136,9 +135,7 @@ impl<M: Machine> Shard<M> {
             return self.refuse(ticket, id_reused(request_id), out);
         }
         let moment = self.moment(now);
-        if let Err(why) = self.replica.ways.window.admits(&principal, request_id, moment)
-            && !(is_off(Guard::Age) && why == NotTaken::Expired)
-        {
+        if let Err(why) = self.replica.ways.window.admits(&principal, request_id, moment) {
             return self.refuse(ticket, not_taken(why, request_id), out);
         }
         if self.poison.contains(&digest) {
@@ -194,7 +191,7 @@ impl<M: Machine> Shard<M> {
     fn delivery(&mut self, now: Time, delivery: Delivery<M::Command>, out: &mut Vec<Output<M>>) {
         let Delivery { ticket, source, from, to, ts, principal, traceparent, command } = delivery;
         let position = self.replica.ways.position(source);
-        if !(from <= position.seq && position.seq < to.seq) && !is_off(Guard::Inbox) {
+        if !(is_off(Guard::Inbox) || from <= position.seq && position.seq < to.seq) {
             return out.push(Output::Delivered { ticket, position });
         }
         if self.moment(now) <= ts && ts < now && self.ready.is_empty() {

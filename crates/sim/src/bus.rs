@@ -21,7 +21,9 @@ pub enum Trouble {
 
 /// Every line with trouble: reader, source.
 #[derive(Clone, Debug, Default)]
-pub struct Lines(Arc<Mutex<BTreeMap<(ServiceId, ServiceId), Vec<Trouble>>>>);
+pub struct Lines(Arc<Mutex<Troubles>>);
+
+type Troubles = BTreeMap<(ServiceId, ServiceId), Vec<Trouble>>;
 
 impl Lines {
     /// Something becomes of a line; what was to come of it before comes after.
@@ -34,7 +36,7 @@ impl Lines {
         self.lock().clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(ServiceId, ServiceId), Vec<Trouble>>> {
+    fn lock(&self) -> MutexGuard<'_, Troubles> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -116,45 +116,58 @@ pub const SERVICES: [u16; 7] = [1, 2, 3, 4, 5, 6, 7];
 /// How much of what a day brings: some days have only few kinds of trouble, and more of it.
 struct Mood {
     rng: fastrand::Rng,
-    faults: Vec<(u32, fn(&mut fastrand::Rng) -> Deed)>,
+    faults: Vec<(u32, Fault)>,
     fault_share: u32,
+    /// What follows from what was drawn last, the next one at the end.
+    follows: Vec<Deed>,
 }
+
+/// Draws a fault: its deeds, in order.
+type Fault = fn(&mut fastrand::Rng) -> Vec<Deed>;
 
 /// The day of a seed.
 pub fn day(seed: u64, steps: usize) -> Vec<Deed> {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let kinds: [(u32, fn(&mut fastrand::Rng) -> Deed); 11] = [
+    let kinds: [(u32, Fault); 12] = [
         (6, append),
-        (3, |_| Deed::Arrive),
-        (2, |rng| Deed::Claim { service: service(rng) }),
-        (1, |rng| Deed::Unreadable { service: service(rng), times: rng.u32(1..3) }),
-        (2, |rng| Deed::Snapshot { service: service(rng), rots: rng.u8(..) < 64 }),
-        (5, |rng| Deed::Restart { service: service(rng), snapshots: rng.bool() }),
-        (1, |rng| Deed::RestartAll { snapshots: rng.bool() }),
+        (3, |_| vec![Deed::Arrive]),
+        (2, deposed),
+        (2, |rng| vec![Deed::Claim { service: service(rng) }]),
+        (1, |rng| vec![Deed::Unreadable { service: service(rng), times: rng.u32(1..3) }]),
+        (2, |rng| vec![Deed::Snapshot { service: service(rng), rots: rng.u8(..) < 64 }]),
+        (5, |rng| vec![Deed::Restart { service: service(rng), snapshots: rng.bool() }]),
+        (1, |rng| vec![Deed::RestartAll { snapshots: rng.bool() }]),
         (8, line),
-        (1, |rng| Deed::Tamper { service: service(rng), at: rng.usize(..1_000) }),
-        (1, |_| Deed::Forge),
+        (1, |rng| vec![Deed::Tamper { service: service(rng), at: rng.usize(..1_000) }]),
+        (1, |_| vec![Deed::Forge]),
         (1, leap),
     ];
     let faults = kinds.into_iter().filter(|_| rng.u8(..) < 160).collect();
     let fault_share = rng.u32(0..40);
-    let mut mood = Mood { rng, faults, fault_share };
+    let mut mood = Mood { rng, faults, fault_share, follows: Vec::new() };
     (0..steps).map(|_| mood.deed()).collect()
 }
 
 impl Mood {
     fn deed(&mut self) -> Deed {
+        if let Some(next) = self.follows.pop() {
+            return next;
+        }
         let total: u32 = self.faults.iter().map(|(weight, _)| weight).sum();
         if total > 0 && self.rng.u32(0..100) < self.fault_share {
             let mut at = self.rng.u32(0..total);
             for (weight, fault) in &self.faults {
                 match at.checked_sub(*weight) {
                     Some(rest) => at = rest,
-                    None => return fault(&mut self.rng),
+                    None => {
+                        self.follows = fault(&mut self.rng);
+                        self.follows.reverse();
+                        break;
+                    }
                 }
             }
         }
-        asked(&mut self.rng)
+        self.follows.pop().unwrap_or_else(|| asked(&mut self.rng))
     }
 }
 
@@ -162,26 +175,38 @@ fn service(rng: &mut fastrand::Rng) -> u16 {
     SERVICES[rng.usize(..SERVICES.len())]
 }
 
-fn append(rng: &mut fastrand::Rng) -> Deed {
+/// An owner loses its log while an append is under way, which arrives when the next one has taken it up.
+fn deposed(rng: &mut fastrand::Rng) -> Vec<Deed> {
+    let (service, ask) = match rng.u8(0..3) {
+        0 => (1, Deed::Submit { to: party(rng), units: 1 + rng.u64(..1_000), ahead: false }),
+        1 => (2, Deed::Account { kind: 0, at: 0 }),
+        _ => (5, Deed::Open { n: 4, token: rng.bool(), budget: 100_000 }),
+    };
+    let late = Deed::Append { service, append: Append::Late, times: 3 };
+    vec![late, ask, Deed::Restart { service, snapshots: rng.bool() }, Deed::Arrive]
+}
+
+fn append(rng: &mut fastrand::Rng) -> Vec<Deed> {
     use Append::*;
     let kinds = [LostBefore, LostBefore, LostAfter, LostAfter, Late, Late, FailsBefore, FailsAfter, Full];
     let append = kinds[rng.usize(..kinds.len())];
-    Deed::Append { service: service(rng), append, times: if rng.bool() { 1 } else { rng.u32(1..6) } }
+    let times = if rng.bool() { 1 } else { rng.u32(1..6) };
+    vec![Deed::Append { service: service(rng), append, times }]
 }
 
-fn line(rng: &mut fastrand::Rng) -> Deed {
+fn line(rng: &mut fastrand::Rng) -> Vec<Deed> {
     let trouble = match rng.u8(0..4) {
         0 => Trouble::Silent(rng.u32(1..40)),
         1 => Trouble::Slow(rng.u32(1..20)),
         _ => Trouble::Again(rng.u64(1..60)),
     };
-    Deed::Line { reader: service(rng), source: service(rng), trouble }
+    vec![Deed::Line { reader: service(rng), source: service(rng), trouble }]
 }
 
 /// Mostly seconds; now and then beyond the hour for which requests are known.
-fn leap(rng: &mut fastrand::Rng) -> Deed {
+fn leap(rng: &mut fastrand::Rng) -> Vec<Deed> {
     let ms = if rng.u8(..) < 40 { rng.u64(3_700_000..4_000_000) } else { rng.u64(1..200_000) };
-    Deed::Leap { ms }
+    vec![Deed::Leap { ms }]
 }
 
 fn party(rng: &mut fastrand::Rng) -> u8 {

@@ -15,6 +15,7 @@ pub mod bus;
 pub mod case;
 pub mod client;
 pub mod deed;
+pub mod guards;
 pub mod journal;
 pub mod play;
 mod rules;

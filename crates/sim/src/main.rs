@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use holmes_kernel::weak::{Guard, WEAKENED};
 use holmes_sim::deed::{Deed, day};
-use holmes_sim::{Outcome, case, run, shrink};
+use holmes_sim::{Outcome, case, guards, run, shrink};
 
 /// Plays bad days on virtual time, each from a seed, and holds everything that must be after every deed.
 ///
@@ -85,8 +85,8 @@ fn play(args: &Args) -> Result<bool> {
 }
 
 fn guard(word: &str) -> Result<Guard> {
-    let Some((_, guard)) = Guard::ALL.into_iter().find(|(name, _)| *name == word) else {
-        let known: Vec<_> = Guard::ALL.iter().map(|(name, _)| *name).collect();
+    let Some((_, guard)) = guards::ALL.into_iter().find(|(name, _)| *name == word) else {
+        let known: Vec<_> = guards::ALL.iter().map(|(name, _)| *name).collect();
         bail!("there is no guard {word:?}: take one of {}", known.join(", "));
     };
     if !WEAKENED {
@@ -153,14 +153,14 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
                             "\rseed {seed} went WRONG after {} deeds: {}",
                             failure.deeds, failure.wrong[0]
                         );
-                        failed.lock().unwrap().insert(seed, failure);
+                        failed.lock().expect("no worker panics").insert(seed, failure);
                     }
                 }
             });
         }
         tell_progress(args.seeds, &played, began);
     });
-    let failed = failed.into_inner().unwrap();
+    let failed = failed.into_inner().expect("no worker panics");
     switch_off(guard);
     for seed in failed.keys().take(if args.no_shrink { 0 } else { most_kept(args) }) {
         keep(args, *seed)?;

@@ -149,7 +149,7 @@ impl Watch {
             Err(why) => return self.wrong.push(format!("a frame of {log} cannot be read: {why}")),
         };
         for (first, entry) in entries {
-            self.came::<E>(log, first, &entry);
+            self.came(log, first, &entry);
             for (seq, bytes) in (first..).zip(&entry.events) {
                 let Ok(event) = E::decode(bytes.clone()) else {
                     self.wrong.push(format!("the event at {seq} of {log} cannot be read"));
@@ -172,7 +172,7 @@ impl Watch {
     }
 
     /// Nothing comes in twice, by whatever way.
-    fn came<E: Event>(&mut self, log: LogId, first: u64, entry: &Entry) {
+    fn came(&mut self, log: LogId, first: u64, entry: &Entry) {
         let (service, who) = (log.svc, entry.asked_by());
         let (way, digest) = match &entry.origin {
             Some(Origin::Request(request)) => (Number::Id(request.id().unwrap_or_default()), &request.digest),

@@ -1,24 +1,19 @@
 //! Ledger, treasury, staking, scheduling, market and emission as they are, on virtual time, with epochs of 45 seconds.
 //! A gateway is played by the test, as are renters, owners and their nodes.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use ed25519_dalek::{Signer as _, SigningKey};
 use holmes_accounts::Accounts;
 use holmes_accounts::params::FirstStaff;
 use holmes_emission::Emission;
 use holmes_kernel::ports::Journal as _;
-use holmes_kernel::{
-    Amount, Event, Frame, Id, LogId, Machine, Opened, Principal, PrincipalKind, Refusal, ServiceId, Time,
-};
+use holmes_kernel::{Amount, Event, Frame, Id, Machine, Opened, Principal, Refusal, ServiceId, Time};
 use holmes_ledger::command::{self as ledger, Coordinator, Kind, Move, Movement, OpenAccount, Transfer, Via};
 use holmes_ledger::{Ledger, system_account};
 use holmes_market::Market;
 use holmes_market::command::OpenSession;
 use holmes_proto::ledger::v1::{Asset, TransferCode};
 use holmes_proto::scheduling::v1 as wire;
-use holmes_proto::staking::v1::NodeKind;
 use holmes_proto::statements::{attach as attach_statement, call_line};
 use holmes_runtime::rig::{Rig, Seat};
 use holmes_scheduling::command::{Attach, Line, Place, Presence, Reply};
@@ -26,8 +21,7 @@ use holmes_scheduling::offer::Offer;
 use holmes_scheduling::state::LeaseId;
 use holmes_scheduling::{Command as Ask, Scheduling};
 use holmes_staking::Staking;
-use holmes_staking::command::{Command as Stake, RegisterNode};
-use holmes_staking::possession::{Network, statement};
+use holmes_staking::command::Command as Stake;
 use holmes_testing::{ask, now};
 use holmes_treasury::Treasury;
 use prost::Message;
@@ -35,70 +29,10 @@ use prost::Message;
 use crate::bus::Lines;
 use crate::journal::Journal;
 
-/// The token's number.
-pub const HOL: u32 = 1;
-/// The dollar's number.
-pub const USD: u32 = 2;
-/// One token, in base units.
-pub const COIN: u64 = 1_000_000_000;
-/// One dollar, in base units.
-pub const DOLLAR: u64 = 1_000_000;
-/// What every renter and owner has at first, in base units of HOL and of the dollar.
-pub const WEALTH: [u64; 2] = [100_000 * COIN, 100 * DOLLAR];
-/// What an owner bonds.
-pub const BOND: u64 = 5_000 * COIN;
-/// How long an epoch is.
-pub const EPOCH_S: u64 = 45;
-/// Owners 1 to 3 have a node each, parties 4 and 5 rent.
-pub const OWNERS: std::ops::RangeInclusive<u8> = 1..=3;
-/// Who rents.
-pub const RENTERS: std::ops::RangeInclusive<u8> = 4..=5;
-const START: Time = Time::from_millis(20_832 * 86_400_000);
-/// Staff.
-pub const STAFF: Principal = Principal::new(PrincipalKind::Staff, Id::from_bytes([7; 16]));
-/// Who moves money over the border.
-pub const BANK: Principal = Principal::service(ServiceId(9));
-const TREASURER: Principal = Principal::service(ServiceId(7));
-const GENESIS: [u8; 16] = [5; 16];
-/// What the nodes serve.
-pub const MODEL: &str = "smollm2-135m-instruct";
+mod cast;
 
-/// The n-th party.
-pub fn party(n: u8) -> Principal {
-    Principal::new(PrincipalKind::Account, Id::from_bytes([n; 16]))
-}
-
-/// Its account.
-pub fn account(n: u8, asset: u32) -> Id {
-    Id::v7(START.millis(), [asset as u8, 0, 0, 0, 0, 0, 0, 0, 0, n])
-}
-
-/// A party's, a node's, a gateway's key.
-pub fn key(n: u8) -> &'static SigningKey {
-    // Its public half is asked for all the time, and takes long to compute.
-    static KEYS: [OnceLock<SigningKey>; 256] = [const { OnceLock::new() }; 256];
-    KEYS[usize::from(n)].get_or_init(|| SigningKey::from_bytes(&[n; 32]))
-}
-
-/// Its public half.
-pub fn public(n: u8) -> [u8; 32] {
-    key(n).verifying_key().to_bytes()
-}
-
-/// The n-th owner's node.
-pub fn node(n: u8) -> Id {
-    Id::of_key(&public(n))
-}
-
-/// The gateway that is played.
-pub fn gateway() -> Principal {
-    Principal::new(PrincipalKind::Gateway, Id::of_key(&public(100)))
-}
-
-/// A service's log.
-pub fn log(service: u16) -> LogId {
-    LogId::new(1, ServiceId(service))
-}
+pub use cast::*;
+use cast::{GENESIS, START, TREASURER, signed};
 
 /// The network, and what its parties know of it.
 pub struct World {
@@ -507,20 +441,6 @@ impl World {
     pub fn of(&self, name: &str) -> u64 {
         self.balance(system_account(name))
     }
-}
-
-/// What an owner says to have a node known.
-pub fn register(n: u8) -> Stake {
-    let network = Network { genesis: GENESIS, cell: 1 };
-    let possession = signed(n, &statement(&network, party(n), &public(n)));
-    let kind = NodeKind::Compute as u8;
-    Stake::RegisterNode(RegisterNode { public_key: public(n), kind, claim_milli_cu: 1_000, possession })
-}
-
-/// The n-th party's signature.
-fn signed(n: u8, said: &[u8]) -> [[u8; 32]; 2] {
-    let signature = key(n).sign(said);
-    [*signature.r_bytes(), *signature.s_bytes()]
 }
 
 /// A byte whose lowest bits are set, so many.

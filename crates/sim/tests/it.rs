@@ -4,3 +4,5 @@
 mod cases;
 #[path = "it/days.rs"]
 mod days;
+#[path = "it/rig.rs"]
+mod rig;

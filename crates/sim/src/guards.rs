@@ -1,0 +1,16 @@
+//! The guards of the product that a build of its own can switch off.
+
+use holmes_kernel::weak::Guard;
+
+/// Every guard, with the word that it is switched off by.
+pub const ALL: [(&str, Guard); 9] = [
+    ("inbox", Guard::Inbox),
+    ("chain", Guard::Chain),
+    ("window", Guard::Window),
+    ("age", Guard::Age),
+    ("step", Guard::Step),
+    ("fence", Guard::Fence),
+    ("numbers", Guard::Numbers),
+    ("durable", Guard::Durable),
+    ("hold", Guard::Hold),
+];
