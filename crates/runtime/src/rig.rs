@@ -362,8 +362,11 @@ impl<M: Machine, J: Journal> Play for Seat<M, J> {
         let before = seated.shard.replica().digest();
         let (claim, shard) = take_up(&seated.journal, seated.claim.log)?;
         (seated.claim, seated.shard) = (claim, shard);
+        // As a process that starts: it reads every source again, and whatever has halted it may be gone.
         seated.readers.clear();
-        Ok(seated.shard.replica().digest() == before)
+        seated.parked.clear();
+        let had_halted = seated.halted.take().is_some(); // with a state ahead of its log
+        Ok(had_halted || seated.shard.replica().digest() == before)
     }
 
     fn log(&self) -> LogId {
