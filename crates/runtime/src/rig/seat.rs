@@ -221,7 +221,9 @@ impl<M: Machine, J: Journal> Seated<M, J> {
         (self.claim, self.shard) = (claim, shard);
         (self.in_flight, self.halted) = (None, None);
         self.waiting.clear();
+        // As a process that starts: it reads every source again.
         self.readers.clear();
+        self.parked.clear();
         Ok(before.is_none_or(|before| self.shard.replica().digest() == before))
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holmes_kernel::ports::Journal as _;
-use holmes_kernel::{At, Call, Handle as _, Id, Origin, Time};
+use holmes_kernel::{At, Call, Handle as _, Id, Machine as _, Origin, Time};
 use holmes_runtime::{Rig, Seat};
 use holmes_store::journal::memory;
 
@@ -185,4 +185,11 @@ async fn a_rig_whose_journal_failed_shows_nothing_of_what_was_not_durable() {
     assert_eq!(reason(till.read(At::Latest, |state| state.balance(till::account(1))).await), "LOG_HALTED");
     breathe().await;
     assert_eq!(rig.check().len(), 1);
+    // It comes back as a process would: from what is durable. Others are not touched.
+    assert_eq!(rig.restart_where(|name| name != Till::NAME).unwrap(), Vec::<&str>::new());
+    assert_eq!(rig.check().len(), 1);
+    assert_eq!(rig.restart_where(|name| name == Till::NAME).unwrap(), Vec::<&str>::new());
+    assert_eq!(rig.check(), vec![]);
+    let call = Call::request(till::owner(1), Id::v7(START.millis(), [2; 10]));
+    assert!(till.submit(call, deposit(1, 1)).await.is_ok());
 }

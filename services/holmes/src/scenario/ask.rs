@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ed25519_dalek::Signer as _;
+use ed25519_dalek::{Signature, Signer as _};
 use holmes_engine::run::FinishReason;
 use holmes_kernel::{Code, Id, Refusal};
 use holmes_proto::inference::v1::{ChatMessage, Conversation, GenerateWork, generate_work, work};
 use holmes_proto::market::v1 as market;
 use holmes_proto::scheduling::v1::{
-    CallLine, EndLeaseRequest, EndLeaseResponse, Finish, Lease, LeaseEnd, PlaceRequest, PlaceResponse,
-    RenewLeaseRequest, RenewLeaseResponse, ReportCallsRequest, ReportCallsResponse, ReportRunningRequest,
-    ReportRunningResponse, RunningLease,
+    CallLine, EndLeaseRequest, EndLeaseResponse, Finish, Lease, LeaseEnd, LeaseToken, PlaceRequest,
+    PlaceResponse, RenewLeaseRequest, RenewLeaseResponse, ReportCallsRequest, ReportCallsResponse,
+    ReportRunningRequest, ReportRunningResponse, RunningLease,
 };
 use holmes_proto::statements;
 use prost_reflect::prost::Message as _;
@@ -250,7 +250,7 @@ impl World<'_> {
             Ok(placed) => placed,
             Err(refused) => return Ok(Err(refused)),
         };
-        let lease = Lease::decode(placed.token.unwrap_or_default().lease)?;
+        let lease = self.genuine(placed.token.unwrap_or_default())?;
         let bytes = statements::lease_bytes(&placed.lease_id).context("a lease without a name")?;
         let id = Id::from_slice(&lease.node).unwrap_or_default();
         let mut names = self.plan.nodes.keys();
@@ -303,7 +303,17 @@ impl World<'_> {
         let renewed: Result<RenewLeaseResponse, Refused> =
             self.gateway("Scheduling/RenewLease", &renew).await?;
         let Ok(renewed) = renewed else { return Ok(None) };
-        Ok(Some(Lease::decode(renewed.token.unwrap_or_default().lease)?.expires_at_us))
+        Ok(Some(self.genuine(renewed.token.unwrap_or_default())?.expires_at_us))
+    }
+
+    /// The lease of a token, which a node takes only under scheduling's signature.
+    fn genuine(&self, token: LeaseToken) -> Result<Lease> {
+        let said = statements::lease(&self.cluster.network.genesis, CELL, &token.lease);
+        let signature = Signature::from_slice(&token.signature).context("a lease's signature")?;
+        let key = self.plan.cast.lease_key.verifying_key();
+        key.verify_strict(&said, &signature)
+            .context("no node would take this lease: scheduling has not signed it")?;
+        Ok(Lease::decode(token.lease)?)
     }
 
     /// A call's line of tokens from here to there, as both sides sign it.

@@ -290,7 +290,8 @@ impl Checker {
         {
             self.wrong(line(bond), why);
         }
-        if bonds && is_operator && !self.has.get(&owner.value).is_some_and(|has| !has.is_empty()) {
+        let is_poor = self.has.get(&owner.value).is_none_or(BTreeSet::is_empty);
+        if bonds && is_operator && is_poor {
             self.wrong(line(owner), format!("{} has nothing to bond: say what under `has`", owner.value));
         }
     }

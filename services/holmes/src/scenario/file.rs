@@ -284,9 +284,10 @@ fn in_words(why: &serde_saphyr::Error) -> String {
 
 /// What was probably meant, and what there is.
 pub(super) fn meant<T: AsRef<str>>(word: &str, known: &[T]) -> String {
+    let lower = word.to_lowercase();
     let near = known
         .iter()
-        .map(|known| (strsim::damerau_levenshtein(word, known.as_ref()), known.as_ref()))
+        .map(|known| (strsim::damerau_levenshtein(&lower, &known.as_ref().to_lowercase()), known.as_ref()))
         .min()
         .filter(|(distance, known)| *distance <= 2.max(known.len() / 3));
     let all: Vec<&str> = known.iter().map(AsRef::as_ref).collect();

@@ -51,8 +51,13 @@ pub(super) fn reference(text: &str) -> Result<Reference, String> {
     }
 }
 
-/// A text cut where its references are: what stands before one, and the reference; then what is left.
-fn cut(text: &str) -> Result<(Vec<(&str, Reference)>, &str), String> {
+/// A text cut where its references are: what stands before each, and it; then what is left.
+struct Cut<'t> {
+    pieces: Vec<(&'t str, Reference)>,
+    rest: &'t str,
+}
+
+fn cut(text: &str) -> Result<Cut<'_>, String> {
     let (mut pieces, mut rest) = (Vec::new(), text);
     while let Some((before, behind)) = rest.split_once("${") {
         let (inside, after) =
@@ -60,7 +65,7 @@ fn cut(text: &str) -> Result<(Vec<(&str, Reference)>, &str), String> {
         pieces.push((before, reference(inside)?));
         rest = after;
     }
-    Ok((pieces, rest))
+    Ok(Cut { pieces, rest })
 }
 
 /// The JSON with every reference in its texts replaced by what `look` gives for it.
@@ -82,7 +87,7 @@ pub(super) fn expand(
 }
 
 fn expand_text(text: &str, look: &mut dyn FnMut(&Reference) -> Result<Json, String>) -> Result<Json, String> {
-    let (pieces, rest) = cut(text)?;
+    let Cut { pieces, rest } = cut(text)?;
     if let ([("", only)], "") = (pieces.as_slice(), rest) {
         return look(only);
     }

@@ -74,8 +74,11 @@ impl World<'_> {
     async fn comes<'s>(&mut self, step: &'s Planned, turn: u64) -> Result<(Option<&'s str>, String, Came)> {
         match &step.what {
             What::Do(deed) => {
-                self.deed(deed).await?;
-                Ok((None, deed_text(deed), Came::Done))
+                let came = match self.deed(deed).await {
+                    Ok(()) => Came::Done,
+                    Err(why) => Came::NotReached(format!("{why:#}")),
+                };
+                Ok((None, deed_text(deed), came))
             }
             What::Call { who, by, method, with } => {
                 let what = format!("{}/{}", method.parent_service().name(), method.name());

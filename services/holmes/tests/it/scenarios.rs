@@ -194,6 +194,40 @@ fn a_step_that_needs_what_a_refused_one_should_have_saved_is_not_reached() {
 }
 
 #[test]
+fn what_cannot_be_done_fails_its_step_and_the_others_go_on() {
+    let place = Place::new();
+    let ran =
+        altered(&place, "unbonding.yaml", "steps:\n", "steps:\n  - do: lose node-1\n  - do: lose node-1\n");
+    assert_eq!(ran.code, 1);
+    let lines = lines(&ran);
+    let step = |number: u64| lines.iter().find(|line| line["step"] == number).expect("a step");
+    assert!(step(1)["not_reached"].is_null(), "{}", step(1));
+    assert!(step(2)["not_reached"].as_str().is_some_and(|why| why.contains("not attached")), "{}", step(2));
+    assert!(step(3)["reply"].is_object(), "{}", step(3));
+}
+
+#[test]
+fn a_trace_tells_every_call_and_many_files_have_one_verdict() {
+    let place = Place::new();
+    let [one, two] =
+        ["two-phase.yaml", "linked-chain.yaml"].map(|name| scenarios().join(name).display().to_string());
+    let ran = place.run(&["scenario", "run", &one, &two, "--trace"]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains("two-phase holds:") && ran.out.contains("linked-chain holds:"), "{}", ran.out);
+    assert!(ran.err.contains("2 scenarios, ") && ran.err.contains(": all hold"), "{}", ran.err);
+    let traced: Vec<Value> = ran.err.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let calls = |method: &str| {
+        traced.iter().filter(|call| call["call"].as_str().is_some_and(|at| at.ends_with(method))).count()
+    };
+    assert_eq!(calls("/CreateAccount"), 5, "alice and bob, and with them carol: no step names that");
+    assert!(calls("/CreateTransfers") > 5 && calls("/GetSupply") == 2);
+    let deposit =
+        traced.iter().find(|call| call["call"].as_str().is_some_and(|at| at.ends_with("/RecordDeposit")));
+    let deposit = deposit.expect("alice's money came in");
+    assert_eq!((&deposit["as"], &deposit["request"]["amountUnits"]), (&"staff".into(), &"100000000".into()));
+}
+
+#[test]
 fn the_page_on_scenarios_works_as_it_is_typed() {
     let page = include_str!("../../../../docs/how-to/write-a-scenario.md");
     let said = Place::new().typed(&crate::docs::script(page), "", &[]);
