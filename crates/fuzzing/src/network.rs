@@ -44,6 +44,7 @@ type Routes =
 
 struct Network {
     rig: Rig<Journal>,
+    accounts: Door<Accounts>,
     ledger: Door<Ledger>,
     market: Door<Market>,
     scheduling: Door<Scheduling>,
@@ -92,7 +93,7 @@ impl Network {
         let signer = people::key(people::SCHEDULER);
         let of_scheduling = holmes_scheduling::api::server(scheduling.clone(), signer, GENESIS, 1);
         let doors = vec![
-            ("accounts", Routes::new(holmes_accounts::api::server(accounts))),
+            ("accounts", Routes::new(holmes_accounts::api::server(accounts.clone()))),
             ("emission", Routes::new(holmes_emission::api::server(emission))),
             ("ledger", Routes::new(holmes_ledger::api::server(ledger.clone()))),
             ("market", Routes::new(holmes_market::api::server(market.clone()))),
@@ -100,7 +101,8 @@ impl Network {
             ("staking", Routes::new(holmes_staking::api::server(staking.clone()))),
             ("treasury", Routes::new(holmes_treasury::api::server(treasury))),
         ];
-        let mut network = Network { rig, ledger, market, scheduling, staking, doors, asked: 0, waited: 0 };
+        let mut network =
+            Network { rig, accounts, ledger, market, scheduling, staking, doors, asked: 0, waited: 0 };
         network.rig.advance(Duration::from_secs(1));
         network.people();
         network
@@ -186,12 +188,10 @@ fn step(
         network.wait(ms);
         return Ok(format!("a wait of {ms} ms"));
     }
-    let method = u.choose(methods)?;
-    let mut who = people::caller(u)?;
-    // Most of what gateways alone may ask is asked by one.
-    if method.full_name().starts_with("holmes.scheduling.") && u.ratio(3u8, 4u8)? {
-        who = people::gateway();
-    }
+    let changes = u.ratio(5u8, 6u8)?;
+    let some: Vec<_> = methods.iter().filter(|method| wire::changes(method) == changes).collect();
+    let method = u.choose(&some)?;
+    let who = people::caller(wire::meant_for(method), u)?;
     let id = if u.ratio(7u8, 8u8)? {
         network.fresh()
     } else {

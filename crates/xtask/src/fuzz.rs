@@ -46,8 +46,8 @@ const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
      -Cllvm-args=-sanitizer-coverage-trace-compares -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
 /// One input may take so long, and so much memory.
 const LIMITS: [&str; 3] = ["-timeout=25", "-rss_limit_mb=2048", "-report_slow_units=25"];
-/// Of a target's inputs are kept at most so many, and none that is longer.
-const MOST_KEPT: usize = 200;
+/// Of a target's inputs are kept at most so many, for each is tried by every test run, and none that is longer.
+const MOST_KEPT: usize = 60;
 const MOST_BYTES: u64 = 64 * 1024;
 
 /// The directories of one target.

@@ -2,11 +2,15 @@
 
 use arbitrary::Unstructured;
 use ed25519_dalek::{Signer as _, SigningKey};
+use holmes_accounts::command::{self as accounts, By, Change, NewAccount};
+use holmes_accounts::possession as keys;
 use holmes_kernel::{Amount, Id, Principal, PrincipalKind, ServiceId};
 use holmes_ledger::command::{self as ledger, Coordinator, Kind, Move, Movement, OpenAccount, Transfer, Via};
 use holmes_ledger::system_account;
 use holmes_market::command::OpenSession;
+use holmes_proto::edge::Roles;
 use holmes_proto::ledger::v1::Asset;
+use holmes_proto::market::v1::{Model, ModelKind, SetModelRequest};
 use holmes_proto::scheduling::v1 as scheduling;
 use holmes_proto::staking::v1::NodeKind;
 use holmes_scheduling::command::{Attach, Command as Ask};
@@ -68,12 +72,22 @@ pub(super) fn gateway() -> Principal {
     Principal::new(PrincipalKind::Gateway, id(GATEWAY))
 }
 
-/// Anybody: mostly parties.
-pub(super) fn caller(u: &mut Unstructured<'_>) -> arbitrary::Result<Principal> {
-    Ok(match u.int_in_range(0..=11u8)? {
-        n @ 0..=5 => party(1 + n % PARTIES),
-        6 => party(5), // who is not known anywhere
-        7 | 8 => staff(),
+/// Mostly one of those whom a method is for, by their numbers in `holmes.Caller`; parties where it is for all.
+pub(super) fn caller(meant: Vec<i32>, u: &mut Unstructured<'_>) -> arbitrary::Result<Principal> {
+    let any = u.int_in_range(0..=11u8)?;
+    if any < 10 && !meant.is_empty() {
+        return Ok(match u.choose(&meant)? {
+            2 => party(1 + any % PARTIES),
+            3 => staff(),
+            4 => BANK,
+            5 => gateway(),
+            _ => Principal::new(PrincipalKind::Node, id(node_of(1))),
+        });
+    }
+    Ok(match any {
+        0..=6 => party(1 + any % PARTIES),
+        7 => party(5), // who is not known anywhere
+        8 => staff(),
         9 => gateway(),
         10 => Principal::new(PrincipalKind::Node, id(node_of(1))),
         _ => BANK,
@@ -108,6 +122,7 @@ fn transfer(network: &mut Network, who: Principal, kind: Kind) -> Id {
 
 pub(super) fn come(network: &mut Network) {
     for n in 1..=PARTIES {
+        register(network, n);
         for asset in [1, 2] {
             let door = network.ledger.clone();
             let (account, owner, name) = (account(n, asset), party(n), String::new());
@@ -138,9 +153,33 @@ pub(super) fn come(network: &mut Network) {
         network.ask(&door, gateway(), Ask::Attach(attach)).unwrap();
     }
     let door = network.market.clone();
+    let (kind, input_pico_usd) = (ModelKind::Generate, 5_000_000);
+    let model = Model {
+        name: MODEL.into(),
+        kind: kind.into(),
+        input_pico_usd,
+        output_pico_usd: 4 * input_pico_usd,
+        input_micro_units: 1,
+        output_micro_units: 4,
+        ..Model::default()
+    };
+    let set = holmes_market::wire::set_model(&SetModelRequest { model: Some(model), ..Default::default() });
+    network.ask(&door, staff(), set.unwrap()).unwrap();
     let session = network.fresh();
     let open = OpenSession { session, renter: None, asset: Some(2), budget: Some(5_000_000) };
     network.ask(&door, party(3), holmes_market::Command::OpenSession(open)).unwrap();
+}
+
+/// A wallet makes its account by itself.
+fn register(network: &mut Network, n: u8) {
+    let of = keys::Network { genesis: GENESIS, cell: 1 };
+    let possession = signed(n, &keys::statement(&of, party(n), Some(id(n)), &public(n)));
+    let key = keys::OfferedKey { public_key: public(n), label: String::new(), possession };
+    let roles = Roles::RENTER | Roles::OPERATOR;
+    let new = NewAccount { account: id(n), name: format!("party {n}"), roles, key: Some(key) };
+    let door = network.accounts.clone();
+    let command = accounts::Command { by: By::OfferedKey, change: Change::CreateAccount(new) };
+    network.ask(&door, party(n), command).unwrap();
 }
 
 fn bond(network: &mut Network, n: u8) {

@@ -19,22 +19,50 @@ type Drawn<T> = arbitrary::Result<T>;
 /// What there is to name.
 pub(super) struct Known {
     who: Principal,
-    ids: Vec<Id>,
+    parties: Vec<Id>,
+    nodes: Vec<Id>,
+    accounts: Vec<Id>,
+    sessions: Vec<Id>,
+    holds: Vec<Id>,
+    /// Of what callers name themselves.
+    fresh: Vec<Id>,
     leases: u64,
 }
 
 impl Known {
     pub(super) fn of(network: &Network, who: Principal) -> Known {
-        let mut ids: Vec<Id> = (1..=people::PARTIES).map(id).collect();
-        ids.extend((1..=people::OWNERS).map(|n| id(node_of(n))));
-        ids.extend((1..=people::PARTIES).flat_map(|n| [account(n, 1), account(n, 2)]));
-        ids.extend(["bonds/HOL", "fees/USD", "external/USD", "ecosystem/HOL"].map(system_account));
-        ids.extend((0..6).map(|n| Id::v7(START.millis(), [7, 7, 7, 7, 7, 7, 7, 7, 7, n])));
-        network.market.look(|state| ids.extend(state.sessions.iter().map(|(id, _)| *id).take(8)));
-        network.ledger.look(|state| ids.extend(state.holds.iter().map(|(id, _)| *id).take(8)));
+        let owned = (1..=people::PARTIES).flat_map(|n| [account(n, 1), account(n, 2)]);
+        let platforms = ["bonds/HOL", "fees/USD", "external/USD", "ecosystem/HOL"].map(system_account);
+        let fresh: Vec<Id> = (0..6).map(|n| Id::v7(START.millis(), [7, 7, 7, 7, 7, 7, 7, 7, 7, n])).collect();
+        let sessions =
+            network.market.look(|state| state.sessions.iter().map(|(id, _)| *id).take(8).collect());
+        let holds = network.ledger.look(|state| state.holds.iter().map(|(id, _)| *id).take(8).collect());
         let leases =
             network.scheduling.look(|state| state.leases.iter().map(|(seq, _)| *seq).max().unwrap_or(0));
-        Known { who, ids, leases }
+        Known {
+            who,
+            parties: (1..=people::PARTIES).map(id).collect(),
+            nodes: (1..=people::OWNERS).map(|n| id(node_of(n))).collect(),
+            accounts: owned.chain(platforms).chain(fresh.iter().copied()).collect(),
+            sessions,
+            holds,
+            fresh,
+            leases,
+        }
+    }
+
+    /// An id of the kind that a field names, mostly.
+    fn id(&self, service: &str, name: &str, u: &mut Unstructured<'_>) -> Drawn<Id> {
+        let kind = match (service, name) {
+            (_, "node_id" | "avoid_node_ids" | "coordination_id") => &self.nodes,
+            (_, "session_id") => &self.sessions,
+            (_, "hold_id") => &self.holds,
+            ("accounts", "account_id" | "owner_account_id") => &self.parties,
+            (_, "transfer_id" | "key_id" | "call_id") => &self.fresh,
+            _ => &self.accounts,
+        };
+        let kind = if kind.is_empty() || u.ratio(1u8, 12u8)? { &self.fresh } else { kind };
+        u.choose(kind).copied()
     }
 }
 
@@ -50,10 +78,13 @@ pub(super) fn message(
     if of.name() == "OfferedKey" {
         return offered(message, known, u);
     }
+    if of.full_name() == "holmes.ledger.v1.Transfer" {
+        return transfer(message, known, u);
+    }
     for field in of.fields() {
         if field.name() == "request_id" {
             message.set_field(&field, Value::String(request.to_string()));
-        } else if depth < 4 && u.ratio(7u8, 8u8)? {
+        } else if depth < 4 && !u.ratio(1u8, 8u8)? {
             let value = value(&field, known, request, u, depth)?;
             message.set_field(&field, value);
         }
@@ -85,20 +116,23 @@ fn one(
     depth: usize,
 ) -> Drawn<Value> {
     Ok(match field.kind() {
-        Kind::String => Value::String(text(field.name(), known, u)?),
+        Kind::String => Value::String(text(field, known, u)?),
         Kind::Bytes => Value::Bytes(bytes(field.name(), u)?.into()),
         Kind::Bool => Value::Bool(u.arbitrary()?),
         Kind::Uint32 => Value::U32(number(field.name(), u)?.try_into().unwrap_or(u32::MAX)),
         Kind::Uint64 if field.name() == "submission_number" => Value::U64(u64::from(u.ratio(1u8, 32u8)?)),
         Kind::Uint64 => Value::U64(number(field.name(), u)?),
         Kind::Float => Value::F32(u.arbitrary()?),
-        Kind::Enum(of) => Value::EnumNumber(u.int_in_range(0..=of.values().len() as i32)?),
+        Kind::Enum(of) if u.ratio(1u8, 12u8)? => Value::EnumNumber(of.values().len() as i32),
+        Kind::Enum(of) => Value::EnumNumber(u.int_in_range(1..=of.values().len() as i32 - 1)?),
         Kind::Message(inner) => Value::Message(message(&inner, known, request, u, depth + 1)?),
         other => panic!("{}: say here how {other:?} is drawn", field.full_name()),
     })
 }
 
-fn text(name: &str, known: &Known, u: &mut Unstructured<'_>) -> Drawn<String> {
+fn text(field: &FieldDescriptor, known: &Known, u: &mut Unstructured<'_>) -> Drawn<String> {
+    let message = field.parent_message();
+    let (name, service) = (field.name(), message.full_name().split('.').nth(1).unwrap_or_default());
     if u.ratio(1u8, 24u8)? {
         return Ok(u.arbitrary::<&str>()?.to_owned());
     }
@@ -106,7 +140,8 @@ fn text(name: &str, known: &Known, u: &mut Unstructured<'_>) -> Drawn<String> {
         "lease_id" => {
             format!("1.4.1.{}", if u.ratio(3u8, 4u8)? { known.leases } else { u.int_in_range(0..=99)? })
         }
-        "owner" | "renter" | "submitter" | "debit_owner" => match u.int_in_range(0..=4u8)? {
+        "submitter" => party(u.int_in_range(1..=4)?).to_string(),
+        "owner" | "renter" | "debit_owner" => match u.int_in_range(0..=4u8)? {
             0 => String::new(),
             1 => "*".into(),
             2 => known.who.to_string(),
@@ -114,12 +149,15 @@ fn text(name: &str, known: &Known, u: &mut Unstructured<'_>) -> Drawn<String> {
         },
         "page_token" => u.choose(&["", "0", "3", "99"])?.to_string(),
         "asset" => u.choose(&["USD", "HOL", ""])?.to_string(),
-        "model" | "name" => u.choose(&[people::MODEL, "", "other", "trr_pool/HOL"])?.to_string(),
+        "name" if message.name() == "OpenAccountRequest" => String::new(),
+        "model" | "name" => {
+            u.choose(&[people::MODEL, people::MODEL, people::MODEL, "other", ""])?.to_string()
+        }
         id if id.ends_with("_id") || id.ends_with("_ids") => {
-            if u.ratio(1u8, 8u8)? {
+            if u.ratio(1u8, 16u8)? {
                 String::new()
             } else {
-                u.choose(&known.ids)?.to_string()
+                known.id(service, id, u)?.to_string()
             }
         }
         _ => u.choose(&["x", "", "wire 1", "wire 2"])?.to_string(),
@@ -138,6 +176,7 @@ fn bytes(name: &str, u: &mut Unstructured<'_>) -> Drawn<Vec<u8>> {
         "possession" => people::of_staking(n).concat(),
         "capabilities" => offer(),
         "nonce" => vec![n; 16],
+        "call" => Id::v7(START.millis(), [n; 10]).to_bytes().to_vec(),
         "bitmap" => vec![u.arbitrary()?; usize::from(n) * 2],
         name if name.ends_with("signature") => vec![n; 64],
         _ => vec![n; 32],
@@ -158,11 +197,44 @@ fn number(name: &str, u: &mut Unstructured<'_>) -> Drawn<u64> {
     })
 }
 
+/// A transfer whose fields are those of its kind.
+fn transfer(mut message: DynamicMessage, known: &Known, u: &mut Unstructured<'_>) -> Drawn<DynamicMessage> {
+    let kind = u.int_in_range(1..=4)?;
+    let mut set = |name: &str, value: Value| message.set_field_by_name(name, value);
+    let id = |name: &str, u: &mut Unstructured<'_>| -> Drawn<Value> {
+        Ok(Value::String(known.id("ledger", name, u)?.to_string()))
+    };
+    let mine = u.ratio(3u8, 4u8)?;
+    set("transfer_id", id("transfer_id", u)?);
+    set("kind", Value::EnumNumber(kind));
+    if kind <= 2 {
+        let own = |n: u8| party(n) == known.who;
+        let own = (1..=people::PARTIES).find(|n| own(*n)).filter(|_| mine);
+        let asset = u.int_in_range(1..=2)?;
+        set(
+            "debit_account_id",
+            own.map_or(id("account_id", u)?, |n| Value::String(account(n, asset).to_string())),
+        );
+        set("credit_account_id", id("account_id", u)?);
+        set("balancing", Value::Bool(u.ratio(1u8, 8u8)?));
+    } else {
+        set("hold_id", id("hold_id", u)?);
+    }
+    if kind == 2 && u.arbitrary()? {
+        set("timeout_ms", Value::U64(number("timeout_ms", u)?));
+    }
+    if kind != 4 {
+        set("amount_units", Value::U64(number("amount_units", u)?));
+    }
+    set("linked", Value::Bool(u.ratio(1u8, 8u8)?));
+    Ok(message)
+}
+
 /// A key with a proof that holds for an account of its own, or for a machine of the caller's; or for somebody else.
 fn offered(mut message: DynamicMessage, known: &Known, u: &mut Unstructured<'_>) -> Drawn<DynamicMessage> {
     let n = u.int_in_range(1..=40u8)?;
     let (of, own) = (people::key(n), id(n));
-    let owner = if is_party(known.who) { known.who.id } else { *u.choose(&known.ids)? };
+    let owner = if is_party(known.who) { known.who.id } else { *u.choose(&known.parties)? };
     let (holder, owner) = match u.int_in_range(0..=3u8)? {
         0 => (Principal::new(PrincipalKind::Account, own), own),
         1 => (Principal::new(PrincipalKind::Account, owner), owner),
@@ -174,6 +246,22 @@ fn offered(mut message: DynamicMessage, known: &Known, u: &mut Unstructured<'_>)
     message.set_field_by_name("public_key", Value::Bytes(public(n).to_vec().into()));
     message.set_field_by_name("possession", Value::Bytes(of.sign(&said).to_bytes().to_vec().into()));
     Ok(message)
+}
+
+/// Whether a method changes something.
+pub(super) fn changes(method: &MethodDescriptor) -> bool {
+    method.input().get_field_by_name("request_id").is_some()
+}
+
+/// The kinds of callers that a method is for, by its `(holmes.access)`; empty for all.
+pub(super) fn meant_for(method: &MethodDescriptor) -> Vec<i32> {
+    let access = method.parent_pool().get_extension_by_name("holmes.access").unwrap();
+    let options = method.options();
+    let said = options.get_extension(&access);
+    let callers = said.as_message().and_then(|said| said.get_field_by_name("callers")).unwrap();
+    let numbers: Vec<i32> =
+        callers.as_list().unwrap_or_default().iter().filter_map(Value::as_enum_number).collect();
+    if numbers == [1] { Vec::new() } else { numbers }
 }
 
 /// What carries signatures of nodes and gateways.
