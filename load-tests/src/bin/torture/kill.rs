@@ -93,7 +93,7 @@ impl Mortal {
             trials.counts.add("of them in a snapshot", 1);
         }
         // Who comes first after a death, the server or somebody who reads, must not matter.
-        if dice.bool() {
+        if dice.u8(..4) == 0 {
             self.books.check(&self.world)?;
         }
         self.settle(dice).await
