@@ -5,7 +5,7 @@ use std::pin::Pin;
 use holmes_accounts::{Accounts, Denied, State};
 use holmes_kernel::{At, Code, Handle as _, Principal, Refusal};
 use holmes_proto::edge::Scope;
-use holmes_runtime::auth::Keys;
+use holmes_runtime::auth::{Keys, Signs};
 use holmes_runtime::{Clock, MachineHandle};
 
 /// Keys by the accounts of this process, where it runs them.
@@ -41,7 +41,7 @@ impl Keys for Keyring {
         })
     }
 
-    fn public_key(&self, principal: Principal) -> Answer<([u8; 32], Result<Scope, Refusal>)> {
+    fn public_key(&self, principal: Principal) -> Answer<Signs> {
         let accounts = self.accounts();
         Box::pin(async move {
             let look = move |state: &State| {
