@@ -31,7 +31,7 @@ pub(crate) fn openai(bytes: &[u8]) {
     let texts: Vec<&str> = match (&work, of) {
         (work::Work::Embed(embed), OpenAi::Embeddings) => embed.texts.iter().map(String::as_str).collect(),
         (work::Work::Generate(generate), OpenAi::Chat | OpenAi::Completions) => {
-            let sampling = generate.sampling.clone().unwrap_or_default();
+            let sampling = generate.sampling.unwrap_or_default();
             assert!((0.0..=2.0).contains(&sampling.temperature) && (0.0..=1.0).contains(&sampling.top_p));
             match generate.prompt.as_ref().unwrap() {
                 generate_work::Prompt::Text(text) => vec![text],

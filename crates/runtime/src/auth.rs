@@ -20,16 +20,16 @@ use crate::server::{Connection, Guests, Refused};
 
 type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// The key that a principal signs with, and what its signature may do, or why it may nothing.
+pub type Signs = ([u8; 32], Result<Scope, Refusal>);
+
 /// What a network knows of keys.
 pub trait Keys: Send + Sync + 'static {
     /// Whose API key has this hash (BLAKE3-256 of the key's text), and what it may do.
     fn api_key(&self, hash: [u8; 32]) -> BoxFuture<Result<(Principal, Scope), Refusal>>;
     /// Which public key a principal signs with, and what its signature may do, or why it may nothing: that is told only
     /// to who has signed with the key, or anybody could ask how somebody stands.
-    fn public_key(
-        &self,
-        principal: Principal,
-    ) -> BoxFuture<Result<([u8; 32], Result<Scope, Refusal>), Refusal>>;
+    fn public_key(&self, principal: Principal) -> BoxFuture<Result<Signs, Refusal>>;
 }
 
 /// How far ahead a signature's expiry may lie: a stolen request is worth nothing for longer.

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use holmes_accounts::{Accounts, Denied, State};
 use holmes_kernel::{At, Code, Handle, Principal, Refusal};
 use holmes_proto::edge::Scope;
-use holmes_runtime::auth::Keys;
+use holmes_runtime::auth::{Keys, Signs};
 use holmes_runtime::{Clock, MachineHandle};
 
 /// Keys by the accounts of this process, where it runs them; `H` is their door.
@@ -41,7 +41,7 @@ impl<H: Handle<Accounts>> Keys for Keyring<H> {
         })
     }
 
-    fn public_key(&self, principal: Principal) -> Answer<([u8; 32], Result<Scope, Refusal>)> {
+    fn public_key(&self, principal: Principal) -> Answer<Signs> {
         let accounts = self.accounts();
         Box::pin(async move {
             let look = move |state: &State| {

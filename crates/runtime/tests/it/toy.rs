@@ -139,10 +139,7 @@ impl Keys for Ring {
         Box::pin(std::future::ready(told))
     }
 
-    fn public_key(
-        &self,
-        principal: Principal,
-    ) -> BoxFuture<Result<([u8; 32], Result<Scope, Refusal>), Refusal>> {
+    fn public_key(&self, principal: Principal) -> BoxFuture<Result<holmes_runtime::auth::Signs, Refusal>> {
         let unknown = || Refusal::new(Code::Unauthenticated, "KEY_UNKNOWN", "nobody of this name has a key");
         let known = || (node_key().verifying_key().to_bytes(), Ok(Scope::signature(Roles::NONE)));
         let key = (principal == node()).then(known);
