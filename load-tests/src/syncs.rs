@@ -33,7 +33,7 @@ pub(crate) struct Counting {
 }
 
 impl Counting {
-    /// Attached to all of them when this returns.
+    /// Attached to all of them when this returns, but for those that have ended since they were listed.
     pub(crate) fn attach(processes: &[u32], dir: &Path) -> Result<Counting> {
         let table = dir.join("strace");
         let mut command = Command::new(STRACE);
@@ -44,13 +44,18 @@ impl Counting {
         let started = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut strace = started.context("cannot start strace: `cargo xtask bench` installs it")?;
         let mut talk = BufReader::new(strace.stderr.take().context("its talk")?);
-        let (mut said, mut attached) = (String::new(), 0);
-        while attached < processes.len() {
+        let (mut said, mut answered, mut attached) = (String::new(), 0, 0);
+        while answered < processes.len() {
             let begin = said.len();
             if talk.read_line(&mut said)? == 0 {
-                bail!("strace cannot attach: {}", said.trim());
+                break;
             }
-            attached += usize::from(said[begin..].contains(" attached"));
+            let is_attached = said[begin..].contains(" attached");
+            attached += usize::from(is_attached);
+            answered += usize::from(is_attached || said[begin..].contains("attach: "));
+        }
+        if attached == 0 {
+            bail!("strace cannot attach: {}", said.trim());
         }
         std::thread::spawn(move || std::io::copy(&mut talk, &mut std::io::sink())); // threads that come later
         Ok(Counting { strace, table })
@@ -79,6 +84,23 @@ fn calls(table: &str, name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_has_ended_meanwhile_is_not_waited_for() {
+        if Command::new(STRACE).arg("--version").output().is_err() {
+            eprintln!("NOT TESTED: strace is not on this machine");
+            return;
+        }
+        let mut lives = Command::new("sleep").arg("60").spawn().unwrap();
+        let mut over = Command::new("true").spawn().unwrap();
+        over.wait().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let counting = Counting::attach(&[lives.id(), over.id()], dir.path()).unwrap();
+        assert_eq!(counting.detach(1).unwrap().per_batch, 0.0);
+        assert!(Counting::attach(&[over.id()], dir.path()).is_err());
+        lives.kill().unwrap();
+        lives.wait().unwrap();
+    }
 
     #[test]
     fn calls_are_read_from_the_table() {
