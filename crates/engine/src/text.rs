@@ -96,11 +96,8 @@ impl Text {
         };
         let damaged = |e: String| TextError::Tokenizer(e);
         // ids beyond the embedding table would read outside of it
-        if tokenizer.get_vocab_size(true) > vocab {
-            return Err(damaged(format!("{} tokens for {vocab} rows", tokenizer.get_vocab_size(true))));
-        }
-        let ids = begin.iter().chain(&end).chain(tokenizer.get_added_vocabulary().get_vocab().values());
-        if let Some(id) = ids.into_iter().find(|&&id| id as usize >= vocab) {
+        let tokens = tokenizer.get_vocab(true); // their ids need not be dense
+        if let Some(id) = begin.iter().chain(&end).chain(tokens.values()).find(|id| **id as usize >= vocab) {
             return Err(damaged(format!("token {id} for {vocab} rows")));
         }
         // files may carry the padding and truncation of their training
