@@ -5,6 +5,8 @@ mod accounts;
 mod idle;
 mod log;
 mod nodes;
+mod submitters;
+mod window;
 
 use std::collections::BTreeMap;
 use std::io::BufReader;
@@ -39,6 +41,8 @@ pub(crate) struct Sizes {
     accounts: Vec<usize>,
     nodes: Vec<u32>,
     log: Vec<u64>,
+    ids: Vec<u64>,
+    submissions: Vec<u64>,
     idle_seconds: f64,
 }
 
@@ -52,7 +56,15 @@ impl Sizes {
 
     /// The smallest of each, and short: whether all of it runs.
     pub(crate) fn quick(self) -> Sizes {
-        Sizes { accounts: vec![2_000], nodes: vec![1_000], log: vec![20_000], idle_seconds: 1.0, ..self }
+        Sizes {
+            accounts: vec![2_000],
+            nodes: vec![1_000],
+            log: vec![20_000],
+            ids: vec![20_000],
+            submissions: vec![100],
+            idle_seconds: 1.0,
+            ..self
+        }
     }
 }
 
@@ -84,6 +96,10 @@ pub(crate) enum Task {
     Idle {
         seconds: f64,
     },
+    /// The request window with so many ids in its hour.
+    Window(u64),
+    /// Submissions and requests of so many transfers each.
+    Submitters(u64),
 }
 
 /// Figures by name.
@@ -104,6 +120,8 @@ pub(crate) fn child() -> Result<()> {
         Task::Snapshot { dir, before_end } => runtime.block_on(log::snapshot(&dir, before_end))?,
         Task::ColdStart { dir } => runtime.block_on(log::cold_start(&dir))?,
         Task::Idle { seconds } => idle::measure(seconds)?,
+        Task::Window(ids) => window::measure(ids)?,
+        Task::Submitters(each) => submitters::measure(each)?,
     };
     println!("{}", serde_json::to_string(&found)?);
     Ok(())
@@ -124,7 +142,7 @@ struct Table {
 }
 
 /// How the figures are read: name, unit, what the state is counted in, what they mean, and what is to be known of them.
-const FIGURES: [(&str, &str, &str, Means, &str); 17] = [
+const FIGURES: [(&str, &str, &str, Means, &str); 24] = [
     ("ledger transfers", "transfers/s", "accounts", Means::Rate, "in process, durable, 8 callers × 1000"),
     ("memory of an account", "bytes", "accounts", Means::Cost, "resident, the machine alone"),
     (
@@ -175,6 +193,31 @@ const FIGURES: [(&str, &str, &str, Means, &str); 17] = [
         Means::Cost,
         "every request and transfer id is remembered",
     ),
+    (
+        "request ids, while as many are forgotten",
+        "ids/s",
+        "ids within the hour",
+        Means::Rate,
+        "looked up, admitted, remembered: one core, no disk",
+    ),
+    ("memory of a request id", "bytes", "ids within the hour", Means::Cost, "resident"),
+    (
+        "longest pause of forgetting request ids",
+        "ms",
+        "ids within the hour",
+        Means::Cost,
+        "in one frame, once an hour's ids are there",
+    ),
+    (
+        "transfers by submission",
+        "transfers/s",
+        "transfers in one",
+        Means::Rate,
+        "numbered, so nothing is remembered; one core, frames and chain, no disk",
+    ),
+    ("transfers by request", "transfers/s", "transfers in one", Means::Rate, "the same with request ids"),
+    ("log of a transfer by submission", "bytes", "transfers in one", Means::Cost, ""),
+    ("log of a transfer by request", "bytes", "transfers in one", Means::Cost, ""),
     ("idle `holmes up`, memory", "MiB", "server", Means::Cost, "every role, an empty directory, no model"),
     ("idle `holmes up`, processor", "% of a core", "server", Means::Cost, ""),
     ("idle `holmes up`, start", "s", "server", Means::Cost, "an empty directory, until it answers"),
@@ -250,6 +293,12 @@ pub(crate) fn take(bench: &Bench<'_>, sizes: &Sizes) -> Result<Report> {
         }
         for nodes in &sizes.nodes {
             table.take(u64::from(*nodes), &Task::Nodes(*nodes));
+        }
+        for ids in &sizes.ids {
+            table.take(*ids, &Task::Window(*ids));
+        }
+        for each in &sizes.submissions {
+            table.take(*each, &Task::Submitters(*each));
         }
         table.take(1, &Task::Idle { seconds: sizes.idle_seconds });
     }
@@ -354,7 +403,7 @@ mod tests {
     fn the_checkouts_sizes_are_those_of_the_goals() {
         let sizes = Sizes::read(Path::new(env!("CARGO_MANIFEST_DIR"))).expect("sizes");
         assert!(sizes.runs >= 5 && sizes.log.contains(&10_000_000) && sizes.nodes.contains(&100_000));
-        for states in [sizes.accounts.len(), sizes.nodes.len(), sizes.log.len()] {
+        for states in [sizes.accounts.len(), sizes.nodes.len(), sizes.log.len(), sizes.ids.len()] {
             assert!(states >= 3, "an exponent of fewer than three sizes says little");
         }
     }

@@ -2,60 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use clap::Parser;
+use clap::Parser as _;
 use holmes_kernel::weak::{Guard, WEAKENED};
 use holmes_sim::deed::{Deed, day};
 use holmes_sim::{Outcome, case, guards, run, shrink};
 
-/// Plays bad days on virtual time, each from a seed, and holds everything that must be after every deed.
-///
-/// The talk goes to stderr, the verdict to stdout. The exit status is 1 when a day went wrong; it is then cut down to what
-/// it needs and kept in crates/sim/cases, where a test plays it from then on.
-#[derive(Parser)]
-#[command(name = "cargo xtask sim", bin_name = "cargo xtask sim", after_help = EXAMPLES)]
-struct Args {
-    /// How many seeds
-    #[arg(long, default_value_t = 200)]
-    seeds: u64,
-    /// The first seed
-    #[arg(long, default_value_t = 1)]
-    from: u64,
-    /// One seed alone
-    #[arg(long, conflicts_with_all = ["seeds", "from"])]
-    seed: Option<u64>,
-    /// A kept day instead of a seed
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "from", "seed"])]
-    case: Option<PathBuf>,
-    /// How many deeds a day has
-    #[arg(long, default_value_t = 120)]
-    steps: usize,
-    /// Tell every deed before it is played
-    #[arg(long)]
-    trace: bool,
-    /// Switch a guard of the product off: days must then go wrong
-    #[arg(long, value_name = "GUARD")]
-    without: Option<String>,
-    /// Play every day twice, and compare
-    #[arg(long)]
-    twice: bool,
-    /// Leave days that go wrong as they are: neither cut nor kept
-    #[arg(long)]
-    no_shrink: bool,
-}
+mod args;
 
-const EXAMPLES: &str = "Examples:
-  cargo xtask sim                              200 seeds, as the tests do
-  cargo xtask sim --seeds 10000                a night
-  cargo xtask sim --seed 4711 --trace          one day, deed by deed
-  cargo xtask sim --case crates/sim/cases/4711.json --trace
-  cargo xtask sim --without inbox              what the days would find if the inbox were not checked";
+use args::Args;
 
 fn main() -> ExitCode {
     match play(&Args::parse()) {

@@ -7,13 +7,12 @@ mod docs;
 mod fuzz;
 mod models;
 mod new_service;
+mod program;
 mod proto;
 mod sh;
-mod sim;
 mod test;
 mod tidy;
 mod tools;
-mod torture;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,8 +57,7 @@ enum Task {
     #[command(after_help = new_service::EXAMPLES)]
     NewService(new_service::Args),
     /// Play bad days from seeds: the whole economy on virtual time, under faults
-    #[command(after_help = sim::EXAMPLES)]
-    Sim(sim::Args),
+    Sim(program::sim::Args),
     /// Fetch the pinned tools (test runner, licence checker, book builder, protobuf linter)
     Tools,
     /// Check dependencies: banned crates, licences, sources
@@ -70,8 +68,7 @@ enum Task {
     #[command(after_help = docs::EXAMPLES)]
     Docs,
     /// Let the binary die, lose power, rot, run full and stand still, and check that nothing is lost
-    #[command(after_help = torture::EXAMPLES)]
-    Torture(torture::Args),
+    Torture(program::torture::Args),
     /// Take figures: ours beside PostgreSQL, Redis, JetStream and the disk itself
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::Args),
@@ -121,12 +118,12 @@ fn run(task: Task) -> Result<()> {
         Task::Models => models::run(&house.root),
         Task::Fuzz(args) => fuzz::run(&house, &args),
         Task::NewService(args) => new_service::run(&house, &args),
-        Task::Sim(args) => sim::run(&house.root, &args),
+        Task::Sim(args) => program::sim(&house, &args),
         Task::Tools => tools::run(&house.root),
         Task::Deny => deny::run(&house.root),
         Task::Proto => proto::run(&house.root),
         Task::Docs => docs::run(&house.root),
-        Task::Torture(args) => torture::run(&house, &args),
+        Task::Torture(_) => program::torture(&house),
         Task::Bench(args) => bench::run(&house, &args),
         Task::Ci => ci::run(&house),
     }

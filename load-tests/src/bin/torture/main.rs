@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::Parser as _;
 
+mod args;
 mod books;
 mod clock;
 mod disk;
@@ -22,58 +23,8 @@ mod server;
 mod stop;
 mod world;
 
-use plan::{Campaign, Outcome, Plan, Report};
-
-/// Lets the real binary die, lose power, rot, run full and stand still, and checks after each that everything
-/// acknowledged is there once, every log is one chain, digests agree and nothing was made or lost.
-#[derive(Parser)]
-#[command(name = "torture", after_help = EXAMPLES)]
-struct Args {
-    /// How long at most, all campaigns together; each gets a share, and ends when it has its full number.
-    #[arg(long, default_value_t = 10)]
-    minutes: u64,
-    /// Only these campaigns.
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<Campaign>,
-    /// Where every draw begins: the same seed draws the same plan.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Deaths of the campaign `kill`, where time allows.
-    #[arg(long, default_value_t = 1_000)]
-    kills: u64,
-    /// Trials of each other campaign, instead of its full number.
-    #[arg(long)]
-    trials: Option<u64>,
-    /// Where networks are made and broken; a directory of its own is made inside and taken away.
-    #[arg(long, default_value = "target/torture")]
-    dir: PathBuf,
-    /// Keep the directory of each failed trial here.
-    #[arg(long)]
-    keep: Option<PathBuf>,
-    /// The binary to torture; by default the one beside this program.
-    #[arg(long)]
-    bin: Option<PathBuf>,
-    /// What the report on stdout is: a table or JSON.
-    #[arg(short, long, default_value = "table")]
-    output: plan::Output,
-    /// The journal that loses power: ours, or one with a known fault, to see that it is caught.
-    #[arg(long, default_value = "holmes", hide = true)]
-    journal: power::Which,
-    /// Not a campaign: writes into a journal until its frames are out, and says on stdout what it may.
-    #[arg(long, hide = true)]
-    write_into: Option<PathBuf>,
-}
-
-const EXAMPLES: &str = "Examples:
-  cargo xtask torture --minutes 60                 the full length of every campaign, where an hour is enough
-  cargo xtask torture --minutes 2 --kills 30       what continuous integration runs, and a little of the rest
-  cargo xtask torture --only kill --kills 200      nothing but deaths
-  cargo xtask torture --only power,flip --seed 7 --keep failed
-
-Campaigns: kill (SIGKILL at any moment), power (writes dropped and torn, from a trace of a real run), flip (one bit of
-one file), full (no room on the disk), readonly (a disk that takes nothing), clock (jumps back and ahead), stop (SIGSTOP).
-Progress is told on stderr, the report on stdout, and the exit code is 1 when anything was found. full, readonly and
-power need what not every machine gives (mount, chattr +i, strace): what is left out is said, with the reason.";
+use args::{Args, Campaign};
+use plan::{Outcome, Plan, Report};
 
 fn main() -> ExitCode {
     match run(Args::parse()) {

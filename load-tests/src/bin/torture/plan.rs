@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use crate::args::{Campaign, Output, Which};
 use crate::books::Counts;
 use crate::{clock, disk, flip, kill, power, stop};
 
@@ -14,26 +15,6 @@ use crate::{clock, disk, flip, kill, power, stop};
 const MOST_FINDINGS: usize = 10;
 /// How often progress is told.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
-
-/// A way of doing harm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Campaign {
-    /// SIGKILL at any moment.
-    Kill,
-    /// A power cut that drops and tears what was not forced to disk.
-    Power,
-    /// One bit of one file of a stopped directory.
-    Flip,
-    /// No room on the disk.
-    Full,
-    /// A disk that takes nothing.
-    Readonly,
-    /// A clock that jumps back and ahead.
-    Clock,
-    /// SIGSTOP and SIGCONT.
-    Stop,
-}
 
 impl Campaign {
     pub(crate) const ALL: [Campaign; 7] = [
@@ -72,15 +53,6 @@ impl Campaign {
     }
 }
 
-/// How a report is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Output {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
-}
-
 /// What is tried on what.
 pub(crate) struct Plan {
     pub(crate) bin: PathBuf,
@@ -89,7 +61,7 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) kills: u64,
     pub(crate) trials: Option<u64>,
-    pub(crate) journal: power::Which,
+    pub(crate) journal: Which,
 }
 
 /// A campaign in progress: it draws, counts, and is told what went wrong.
@@ -118,7 +90,7 @@ pub(crate) struct Finding {
 /// What has come of a campaign.
 #[derive(Debug, Serialize)]
 pub(crate) struct Outcome {
-    campaign: Campaign,
+    campaign: String,
     trials: u64,
     wanted: u64,
     seconds: f64,
@@ -235,7 +207,7 @@ impl Trials<'_> {
 
     fn outcome(self) -> Outcome {
         Outcome {
-            campaign: self.campaign,
+            campaign: self.campaign.name(),
             trials: self.done,
             wanted: self.wanted,
             seconds: (self.began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
@@ -286,7 +258,7 @@ impl Report {
         writeln!(out, "{:<10}{:>8}{:>8}{:>9}{:>7}  WHAT", "CAMPAIGN", "TRIALS", "OF", "SECONDS", "FOUND")?;
         for of in &self.campaigns {
             let counts: Vec<String> = of.counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
-            let (name, found) = (of.campaign.name(), of.findings.len());
+            let (name, found) = (&of.campaign, of.findings.len());
             let what = counts.join(", ");
             writeln!(out, "{name:<10}{:>8}{:>8}{:>9.0}{found:>7}  {what}", of.trials, of.wanted, of.seconds)?;
             for left_out in &of.skipped {
@@ -305,7 +277,7 @@ impl Report {
     fn verdict(&self) -> String {
         let found: usize = self.campaigns.iter().map(|of| of.findings.len()).sum();
         let trials: u64 = self.campaigns.iter().map(|of| of.trials).sum();
-        let short = self.campaigns.iter().filter(|of| of.trials < of.wanted).map(|of| of.campaign.name());
+        let short = self.campaigns.iter().filter(|of| of.trials < of.wanted).map(|of| of.campaign.as_str());
         let (short, seed) = (short.collect::<Vec<_>>().join(", "), self.seed);
         let short =
             if short.is_empty() { String::new() } else { format!("; short of its full length: {short}") };

@@ -12,9 +12,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use tokio::runtime::Runtime;
 
+use crate::args::Which;
 use crate::plan::{Trials, copy};
 use crate::world::World;
-pub(crate) use journals::{Which, write_into};
+pub(crate) use journals::write_into;
 use journals::{acknowledged, check};
 use medium::{Harm, Medium};
 use network::Network;

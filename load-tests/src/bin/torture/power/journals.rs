@@ -13,27 +13,14 @@ use holmes_kernel::ports::{Journal as _, Snapshot};
 use holmes_kernel::{Chain, Entry, Frame, LogId, Origin, ServiceId, Tail, Time, canon};
 use holmes_store::journal::embedded::{Journal, Options};
 
+use crate::args::Which;
+
 /// Logs that are written at once.
 const LOGS: u16 = 3;
 /// Frames of each log in one life.
 const FRAMES: u64 = 120;
 /// Small, so that tables are written, compacted and journals let go in a short life.
 const MEMTABLE_BYTES: u64 = 64 << 10;
-
-/// Which journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Which {
-    /// The embedded journal.
-    Holmes,
-    /// A file of records, done right.
-    Toy,
-    /// One that acknowledges, and then forces to disk.
-    ToyAcksEarly,
-    /// One that never forces its new name to disk.
-    ToyForgetsDirectory,
-    /// One that takes whatever lies in its file for a record.
-    ToyTrustsBytes,
-}
 
 /// What was acknowledged of each log: where a frame ends, and its chain.
 pub(crate) type Acknowledged = BTreeMap<u16, Vec<(u64, Chain)>>;

@@ -1,0 +1,49 @@
+//! What the simulator is told. `cargo xtask` reads this file, too: its help, and what it says of a wrong word, need no build.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Plays bad days on virtual time, each from a seed, and holds everything that must be after every deed.
+///
+/// The talk goes to stderr, the verdict to stdout. The exit status is 1 when a day went wrong; it is then cut down to what
+/// it needs and kept in crates/sim/cases, where a test plays it from then on.
+#[derive(Parser)]
+#[command(name = "cargo xtask sim", bin_name = "cargo xtask sim", after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// How many seeds
+    #[arg(long, default_value_t = 200)]
+    pub(crate) seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    pub(crate) from: u64,
+    /// One seed alone
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    pub(crate) seed: Option<u64>,
+    /// A kept day instead of a seed
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "from", "seed"])]
+    pub(crate) case: Option<PathBuf>,
+    /// How many deeds a day has
+    #[arg(long, default_value_t = 120)]
+    pub(crate) steps: usize,
+    /// Tell every deed before it is played
+    #[arg(long)]
+    pub(crate) trace: bool,
+    /// Switch a guard of the product off (inbox, chain, window, age, step, fence, numbers, durable, hold): days must then go
+    /// wrong
+    #[arg(long, value_name = "GUARD")]
+    pub(crate) without: Option<String>,
+    /// Play every day twice, and compare
+    #[arg(long)]
+    pub(crate) twice: bool,
+    /// Leave days that go wrong as they are: neither cut nor kept
+    #[arg(long)]
+    pub(crate) no_shrink: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  cargo xtask sim                              200 seeds, as the tests do
+  cargo xtask sim --seeds 10000                a night
+  cargo xtask sim --seed 4711 --trace          one day, deed by deed
+  cargo xtask sim --case crates/sim/cases/4711.json --trace
+  cargo xtask sim --without inbox              what the days would find if the inbox were not checked";

@@ -1,0 +1,39 @@
+//! Programs that are built as they are released, and let run on the words that were said. Each declares its options in a file
+//! that is read here, too: so `--help`, and the answer to a wrong word, need no build.
+
+use std::ffi::OsString;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{House, sh};
+
+#[path = "../../sim/src/args.rs"]
+#[expect(dead_code, reason = "most are the program's alone")]
+pub(crate) mod sim;
+#[path = "../../../load-tests/src/bin/torture/args.rs"]
+#[expect(dead_code, reason = "they are the program's alone")]
+pub(crate) mod torture;
+
+/// Bad days: the simulator.
+pub(crate) fn sim(house: &House, args: &sim::Args) -> Result<()> {
+    let guards: &[&str] = if args.without.is_some() { &["--features", "weakened"] } else { &[] };
+    run(house, "holmes-sim", [&["-p", "holmes-sim"], guards].concat())
+}
+
+/// The crash campaign, on the binary that it is built with.
+pub(crate) fn torture(house: &House) -> Result<()> {
+    run(
+        house,
+        "torture",
+        vec!["-p", "holmes", "-p", "holmes-load-tests", "--bin", "holmes", "--bin", "torture"],
+    )
+}
+
+/// Builds, and passes on what was said behind the program's name. What it prints on stdout is the answer.
+fn run(house: &House, program: &str, build: Vec<&str>) -> Result<()> {
+    sh::run(sh::cargo(&house.root).args(["build", "--release"]).args(build))?;
+    let words: Vec<OsString> = std::env::args_os().skip(2).collect();
+    let program = house.metadata.target_directory.join("release").join(program);
+    sh::run_through(Command::new(program).current_dir(&house.root).args(words))
+}
