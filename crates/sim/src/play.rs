@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holmes_accounts::command::{NewAccount, NewApiKey};
 use holmes_accounts::{By, Change, Roles};
-use holmes_kernel::{Amount, Id, Principal, PrincipalKind, ServiceId, Way};
+use holmes_kernel::{Amount, Id, Principal, ServiceId, Way};
 use holmes_ledger::command::{Command as Pay, Coordinator, Kind, Move, Movement, Transfer, Via};
 use holmes_market::Command as Trade;
 use holmes_market::command::OpenSession;
@@ -17,7 +17,8 @@ use crate::client::{Clients, Said};
 use crate::deed::Deed;
 use crate::watch::Watch;
 use crate::world::{
-    BANK, COIN, EPOCH_S, HOL, OWNERS, STAFF, USD, World, account, gateway, node, party, public, register,
+    BANK, COIN, EPOCH_S, GATEWAY, HOL, OWNERS, USD, World, account, gateway, node, party, public, register,
+    staff,
 };
 
 /// Who sends dense numbers.
@@ -46,7 +47,7 @@ impl Day {
     pub fn begin() -> Day {
         let mut world = World::peopled();
         let bulk = Pay::RegisterSubmitter { submitter: party(BULK), registered: true };
-        let asked = world.ask(&world.ledger.clone(), STAFF, bulk);
+        let asked = world.ask(&world.ledger.clone(), staff(), bulk);
         let (clients, watch) = (Clients::default(), Watch::default());
         let wrong = asked.err().map(|refusal| refusal.to_string()).into_iter().collect();
         Day {
@@ -125,7 +126,7 @@ impl Day {
             Deed::Silence { n, silent: true } => drop(self.silent.insert(*n)),
             Deed::Silence { n, silent: false } => drop(self.silent.remove(n)),
             Deed::Account { kind, at } => self.account(*kind, *at),
-            Deed::Gateway => self.ask_as_gateway(Some(Ask::StartGateway { public_key: public(100) })),
+            Deed::Gateway => self.ask_as_gateway(Some(Ask::StartGateway { public_key: public(GATEWAY) })),
             Deed::Bond { n, units } => self.bond(*n, *units),
             Deed::Unbond { n, units } => {
                 let amount = Some(Amount::new(*units));
@@ -134,7 +135,7 @@ impl Day {
             Deed::Jail { n, jailed } => {
                 let (node, cause) = (node(*n), "it answers nonsense".to_owned());
                 let command = if *jailed { Stake::Jail { node, cause } } else { Stake::Unjail { node } };
-                self.ask(STAFF, Said::Staking(command));
+                self.ask(staff(), Said::Staking(command));
             }
             Deed::Exit { n, back } => {
                 let next = self.world.emission.look(|state| state.next);
@@ -268,7 +269,6 @@ impl Day {
     }
 
     fn account(&mut self, kind: u8, at: usize) {
-        let staff = Principal::new(PrincipalKind::Staff, Id::of_key(&public(7)));
         let (id, last) = (self.world.fresh(), self.given.get(at % self.given.len().max(1)).copied());
         let change = match (kind % 4, last) {
             (1, Some(account)) => Change::Suspend { account, cause: "asked for by a court".into() },
@@ -295,7 +295,7 @@ impl Day {
                 })
             }
         };
-        self.ask(staff, Said::Accounts(holmes_accounts::Command { by: By::Signature, change }));
+        self.ask(staff(), Said::Accounts(holmes_accounts::Command { by: By::Signature, change }));
     }
 
     fn nonsense(&mut self, kind: u8) {

@@ -31,8 +31,8 @@ use crate::journal::Journal;
 
 mod cast;
 
+use cast::TREASURER;
 pub use cast::*;
-use cast::{GENESIS, START, TREASURER, signed};
 
 /// The network, and what its parties know of it.
 pub struct World {
@@ -111,6 +111,7 @@ impl World {
         (staking.epoch_s, staking.tge_at_ms, staking.hardware_pass_days) = (EPOCH_S, tge_at_ms, 90);
         let mut scheduling = holmes_scheduling::params::defaults();
         (scheduling.epoch_s, scheduling.beat_s, scheduling.tge_at_ms) = (EPOCH_S, 1, tge_at_ms);
+        scheduling.public_key = public(SCHEDULER).to_vec().into();
         let mut market = holmes_market::params::defaults();
         (market.epoch_s, market.tge_at_ms, market.window_ms) = (EPOCH_S, tge_at_ms, 5_000);
         terms(&mut market);
@@ -122,7 +123,7 @@ impl World {
         let scheduling = rig.add(log(4), opened(scheduling.encode_to_vec())).unwrap();
         let market = rig.add(log(5), opened(market.encode_to_vec())).unwrap();
         let emission = rig.add(log(6), opened(emission.encode_to_vec())).unwrap();
-        let first = FirstStaff { public_keys: vec![public(7)], ..FirstStaff::default() };
+        let first = FirstStaff { public_keys: vec![public(STAFF)], ..FirstStaff::default() };
         let accounts = holmes_accounts::params::defaults(&first);
         let accounts = rig.add(log(2), opened(accounts.encode_to_vec())).unwrap();
         let (sessions, leases) = (Vec::new(), Vec::new());
@@ -231,7 +232,7 @@ impl World {
     pub fn bond(&mut self, n: u8) {
         self.ask(&self.staking.clone(), party(n), register(n)).unwrap();
         let rating = Stake::SetRating { node: node(n), rating_milli_cu: 1_000 };
-        self.ask(&self.staking.clone(), STAFF, rating).unwrap();
+        self.ask(&self.staking.clone(), staff(), rating).unwrap();
         let hold = self.hold_for_bond(n, 3_600_000);
         self.ask(&self.staking.clone(), party(n), Stake::Bond { node: node(n), hold }).unwrap();
     }
@@ -246,7 +247,7 @@ impl World {
 
     /// The gateway comes, or comes back.
     pub fn start_gateway(&mut self) {
-        let start = Ask::StartGateway { public_key: public(100) };
+        let start = Ask::StartGateway { public_key: public(GATEWAY) };
         self.ask(&self.scheduling.clone(), gateway(), start).unwrap();
     }
 
@@ -258,12 +259,10 @@ impl World {
 
     /// What the gateway says when a node's stream opens.
     pub fn attachment(&mut self, n: u8) -> Ask {
-        let model = wire::ServedModel { name: MODEL.into(), digest: vec![1; 32].into(), context: 8_192 };
-        let offer = wire::Capabilities { models: vec![model], slots: 4, ..Default::default() };
-        let offer = Offer::read(&offer.encode_to_vec()).unwrap();
+        let offer = Offer::read(&offer()).unwrap();
         let nonce = self.fresh().to_bytes();
-        let said = attach_statement(&GENESIS, 1, &Id::of_key(&public(100)).to_bytes(), &nonce, &offer.bytes);
-        Ask::Attach(Attach { node: node(n), offer, nonce, signature: signed(n, &said) })
+        let said = attach_statement(&GENESIS, 1, &gateway().id.to_bytes(), &nonce, &offer.bytes);
+        Ask::Attach(Attach { node: node(n), offer, nonce, signature: signed(node_key(n), &said) })
     }
 
     /// The node's stream breaks.
@@ -415,8 +414,8 @@ impl World {
         let said = call_line(&GENESIS, 1, &lease.to_bytes(), &line.message());
         let at = self.scheduling.look(|state| state.leases.get(&lease.seq).map(|lease| lease.node));
         let n = OWNERS.clone().find(|n| Some(node(*n)) == at).unwrap_or_default();
-        line.node_signature = signed(n, &said);
-        line.gateway_signature = signed(100, &said);
+        line.node_signature = signed(node_key(n), &said);
+        line.gateway_signature = signed(GATEWAY, &said);
         line
     }
 

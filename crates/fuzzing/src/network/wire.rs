@@ -8,17 +8,22 @@ use holmes_ledger::system_account;
 use holmes_proto::scheduling::v1 as scheduling;
 use holmes_scheduling::Command;
 use holmes_scheduling::wire as parse;
+use holmes_sim::world::{
+    GATEWAY, GENESIS, HOL, MODEL, OWNERS, STAFF, START, USD, World, account, key, node, node_key, offer,
+    party, possession, public,
+};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, Value};
 use tonic::Status;
 
-use super::people::{self, GENESIS, id, node_of, offer, party, public};
-use super::{Network, START, account, is_party};
+use super::people::{self, id, is_party};
 
 type Drawn<T> = arbitrary::Result<T>;
 
 /// What there is to name.
 pub(super) struct Known {
     who: Principal,
+    /// The request's own id.
+    request: Id,
     parties: Vec<Id>,
     nodes: Vec<Id>,
     accounts: Vec<Id>,
@@ -30,19 +35,19 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn of(network: &Network, who: Principal) -> Known {
-        let owned = (1..=people::PARTIES).flat_map(|n| [account(n, 1), account(n, 2)]);
+    pub(super) fn of(world: &World, who: Principal, request: Id) -> Known {
+        let owned = people::all().flat_map(|n| [account(n, HOL), account(n, USD)]);
         let platforms = ["bonds/HOL", "fees/USD", "external/USD", "ecosystem/HOL"].map(system_account);
         let fresh: Vec<Id> = (0..6).map(|n| Id::v7(START.millis(), [7, 7, 7, 7, 7, 7, 7, 7, 7, n])).collect();
-        let sessions =
-            network.market.look(|state| state.sessions.iter().map(|(id, _)| *id).take(8).collect());
-        let holds = network.ledger.look(|state| state.holds.iter().map(|(id, _)| *id).take(8).collect());
+        let sessions = world.market.look(|state| state.sessions.iter().map(|(id, _)| *id).take(8).collect());
+        let holds = world.ledger.look(|state| state.holds.iter().map(|(id, _)| *id).take(8).collect());
         let leases =
-            network.scheduling.look(|state| state.leases.iter().map(|(seq, _)| *seq).max().unwrap_or(0));
+            world.scheduling.look(|state| state.leases.iter().map(|(seq, _)| *seq).max().unwrap_or(0));
         Known {
             who,
-            parties: (1..=people::PARTIES).map(id).collect(),
-            nodes: (1..=people::OWNERS).map(|n| id(node_of(n))).collect(),
+            request,
+            parties: people::all().map(id).collect(),
+            nodes: OWNERS.map(node).collect(),
             accounts: owned.chain(platforms).chain(fresh.iter().copied()).collect(),
             sessions,
             holds,
@@ -70,7 +75,6 @@ impl Known {
 pub(super) fn message(
     of: &MessageDescriptor,
     known: &Known,
-    request: Id,
     u: &mut Unstructured<'_>,
     depth: usize,
 ) -> Drawn<DynamicMessage> {
@@ -83,38 +87,26 @@ pub(super) fn message(
     }
     for field in of.fields() {
         if field.name() == "request_id" {
-            message.set_field(&field, Value::String(request.to_string()));
+            message.set_field(&field, Value::String(known.request.to_string()));
         } else if depth < 4 && !u.ratio(1u8, 8u8)? {
-            let value = value(&field, known, request, u, depth)?;
+            let value = value(&field, known, u, depth)?;
             message.set_field(&field, value);
         }
     }
     Ok(message)
 }
 
-fn value(
-    field: &FieldDescriptor,
-    known: &Known,
-    request: Id,
-    u: &mut Unstructured<'_>,
-    depth: usize,
-) -> Drawn<Value> {
+fn value(field: &FieldDescriptor, known: &Known, u: &mut Unstructured<'_>, depth: usize) -> Drawn<Value> {
     if !field.is_list() {
-        return one(field, known, request, u, depth);
+        return one(field, known, u, depth);
     }
     let most = if u.ratio(1u8, 64u8)? { 300 } else { 3 };
     let count = u.int_in_range(0..=most)?;
-    let row: Drawn<Vec<Value>> = (0..count).map(|_| one(field, known, request, u, depth)).collect();
+    let row: Drawn<Vec<Value>> = (0..count).map(|_| one(field, known, u, depth)).collect();
     row.map(Value::List)
 }
 
-fn one(
-    field: &FieldDescriptor,
-    known: &Known,
-    request: Id,
-    u: &mut Unstructured<'_>,
-    depth: usize,
-) -> Drawn<Value> {
+fn one(field: &FieldDescriptor, known: &Known, u: &mut Unstructured<'_>, depth: usize) -> Drawn<Value> {
     Ok(match field.kind() {
         Kind::String => Value::String(text(field, known, u)?),
         Kind::Bytes => Value::Bytes(bytes(field.name(), u)?.into()),
@@ -125,7 +117,7 @@ fn one(
         Kind::Float => Value::F32(u.arbitrary()?),
         Kind::Enum(of) if u.ratio(1u8, 12u8)? => Value::EnumNumber(of.values().len() as i32),
         Kind::Enum(of) => Value::EnumNumber(u.int_in_range(1..=of.values().len() as i32 - 1)?),
-        Kind::Message(inner) => Value::Message(message(&inner, known, request, u, depth + 1)?),
+        Kind::Message(inner) => Value::Message(message(&inner, known, u, depth + 1)?),
         other => panic!("{}: say here how {other:?} is drawn", field.full_name()),
     })
 }
@@ -140,8 +132,8 @@ fn text(field: &FieldDescriptor, known: &Known, u: &mut Unstructured<'_>) -> Dra
         "lease_id" => {
             format!("1.4.1.{}", if u.ratio(3u8, 4u8)? { known.leases } else { u.int_in_range(0..=99)? })
         }
-        "submitter" => party(u.int_in_range(1..=4)?).to_string(),
-        "owner" | "renter" | "debit_owner" => match u.int_in_range(0..=4u8)? {
+        "submitter" => party(people::any(u)?).to_string(),
+        "owner" | "renter" | "debit_owner" => match u.int_in_range(0..=5u8)? {
             0 => String::new(),
             1 => "*".into(),
             2 => known.who.to_string(),
@@ -150,9 +142,7 @@ fn text(field: &FieldDescriptor, known: &Known, u: &mut Unstructured<'_>) -> Dra
         "page_token" => u.choose(&["", "0", "3", "99"])?.to_string(),
         "asset" => u.choose(&["USD", "HOL", ""])?.to_string(),
         "name" if message.name() == "OpenAccountRequest" => String::new(),
-        "model" | "name" => {
-            u.choose(&[people::MODEL, people::MODEL, people::MODEL, "other", ""])?.to_string()
-        }
+        "model" | "name" => u.choose(&[MODEL, MODEL, MODEL, "other", ""])?.to_string(),
         id if id.ends_with("_id") || id.ends_with("_ids") => {
             if u.ratio(1u8, 16u8)? {
                 String::new()
@@ -168,12 +158,10 @@ fn bytes(name: &str, u: &mut Unstructured<'_>) -> Drawn<Vec<u8>> {
     if u.ratio(1u8, 24u8)? {
         return Ok(u.arbitrary::<&[u8]>()?.iter().copied().take(300).collect());
     }
-    let n = u.int_in_range(1..=4u8)?;
+    let n = people::any(u)?;
     Ok(match name {
-        "public_key" | "old_public_key" => {
-            public(*u.choose(&[n, node_of(n), people::GATEWAY, people::STAFF])?).to_vec()
-        }
-        "possession" => people::of_staking(n).concat(),
+        "public_key" | "old_public_key" => public(*u.choose(&[n, node_key(n), GATEWAY, STAFF])?).to_vec(),
+        "possession" => possession(n).concat(),
         "capabilities" => offer(),
         "nonce" => vec![n; 16],
         "call" => Id::v7(START.millis(), [n; 10]).to_bytes().to_vec(),
@@ -209,8 +197,8 @@ fn transfer(mut message: DynamicMessage, known: &Known, u: &mut Unstructured<'_>
     set("kind", Value::EnumNumber(kind));
     if kind <= 2 {
         let own = |n: u8| party(n) == known.who;
-        let own = (1..=people::PARTIES).find(|n| own(*n)).filter(|_| mine);
-        let asset = u.int_in_range(1..=2)?;
+        let own = people::all().find(|n| own(*n)).filter(|_| mine);
+        let asset = u.int_in_range(HOL..=USD)?;
         set(
             "debit_account_id",
             own.map_or(id("account_id", u)?, |n| Value::String(account(n, asset).to_string())),
@@ -233,7 +221,7 @@ fn transfer(mut message: DynamicMessage, known: &Known, u: &mut Unstructured<'_>
 /// A key with a proof that holds for an account of its own, or for a machine of the caller's; or for somebody else.
 fn offered(mut message: DynamicMessage, known: &Known, u: &mut Unstructured<'_>) -> Drawn<DynamicMessage> {
     let n = u.int_in_range(1..=40u8)?;
-    let (of, own) = (people::key(n), id(n));
+    let (of, own) = (key(n), id(n));
     let owner = if is_party(known.who) { known.who.id } else { *u.choose(&known.parties)? };
     let (holder, owner) = match u.int_in_range(0..=3u8)? {
         0 => (Principal::new(PrincipalKind::Account, own), own),

@@ -4,9 +4,11 @@ use std::sync::OnceLock;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use holmes_kernel::{Id, LogId, Principal, PrincipalKind, ServiceId, Time};
+use holmes_proto::scheduling::v1::{Capabilities, ServedModel};
 use holmes_proto::staking::v1::NodeKind;
 use holmes_staking::command::{Command as Stake, RegisterNode};
 use holmes_staking::possession::{Network, statement};
+use prost::Message as _;
 
 /// The token's number.
 pub const HOL: u32 = 1;
@@ -26,19 +28,30 @@ pub const EPOCH_S: u64 = 45;
 pub const OWNERS: std::ops::RangeInclusive<u8> = 1..=3;
 /// Who rents.
 pub const RENTERS: std::ops::RangeInclusive<u8> = 4..=5;
-pub(super) const START: Time = Time::from_millis(20_832 * 86_400_000);
-/// Staff.
-pub const STAFF: Principal = Principal::new(PrincipalKind::Staff, Id::from_bytes([7; 16]));
+/// The number of staff's key.
+pub const STAFF: u8 = 90;
+/// The number of the key that scheduling signs with.
+pub const SCHEDULER: u8 = 91;
+/// The number of the gateway's key.
+pub const GATEWAY: u8 = 100;
+/// When the network opens.
+pub const START: Time = Time::from_millis(20_832 * 86_400_000);
 /// Who moves money over the border.
 pub const BANK: Principal = Principal::service(ServiceId(9));
 pub(super) const TREASURER: Principal = Principal::service(ServiceId(7));
-pub(super) const GENESIS: [u8; 16] = [5; 16];
+/// The profile that it is opened from.
+pub const GENESIS: [u8; 16] = [5; 16];
 /// What the nodes serve.
 pub const MODEL: &str = "smollm2-135m-instruct";
 
-/// The n-th party.
+/// The n-th party: who an account is follows from its key.
 pub fn party(n: u8) -> Principal {
-    Principal::new(PrincipalKind::Account, Id::from_bytes([n; 16]))
+    Principal::new(PrincipalKind::Account, Id::of_key(&public(n)))
+}
+
+/// Staff.
+pub fn staff() -> Principal {
+    Principal::new(PrincipalKind::Staff, Id::of_key(&public(STAFF)))
 }
 
 /// Its account.
@@ -58,14 +71,19 @@ pub fn public(n: u8) -> [u8; 32] {
     key(n).verifying_key().to_bytes()
 }
 
+/// The number of the key of the n-th owner's node.
+pub const fn node_key(n: u8) -> u8 {
+    n + 10
+}
+
 /// The n-th owner's node.
 pub fn node(n: u8) -> Id {
-    Id::of_key(&public(n))
+    Id::of_key(&public(node_key(n)))
 }
 
 /// The gateway that is played.
 pub fn gateway() -> Principal {
-    Principal::new(PrincipalKind::Gateway, Id::of_key(&public(100)))
+    Principal::new(PrincipalKind::Gateway, Id::of_key(&public(GATEWAY)))
 }
 
 /// A service's log.
@@ -75,14 +93,24 @@ pub fn log(service: u16) -> LogId {
 
 /// What an owner says to have a node known.
 pub fn register(n: u8) -> Stake {
-    let network = Network { genesis: GENESIS, cell: 1 };
-    let possession = signed(n, &statement(&network, party(n), &public(n)));
-    let kind = NodeKind::Compute as u8;
-    Stake::RegisterNode(RegisterNode { public_key: public(n), kind, claim_milli_cu: 1_000, possession })
+    let (public_key, kind, claim_milli_cu) = (public(node_key(n)), NodeKind::Compute as u8, 1_000);
+    Stake::RegisterNode(RegisterNode { public_key, kind, claim_milli_cu, possession: possession(n) })
 }
 
-/// The n-th party's signature.
-pub(super) fn signed(n: u8, said: &[u8]) -> [[u8; 32]; 2] {
+/// That the n-th owner has the node's key, said to staking.
+pub fn possession(n: u8) -> [[u8; 32]; 2] {
+    let network = Network { genesis: GENESIS, cell: 1 };
+    signed(node_key(n), &statement(&network, party(n), &public(node_key(n))))
+}
+
+/// What a node offers.
+pub fn offer() -> Vec<u8> {
+    let model = ServedModel { name: MODEL.into(), digest: vec![1; 32].into(), context: 8_192 };
+    Capabilities { models: vec![model], slots: 4, ..Default::default() }.encode_to_vec()
+}
+
+/// A signature with the n-th key, in the halves in which machines take it.
+pub fn signed(n: u8, said: &[u8]) -> [[u8; 32]; 2] {
     let signature = key(n).sign(said);
     [*signature.r_bytes(), *signature.s_bytes()]
 }

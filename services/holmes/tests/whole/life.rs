@@ -8,7 +8,7 @@ use std::time::Duration;
 use holmes_accounts::command::{NewAccount, NewApiKey};
 use holmes_accounts::{By, Change, Roles};
 use holmes_emission::Command as Reward;
-use holmes_kernel::{Amount, Id, Principal, PrincipalKind};
+use holmes_kernel::{Amount, Id, Principal};
 use holmes_ledger::command::{Command as Pay, Movement, OpenAccount, Via};
 use holmes_ledger::rate::RateLimit;
 use holmes_market::Command as Trade;
@@ -16,9 +16,7 @@ use holmes_market::model::Model;
 use holmes_proto::staking::v1::NodeState;
 use holmes_staking::command::Command as Stake;
 
-use holmes_sim::world::{
-    BANK, COIN, DOLLAR, EPOCH_S, HOL, MODEL, STAFF, USD, World, account, node, party, public,
-};
+use holmes_sim::world::{BANK, COIN, DOLLAR, EPOCH_S, HOL, MODEL, USD, World, account, node, party, staff};
 
 /// A session without calls or leases closes then.
 const IDLE_S: u64 = 40;
@@ -48,7 +46,7 @@ impl Life for World {
 
     fn freeze(&mut self, account: Id, frozen_out: bool) {
         let freeze = Pay::SetFrozen { account, frozen_out };
-        self.ask(&self.ledger.clone(), STAFF, freeze).unwrap();
+        self.ask(&self.ledger.clone(), staff(), freeze).unwrap();
     }
 
     fn serve(&mut self, n: u8, renter: u8, asset: u32, calls: &[(u8, u64)]) {
@@ -86,7 +84,6 @@ impl Life for World {
 /// Staff suspends an account and reinstates it.
 fn a_suspension(world: &mut World) {
     let accounts = world.accounts.clone();
-    let staff = Principal::new(PrincipalKind::Staff, Id::of_key(&public(7)));
     let (account, key, hash) = (world.fresh(), world.fresh(), [9; 32]);
     let new = NewAccount { account, name: "mallory".into(), roles: Roles::RENTER, key: None };
     let (label, roles) = (String::new(), Roles::RENTER);
@@ -100,7 +97,7 @@ fn a_suspension(world: &mut World) {
         Change::RevokeApiKey { key },
     ] {
         let command = holmes_accounts::Command { by: By::Signature, change };
-        world.ask(&accounts, staff, command).unwrap();
+        world.ask(&accounts, staff(), command).unwrap();
     }
 }
 
@@ -111,7 +108,7 @@ fn another_price(world: &mut World) {
     let model =
         Model { output_pico: was.output_pico + 7, output_micro_units: was.output_micro_units + 1, ..was };
     let set = Trade::SetModel { name: MODEL.into(), model };
-    world.ask(&world.market.clone(), STAFF, set).unwrap();
+    world.ask(&world.market.clone(), staff(), set).unwrap();
     world.report(world.leases.len() - 1, &[(2, 90_001)]);
     world.rest();
     world.place_on(world.sessions.len() - 1, Some(1)).unwrap();
@@ -153,8 +150,8 @@ fn the_border(world: &mut World) {
     let (reference, amount) = ("bank out".to_owned(), Amount::new(DOLLAR));
     let withdrawal = Movement { account: account(3, USD), amount, reference };
     for (who, command) in [
-        (STAFF, Pay::SetLimits { account: account(3, USD), credit_limit: 0, rate }),
-        (STAFF, Pay::RegisterSubmitter { submitter: party(3), registered: true }),
+        (staff(), Pay::SetLimits { account: account(3, USD), credit_limit: 0, rate }),
+        (staff(), Pay::RegisterSubmitter { submitter: party(3), registered: true }),
         (BANK, Pay::RecordWithdrawal(withdrawal)),
     ] {
         world.ask(&world.ledger.clone(), who, command).unwrap();
@@ -191,10 +188,10 @@ fn a_poor_renter(world: &mut World) {
 /// A node is jailed while it serves, and released.
 fn a_jailing(world: &mut World) {
     world.serve(2, 4, USD, &[(31, 50_000)]);
-    world.stake(STAFF, Stake::Jail { node: node(2), cause: "it answers nonsense".into() });
+    world.stake(staff(), Stake::Jail { node: node(2), cause: "it answers nonsense".into() });
     world.wait(20);
     assert_eq!(world.stands(2), NodeState::Jailed);
-    world.stake(STAFF, Stake::Unjail { node: node(2) });
+    world.stake(staff(), Stake::Unjail { node: node(2) });
     world.serve(2, 4, USD, &[(32, 50_000)]);
     world.rest();
 }
@@ -238,7 +235,7 @@ fn an_early_exit(world: &mut World) {
 /// An owner is tombstoned while its node serves, and takes the bond back all the same (E-6.5).
 fn a_tombstone(world: &mut World) {
     world.serve(3, 4, USD, &[(51, 50_000)]);
-    world.stake(STAFF, Stake::Tombstone { node: node(3), cause: "it has forged".into() });
+    world.stake(staff(), Stake::Tombstone { node: node(3), cause: "it has forged".into() });
     world.wait(EPOCH_S);
     world.unbond(3).unwrap();
     world.rig.settle();
