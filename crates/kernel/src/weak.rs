@@ -19,6 +19,8 @@ pub enum Guard {
     Numbers,
     Durable,
     Hold,
+    Moment,
+    Refused,
 }
 
 std::thread_local!(static OFF: Cell<Option<Guard>> = const { Cell::new(None) });

@@ -95,3 +95,12 @@ fn an_opening_that_no_frame_can_hold_is_refused_at_provisioning() {
     let opened = Opened { profile_hash: vec![1; 500_000], ..till::opened(1) };
     assert!(Replica::<Till>::provision(till::log(1), Time::from_millis(1), opened).is_err());
 }
+
+#[test]
+fn an_event_that_makes_its_machine_fail_is_damage_at_its_place() {
+    let burst = Event { what: Some(What::Burst(Noted { bytes: vec![1] })) };
+    let entry = Entry { events: vec![burst.encode_to_vec().into()], ..due() };
+    let why = after_opening(SCHEMA, entry).unwrap_err();
+    assert!(matches!(why, ReplayError::Entry { seq: 2, .. }), "{why}");
+    assert!(why.to_string().contains("till fails over its events: evolve panics on this"), "{why}");
+}
