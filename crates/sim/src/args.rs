@@ -29,8 +29,8 @@ pub(crate) struct Args {
     /// Tell every deed before it is played
     #[arg(long)]
     pub(crate) trace: bool,
-    /// Switch a guard of the product off (inbox, chain, window, age, step, fence, numbers, durable, hold): days must then go
-    /// wrong
+    /// Switch a guard of the product off (inbox, chain, window, age, step, fence, numbers, durable, hold, moment, refused):
+    /// days must then go wrong
     #[arg(long, value_name = "GUARD")]
     pub(crate) without: Option<String>,
     /// Play every day twice, and compare
@@ -42,7 +42,7 @@ pub(crate) struct Args {
 }
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask sim                              200 seeds, as the tests do
+  cargo xtask sim                              200 days of 120 deeds; the tests play their first 40 deeds
   cargo xtask sim --seeds 10000                a night
   cargo xtask sim --seed 4711 --trace          one day, deed by deed
   cargo xtask sim --case crates/sim/cases/4711.json --trace

@@ -2,12 +2,12 @@
 
 use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::shard::Ticket;
-use holmes_kernel::{Answer, Call, Code, Event as _, LogId, Machine, Principal, Refusal, Way};
+use holmes_kernel::{Answer, Call, Code, Machine, Principal, Refusal, Way};
 use holmes_runtime::rig::Seat;
 
 use crate::journal::Journal;
 use crate::watch::{Found, Key, Watch};
-use crate::world::{World, log};
+use crate::world::World;
 
 /// A command to one of the machines.
 #[derive(Clone, Debug)]
@@ -37,10 +37,24 @@ pub struct Order {
     pub way: Way,
     /// What.
     pub said: Said,
+    /// Of what was said.
+    digest: Digest,
     /// Copies whose answers may still come.
-    tickets: Vec<Ticket>,
+    under_way: Vec<Copied>,
+    /// Copies in all.
+    sent: u32,
+    /// Copies that were answered with words that say: by this one nothing was done.
+    refused: u32,
     /// The first answer that settled it, in words.
     settled: Option<Result<String, String>>,
+}
+
+/// A copy of an order, under way.
+#[derive(Clone, Copy, Debug)]
+struct Copied {
+    ticket: Ticket,
+    /// Whether the order stood in the log, carried out, before this copy was sent.
+    was_done: bool,
 }
 
 /// What was acknowledged against the rules.
@@ -54,6 +68,11 @@ pub struct Clients {
     pub heard: u64,
     /// Those of them that say that something was done.
     pub done: u64,
+}
+
+/// Whether a refusal says that by this copy nothing was done. Of what was on its way when a service went down nobody knows.
+fn says_not_done(refusal: &Refusal) -> bool {
+    !matches!(refusal.code, Code::Unavailable | Code::Deadline)
 }
 
 /// Codes of refusals after which the same call may still be carried out: the client asks again.
@@ -90,15 +109,19 @@ impl Clients {
 
     /// Takes an order in without sending it; its place.
     pub fn note(&mut self, who: Principal, way: Way, said: Said) -> usize {
-        self.orders.push(Order { who, way, said, tickets: Vec::new(), settled: None });
+        let digest = said.digest();
+        let (under_way, settled) = (Vec::new(), None);
+        self.orders.push(Order { who, way, said, digest, under_way, sent: 0, refused: 0, settled });
         self.orders.len() - 1
     }
 
     /// Sends an order, for the first time or again.
-    pub fn send(&mut self, world: &World, at: usize) {
-        let Order { who, way, said, tickets, .. } = &mut self.orders[at];
+    pub fn send(&mut self, world: &World, watch: &Watch, at: usize) {
+        let was_done = self.orders[at].is_done(watch);
+        let Order { who, way, said, under_way, sent, .. } = &mut self.orders[at];
         let call = Call { way: *way, ..Call::request(*who, holmes_kernel::Id::default()) };
-        tickets.push(match said.clone() {
+        *sent += 1;
+        let ticket = match said.clone() {
             Said::Ledger(command) => world.ledger.post(call, command),
             Said::Staking(command) => world.staking.post(call, command),
             Said::Scheduling(command) => world.scheduling.post(call, command),
@@ -106,7 +129,8 @@ impl Clients {
             Said::Emission(command) => world.emission.post(call, command),
             Said::Treasury(command) => world.treasury.post(call, command),
             Said::Accounts(command) => world.accounts.post(call, command),
-        });
+        };
+        under_way.push(Copied { ticket, was_done });
     }
 
     /// Orders that nobody has settled, the oldest first.
@@ -120,24 +144,24 @@ impl Clients {
         let mut wrong = Vec::new();
         let mut leases = Vec::new();
         for order in &mut self.orders {
-            for ticket in std::mem::take(&mut order.tickets) {
+            for copied in std::mem::take(&mut order.under_way) {
                 let told = match &order.said {
-                    Said::Ledger(command) => told(&world.ledger, ticket, command),
-                    Said::Staking(command) => told(&world.staking, ticket, command),
-                    Said::Scheduling(command) => told(&world.scheduling, ticket, command),
-                    Said::Market(command) => told(&world.market, ticket, command),
-                    Said::Emission(command) => told(&world.emission, ticket, command),
-                    Said::Treasury(command) => told(&world.treasury, ticket, command),
-                    Said::Accounts(command) => told(&world.accounts, ticket, command),
+                    Said::Ledger(_) => told(&world.ledger, copied.ticket),
+                    Said::Staking(_) => told(&world.staking, copied.ticket),
+                    Said::Scheduling(_) => told(&world.scheduling, copied.ticket),
+                    Said::Market(_) => told(&world.market, copied.ticket),
+                    Said::Emission(_) => told(&world.emission, copied.ticket),
+                    Said::Treasury(_) => told(&world.treasury, copied.ticket),
+                    Said::Accounts(_) => told(&world.accounts, copied.ticket),
                 };
                 let Some(told) = told else {
-                    order.tickets.push(ticket);
+                    order.under_way.push(copied);
                     continue;
                 };
                 self.heard += 1;
                 self.done += u64::from(told.answer.is_ok());
                 leases.extend(told.lease.clone());
-                if let Err(why) = order.settle(told, watch) {
+                if let Err(why) = order.settle(told.answer, copied, watch.found(&order.key())) {
                     wrong.push(format!("{} {:?} of {}: {why}", order.service(), order.way, order.who));
                 }
             }
@@ -148,24 +172,31 @@ impl Clients {
         wrong
     }
 
-    /// What was acknowledged and is not in the log any more.
-    pub fn lost(&self, watch: &Watch) -> Vec<Wrong> {
-        let done = self.orders.iter().filter(|order| matches!(order.settled, Some(Ok(_))));
-        let lost = done.filter(|order| watch.found(&order.key()).is_none());
-        lost.map(|order| format!("{:?} was acknowledged and is not in the log", order.way)).collect()
+    /// What clients were told, and the log denies: acknowledged and not there any more, or refused each time and done.
+    pub fn belied(&self, watch: &Watch) -> Vec<Wrong> {
+        let wrong = |order: &Order| match &order.settled {
+            Some(Ok(_)) if watch.found(&order.key()).is_none() => {
+                Some(format!("{:?} was acknowledged and is not in the log", order.way))
+            }
+            _ if order.is_done(watch) && order.is_refused() => {
+                Some(format!("{:?} was refused, and stands in the log as done", order.way))
+            }
+            _ => None,
+        };
+        self.orders.iter().filter_map(wrong).collect()
     }
 }
 
 /// An answer as it was told.
 struct Told {
-    answer: Result<(String, u64), Refusal>,
-    /// Of the command that it answers.
-    digest: Digest,
-    log: LogId,
+    answer: Answered,
     lease: Option<holmes_scheduling::Reply>,
 }
 
-fn told<M: Machine>(seat: &Seat<M, Journal>, ticket: Ticket, command: &M::Command) -> Option<Told>
+/// A reply in words, and its place.
+type Answered = Result<(String, u64), Refusal>;
+
+fn told<M: Machine>(seat: &Seat<M, Journal>, ticket: Ticket) -> Option<Told>
 where
     M::Reply: std::fmt::Debug + 'static,
 {
@@ -174,8 +205,21 @@ where
         let any: &dyn std::any::Any = &answer.value;
         any.downcast_ref::<holmes_scheduling::Reply>().cloned()
     });
-    let answer = answer.map(|Answer { value, seq }| (format!("{value:?}"), seq));
-    Some(Told { answer, digest: canon::digest(command), log: log(M::Event::SERVICE.0), lease })
+    Some(Told { answer: answer.map(|Answer { value, seq }| (format!("{value:?}"), seq)), lease })
+}
+
+impl Said {
+    fn digest(&self) -> Digest {
+        match self {
+            Said::Ledger(command) => canon::digest(command),
+            Said::Staking(command) => canon::digest(command),
+            Said::Scheduling(command) => canon::digest(command),
+            Said::Market(command) => canon::digest(command),
+            Said::Emission(command) => canon::digest(command),
+            Said::Treasury(command) => canon::digest(command),
+            Said::Accounts(command) => canon::digest(command),
+        }
+    }
 }
 
 impl Order {
@@ -196,36 +240,65 @@ impl Order {
         Key { service, who: self.who, way: self.way.into() }
     }
 
+    /// Its entry, where one with this key is there and is its own.
+    fn own<'a>(&self, found: Option<&'a Found>) -> Option<&'a Found> {
+        found.filter(|found| found.digest == self.digest)
+    }
+
+    /// Whether it stands in the log as carried out.
+    fn is_done(&self, watch: &Watch) -> bool {
+        self.own(watch.found(&self.key())).is_some_and(|found| found.refused.is_none())
+    }
+
+    /// Whether every copy of it was answered with a refusal that says that nothing was done.
+    fn is_refused(&self) -> bool {
+        self.sent > 0 && self.refused == self.sent
+    }
+
     /// Whether an answer may be, after what was answered before and beside what the log holds.
-    fn settle(&mut self, told: Told, watch: &Watch) -> Result<(), Wrong> {
-        let key = Key { service: told.log.svc, who: self.who, way: self.way.into() };
-        let found = watch.found(&key).filter(|found| found.digest == told.digest);
-        match &told.answer {
+    fn settle(&mut self, answer: Answered, copied: Copied, found: Option<&Found>) -> Result<(), Wrong> {
+        let own = self.own(found);
+        match &answer {
             Ok((words, seq)) => {
-                let found = found.ok_or("it was acknowledged and is not in the log")?;
-                may_say(found, words, *seq)?;
+                may_say(own.ok_or("it was acknowledged and is not in the log")?, words, *seq)?;
                 if let Some(Ok(before)) = &self.settled
                     && before != words
                 {
                     return Err(format!("it was acknowledged with {before}, then with {words}"));
                 }
             }
-            Err(refusal) if refusal.code == Code::Internal => {
-                return Err(format!("a machine failed over it: {refusal}"));
-            }
-            Err(refusal) if !settles(refusal) || forgets(refusal) => {}
             Err(refusal) => {
-                if matches!(self.settled, Some(Ok(_))) {
-                    return Err(format!("it was acknowledged, then refused: {refusal}"));
-                }
+                self.refused += u32::from(says_not_done(refusal));
+                self.may_refuse(refusal, copied, own.is_some_and(|own| own.refused.is_none()))?;
             }
         }
         if self.settled.is_none() {
-            match told.answer {
+            match answer {
                 Ok((words, _)) => self.settled = Some(Ok(words)),
                 Err(refusal) if settles(&refusal) => self.settled = Some(Err(refusal.reason.into_owned())),
                 Err(_) => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Whether a refusal may be. One that says that nothing was done may not where something is, unless another copy, of
+    /// which nobody knows, can have done it; nor may it be followed by one where it was done before.
+    fn may_refuse(&self, refusal: &Refusal, copied: Copied, is_done: bool) -> Result<(), Wrong> {
+        if refusal.code == Code::Internal {
+            return Err(format!("a machine failed over it: {refusal}"));
+        }
+        if is_done && self.is_refused() {
+            return Err(format!("it was refused, and stands in the log as done: {refusal}"));
+        }
+        if !says_not_done(refusal) || forgets(refusal) {
+            return Ok(());
+        }
+        if matches!(self.settled, Some(Ok(_))) {
+            return Err(format!("it was acknowledged, then refused: {refusal}"));
+        }
+        if copied.was_done {
+            return Err(format!("it stood in the log as done, then it was refused: {refusal}"));
         }
         Ok(())
     }
@@ -242,4 +315,59 @@ fn may_say(found: &Found, words: &str, seq: u64) -> Result<(), Wrong> {
         return Err(format!("it was acknowledged at {seq}, its entry is {} to {}", found.first, found.last));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use holmes_kernel::Id;
+
+    use super::*;
+
+    fn order() -> Order {
+        let said = Said::Treasury(holmes_treasury::Command::RetryGenesis);
+        let (who, way, digest) = (Principal::SYSTEM, Way::Request(Id::default()), said.digest());
+        Order { who, way, said, digest, under_way: Vec::new(), sent: 2, refused: 0, settled: None }
+    }
+
+    fn found(order: &Order, refused: Option<&str>) -> Found {
+        Found { first: 7, last: 7, digest: order.digest, refused: refused.map(str::to_owned) }
+    }
+
+    /// What is wrong with a refusal of the second copy, of which the first is still under way.
+    fn refused(code: Code, reason: &'static str, was_done: bool, on_record: Option<&str>) -> Option<Wrong> {
+        let mut order = order();
+        let (copied, found) = (Copied { ticket: 2, was_done }, found(&order, on_record));
+        order.settle(Err(Refusal::new(code, reason, "no")), copied, Some(&found)).err()
+    }
+
+    #[test]
+    fn a_refusal_of_what_stood_in_the_log_as_done_is_wrong() {
+        let wrong = refused(Code::Precondition, "INSUFFICIENT_FUNDS", true, None).expect("wrong");
+        assert!(wrong.contains("as done, then it was refused"), "{wrong}");
+    }
+
+    #[test]
+    fn a_refusal_that_leaves_it_open_or_that_is_on_record_is_right() {
+        for (code, reason, was_done, on_record) in [
+            (Code::Unavailable, "OUTCOME_UNKNOWN", true, None),
+            (Code::Precondition, "ID_EXPIRED", true, None),
+            (Code::Precondition, "INSUFFICIENT_FUNDS", false, None),
+            (Code::Precondition, "INSUFFICIENT_FUNDS", false, Some("INSUFFICIENT_FUNDS")),
+        ] {
+            assert_eq!(refused(code, reason, was_done, on_record), None, "{reason}");
+        }
+    }
+
+    #[test]
+    fn when_every_copy_was_refused_nothing_may_be_done() {
+        let mut order = order();
+        let mut refuse = |ticket, found: Option<&Found>| {
+            let no = Refusal::new(Code::Exhausted, "WINDOW_FULL", "no");
+            order.settle(Err(no), Copied { ticket, was_done: false }, found)
+        };
+        assert_eq!(refuse(1, None), Ok(()));
+        let found = found(&self::order(), None);
+        let wrong = refuse(2, Some(&found)).expect_err("wrong");
+        assert!(wrong.contains("refused, and stands in the log as done"), "{wrong}");
+    }
 }

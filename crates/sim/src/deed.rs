@@ -83,10 +83,11 @@ pub enum Deed {
     RestartAll { snapshots: bool },
     /// Something becomes of the line from a source to a reader.
     Line { reader: u16, source: u16, trouble: Trouble },
-    /// Somebody has changed a frame in the middle of a log: the service is started from it.
-    Tamper { service: u16, at: usize },
+    /// Somebody has changed a frame in the middle of a log, behind the snapshot where one is used: the service is started
+    /// from it.
+    Tamper { service: u16, at: usize, snapshots: bool },
     /// Somebody has forged the ledger's log so that tokens come from nowhere, every chain right.
-    Forge,
+    Forge { snapshots: bool },
 }
 
 impl Deed {
@@ -104,7 +105,7 @@ impl Deed {
                 | RestartAll { .. }
                 | Line { .. }
                 | Tamper { .. }
-                | Forge
+                | Forge { .. }
                 | Leap { .. }
         )
     }
@@ -138,8 +139,8 @@ pub fn day(seed: u64, steps: usize) -> Vec<Deed> {
         (5, |rng| vec![Deed::Restart { service: service(rng), snapshots: rng.bool() }]),
         (1, |rng| vec![Deed::RestartAll { snapshots: rng.bool() }]),
         (8, line),
-        (1, |rng| vec![Deed::Tamper { service: service(rng), at: rng.usize(..1_000) }]),
-        (1, |_| vec![Deed::Forge]),
+        (1, tamper),
+        (1, forge),
         (1, leap),
     ];
     let faults = kinds.into_iter().filter(|_| rng.u8(..) < 160).collect();
@@ -201,6 +202,25 @@ fn line(rng: &mut fastrand::Rng) -> Vec<Deed> {
         _ => Trouble::Again(rng.u64(1..60)),
     };
     vec![Deed::Line { reader: service(rng), source: service(rng), trouble }]
+}
+
+/// A log is changed before the service starts from its first frame, or behind a snapshot that it starts from.
+fn tamper(rng: &mut fastrand::Rng) -> Vec<Deed> {
+    let (service, at, snapshots) = (service(rng), rng.usize(..1_000), rng.bool());
+    let mut deeds = Vec::new();
+    if snapshots {
+        deeds.push(Deed::Snapshot { service, rots: false });
+        deeds.extend((0..6).map(|_| asked(rng)));
+    }
+    deeds.push(Deed::Tamper { service, at, snapshots });
+    deeds
+}
+
+/// The same of a forged log.
+fn forge(rng: &mut fastrand::Rng) -> Vec<Deed> {
+    let snapshots = rng.bool();
+    let kept = snapshots.then_some(Deed::Snapshot { service: 1, rots: false });
+    kept.into_iter().chain([Deed::Forge { snapshots }]).collect()
 }
 
 /// Mostly seconds; now and then beyond the hour for which requests are known.

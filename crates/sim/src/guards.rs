@@ -3,7 +3,7 @@
 use holmes_kernel::weak::Guard;
 
 /// Every guard, with the word that it is switched off by.
-pub const ALL: [(&str, Guard); 9] = [
+pub const ALL: [(&str, Guard); 11] = [
     ("inbox", Guard::Inbox),
     ("chain", Guard::Chain),
     ("window", Guard::Window),
@@ -13,4 +13,6 @@ pub const ALL: [(&str, Guard); 9] = [
     ("numbers", Guard::Numbers),
     ("durable", Guard::Durable),
     ("hold", Guard::Hold),
+    ("moment", Guard::Moment),
+    ("refused", Guard::Refused),
 ];

@@ -105,7 +105,7 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
                     if seed >= end {
                         return;
                     }
-                    let outcome = seed_of(args, seed);
+                    let outcome = play_day(args, &day(seed, args.steps));
                     frames.fetch_add(outcome.frames, Ordering::Relaxed);
                     played.fetch_add(1, Ordering::Relaxed);
                     if let Some(failure) = outcome.failure {
@@ -144,11 +144,11 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
     Ok(failed.is_empty())
 }
 
-fn seed_of(args: &Args, seed: u64) -> Outcome {
-    let deeds = day(seed, args.steps);
-    let mut outcome = run(&deeds, |_, _| {});
+/// A day, once, or twice where that was asked.
+fn play_day(args: &Args, deeds: &[Deed]) -> Outcome {
+    let mut outcome = run(deeds, |_, _| {});
     if args.twice && outcome.failure.is_none() {
-        let again = run(&deeds, |_, _| {});
+        let again = run(deeds, |_, _| {});
         if again != outcome {
             let wrong = vec!["the same day, played again, is another".to_owned()];
             outcome.failure = Some(run::Failure { deeds: deeds.len(), wrong });
@@ -169,15 +169,12 @@ fn most_kept(args: &Args) -> usize {
 /// Cuts a day that goes wrong, and keeps what is left of it.
 fn keep(args: &Args, seed: u64) -> Result<()> {
     eprintln!("seed {seed}: leaving out what its failure does not need");
-    let (mut note, mut asked) = (String::new(), 0);
-    let deeds = shrink::shrink(day(seed, args.steps), 400, |deeds| {
+    let mut asked = 0;
+    let shrunk = shrink::same(day(seed, args.steps), 400, |deeds| {
         asked += 1;
-        let failure = run(deeds, |_, _| {}).failure;
-        if let Some(failure) = &failure {
-            note.clone_from(&failure.wrong[0]);
-        }
-        failure.is_some()
+        play_day(args, deeds).failure?.wrong.into_iter().next()
     });
+    let shrink::Shrunk { deeds, reason: note } = shrunk;
     let left = deeds.len();
     let name = match &args.without {
         Some(guard) => format!("without-{guard}"),

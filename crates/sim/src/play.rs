@@ -146,7 +146,7 @@ impl Day {
             Deed::Nonsense { kind } => self.nonsense(*kind),
             Deed::Again { back } => {
                 if let Some(at) = self.clients.back(*back) {
-                    self.clients.send(&self.world, at);
+                    self.clients.send(&self.world, &self.watch, at);
                 }
             }
             Deed::Reuse { back } => self.reuse(*back),
@@ -162,7 +162,7 @@ impl Day {
     fn ask(&mut self, who: Principal, said: Said) {
         let id = self.world.fresh();
         let at = self.clients.note(who, Way::Request(id), said);
-        self.clients.send(&self.world, at);
+        self.clients.send(&self.world, &self.watch, at);
     }
 
     fn ask_as_gateway(&mut self, said: Option<Ask>) {
@@ -209,9 +209,9 @@ impl Day {
         let first = order(self);
         if ahead {
             let second = order(self);
-            self.clients.send(&self.world, second);
+            self.clients.send(&self.world, &self.watch, second);
         }
-        self.clients.send(&self.world, first);
+        self.clients.send(&self.world, &self.watch, first);
     }
 
     fn open(&mut self, n: u8, token: bool, budget: u64) {
@@ -220,7 +220,7 @@ impl Day {
         let open = OpenSession { session, renter: None, asset, budget: Some(budget) };
         let said = Said::Market(Trade::OpenSession(open));
         let at = self.clients.note(party(n), Way::Request(session), said);
-        self.clients.send(&self.world, at);
+        self.clients.send(&self.world, &self.watch, at);
         self.world.sessions.push((n, session));
     }
 
@@ -323,7 +323,7 @@ impl Day {
         let open = self.clients.open().contains(&at) && via == Via::Number;
         if !open {
             let at = self.clients.note(who, way, Said::Ledger(Pay::CreateTransfers { via, transfers }));
-            self.clients.send(&self.world, at);
+            self.clients.send(&self.world, &self.watch, at);
         }
     }
 

@@ -58,20 +58,21 @@ impl Day {
             if !self.wrong.is_empty() || self.owed().is_empty() {
                 break;
             }
-            // Who was claimed away from its log hears of it with its next append, and is started again.
+            // Who was claimed away from its log hears of it with its next append, and is started again as a server is:
+            // from its snapshot.
             for service in SERVICES {
                 if self.halted(service).is_some() {
-                    self.restart(service, false);
+                    self.restart(service, true);
                 }
             }
             for at in self.clients.open() {
-                self.clients.send(&self.world, at);
+                self.clients.send(&self.world, &self.watch, at);
             }
             self.epoch();
             self.look();
         }
         self.wrong.extend(self.owed().into_iter().map(|what| format!("never came to rest: {what}")));
-        self.wrong.extend(self.clients.lost(&self.watch));
+        self.wrong.extend(self.clients.belied(&self.watch));
         self.settled();
         if self.wrong.is_empty() {
             self.rebuild();

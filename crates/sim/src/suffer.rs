@@ -2,11 +2,12 @@
 
 use holmes_kernel::frame::{Frame, Open};
 use holmes_kernel::ports::Journal as _;
-use holmes_kernel::{Id, LogId, Origin, Tail};
+use holmes_kernel::{Id, LogId, Machine, Origin, Replica, Tail};
 use holmes_ledger::rows::{Columns, Row};
 use holmes_proto::ledger::v1::event::Event as Booked;
 use holmes_proto::ledger::v1::{Event as LedgerEvent, TransferCode, TransferKind};
 use holmes_runtime::recover::RecoverError;
+use holmes_runtime::rig::Seat;
 use holmes_testing::now;
 use prost::bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{DecodeContext, WireType};
@@ -78,14 +79,15 @@ impl Day {
             Deed::Line { reader, source, trouble } => {
                 self.world.lines.trouble(log(*reader).svc, log(*source).svc, *trouble);
             }
-            Deed::Tamper { service, at } => {
-                if let Some(changed) = tampered(&journal, log(*service), *at) {
-                    self.start_from(*service, changed);
+            Deed::Tamper { service, at, snapshots } => {
+                let unread = if *snapshots { self.unread(*service) } else { 0 };
+                if let Some(changed) = tampered(&journal, log(*service), unread, *at) {
+                    self.start_from(*service, changed, *snapshots);
                 }
             }
-            Deed::Forge => {
+            Deed::Forge { snapshots } => {
                 if let Some(changed) = forged(&journal) {
-                    self.start_from(1, changed);
+                    self.start_from(1, changed, *snapshots);
                 }
             }
             _ => {}
@@ -104,20 +106,27 @@ impl Day {
     }
 
     /// Starts a service from a log that somebody has changed, which it must notice; then from its own again.
-    fn start_from(&mut self, service: u16, changed: Vec<Frame>) {
+    fn start_from(&mut self, service: u16, changed: Vec<Frame>, snapshots: bool) {
         let log = log(service);
         // So that what is rebuilt can be compared with what was.
-        self.restart(service, false);
+        self.restart(service, snapshots);
         if self.halted(service).is_some() {
             return; // its journal does not answer: nobody starts from it now
         }
         self.world.journal.show(log, Some(changed));
-        if let Some(Ok(_)) = seat!(self.world, service, seat => seat.restart(false)) {
+        if let Some(Ok(_)) = seat!(self.world, service, seat => seat.restart(snapshots)) {
             let broken = self.world.rig.check();
             self.wrong.push(format!("{} was started from a log that was changed: {broken:?}", name(service)));
         }
         self.world.journal.show(log, None);
-        self.restart(service, false);
+        self.restart(service, snapshots);
+    }
+
+    /// Up to where a service that starts from its newest snapshot does not read its log.
+    fn unread(&self, service: u16) -> u64 {
+        let version = seat!(self.world, service, seat => state_version(seat)).unwrap_or_default();
+        let newest = now(self.world.journal.kept().snapshot(log(service), version, u64::MAX));
+        newest.ok().flatten().map_or(0, |snapshot| snapshot.at.seq)
     }
 
     /// Why a service has stopped, if it has.
@@ -131,11 +140,16 @@ impl Day {
     }
 }
 
-/// A log with another request id in the middle: its bytes are whole, only the chain shows it.
-fn tampered(journal: &Journal, log: LogId, at: usize) -> Option<Vec<Frame>> {
+fn state_version<M: Machine>(_: &Seat<M, Journal>) -> u32 {
+    Replica::<M>::VERSION
+}
+
+/// A log with another request id in the middle, behind what is not read: its bytes are whole, only the chain shows it.
+fn tampered(journal: &Journal, log: LogId, unread: u64, at: usize) -> Option<Vec<Frame>> {
     let mut frames = now(journal.kept().read(log, 0, usize::MAX)).ok()?;
     // The last frame has no next one that names its chain; its end is known by the journal itself.
-    let candidates: Vec<usize> = (1..frames.len().saturating_sub(1)).rev().take(40).collect();
+    let middle = (1..frames.len().saturating_sub(1)).rev().take(40);
+    let candidates: Vec<usize> = middle.filter(|place| frames[*place].header().first > unread).collect();
     let from = at % candidates.len().max(1);
     let order = candidates.iter().cycle().skip(from).take(candidates.len());
     let (place, changed) = order.filter_map(|place| Some((*place, other_id(&frames, *place)?))).next()?;

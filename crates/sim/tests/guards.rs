@@ -2,7 +2,8 @@
 //! it does not test. With all guards on, the same days go well. Built with the feature `weakened` alone.
 
 use holmes_kernel::weak::{Guard, switch_off};
-use holmes_sim::deed::day;
+use holmes_sim::deed::{Deed, day};
+use holmes_sim::run::Failure;
 use holmes_sim::{case, guards, run};
 
 /// How many days may pass before a guard that is off is missed.
@@ -69,6 +70,33 @@ fn without_conservation_in_each_step_a_forged_log_is_started_from() {
 }
 
 #[test]
+fn without_conservation_in_each_step_a_forged_log_is_started_from_by_a_snapshot_and_without() {
+    for snapshots in [false, true] {
+        let kept = Deed::Snapshot { service: 1, rots: false };
+        let forged = [kept, Deed::Forge { snapshots }];
+        switch_off(Some(Guard::Step));
+        let without = run(&forged, |_, _| {}).failure;
+        switch_off(None);
+        assert!(without.is_some_and(|failure| failure.wrong[0].contains("E-1.1")), "snapshots: {snapshots}");
+        assert_eq!(run(&forged, |_, _| {}).failure, None, "snapshots: {snapshots}, with the guard");
+    }
+}
+
+#[test]
+fn without_the_chain_check_a_log_that_was_changed_behind_a_snapshot_is_started_from() {
+    let pay = |units| Deed::Pay { from: 4, to: 5, token: true, units, balancing: false };
+    let kept = Deed::Snapshot { service: 1, rots: false };
+    let changed = Deed::Tamper { service: 1, at: 0, snapshots: true };
+    let deeds = [pay(1), kept, pay(2), pay(3), pay(4), changed];
+    switch_off(Some(Guard::Chain));
+    let without = run(&deeds, |_, _| {}).failure;
+    switch_off(None);
+    let missed = |failure: &Failure| failure.wrong[0].contains("started from a log that was changed");
+    assert!(without.as_ref().is_some_and(missed), "{without:?}");
+    assert_eq!(run(&deeds, |_, _| {}).failure, None, "with the guard");
+}
+
+#[test]
 fn without_the_fence_a_late_append_of_a_former_owner_applies() {
     is_missed(Guard::Fence, &["the frame does not follow", "its events come to", "is another than it was"]);
 }
@@ -86,4 +114,14 @@ fn without_waiting_for_the_journal_something_is_acknowledged_that_is_not_there()
 #[test]
 fn without_holds_that_end_once_one_ends_twice() {
     is_missed(Guard::Hold, &["ended, and was not open"]);
+}
+
+#[test]
+fn without_the_moment_of_its_frame_an_event_happens_otherwise_at_replay() {
+    is_missed(Guard::Moment, &["is another than it was"]);
+}
+
+#[test]
+fn without_refusals_on_record_what_was_refused_is_acknowledged() {
+    is_missed(Guard::Refused, &["the log says that it was refused", "a machine failed over it"]);
 }

@@ -2,6 +2,8 @@
 
 #[path = "it/cases.rs"]
 mod cases;
+#[path = "it/clients.rs"]
+mod clients;
 #[path = "it/days.rs"]
 mod days;
 #[path = "it/rig.rs"]
