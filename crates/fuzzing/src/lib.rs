@@ -4,7 +4,9 @@
 
 #![allow(clippy::unwrap_used)] // a target fails as a test does
 
+mod bytes;
 mod forged;
+mod history;
 mod models;
 mod network;
 mod proofs;
@@ -22,7 +24,7 @@ pub struct Target {
 }
 
 /// Every target, by name.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "chat_template", about: "a model's chat template, rendered", run: models::chat_template },
     Target {
         name: "commands",
@@ -37,12 +39,21 @@ pub const TARGETS: [Target; 9] = [
     },
     Target { name: "gguf", about: "a GGUF file: tensors, description, tokenizer", run: models::gguf },
     Target {
+        name: "history",
+        about: "events that no machine decided, in the logs of the services' own machines",
+        run: history::history,
+    },
+    Target {
         name: "hugging_face",
         about: "config.json and tokenizer.json of a model",
         run: models::hugging_face,
     },
     Target { name: "openai", about: "bodies as OpenAI's clients send them", run: texts::openai },
-    Target { name: "proofs", about: "API keys and signatures in front of a call", run: proofs::proofs },
+    Target {
+        name: "proofs",
+        about: "API keys and signatures in front of a call, and statements of nodes and gateways",
+        run: proofs::proofs,
+    },
     Target { name: "safetensors", about: "a safetensors file", run: models::safetensors },
 ];
 

@@ -1,4 +1,5 @@
-//! Proofs of who calls: nobody gets in as somebody whose key has not signed this very request.
+//! Proofs of who calls: nobody gets in as somebody whose key has not signed this very request. And of what nodes and
+//! gateways say.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -17,6 +18,8 @@ use http_body_util::Full;
 use prost_reflect::prost::bytes::Bytes;
 use tonic::body::Body;
 use tower::{Layer as _, Service};
+
+mod statements;
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
 
@@ -120,9 +123,10 @@ fn admitted(asked: &Asked) -> bool {
     came.load(Ordering::Relaxed) > 0
 }
 
-/// A right request is let in; the same with anything changed in it is not, nor is anything else but Ada's API key.
+/// Of statements see there. A right request is let in; the same with anything changed in it is not, nor is anything else but Ada's API key.
 pub(crate) fn proofs(bytes: &[u8]) {
     let mut u = Unstructured::new(bytes);
+    let _ = statements::changed(&mut u);
     let _ = changed(&mut u);
     let _ = made_up(&mut u);
 }

@@ -54,7 +54,7 @@ macro_rules! replays {
     };
 }
 
-replays! { chat_template commands config frames gguf hugging_face openai proofs safetensors }
+replays! { chat_template commands config frames gguf history hugging_face openai proofs safetensors }
 
 #[test]
 fn what_is_kept_is_little() {

@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{House, sh};
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  cargo xtask fuzz                          every target for 5 seconds, as continuous integration does
+  cargo xtask fuzz                          every target for 5 seconds
+  cargo xtask fuzz --seed 1                 the same from the kept inputs and a seed: what continuous integration does
   cargo xtask fuzz gguf --seconds 3600      one target for an hour
   cargo xtask fuzz --list                   the targets, and what is kept of each
   cargo xtask fuzz gguf --case FILE         one input again, with its backtrace
@@ -29,6 +30,10 @@ pub(crate) struct Args {
     /// How long each target runs
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
+    /// Draw inputs from this seed, and begin with the kept ones alone, so that two runs of one build try the same; without
+    /// it every run draws its own and goes on from what earlier ones found
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "keep")]
+    seed: Option<u32>,
     /// List the targets
     #[arg(long)]
     list: bool,
@@ -80,9 +85,14 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
     let dir = house.metadata.target_directory.as_std_path().join("fuzz");
     build(root, &dir, &names)?;
     let host = host()?;
+    // What earlier runs found here is not where a run from a seed begins.
+    let found = dir.join(if args.seed.is_some() { "seeded" } else { "corpus" });
+    if args.seed.is_some() && found.exists() {
+        fs::remove_dir_all(&found).with_context(|| format!("{} cannot be emptied", found.display()))?;
+    }
     let targets = names.into_iter().map(|name| Target {
         program: dir.join(&host).join("release").join(&name),
-        found: dir.join("corpus").join(&name),
+        found: found.join(&name),
         name,
         root,
     });
@@ -91,7 +101,7 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
         if let Some(case) = &args.case {
             return sh::run(Command::new(&target.program).args(LIMITS).arg(case));
         }
-        ran.push(target.run(args.seconds)?);
+        ran.push(target.run(args)?);
         if args.keep {
             target.keep()?;
         }
@@ -150,7 +160,8 @@ impl Target<'_> {
         self.root.join("fuzz/cases").join(&self.name)
     }
 
-    fn run(&self, seconds: u32) -> Result<Ran> {
+    fn run(&self, args: &Args) -> Result<Ran> {
+        let seconds = args.seconds;
         for dir in [&self.found, &self.kept(), &self.cases()] {
             fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
         }
@@ -163,6 +174,7 @@ impl Target<'_> {
             "-print_final_stats=1".to_owned(),
             "-verbosity=0".to_owned(),
         ]);
+        command.args(args.seed.map(|seed| format!("-seed={seed}")));
         command.args([&self.found, &self.kept()]).stdin(Stdio::null());
         let out = command.output().with_context(|| format!("{} cannot be run", self.program.display()))?;
         let said = String::from_utf8_lossy(&out.stderr);
@@ -238,10 +250,23 @@ impl Target<'_> {
 
 fn verdict(ran: &[Ran]) -> Result<()> {
     for Ran { name, inputs, fine } in ran {
-        println!("{name:<16} {inputs:>10} inputs  {}", if *fine { "nothing found" } else { "FAILED" });
+        let came = match (fine, inputs) {
+            (false, _) => "FAILED",
+            (true, 0) => "NOTHING TRIED",
+            (true, _) => "nothing found",
+        };
+        println!("{name:<16} {inputs:>10} inputs  {came}");
     }
-    let failed: Vec<&str> = ran.iter().filter(|ran| !ran.fine).map(|ran| ran.name.as_str()).collect();
+    let names = |those: fn(&&Ran) -> bool| -> Vec<&str> {
+        ran.iter().filter(those).map(|ran| ran.name.as_str()).collect()
+    };
+    let (failed, idle) = (names(|ran| !ran.fine), names(|ran| ran.fine && ran.inputs == 0));
     ensure!(failed.is_empty(), "{} of {} targets failed: {}", failed.len(), ran.len(), failed.join(", "));
+    ensure!(
+        idle.is_empty(),
+        "no input was tried of {}: the program ended at once, or did not say how many it tried",
+        idle.join(", ")
+    );
     eprintln!("no input made a target fail");
     Ok(())
 }
@@ -270,5 +295,13 @@ mod tests {
         assert!(verdict(&[ran("gguf", true)]).is_ok());
         let why = verdict(&[ran("gguf", true), ran("config", false)]).expect_err("one failed").to_string();
         assert!(why.contains("1 of 2") && why.contains("config"), "{why}");
+    }
+
+    #[test]
+    fn a_target_that_tried_nothing_has_found_nothing_out() {
+        let ran = |inputs| Ran { name: "gguf".into(), inputs, fine: true };
+        assert!(verdict(&[ran(1)]).is_ok());
+        let why = verdict(&[ran(0)]).expect_err("nothing was tried").to_string();
+        assert!(why.contains("no input was tried of gguf"), "{why}");
     }
 }
