@@ -5,12 +5,14 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use crate::report::Report;
+use crate::report::{Report, Row};
 use crate::spread::{Spread, number};
 use crate::subject::Kind;
 
 /// The file beside the scenarios' directory.
 pub(crate) const FILE: &str = "goals.toml";
+/// The directory beside it.
+pub(crate) const PROFILES: &str = "profiles";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +25,15 @@ struct File {
 pub(crate) struct Goal {
     /// In words.
     pub(crate) what: String,
+    /// Where it is missed: what stops it, and what would lift it.
+    #[serde(default)]
+    pub(crate) limit: String,
+    /// The flame graph that shows it, a file of [`PROFILES`].
+    #[serde(default)]
+    pub(crate) profile: String,
+    /// What that file holds.
+    #[serde(skip)]
+    pub(crate) drawn: String,
     /// The report's name.
     scenario: String,
     #[serde(flatten)]
@@ -32,10 +43,19 @@ pub(crate) struct Goal {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 enum Of {
-    /// A subject's rate and, with it, its 99th percentile.
+    /// A subject's rate in the closed loop, or the rate of the open loop that kept its 99th percentile this low.
     Rate { load: String, subject: Kind, at_least: f64, p99_ms_at_most: Option<f64> },
-    /// A subject's rate beside another's of the same turn.
-    Ratio { load: String, subject: Kind, times: f64, of: Kind },
+    /// A subject's rate beside that of the quickest of others, under the same load or under the load that is best for them.
+    Ratio {
+        load: String,
+        subject: Kind,
+        times: f64,
+        of: Vec<Kind>,
+        #[serde(default)]
+        of_loads: Vec<String>,
+    },
+    /// How what one costs grows with the state.
+    Growth { figure: String, exponent_at_most: f64 },
     /// A figure at a size of the state: at least that much, or at most.
     Point { figure: String, state: u64, at_least: Option<f64>, at_most: Option<f64> },
 }
@@ -62,18 +82,39 @@ impl Of {
         let (reached, found) = match self {
             Of::Rate { load, subject, at_least, p99_ms_at_most } => {
                 let row = report.row(load, *subject)?;
-                let rate = row.rate()?.median;
-                let p99 = row.wait(|waits| waits.p99_ms)?.median;
-                let waits = p99_ms_at_most.map(|most| format!(", p99 {p99:.2} ms of {most} at most"));
-                (
-                    rate >= *at_least && p99_ms_at_most.is_none_or(|most| p99 <= most),
-                    format!("{} of {}{}", number(rate), number(*at_least), waits.unwrap_or_default()),
-                )
+                let ceiling = row.rate()?.median;
+                let Some(most) = p99_ms_at_most else {
+                    return said(
+                        ceiling >= *at_least,
+                        format!("{} of {}", number(ceiling), number(*at_least)),
+                    );
+                };
+                let open = row.open.as_ref()?;
+                let p99 = open.wait(|waits| waits.p99_ms)?.median;
+                let kept = p99 <= *most && open.unsent() == 0;
+                let found = format!(
+                    "{} by schedule at p99 {p99:.2} ms of {most} at most, ceiling {}, of {}",
+                    number(open.offered),
+                    number(ceiling),
+                    number(*at_least)
+                );
+                (kept && open.offered >= *at_least, found)
             }
-            Of::Ratio { load, subject, times, of } => {
-                let (ours, theirs) = (report.row(load, *subject)?, report.row(load, *of)?);
-                let ratio = Spread::of_ratios(&ours.rates(), &theirs.rates())?.median;
-                (ratio >= *times, format!("{} × of {} ×", number(ratio), number(*times)))
+            Of::Ratio { load, subject, times, of, of_loads } => {
+                let ours = report.row(load, *subject)?;
+                let loads = if of_loads.is_empty() { std::slice::from_ref(load) } else { of_loads };
+                let theirs =
+                    loads.iter().flat_map(|load| of.iter().filter_map(|kind| report.row(load, *kind)));
+                let median = |row: &&Row| row.rate().map_or(0.0, |rate| rate.median);
+                let best = theirs.max_by(|a, b| median(a).total_cmp(&median(b)))?;
+                let ratio = Spread::of_ratios(&ours.rates(), &best.rates())?.median;
+                let beside = format!("{} with {}", best.subject.title(), best.load.label());
+                (ratio >= *times, format!("{} × of {} × ({beside})", number(ratio), number(*times)))
+            }
+            Of::Growth { figure, exponent_at_most } => {
+                let series = report.series.iter().find(|series| series.figure == *figure)?;
+                let exponent = series.exponent()?;
+                (exponent <= *exponent_at_most, format!("{exponent:.2} of {exponent_at_most} at most"))
             }
             Of::Point { figure, state, at_least, at_most } => {
                 let series = report.series.iter().find(|series| series.figure == *figure)?;
@@ -86,15 +127,24 @@ impl Of {
                 )
             }
         };
-        Some(if reached { Outcome::Reached(found) } else { Outcome::Missed(found) })
+        said(reached, found)
     }
+}
+
+fn said(reached: bool, found: String) -> Option<Outcome> {
+    Some(if reached { Outcome::Reached(found) } else { Outcome::Missed(found) })
 }
 
 /// The goals of a file.
 pub(crate) fn read(file: &Path) -> Result<Vec<Goal>> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let file: File = toml::from_str(&text).with_context(|| format!("{}", file.display()))?;
-    Ok(file.goal)
+    let mut goals = toml::from_str::<File>(&text).with_context(|| format!("{}", file.display()))?.goal;
+    for goal in goals.iter_mut().filter(|goal| !goal.profile.is_empty()) {
+        let profile = file.with_file_name(PROFILES).join(&goal.profile);
+        goal.drawn = std::fs::read_to_string(&profile)
+            .with_context(|| format!("{}: cannot read {}", goal.what, profile.display()))?;
+    }
+    Ok(goals)
 }
 
 #[cfg(test)]
@@ -112,6 +162,7 @@ mod tests {
             serde_json::json!({
                 "load": load, "subject": subject, "settings": {},
                 "closed": [{ "per_second": rate, "batches": 1, "unsent": 0, "waits": waits }],
+                "open": { "offered": rate, "runs": [{ "per_second": rate, "batches": 1, "unsent": 0, "waits": waits }] },
                 "read_back": {
                     "acknowledged": 1, "found": 1, "overwritten": 0, "foreign": 0, "keeps": true
                 },
@@ -145,7 +196,7 @@ mod tests {
     fn a_ratio_needs_both_sides() {
         let load = serde_json::json!({ "callers": 8, "batch": 1000 });
         let goal =
-            goal("load = \"8 × 1000\"\nsubject = \"ledger\"\ntimes = 10.0\nof = \"postgres-procedure\"");
+            goal("load = \"8 × 1000\"\nsubject = \"ledger\"\ntimes = 10.0\nof = [\"postgres-procedure\"]");
         let both =
             |ours| report("s", load.clone(), &[("ledger", ours, 1.0), ("postgres-procedure", 2.0, 1.0)]);
         assert!(matches!(goal.outcome(&[both(20.0)]), Outcome::Reached(_)));
@@ -168,11 +219,50 @@ mod tests {
             };
             let known = match &goal.of {
                 Of::Rate { load, subject, .. } => of(load, &[*subject]),
-                Of::Ratio { load, subject, of: peer, .. } => of(load, &[*subject, *peer]),
-                Of::Point { figure, .. } => crate::growth::knows(figure),
+                Of::Ratio { load, subject, of: peers, of_loads, .. } => {
+                    of(load, &[*subject])
+                        && of_loads
+                            .iter()
+                            .chain(of_loads.is_empty().then_some(load))
+                            .all(|load| of(load, peers))
+                }
+                Of::Point { figure, .. } | Of::Growth { figure, .. } => crate::growth::knows(figure),
             };
             assert!(known, "{}: no scenario measures that", goal.what);
         }
+    }
+
+    #[test]
+    fn a_ratio_is_taken_of_the_best_that_the_others_have() {
+        let few = report(
+            "s",
+            serde_json::json!({ "callers": 1, "batch": 1000 }),
+            &[("postgres-procedure", 5.0, 1.0)],
+        );
+        let load = serde_json::json!({ "callers": 8, "batch": 1000 });
+        let mut both = report("s", load, &[("ledger", 40.0, 1.0), ("postgres-procedure", 2.0, 1.0)]);
+        both.rows.extend(few.rows);
+        let goal = |of_loads: &str| {
+            goal(&format!(
+                "load = \"8 × 1000\"\nsubject = \"ledger\"\ntimes = 10.0\nof = [\"postgres-procedure\"]{of_loads}"
+            ))
+        };
+        assert!(matches!(goal("").outcome(&[both.clone()]), Outcome::Reached(_)));
+        let of_loads = "\nof_loads = [\"1 × 1000\", \"8 × 1000\"]";
+        assert!(matches!(goal(of_loads).outcome(&[both]), Outcome::Missed(_)));
+    }
+
+    #[test]
+    fn what_costs_more_in_a_larger_state_misses_its_exponent() {
+        let mut with = report("s", serde_json::Value::Null, &[]);
+        let series = serde_json::json!({
+            "figure": "start", "unit": "s", "of": "events", "means": "cost",
+            "points": [{ "state": 10, "values": [1.0] }, { "state": 100, "values": [2.0] }, { "state": 1000, "values": [4.0] }],
+        });
+        with.series = vec![serde_json::from_value::<Series>(series).expect("a series")];
+        let goal = |most| goal(&format!("figure = \"start\"\nexponent_at_most = {most}"));
+        assert!(matches!(goal("0.31").outcome(&[with.clone()]), Outcome::Reached(_)));
+        assert!(matches!(goal("0.29").outcome(&[with]), Outcome::Missed(_)));
     }
 
     #[test]

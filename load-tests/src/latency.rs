@@ -60,7 +60,7 @@ pub(crate) struct Measured {
     pub(crate) per_second: f64,
     /// Requests among them.
     pub(crate) batches: u64,
-    /// Requests that could not be sent when they were due, because too many were under way.
+    /// Requests that were never sent, because too many were under way for too long: the waits say nothing then.
     pub(crate) unsent: u64,
     pub(crate) waits: Waits,
 }

@@ -83,6 +83,14 @@ impl Book {
             };
             self.line(format!("| {} | {found} | {said} |", goal.what));
         }
+        let missed = goals.iter().filter(|goal| matches!(goal.outcome(reports), Outcome::Missed(_)));
+        for goal in missed {
+            self.line(format!("\n**Missed: {}.** {}", goal.what, goal.limit.trim()));
+            if !goal.profile.is_empty() {
+                self.line(format!("[Flame graph]({PLOTS}/{})", goal.profile));
+                self.plots.insert(goal.profile.clone(), goal.drawn.clone());
+            }
+        }
     }
 
     fn report(&mut self, report: &Report) {
@@ -131,7 +139,7 @@ impl Book {
         if rows.iter().any(|row| row.open.is_some()) {
             self.line(format!(
                 "\nArrivals by a schedule, waits from the moment that the schedule names:\n\n\
-                 | | offered {unit}/s | p50 ms | p99 ms | p99.9 ms | unsent |\n| --- | --- | --- | --- | --- | --- |"
+                 | | offered {unit}/s | p50 ms | p99 ms | p99.9 ms | never sent |\n| --- | --- | --- | --- | --- | --- |"
             ));
         }
         for row in rows {

@@ -51,7 +51,7 @@ fn print_row(row: &Row, ours: &[f64]) {
     );
     if let Some(open) = &row.open {
         println!(
-            "  {:<36} {} offered a second by schedule: p50 {} ms, p99 {} ms, {} unsent",
+            "  {:<36} {} offered a second by schedule: p50 {} ms, p99 {} ms, {} never sent",
             "",
             number(open.offered),
             spread(open.wait(|waits| waits.p50_ms)),
@@ -93,6 +93,11 @@ pub(crate) fn verdict(goals: &[Goal], reports: &[Report]) -> bool {
             Outcome::Missed(found) => {
                 missed += 1;
                 println!("  missed   {}: {found}", goal.what);
+                if goal.limit.is_empty() {
+                    println!(
+                        "           say in load-tests/goals.toml what stops it: `limit`, and `profile` with a flame graph"
+                    );
+                }
             }
             Outcome::Open => {}
         }

@@ -49,8 +49,6 @@ pub(crate) enum Work {
     Events,
     /// Money is moved between two of the accounts.
     Transfers,
-    /// A message goes and comes back: nothing is kept.
-    Calls,
 }
 
 impl Work {
@@ -59,7 +57,6 @@ impl Work {
         match self {
             Work::Events => "events",
             Work::Transfers => "transfers",
-            Work::Calls => "calls",
         }
     }
 }
@@ -92,10 +89,10 @@ pub(crate) struct Open {
     /// Of the subject's own ceiling as the closed loop has found it.
     #[serde(default)]
     pub(crate) of_ceiling: Option<f64>,
-    /// With this the search goes down from `of_ceiling` until the 99th percentile keeps below and nothing was unsent.
+    /// With this the search goes down from `of_ceiling` until the 99th percentile keeps below.
     #[serde(default)]
     pub(crate) p99_ms: Option<f64>,
-    /// Most requests under way; what should be sent beyond is counted as unsent.
+    /// Most requests under way; what is due beyond waits, and its wait counts.
     pub(crate) in_flight: usize,
 }
 
@@ -157,7 +154,7 @@ impl Scenario {
 pub(crate) fn read_all(dir: &Path) -> Result<Vec<Scenario>> {
     let missing = || {
         format!(
-            "no scenarios in {}: run this in the checkout, or name their directory with --scenarios",
+            "no scenarios in {}: run this in the checkout, or name the directory around them with --house",
             dir.display()
         )
     };

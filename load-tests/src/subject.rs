@@ -115,10 +115,10 @@ impl Kind {
     /// Whether it does this work.
     pub(crate) fn does(self, work: Work) -> bool {
         match self {
-            Kind::Raw | Kind::PostgresEvents => work != Work::Calls,
+            Kind::Raw | Kind::PostgresEvents => true,
             Kind::Ledger | Kind::PostgresProcedure | Kind::PostgresLoop => work == Work::Transfers,
             Kind::LedgerGrpc => work == Work::Transfers,
-            Kind::Echo => work != Work::Events,
+            Kind::Echo => work == Work::Transfers,
             Kind::Events | Kind::PostgresCopy => work == Work::Events,
             Kind::Redis | Kind::RedisShared | Kind::Jetstream | Kind::JetstreamBatch => work == Work::Events,
         }

@@ -246,7 +246,7 @@ fn told(scenario: &Scenario, turn: &Turn) -> String {
         back if back.is_whole() => format!("{} read back", back.acknowledged),
         back => format!("NOT WHOLE: {back:?}"),
     };
-    let unsent = if unsent > 0 { format!(", {unsent} unsent") } else { String::new() };
+    let unsent = if unsent > 0 { format!(", {unsent} never sent") } else { String::new() };
     format!(
         "{} {}/s, p50 {:.2} ms, p99 {:.2} ms{unsent}; {back}; others {:.1} cores",
         number(per_second),

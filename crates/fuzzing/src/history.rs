@@ -91,13 +91,13 @@ fn goes_on<M: Machine>(story: &Story, u: &mut Unstructured<'_>) -> arbitrary::Re
     }
     let upto = u.int_in_range(1..=story.frames.len())?;
     let mut replica = Replica::<M>::open(story.log, &story.frames[0]).unwrap();
-    story.frames[1..upto].iter().for_each(|frame| replica.verify(frame).unwrap());
+    story.frames[1..upto].iter().for_each(|frame| replica.apply(frame).unwrap());
     for _ in 0..MOST_ENTRIES {
         if u.is_empty() {
             break;
         }
         let (frame, said) = frame::<M>(story, &replica, u)?;
-        if replica.verify(&frame).is_err() {
+        if replica.apply(&frame).is_err() {
             return Ok(()); // a start says so, with its place, and goes no further
         }
         holds(&replica, &said);

@@ -123,22 +123,10 @@ impl<M: Machine> Replica<M> {
         Ok(Replica { log, tail: first.tail(), state, ways: Ways::new(WindowLimits::DEFAULT) })
     }
 
-    /// Applies the next frame. After an error the replica may stand in the middle of the frame: drop it.
+    /// Applies the next frame, and holds the machine's invariants to every entry: a log that somebody forged is found at the
+    /// entry that breaks them, though later ones mend it. After an error the replica may stand in the middle of the frame:
+    /// drop it.
     pub fn apply(&mut self, frame: &Frame) -> Result<(), ReplayError> {
-        self.take(frame, |_, _| Ok(()))
-    }
-
-    /// As [`Replica::apply`], and holds the machine's invariants to every entry: a log that somebody forged is found
-    /// at the entry that breaks them, though later ones mend it.
-    pub fn verify(&mut self, frame: &Frame) -> Result<(), ReplayError> {
-        if is_off(Guard::Step) { self.apply(frame) } else { self.take(frame, M::check_step) }
-    }
-
-    fn take(
-        &mut self,
-        frame: &Frame,
-        check: impl Fn(&M::State, &[M::Event]) -> Result<(), Broken>,
-    ) -> Result<(), ReplayError> {
         let damage = |why| ReplayError::Damage { after: self.tail.seq, why };
         match frame.follows(self.log, &self.tail) {
             Err(Damage::Chain) if is_off(Guard::Chain) => {}
@@ -166,7 +154,10 @@ impl<M: Machine> Replica<M> {
                 for (seq, event) in (*first..).zip(&events) {
                     M::evolve(&mut self.state, event, &Meta { ts, principal, term: header.term, seq });
                 }
-                check(&self.state, &events).map_err(|why| why.to_string())
+                if is_off(Guard::Step) {
+                    return Ok(());
+                }
+                M::check_step(&self.state, &events).map_err(|why| why.to_string())
             });
             let failed = |words| Err(format!("{} fails over its events: {words}", M::NAME));
             happened.unwrap_or_else(failed).map_err(|why| wrong(*first, why))?;

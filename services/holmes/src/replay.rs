@@ -115,7 +115,7 @@ pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
         let first = first_moment(&role, &journal, cell).await?;
         bail!("the log of {} begins at {}: there is no state before that", role.name, when::shown(first));
     }
-    let extent = Extent { upto, snapshots: true, checked: false };
+    let extent = Extent { upto, snapshots: true };
     let replayed = role.replay(journal.clone(), cell, extent).await?;
     journal.close().await;
     if args.at.is_some() && upto > replayed.seq {

@@ -252,7 +252,7 @@ async fn first_broken(role: &Role, journal: &Journal, cell: u16, mut broken: u64
     let mut holds = 0;
     while holds + 1 < broken {
         let upto = holds + (broken - holds) / 2;
-        match role.replay(journal.clone(), cell, Extent { upto, snapshots: false, checked: false }).await {
+        match role.replay(journal.clone(), cell, Extent { upto, snapshots: false }).await {
             Ok(there) if there.broken.is_empty() => holds = there.seq,
             _ => broken = upto,
         }

@@ -78,7 +78,7 @@ async fn from_a_snapshot_or_from_the_first_frame_the_state_is_the_same() {
     shop.close().await;
     for upto in [1, 2, 33, 80] {
         let digest = write_snapshot::<Till, _>(&journal, till::log(1), upto).await.unwrap();
-        let there = Extent { upto, snapshots: false, checked: false };
+        let there = Extent { upto, snapshots: false };
         let replayed = recover::<Till, _>(&journal, till::log(1), there, |_| {}).await.unwrap();
         assert_eq!(replayed.digest(), digest, "at {upto}");
     }
