@@ -42,7 +42,7 @@ pub(crate) struct Args {
 }
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask sim                              200 days of 120 deeds; the tests play their first 40 deeds
+  cargo xtask sim                              200 days of 120 deeds, as the tests do
   cargo xtask sim --seeds 10000                a night
   cargo xtask sim --seed 4711 --trace          one day, deed by deed
   cargo xtask sim --case crates/sim/cases/4711.json --trace

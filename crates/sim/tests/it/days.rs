@@ -8,8 +8,8 @@ use holmes_sim::{Outcome, run};
 
 /// As many as `cargo xtask sim` plays when nothing is said.
 const SEEDS: u64 = 200;
-/// Fewer than there: this build is not optimised.
-const STEPS: usize = 40;
+/// The same days as there.
+const STEPS: usize = 120;
 
 #[test]
 fn two_hundred_days_go_well() {
