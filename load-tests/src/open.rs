@@ -2,7 +2,8 @@
 //! each other. A wait begins at the moment that the schedule has named: what a stall keeps waiting is waited for in full,
 //! also by requests that could not be sent when they were due, because too many were under way.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -69,33 +70,30 @@ pub(crate) struct Plan {
 /// the waits of such a run mean nothing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What requests write down when they are answered, and who waits for one that is free to send.
+/// A request whose moment has come.
+#[derive(Clone, Copy)]
+struct Due {
+    at: Instant,
+    /// Whether it falls behind the warm-up.
+    counts: bool,
+}
+
+/// Who is free to send, what waits to be sent, and what those write down who were answered.
 struct Desk {
-    tally: Mutex<Tally>,
-    freed: Condvar,
-}
-
-impl Desk {
-    fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One who is free to send, if there is one before a moment.
-    fn free(&self, until: Instant) -> Option<(usize, Ids)> {
-        let left = until.saturating_duration_since(Instant::now());
-        let none = |tally: &mut Tally| tally.free.is_empty() && tally.failed.is_none();
-        let waited = self.freed.wait_timeout_while(self.tally(), left, none);
-        waited.unwrap_or_else(PoisonError::into_inner).0.free.pop()
-    }
-}
-
-struct Tally {
     latency: Latency,
     acknowledged: Vec<Id>,
     batches: u64,
-    /// Those who are free to send.
     free: Vec<(usize, Ids)>,
+    waiting: VecDeque<Due>,
+    /// When nothing more is sent.
+    closes: Instant,
     failed: Option<anyhow::Error>,
+}
+
+type Shared = Arc<Mutex<Desk>>;
+
+fn look(desk: &Shared) -> MutexGuard<'_, Desk> {
+    desk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs it; back when the last request was answered.
@@ -105,88 +103,100 @@ pub(crate) async fn run(
     warm_up: Duration,
     length: Duration,
 ) -> Result<Ran> {
-    let free = (0..plan.in_flight).rev().map(|slot| (slot, Ids::new(slot))).collect();
-    let tally = Tally { latency: Latency::new()?, acknowledged: Vec::new(), batches: 0, free, failed: None };
-    let desk = Arc::new(Desk { tally: Mutex::new(tally), freed: Condvar::new() });
+    let began = Instant::now();
+    let desk = Desk {
+        latency: Latency::new()?,
+        acknowledged: Vec::new(),
+        batches: 0,
+        free: (0..plan.in_flight).rev().map(|slot| (slot, Ids::new(slot))).collect(),
+        waiting: VecDeque::new(),
+        closes: began + warm_up + length + PATIENCE,
+        failed: None,
+    };
+    let desk: Shared = Arc::new(Mutex::new(desk));
     let (sender, runtime) = (subject.clone(), tokio::runtime::Handle::current());
     let told = desk.clone();
     // A thread of its own: the runtime's timer knows milliseconds only, and its threads may be busy.
     let clock = thread::Builder::new().name("arrivals".into());
-    let arrivals = clock.spawn(move || arrive(&sender, plan, (warm_up, length), &told, &runtime))?;
-    let (unsent, sent) = tokio::task::spawn_blocking(move || arrivals.join())
+    let arrivals = clock.spawn(move || arrive(&sender, plan, (began, warm_up, length), &told, &runtime))?;
+    let sent = tokio::task::spawn_blocking(move || arrivals.join())
         .await?
         .map_err(|_| anyhow::anyhow!("the thread of arrivals panicked"))?;
-    for request in sent {
+    for caller in sent {
         // Mostly they were answered long ago.
-        request.await.context("a request panicked")?;
+        caller.await.context("a request panicked")?;
     }
-    let mut tally = desk.tally();
-    if let Some(failed) = tally.failed.take() {
+    let mut desk = look(&desk);
+    if let Some(failed) = desk.failed.take() {
         bail!(failed.context("a request failed"));
     }
     let measured = Measured {
-        per_second: (tally.latency.count() * plan.batch as u64) as f64 / length.as_secs_f64(),
-        batches: tally.latency.count(),
-        unsent,
-        waits: tally.latency.waits(),
+        per_second: (desk.latency.count() * plan.batch as u64) as f64 / length.as_secs_f64(),
+        batches: desk.latency.count(),
+        unsent: desk.waiting.iter().filter(|due| due.counts).count() as u64,
+        waits: desk.latency.waits(),
     };
-    Ok(Ran { measured, acknowledged: std::mem::take(&mut tally.acknowledged), batches: tally.batches })
+    Ok(Ran { measured, acknowledged: std::mem::take(&mut desk.acknowledged), batches: desk.batches })
 }
 
-/// Sends every request at its moment, or as soon as one is free to send behind it. Also how many never were.
+/// Sends every request at its moment; those for whom nobody is free wait.
 fn arrive(
     subject: &Arc<dyn Subject>,
     plan: Plan,
-    (warm_up, length): (Duration, Duration),
-    desk: &Arc<Desk>,
+    (began, warm_up, length): (Instant, Duration, Duration),
+    desk: &Shared,
     runtime: &tokio::runtime::Handle,
-) -> (u64, Vec<tokio::task::JoinHandle<()>>) {
-    let (began, mut unsent) = (Instant::now(), 0);
+) -> Vec<tokio::task::JoinHandle<()>> {
     let mut sent: Vec<tokio::task::JoinHandle<()>> = Vec::new();
     for at in Schedule::new(plan.arrivals, plan.per_second / plan.batch as f64, plan.seed) {
         if at >= warm_up + length {
             break;
         }
-        let due = began + at;
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        let counts = at >= warm_up;
-        let Some(slot) = desk.free(began + warm_up + length + PATIENCE) else {
-            unsent += u64::from(counts);
+        let due = Due { at: began + at, counts: at >= warm_up };
+        thread::sleep(due.at.saturating_duration_since(Instant::now()));
+        let mut there = look(desk);
+        let Some(caller) = there.free.pop() else {
+            there.waiting.push_back(due);
             continue;
         };
-        sent.push(runtime.spawn(request(subject.clone(), plan.batch, slot, due, counts, desk.clone())));
+        drop(there);
+        sent.push(runtime.spawn(call(subject.clone(), plan.batch, caller, due, desk.clone())));
         if sent.len() >= 2 * plan.in_flight {
-            sent.retain(|request| !request.is_finished());
+            sent.retain(|caller| !caller.is_finished());
         }
     }
-    (unsent, sent)
+    sent
 }
 
-async fn request(
+/// Sends a request, and then those that wait.
+async fn call(
     subject: Arc<dyn Subject>,
     batch: usize,
     (slot, mut ids): (usize, Ids),
-    due: Instant,
-    counts: bool,
-    desk: Arc<Desk>,
+    mut due: Due,
+    desk: Shared,
 ) {
-    let some = ids.take(batch);
-    let outcome = subject.batch(slot, &some).await;
-    let wait = due.elapsed();
-    let mut tally = desk.tally();
-    match outcome {
-        Ok(()) => {
-            if counts {
-                tally.latency.record(wait);
+    loop {
+        let some = ids.take(batch);
+        let outcome = subject.batch(slot, &some).await;
+        let wait = due.at.elapsed();
+        let mut desk = look(&desk);
+        match outcome {
+            Ok(()) => {
+                if due.counts {
+                    desk.latency.record(wait);
+                }
+                desk.batches += 1;
+                desk.acknowledged.extend(some);
             }
-            tally.batches += 1;
-            tally.acknowledged.extend(some);
+            Err(why) => desk.failed = Some(why),
         }
-        Err(why) => tally.failed = Some(why),
+        let goes_on = desk.failed.is_none() && Instant::now() < desk.closes;
+        match goes_on.then(|| desk.waiting.pop_front()).flatten() {
+            Some(next) => due = next,
+            None => return desk.free.push((slot, ids)),
+        }
     }
-    tally.free.push((slot, ids));
-    drop(tally);
-    desk.freed.notify_one();
 }
 
 #[cfg(test)]
@@ -284,16 +294,6 @@ mod tests {
         // As with room for all of them: the few that were under way would otherwise hide those behind them.
         assert!(measured.waits.p90_ms > 200.0 && measured.waits.max_ms >= 350.0, "{measured:?}");
         assert_eq!(ran.acknowledged.len() as u64, ran.batches);
-    }
-
-    #[test]
-    fn nobody_waits_for_ever_to_be_sent() {
-        let latency = Latency::new().expect("a histogram");
-        let tally = Tally { latency, acknowledged: Vec::new(), batches: 0, free: Vec::new(), failed: None };
-        let desk = Desk { tally: Mutex::new(tally), freed: Condvar::new() };
-        assert!(desk.free(Instant::now() + Duration::from_millis(5)).is_none());
-        desk.tally().free.push((7, Ids::new(7)));
-        assert_eq!(desk.free(Instant::now()).map(|(slot, _)| slot), Some(7));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,10 +9,8 @@ use anyhow::Result;
 use crate::{House, sh};
 
 #[path = "../../sim/src/args.rs"]
-#[expect(dead_code, reason = "most are the program's alone")]
 pub(crate) mod sim;
 #[path = "../../../load-tests/src/bin/torture/args.rs"]
-#[expect(dead_code, reason = "they are the program's alone")]
 pub(crate) mod torture;
 
 /// Bad days: the simulator.
