@@ -16,6 +16,7 @@ use crate::raw::{
 };
 use crate::rules::{Rule, rules};
 use crate::scopes::{id_of, machine, wallet};
+use crate::traces::{Heads, between, is_called_for};
 
 const PROFILE: &[u8] = include_bytes!("../../../../deploy/profiles/hol.toml");
 
@@ -53,6 +54,7 @@ async fn a_signature_counts_for_the_one_request_that_it_covers() {
     let channel = connect(&server).await;
     let soon = now_ms() + 60_000;
     let before = settled(&server);
+    let start = server.heads();
     let mut wrong = Vec::new();
     for rule in rules() {
         let method = rule.method.as_str();
@@ -126,6 +128,9 @@ async fn a_signature_counts_for_the_one_request_that_it_covers() {
     }
     assert!(wrong.is_empty(), "{} answers are wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(settled(&server), before, "nothing of this was done");
+    let end = server.heads();
+    server.terminate();
+    nothing_asked(&place, &people, &start, &end);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,6 +160,19 @@ async fn how_somebody_stands_is_told_to_nobody_but_the_one_who_has_the_key() {
         assert_eq!(asks(of, kind, of).await, own);
         assert_eq!(asks(of, kind, &stranger).await, "SIGNATURE_WRONG", "somebody else about {own:?}");
     }
+}
+
+/// Nobody's request stands in any log between two places: in scheduling's a gateway's own words stand all the time.
+fn nothing_asked(place: &Place, people: &People, from: &Heads, to: &Heads) {
+    let asking: Vec<String> = [
+        of_key(&people.staff, PrincipalKind::Staff),
+        of_key(&people.gateway, PrincipalKind::Gateway),
+        of_key(&people.owner, PrincipalKind::Account),
+    ]
+    .map(|who| who.to_string())
+    .into();
+    let called_for = between(place, from, to).into_iter().find(|entry| is_called_for(entry, &asking));
+    assert_eq!(called_for, None, "somebody's request has been done");
 }
 
 /// Requests that are done, and by whom: as JSON, without their request ids.
@@ -284,6 +302,7 @@ async fn what_comes_again_gets_its_answer_again_and_nothing_happens_twice() {
         sent.push((request, told));
     }
     let once = settled(&server);
+    let start = server.heads();
     for (request, first) in &sent {
         let again = request.send(&channel).await;
         if !request.is_same(first, &again) {
@@ -292,4 +311,7 @@ async fn what_comes_again_gets_its_answer_again_and_nothing_happens_twice() {
     }
     assert!(wrong.is_empty(), "{} answers are wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(settled(&server), once, "something has happened twice");
+    let end = server.heads();
+    server.terminate();
+    nothing_asked(&place, &people, &start, &end);
 }

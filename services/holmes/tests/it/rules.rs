@@ -57,7 +57,9 @@ pub(crate) struct Rule {
     /// Paths of the request's fields that name what concerns few.
     pub hides: Vec<String>,
     /// Paths of fields that name what everybody may know to be there.
-    tells: Vec<String>,
+    pub tells: Vec<String>,
+    /// Paths of fields in which the caller names what the request makes.
+    pub makes: Vec<String>,
     /// Why it answers a caller without a proof, where it does.
     pub unproven: Option<String>,
     /// Whether its request names itself, so that it happens once however often it comes.
@@ -75,17 +77,18 @@ impl Rule {
         let said = options.get_extension(&option);
         let said = said.as_message().expect("a message");
         let input = method.input();
-        let rule = Rule {
+        let mut rule = Rule {
             proof: proof(said, &full_name),
             callers: callers(said, &full_name),
             hides: texts(said, "hides"),
             tells: texts(said, "tells"),
+            makes: Vec::new(),
             unproven: Some(text(said, "unproven")).filter(|why| !why.is_empty()),
             once: input.get_field_by_name("request_id").is_some(),
             input,
             method: full_name,
         };
-        rule.names_every_thing();
+        rule.makes = rule.names_every_thing();
         rule
     }
 
@@ -94,8 +97,14 @@ impl Rule {
         self.callers.contains(&caller)
     }
 
-    /// A tenant's request names things of somebody: of each the rule says whether strangers may know of it.
-    fn names_every_thing(&self) {
+    /// Every path that names a thing, there already or made by the request.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        self.hides.iter().chain(&self.tells).chain(&self.makes)
+    }
+
+    /// A tenant's request names things of somebody: of each the rule says whether strangers may know of it. What the
+    /// request makes is there only afterwards: the paths of that.
+    fn names_every_thing(&self) -> Vec<String> {
         let mut named = Vec::new();
         things(&self.input, "", &mut named);
         let (method, said) = (&self.method, [&self.hides[..], &self.tells[..]].concat());
@@ -103,27 +112,28 @@ impl Rule {
             let known = named.contains(path) || ["public_key", "name"].contains(&path.as_str());
             assert!(known, "{method} has no field {path} that names a thing");
         }
-        let makes = |path: &String| MADE.iter().any(|(of, field)| method.ends_with(of) && path == field);
-        let missing: Vec<_> = named.iter().filter(|path| !said.contains(path) && !makes(path)).collect();
+        let made = MADE.iter().filter(|(of, _)| method.ends_with(of)).map(|(_, path)| (*path).to_owned());
+        let made: Vec<String> = made.collect();
+        for path in &made {
+            let once = named.contains(path) && !said.contains(path);
+            assert!(once, "{method} makes no {path}, or (holmes.access) says that it is there");
+        }
+        let missing: Vec<_> =
+            named.iter().filter(|path| !said.contains(path) && !made.contains(path)).collect();
         assert!(
             missing.is_empty(),
             "{method}: say in (holmes.access) whether it hides or tells that what {missing:?} names is there"
         );
+        made
     }
 }
 
 /// Ids that a caller chooses for what it makes: they name nothing yet.
-const MADE: [(&str, &str); 10] = [
+const MADE: [(&str, &str); 4] = [
     ("Accounts/CreateAccount", "account_id"),
     ("Accounts/CreateApiKey", "key_id"),
-    ("Ledger/CreateTransfers", "transfers.coordinator.coordination_id"),
-    ("Ledger/CreateTransfers", "transfers.debit_owner"),
     ("Ledger/CreateTransfers", "transfers.transfer_id"),
     ("Ledger/OpenAccount", "account_id"),
-    ("Ledger/OpenAccount", "owner"),
-    ("Scheduling/ReportCalls", "lines.call_id"),
-    ("Scheduling/ReportPresence", "nodes.node_id"),
-    ("Scheduling/ReportRunning", "leases.lines.call_id"),
 ];
 
 /// Whether a field names a thing that belongs to somebody.
