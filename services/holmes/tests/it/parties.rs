@@ -174,7 +174,7 @@ pub(crate) async fn rents<'a>(play: &mut Play<'a>, people: &'a People, purses: &
     let id = json!({ "session_id": session });
     let funded = |told: &Value| (told["session"]["state"] == "SESSION_STATE_ACTIVE").then_some(());
     play.until(dora, "Market/GetSession", &id, funded).await;
-    let mut call = paid::generate(8);
+    let mut call = paid::generate(160); // enough work for a reward
     call["terms"] = json!({ "node_id": serving });
     let ended = play.given(dora, "Inference/Generate", "terms.node_id", &call).await;
     assert!(ended["ended"].is_object(), "the call has run to its end: {ended}");
