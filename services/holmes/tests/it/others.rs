@@ -41,9 +41,10 @@ pub(crate) struct People {
     pub eve: Asker,
     pub first: Asker,
     pub second: Asker,
-    /// Ada's account in tokens, and the node of hers that serves.
+    /// Ada's account in tokens.
     pub grant: String,
-    pub serving: String,
+    /// Each operator with the node that serves; ada is the first.
+    pub operators: Vec<(Asker, String)>,
 }
 
 /// What has been asked so far.
@@ -77,7 +78,9 @@ impl<'a> Play<'a> {
                 self.done.push((who, sent, told));
                 return last;
             }
-            assert!(began.elapsed() < PATIENCE, "{call}, {wanted}: {told:?}");
+            // A stranger who did it before may be why.
+            let before = self.wrong.join("\n");
+            assert!(began.elapsed() < PATIENCE, "{call}, {wanted}: {told:?}\n{before}");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -102,6 +105,15 @@ impl<'a> Play<'a> {
         self.tried.insert((call.to_owned(), field.to_owned()));
         let told = who.ask(&self.channel, call, wanted).await;
         told.map(|said| said.last().cloned().unwrap_or_default()).unwrap_or_else(|why| panic!("{call}: {why:?}"))
+    }
+
+    /// What a stranger is told of the last request's id when he uses it himself: why not, and never so much.
+    pub(crate) async fn under_the_last_id(&mut self, who: &Asker, why: &str, never: &str) {
+        let (_, sent, _) = self.done.last().expect("a request");
+        let told = who.prove_again(sent).send(&self.channel).await;
+        if why_not(&told) != why || format!("{told:?}").contains(never) {
+            self.wrong.push(format!("{} under another's id: {told:?}", sent.method));
+        }
     }
 
     /// What is read until it is so.
@@ -168,8 +180,10 @@ fn people<'a>(place: &'a Place, server: &Server<'_>) -> (People, Vec<paid::Node>
         assert_eq!(place.run(&["keys", "new", &file]).code, 0);
         Asker::signing(secret(place, &file), PrincipalKind::Gateway, network)
     });
-    let (grant, serving) = (paid::grant(server, PEOPLE[0]), nodes[0].id.clone());
-    (People { staff, dora, ada, eve, first, second, grant, serving }, nodes)
+    let grant = paid::grant(server, PEOPLE[0]);
+    let operator = |name: &str| account(secret(place, &format!("{name}.key")));
+    let operators = PEOPLE.iter().zip(&nodes).map(|(name, node)| (operator(name), node.id.clone())).collect();
+    (People { staff, dora, ada, eve, first, second, grant, operators }, nodes)
 }
 
 /// A service's key, as staff registers it.

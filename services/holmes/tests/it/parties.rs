@@ -3,6 +3,7 @@
 use holmes_kernel::Id;
 use serde_json::{Value, json};
 
+use crate::asker::Asker;
 use crate::others::{People, Play, a_service, base64, fresh, transfer};
 use crate::paid;
 
@@ -28,6 +29,12 @@ pub(crate) async fn accounts<'a>(play: &mut Play<'a>, people: &'a People) {
     let add = json!({ "account_id": other, "key": old });
     play.refused(eve, "Accounts/AddPublicKey", "account_id", "FORBIDDEN", &add).await;
     play.done(staff, "Accounts/AddPublicKey", &add).await;
+    // Whoever has not the key itself hears the same of one that is somebody's and of one that nobody has.
+    for public in [old["public_key"].clone(), json!(base64(&[9; 32]))] {
+        let key = json!({ "public_key": public, "possession": base64(&[9; 64]) });
+        let anothers = json!({ "key": key });
+        play.refused(eve, "Accounts/AddPublicKey", "key.public_key", "POSSESSION_WRONG", &anothers).await;
+    }
     let rotate = json!({ "account_id": other, "old_public_key": old["public_key"], "key": new });
     play.refused(eve, "Accounts/RotateKey", "account_id", "FORBIDDEN", &rotate).await;
     let own = json!({ "old_public_key": old["public_key"], "key": new });
@@ -143,7 +150,7 @@ async fn balance(play: &Play<'_>, people: &People, account: &str) -> (Value, Val
 
 /// The market and a call; the renter's session.
 pub(crate) async fn rents<'a>(play: &mut Play<'a>, people: &'a People, purses: &Purses) -> String {
-    let People { staff, dora, eve, serving, .. } = people;
+    let People { staff, dora, eve, operators, .. } = people;
     let model = json!({ "model": {
         "name": "a-model", "kind": "MODEL_KIND_GENERATE", "input_pico_usd": "5", "output_pico_usd": "20",
         "input_micro_units": "1", "output_micro_units": "1",
@@ -174,8 +181,10 @@ pub(crate) async fn rents<'a>(play: &mut Play<'a>, people: &'a People, purses: &
     let id = json!({ "session_id": session });
     let funded = |told: &Value| (told["session"]["state"] == "SESSION_STATE_ACTIVE").then_some(());
     play.until(dora, "Market/GetSession", &id, funded).await;
-    let mut call = paid::generate(160); // enough work for a reward
-    call["terms"] = json!({ "node_id": serving });
+    let mut call = paid::generate(160);
+    play.done(dora, "Inference/Generate", &call).await;
+    play.under_the_last_id(eve, "CALL_EXISTS", "receipts/").await;
+    call["terms"] = json!({ "node_id": operators[0].1 });
     let ended = play.given(dora, "Inference/Generate", "terms.node_id", &call).await;
     assert!(ended["ended"].is_object(), "the call has run to its end: {ended}");
     session
@@ -244,7 +253,7 @@ pub(crate) async fn leaves<'a>(
     purses: &Purses,
     (session, node): (&str, &str),
 ) {
-    let People { staff, dora, ada, eve, grant, serving, .. } = people;
+    let People { staff, dora, ada, eve, grant, .. } = people;
     let id = json!({ "session_id": session });
     play.refused(eve, "Market/CloseSession", "session_id", "SESSION_NOT_FOUND", &id).await;
     play.done(dora, "Market/CloseSession", &id).await;
@@ -259,15 +268,27 @@ pub(crate) async fn leaves<'a>(
     play.refused(eve, "Staking/Unbond", "node_id", "FORBIDDEN", &unbond).await;
     play.given(ada, "Staking/Unbond", "account_id", &unbond).await;
 
-    let of = json!({ "node_id": serving });
-    let granted = play
-        .until(ada, "Emission/ListGrants", &of, |told| told["grants"].as_array()?.first().cloned())
-        .await;
-    let exit = json!({ "node_id": serving, "epoch": granted["epoch"] });
+    let (operator, granted) = granted(play, people).await;
+    let exit = json!({ "node_id": granted["nodeId"], "epoch": granted["epoch"] });
     play.refused(eve, "Emission/ExitGrant", "node_id", "FORBIDDEN", &exit).await;
-    play.done(ada, "Emission/ExitGrant", &exit).await;
+    play.done(operator, "Emission/ExitGrant", &exit).await;
     // The last: it bars the stranger for ever.
     let key = crate::raw::secret(play.place, "eves-node.key").verifying_key().to_bytes();
     let tombstone = json!({ "node_id": Id::of_key(&key).to_string(), "cause": "case 8" });
     play.done(staff, "Staking/Tombstone", &tombstone).await;
+}
+
+/// A grant for the work of the calls, and the operator whose node has it.
+async fn granted<'a>(play: &Play<'_>, people: &'a People) -> (&'a Asker, Value) {
+    for _ in 0..100 {
+        for (operator, node) in &people.operators {
+            let of = json!({ "node_id": node });
+            let told = operator.ask(&play.channel, "Emission/ListGrants", &of).await.unwrap_or_default();
+            if let Some(grant) = told.iter().find_map(|told| told["grants"].as_array()?.first()) {
+                return (operator, grant.clone());
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+    panic!("no node was granted anything")
 }
