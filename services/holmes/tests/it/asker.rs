@@ -85,7 +85,8 @@ impl Asker {
         let method = method_of(call);
         let input = described(method).expect("a method of ours").input();
         let id = input.get_field_by_name("request_id");
-        let mut message = DynamicMessage::deserialize(input, wanted).unwrap_or_else(|why| panic!("{call}: {why}"));
+        let mut message =
+            DynamicMessage::deserialize(input, wanted).unwrap_or_else(|why| panic!("{call}: {why}"));
         if let Some(field) = id {
             message.set_field(&field, Field::String(fresh_id().to_string()));
         }

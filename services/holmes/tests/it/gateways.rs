@@ -103,7 +103,8 @@ pub(crate) async fn serve<'a>(play: &mut Play<'a>, people: &'a People, session: 
     let running = |by| json!({ "leases": [report(Finish::NodeLost, by)] });
     // What it is not the gateway of is not taken in; that nothing has changed the log shows.
     play.answered(second, "Scheduling/ReportRunning", "leases.lease_id", &running(second)).await;
-    play.refused(second, "Scheduling/ReportRunning", "leases.lease_id", "SIGNATURE_INVALID", &running(first)).await;
+    play.refused(second, "Scheduling/ReportRunning", "leases.lease_id", "SIGNATURE_INVALID", &running(first))
+        .await;
     play.done(first, "Scheduling/ReportRunning", &running(first)).await;
     let (own, firsts) = (report(Finish::Stop, second), report(Finish::Stop, first));
     play.refused(second, "Scheduling/ReportCalls", "lease_id", "FORBIDDEN", &own).await;
@@ -126,7 +127,8 @@ pub(crate) async fn serve<'a>(play: &mut Play<'a>, people: &'a People, session: 
 
 /// A report that a node was there in the beat that runs now.
 fn seen_now(started: &Value, node: &str) -> Value {
-    let number = |name: &str| started[name].as_str().and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
+    let number =
+        |name: &str| started[name].as_str().and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
     let since = now_ms() - number("tgeAtMs");
     let epoch_ms = number("epochS") * 1_000;
     let beat = since % epoch_ms / (number("beatS") * 1_000);
@@ -192,12 +194,16 @@ const WORDS: [Word; 7] = [
     },
     Word {
         what: "what is signed for another gateway",
-        hello: |node, asked| hello(node.own, node.own, &Challenge { gateway: vec![6; 16].into(), ..asked.clone() }),
+        hello: |node, asked| {
+            hello(node.own, node.own, &Challenge { gateway: vec![6; 16].into(), ..asked.clone() })
+        },
         reason: "SIGNATURE_INVALID",
     },
     Word {
         what: "what is signed for another network",
-        hello: |node, asked| hello(node.own, node.own, &Challenge { genesis: vec![6; 16].into(), ..asked.clone() }),
+        hello: |node, asked| {
+            hello(node.own, node.own, &Challenge { genesis: vec![6; 16].into(), ..asked.clone() })
+        },
         reason: "SIGNATURE_INVALID",
     },
 ];

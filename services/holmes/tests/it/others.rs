@@ -1,7 +1,7 @@
 //! What is another's, and what comes again: every request that changes something is tried first by a stranger of the same
 //! kind, who names the other's thing, and then made by the one whose it is; at the end all of them come again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -19,16 +19,19 @@ use crate::traces::{self, Heads};
 use crate::{gateways, parties};
 
 /// What cannot be prepared over the wire in a test's time, and where it is tested instead.
-const UNPREPARED: [(&str, &str); 3] = [
-    ("Emission/CloseEpochWithout", "a source would have to be silent for six hours: emission's own tests"),
-    ("Inference/Embed", "no model that embeds is in the repository: it goes the way that Generate goes"),
-    ("Treasury/RetryGenesis", "genesis would have to stall: treasury's own tests"),
+pub(crate) const UNPREPARED: [(&str, &str); 3] = [
+    (
+        "Emission/CloseEpochWithout",
+        "a source would have to be silent for hours; emission's own tests do that",
+    ),
+    ("Inference/Embed", "no model that embeds is in the repository; it goes the way that Generate goes"),
+    ("Treasury/RetryGenesis", "genesis would have to stall; treasury's own tests do that"),
 ];
 
 /// What a stranger may name though it is another's, and why: he gives to it, or serves it.
-const OPEN_TO_STRANGERS: [(&str, &str, &str); 4] = [
+pub(crate) const OPEN_TO_STRANGERS: [(&str, &str, &str); 4] = [
     ("Inference/Embed", "terms.node_id", "nodes are there to be named: Generate names another's"),
-    ("Market/CloseSession", "session_id", "of gateways: they serve every renter"),
+    ("Market/CloseSession", "session_id", "by a second gateway: gateways serve every renter"),
     ("Scheduling/Place", "session_id", "gateways serve every renter"),
     ("Scheduling/Place", "avoid_node_ids", "gateways serve every renter"),
 ];
@@ -104,7 +107,8 @@ impl<'a> Play<'a> {
     pub(crate) async fn answered(&mut self, who: &Asker, call: &str, field: &str, wanted: &Value) -> Value {
         self.tried.insert((call.to_owned(), field.to_owned()));
         let told = who.ask(&self.channel, call, wanted).await;
-        told.map(|said| said.last().cloned().unwrap_or_default()).unwrap_or_else(|why| panic!("{call}: {why:?}"))
+        told.map(|said| said.last().cloned().unwrap_or_default())
+            .unwrap_or_else(|why| panic!("{call}: {why:?}"))
     }
 
     /// What a stranger is told of the last request's id when he uses it himself: why not, and never so much.
@@ -166,7 +170,7 @@ fn is_same(method: &str, first: &Told, again: &Told) -> bool {
     }
 }
 
-fn people<'a>(place: &'a Place, server: &Server<'_>) -> (People, Vec<paid::Node>) {
+fn people(place: &Place, server: &Server<'_>) -> (People, Vec<paid::Node>) {
     let network = genesis(&std::fs::read(place.path("net.toml")).expect("a profile"));
     let nodes = paid::nodes(place, server);
     let account = |key| Asker::signing(key, PrincipalKind::Account, network);
@@ -200,7 +204,10 @@ fn unplayed(play: &Play<'_>) -> Vec<String> {
         let played = play.done.iter().any(|(_, sent, _)| sent.method == rule.method);
         let named = UNPREPARED.iter().any(|(call, _)| rule.method.ends_with(call));
         if played == named {
-            missing.push(format!("{}: prepare it, or say in UNPREPARED why that cannot be; not both", rule.method));
+            missing.push(format!(
+                "{}: prepare it, or say in UNPREPARED why that cannot be; not both",
+                rule.method
+            ));
         }
         // What staff and services name is never another's; that accounts hear nothing of it, `strangers` shows.
         if !rule.allows(Caller::Account) && !rule.allows(Caller::Gateway) {
@@ -208,7 +215,9 @@ fn unplayed(play: &Play<'_>) -> Vec<String> {
         }
         for field in rule.names() {
             let tried = play.tried.iter().any(|(call, named)| rule.method.ends_with(call) && named == field);
-            let open = OPEN_TO_STRANGERS.iter().any(|(call, named, _)| rule.method.ends_with(call) && named == field);
+            let open = OPEN_TO_STRANGERS
+                .iter()
+                .any(|(call, named, _)| rule.method.ends_with(call) && named == field);
             if !tried && !open {
                 missing.push(format!("{}: no stranger has tried {field}", rule.method));
             }
@@ -221,11 +230,19 @@ fn unplayed(play: &Play<'_>) -> Vec<String> {
 fn undone(place: &Place, play: &Done, heads: [&Heads; 3]) -> Vec<String> {
     let [start, once, end] = heads;
     let mut wrong = Vec::new();
+    let mut counted: BTreeMap<String, usize> = BTreeMap::new();
     for entry in traces::between(place, start, once) {
         let request = entry["origin"]["request"].as_str().unwrap_or_default();
         let strange = play.strangers.iter().any(|who| entry["principal"] == **who);
-        if strange && traces::has_effect(&entry) && !play.ids.contains(request) {
+        if strange && traces::has_effect(&entry) && !play.done.contains_key(request) {
             wrong.push(format!("a stranger has changed something: {entry}"));
+        }
+        *counted.entry(request.to_owned()).or_default() += 1;
+    }
+    // A call's id is no request's: what its gateway asked for it, it asked under ids of its own.
+    for (id, method) in play.done.iter().filter(|(_, method)| !method.ends_with("/Generate")) {
+        if counted.get(id) != Some(&1) {
+            wrong.push(format!("{method}, request {id}, stands {:?} times in the logs", counted.get(id)));
         }
     }
     let twice = traces::between(place, once, end);
@@ -236,8 +253,8 @@ fn undone(place: &Place, play: &Done, heads: [&Heads; 3]) -> Vec<String> {
 
 /// What is known of a play once its server has stopped.
 struct Done {
-    /// Requests that were done.
-    ids: BTreeSet<String>,
+    /// Requests that were done, and what they were for.
+    done: BTreeMap<String, String>,
     strangers: Vec<String>,
     asking: Vec<String>,
 }
@@ -249,13 +266,8 @@ async fn nobody_touches_what_is_anothers_and_nothing_that_comes_again_happens_tw
     let (people, nodes) = people(&place, &server);
     let channel = connect(&server).await;
     let start = server.heads();
-    let mut play = Play {
-        place: &place,
-        channel,
-        done: Vec::new(),
-        tried: BTreeSet::new(),
-        wrong: Vec::new(),
-    };
+    let mut play =
+        Play { place: &place, channel, done: Vec::new(), tried: BTreeSet::new(), wrong: Vec::new() };
     parties::accounts(&mut play, &people).await;
     let purses = parties::money(&mut play, &people).await;
     let session = parties::rents(&mut play, &people, &purses).await;
@@ -269,7 +281,7 @@ async fn nobody_touches_what_is_anothers_and_nothing_that_comes_again_happens_tw
     wrong.append(&mut play.wrong);
     let all = [&people.staff, &people.dora, &people.ada, &people.eve, &people.first, &people.second];
     let done = Done {
-        ids: play.done.iter().map(|(_, sent, _)| sent.id.to_string()).collect(),
+        done: play.done.iter().map(|(_, sent, _)| (sent.id.to_string(), sent.method.clone())).collect(),
         strangers: vec![people.eve.name(), people.second.name()],
         asking: all.map(Asker::name).into(),
     };

@@ -119,9 +119,12 @@ pub(crate) async fn money<'a>(play: &mut Play<'a>, people: &'a People) -> Purses
         play.refused(eve, create, owner, "FORBIDDEN", &move_out(kind, &dora.name())).await;
         play.done(dora, create, &move_out(kind, &dora.name())).await;
     }
-    let held = transfer("HOLD", json!({
-        "debit_account_id": pays, "credit_account_id": spare, "amount_units": "5",
-    }));
+    let held = transfer(
+        "HOLD",
+        json!({
+            "debit_account_id": pays, "credit_account_id": spare, "amount_units": "5",
+        }),
+    );
     play.done(dora, create, &held).await;
     let hold = json!({ "hold_id": held["transfers"][0]["transfer_id"] });
     for kind in ["POST", "VOID"] {
@@ -144,7 +147,8 @@ pub(crate) async fn money<'a>(play: &mut Play<'a>, people: &'a People) -> Purses
 /// What is in an account, base units: posted and held.
 async fn balance(play: &Play<'_>, people: &People, account: &str) -> (Value, Value) {
     let wanted = json!({ "account_id": account });
-    let told = play.until(&people.staff, "Ledger/GetAccount", &wanted, |told| Some(told["account"].clone())).await;
+    let told =
+        play.until(&people.staff, "Ledger/GetAccount", &wanted, |told| Some(told["account"].clone())).await;
     (told["balanceUnits"].clone(), told["availableUnits"].clone())
 }
 
@@ -214,15 +218,16 @@ pub(crate) async fn bonds<'a>(play: &mut Play<'a>, people: &'a People, purses: &
         let coordinator = json!({
             "service": holmes_proto::service("staking").expect("its number").0, "coordination_id": node,
         });
-        transfer("HOLD", json!({
-            "debit_account_id": from, "amount_units": units.to_string(), "coordinator": coordinator,
-            "credit_account_id": holmes_ledger::state::system_account("bonds/HOL").to_string(),
-            "timeout_ms": "3600000",
-        }))
+        transfer(
+            "HOLD",
+            json!({
+                "debit_account_id": from, "amount_units": units.to_string(), "coordinator": coordinator,
+                "credit_account_id": holmes_ledger::state::system_account("bonds/HOL").to_string(),
+                "timeout_ms": "3600000",
+            }),
+        )
     };
-    let of = |held: &Value, node: &Value| {
-        json!({ "node_id": node, "hold_id": held["transfers"][0]["transfer_id"] })
-    };
+    let of = |held: &Value, node: &Value| json!({ "node_id": node, "hold_id": held["transfers"][0]["transfer_id"] });
     let create = "Ledger/CreateTransfers";
     let held = hold(&json!(grant), required + required / 5);
     play.done(ada, create, &held).await;

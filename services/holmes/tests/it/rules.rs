@@ -10,6 +10,7 @@ use prost_reflect::{
 };
 
 use crate::docs::compare;
+use crate::others;
 
 /// What answers without any proof beside RPCs of ours, and why.
 pub(crate) const OPEN: [(&str, &str); 3] = [
@@ -208,17 +209,18 @@ pub(crate) fn rules() -> &'static [Rule] {
 const HEAD: &str = "# Access
 
 Who may call what, made of the option `(holmes.access)` that stands beside every RPC in the `.proto` files; a test keeps
-this page and them together, and others hold the server to it: every RPC is called by every kind of caller with every kind
-of proof, right, wrong, expired and repeated. [Signing](signing.md) says how a request is proved and what a proof may do.
+this page and them together, and others hold the server to it: what they try stands at the end. [Signing](signing.md) says
+how a request is proved and what a proof may do.
 
 - **callers**: the kinds of principals that may call it. Another is refused with `PERMISSION_DENIED` and `FORBIDDEN`.
 - **an account's proof**: what an account's API key must be good for, and its signature where it says a role: `KEY_SCOPE`,
   `ROLE_NEEDED` or `ADMIN_NEEDED` otherwise. *any*: any proof that holds.
 - **hides**: fields that name what concerns few. Whom it does not concern gets the answer that he would get if it were not
   there.
-- **tells**: fields that name what every caller may know to be there: nodes, and accounts that can be paid.
+- **tells**: fields that name what every caller may know to be there: nodes, accounts that can be paid, and to gateways,
+  which serve every renter, sessions, leases and calls. To know of it is not to have it: a stranger changes nothing of it.
 - **again**: *once* carries a `request_id`: the same request again, by whom it was first, gets its answer again and nothing
-  happens twice. *reads* changes nothing.
+  happens twice; a call of `Generate` or `Embed` is refused with `CALL_EXISTS`. *reads* changes nothing.
 
 Without a proof every call is refused with `UNAUTHENTICATED`, before its fields are looked at, but for:
 
@@ -241,6 +243,40 @@ fn words(rule: &Rule) -> (&'static str, String) {
 
 fn fields(paths: &[String]) -> String {
     paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ")
+}
+
+const TRIED: &str = "
+## What the tests try
+
+Every RPC above, over the wire, so that a new one fails until it is in the table:
+
+- without a proof; with an API key that nobody has, that has expired, that was revoked; with a signature that is incomplete,
+  has expired, counts for too long, or covers another network, method, message, expiry, request id or kind of caller, or is
+  another's; with two proofs. `Gateway/Attach` takes the Hello instead: of an unknown node, of another node, signed by
+  another node, for another gateway or network, for the question of a stream before.
+- by every kind of caller, with proofs that are good for everything, for one role, for `admin` alone, for nothing.
+- by an account that names what is another's and what is not there, in every field that hides it, and in every field of an
+  RPC that is not for accounts: it hears the same of both.
+- by a stranger of the same kind, an account of every role or a second gateway: each *once* that is for accounts or gateways
+  is tried with another's thing in every field that names one, before its owner makes the same request. The stranger is
+  refused; or it is his own that he gives away (another's account as where money goes, another's node as the one to rent, or
+  as what a hold of his own is for); or he is told what there is, and nothing has changed. The logs show that no stranger has
+  done anything else.
+- again, to the byte and then with a fresh proof: each *once* that was done. The logs of all services show that nothing has
+  happened twice.
+";
+
+/// What the tests leave out, by what they themselves go by.
+fn left_out() -> String {
+    let mut text = String::from("\nNo stranger tries:\n\n");
+    for (call, field, why) in others::OPEN_TO_STRANGERS {
+        writeln!(text, "- `{field}` of `{call}`: {why}").expect("a string");
+    }
+    text.push_str("\nOf these only requests that are refused come again:\n\n");
+    for (call, why) in others::UNPREPARED {
+        writeln!(text, "- `{call}`: {why}").expect("a string");
+    }
+    text
 }
 
 #[test]
@@ -275,5 +311,7 @@ fn the_page_of_access_is_what_the_proto_files_say() {
         };
         writeln!(page, "| `{name}` | {callers} | {proof} | {hides} | {tells} | {again} |").expect("a string");
     }
+    page.push_str(TRIED);
+    page.push_str(&left_out());
     compare("access.md", &page);
 }

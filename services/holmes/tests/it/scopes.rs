@@ -301,7 +301,9 @@ fn the_http_of_openais_clients_asks_for_a_key_and_for_a_renter_before_it_reads_a
     ] {
         let signed = "holmes-signature: 00\r\n".to_owned();
         let basic = "authorization: Basic aG9sbWVz\r\n".to_owned();
-        for proof in [String::new(), bearer(""), bearer("hk_0"), bearer(&gone), bearer(&expired), basic, signed] {
+        for proof in
+            [String::new(), bearer(""), bearer("hk_0"), bearer(&gone), bearer(&expired), basic, signed]
+        {
             assert_eq!(asks(&server, call, &proof), unknown, "{call} with {proof:?}");
         }
         let others = [(&operator, "key_scope"), (&staff, "forbidden")];

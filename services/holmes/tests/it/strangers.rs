@@ -95,8 +95,7 @@ fn world(place: &Place, server: &Server<'_>) -> World {
     let shown = secret(place, &format!("{operator}.key"));
     let public_key = shown.verifying_key().to_bytes().to_vec();
     let other_key = vec![7; 32];
-    let stranger =
-        of_key(&secret(place, &format!("{}.key", PEOPLE[other])), PrincipalKind::Account);
+    let stranger = of_key(&secret(place, &format!("{}.key", PEOPLE[other])), PrincipalKind::Account);
     let roles = json!({ "account_id": stranger.id.to_string(), "roles": ["ROLE_RENTER", "ROLE_OPERATOR", "ROLE_VERIFIER"] });
     server.staff("Accounts/SetRoles", &roles);
     let next = |name: &str, dot: char| {
@@ -118,7 +117,10 @@ fn world(place: &Place, server: &Server<'_>) -> World {
         (("ledger", "hold_id"), text(&hold, id())),
         (("ledger", "transfers.hold_id"), text(&to_end, id())),
         (("ledger", "an ended transfers.hold_id"), text(&ended, id())),
-        (("ledger", "transfers.debit_owner"), text(&format!("account/{account}"), format!("account/{}", id()))),
+        (
+            ("ledger", "transfers.debit_owner"),
+            text(&format!("account/{account}"), format!("account/{}", id())),
+        ),
         (("ledger", "submitter"), text(&format!("account/{account}"), format!("account/{}", id()))),
         (("staking", "hold_id"), text(&hold, id())),
         (("staking", "node_id"), text(&node, id())),

@@ -26,8 +26,15 @@ pub(crate) fn between(place: &Place, from: &Heads, to: &Heads) -> Vec<Value> {
     found
 }
 
+/// Nobody's request stands in any log between two places. What none of those who ask has made may stand there where the
+/// network makes such entries by itself.
+pub(crate) fn nothing_asked(place: &Place, asking: &[String], from: &Heads, to: &Heads) {
+    let called_for = between(place, from, to).into_iter().find(|entry| is_called_for(entry, asking));
+    assert_eq!(called_for, None, "somebody's request has been done");
+}
+
 /// Whether somebody's request has made an entry: not time, nor what another log says.
-pub(crate) fn is_asked(entry: &Value) -> bool {
+fn is_asked(entry: &Value) -> bool {
     !entry["origin"]["request"].is_null() || !entry["origin"]["submission"].is_null()
 }
 
