@@ -48,14 +48,15 @@ fn changed(state: &State, change: &Change, caller: &Caller, ctx: &Ctx) -> Decide
     }
 }
 
-/// The event of an offered key that its possessor has proven, new to all.
+/// The event of an offered key that its possessor has proven, new to all. That a key was registered before is told to
+/// its possessor alone.
 fn offered(state: &State, holder: Principal, owner: Option<Id>, key: &OfferedKey) -> Result<Kind, Rejection> {
     refuse_if(!is_text(&key.label, 0, crate::params::MOST_LABEL_BYTES), || Rejection::LabelInvalid)?;
-    refuse_if(state.public_keys.contains(&key.public_key), || Rejection::PublicKeyUsed)?;
     possession::check(&state.network, holder, owner, key).map_err(|why| match why {
         NotProven::Key => Rejection::PublicKeyInvalid,
         NotProven::Signature => Rejection::PossessionWrong,
     })?;
+    refuse_if(state.public_keys.contains(&key.public_key), || Rejection::PublicKeyUsed)?;
     Ok(key_changed(holder, owner, &key.public_key, Some(&key.label)))
 }
 

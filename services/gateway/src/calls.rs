@@ -20,6 +20,7 @@ use crate::metrics::{Door, ENDED, ModelMeters};
 use crate::models::Offered;
 use crate::nodes::Node;
 use crate::price::{self, Bound};
+use crate::receipts;
 use crate::settings::ms;
 
 mod bill;
@@ -163,10 +164,10 @@ async fn deliver(
 
 /// Whether the call's id was never used: by a gateway that has restarted since, or by another one.
 async fn unused(edge: &Edge, ask: &Ask) -> Result<(), Refusal> {
-    match edge.upstream.find_call(ask.call, None).await? {
-        Some(receipt) => Err(call_exists(&receipt)),
-        None => Ok(()),
-    }
+    let Some(receipt) = edge.upstream.find_call(ask.call, None).await? else { return Ok(()) };
+    // Ids are the network's, so that another's is taken too; where its receipt stands is not for everybody.
+    let found = receipts::get(edge.receipts.as_ref(), &edge.network, ask.renter, &receipt).await;
+    Err(call_exists(if found.is_ok() { &receipt } else { "" }))
 }
 
 /// A call's id that was used.

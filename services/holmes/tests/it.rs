@@ -2,6 +2,8 @@
 
 #[path = "it/access.rs"]
 mod access;
+#[path = "it/asker.rs"]
+mod asker;
 #[path = "it/bad_input.rs"]
 mod bad_input;
 #[path = "it/catalogue.rs"]
@@ -18,6 +20,8 @@ mod delivered;
 mod docs;
 #[path = "it/files.rs"]
 mod files;
+#[path = "it/gateways.rs"]
+mod gateways;
 #[path = "it/guides.rs"]
 mod guides;
 #[path = "it/harness.rs"]
@@ -30,8 +34,12 @@ mod logs;
 mod metrics;
 #[path = "it/misuse.rs"]
 mod misuse;
+#[path = "it/others.rs"]
+mod others;
 #[path = "it/paid.rs"]
 mod paid;
+#[path = "it/parties.rs"]
+mod parties;
 #[path = "it/raw.rs"]
 mod raw;
 #[path = "it/replays.rs"]
@@ -50,3 +58,5 @@ mod strangers;
 mod tamper;
 #[path = "it/together.rs"]
 mod together;
+#[path = "it/traces.rs"]
+mod traces;

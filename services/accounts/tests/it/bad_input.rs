@@ -84,7 +84,7 @@ fn a_bad_request_for_an_account_has_its_reason_and_changes_nothing() {
         [Who::Nobody, |m| m.key = key_of(2, 2), "ACCOUNT_EXISTS"],
         [by(2), |_| {}, "FORBIDDEN"],
         [by_staff(), |m| m.account_id = random(), "ACCOUNT_ID_INVALID"],
-        [by_staff(), |m| (m.key, m.account_id) = (key_of(2, 2), nobody()), "PUBLIC_KEY_USED"],
+        [by_staff(), |m| (m.key, m.account_id) = (key_of(2, 2), nobody()), "POSSESSION_WRONG"],
     );
 }
 
@@ -146,7 +146,8 @@ fn a_bad_request_about_public_keys_has_its_reason_and_changes_nothing() {
         [by(2), |m| spoil(&mut m.key, |k| k.public_key.clear()), "FIELD_INVALID"],
         [by(2), |m| spoil(&mut m.key, |k| k.possession.clear()), "FIELD_INVALID"],
         [by(2), |m| spoil(&mut m.key, |k| k.label = "x\0".into()), "LABEL_INVALID"],
-        [by(2), |m| m.key = key_of(3, 3), "PUBLIC_KEY_USED"],
+        [by(2), |m| m.key = key_of(3, 3), "POSSESSION_WRONG"], // that it is registered is told to its possessor alone
+        [by(2), |m| m.key = key_of(3, 2), "PUBLIC_KEY_USED"],
         [by(3), |_| {}, "POSSESSION_WRONG"],
         [by(3), |m| m.account_id = id(2).to_string(), "FORBIDDEN"],
         [by_staff(), |m| m.account_id = nobody(), "ACCOUNT_NOT_FOUND"],

@@ -8,10 +8,11 @@ use holmes_proto::inference::v1::generate_response::Part;
 use holmes_proto::inference::v1::{
     EmbedRequest, FinishReason, GenerateRequest, GenerateResponse, GetReceiptRequest,
 };
-use holmes_proto::scheduling::v1::{Finish, LeaseEnd};
+use holmes_proto::scheduling::v1::{CallLine, Finish, Lease, LeaseEnd};
 use holmes_runtime::Clock;
 use tonic::Streaming;
 
+use super::log::metered;
 use super::node::{Node, Offer, Script, id_of, in_order};
 use super::services::{INPUT_PICO, OUTPUT_PICO};
 use super::world::{World, as_renter, asked, details, reason, settings, whole, words};
@@ -213,12 +214,27 @@ async fn a_lost_node_is_paid_though_its_prompt_does_not_fit_twice_into_the_price
     assert!(other.heard.starts().is_empty());
 }
 
+/// A call of a renter's, as the log has it at a place.
+fn stands(world: &World, at: u64, renter: u8) {
+    let (lease, node) = (vec![1; 20].into(), vec![2; 16].into());
+    let lease = Lease { lease, node, session: vec![renter; 16].into(), ..Lease::default() };
+    let line = CallLine { call: vec![3; 16].into(), ..CallLine::default() };
+    world.services.kept(|kept| _ = kept.metered.insert(at, metered(&lease, vec![line])));
+}
+
 #[tokio::test]
 async fn a_request_id_that_the_log_knows_does_not_run_again() {
     let world = World::new().await;
     let node = world.node(1, Script::Write(6)).await;
     let id = holmes_runtime::fresh_id().to_string();
     let request = || GenerateRequest { request_id: id.clone(), ..asked("hello") };
+    stands(&world, 77, 1);
+    stands(&world, 78, 2);
+    // Another's call: the id is taken all the same, and nothing else is told of it.
+    world.services.kept(|kept| _ = kept.known.insert(id.clone(), "receipts/78.0".to_owned()));
+    let refused = world.generate(request()).await.unwrap_err();
+    assert_eq!(reason(&refused), "CALL_EXISTS");
+    assert!(!refused.message().contains("receipts/"), "{}", refused.message());
     // As a gateway finds it that has restarted since.
     world.services.kept(|kept| _ = kept.known.insert(id.clone(), "receipts/77.0".to_owned()));
     let refused = world.generate(request()).await.unwrap_err();

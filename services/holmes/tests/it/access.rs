@@ -7,10 +7,11 @@ use ed25519_dalek::SigningKey;
 use holmes_kernel::PrincipalKind;
 use holmes_runtime::fresh_id;
 use prost_reflect::prost::Message as _;
+use serde_json::json;
 use tonic::Code;
 
 use crate::bad_input::whole;
-use crate::harness::Place;
+use crate::harness::{Place, Server, until};
 use crate::raw::{
     Fields, Signing, bearer, call, connect, described, genesis, methods, now_ms, of_key, reason, secret,
 };
@@ -28,6 +29,19 @@ fn signed(key: &SigningKey, method: &str, expires_ms: u64) -> Fields {
     signing.fields(method, &message(method), fresh_id(), expires_ms)
 }
 
+/// API keys that have counted: one until its time had come, one until it was revoked.
+fn past_keys(server: &Server<'_>) -> [String; 2] {
+    let (account, gone) = server.renter("past");
+    let soon_us = (now_ms() + 1_500) * 1_000;
+    let ends = server.api_key_until(&account, &["ROLE_RENTER"], true, soon_us);
+    let keys = server.staff("Accounts/GetAccount", &json!({ "account_id": account }))["apiKeys"].clone();
+    let told = server.call(&["Ledger/GetSupply", "{}", "--key", &ends]);
+    assert!(told.code == 0 || now_ms() * 1_000 > soon_us, "it counts until then: {}", told.err);
+    server.staff("Accounts/RevokeApiKey", &json!({ "key_id": keys[0]["keyId"] }));
+    until("its expiry", || (now_ms() * 1_000 > soon_us).then_some(()));
+    [ends, gone]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_refuses_a_caller_without_a_proof_or_with_a_wrong_one() {
     let place = Place::new();
@@ -36,6 +50,7 @@ async fn every_method_refuses_a_caller_without_a_proof_or_with_a_wrong_one() {
     assert!(methods.len() > 25, "{methods:?}");
     let channel = connect(&server).await;
     let (key, soon) = (secret(&place, "holmes-data/staff.key"), now_ms() + 60_000);
+    let [ended, revoked] = past_keys(&server);
     let mut open = BTreeSet::new();
     for method in &methods {
         match call(&channel, method, message(method), &Vec::new()).await {
@@ -54,6 +69,8 @@ async fn every_method_refuses_a_caller_without_a_proof_or_with_a_wrong_one() {
         two.extend(bearer("hk_1"));
         for (proof, expected) in [
             (bearer("hk_0000"), "KEY_UNKNOWN"),
+            (bearer(&ended), "KEY_EXPIRED"),
+            (bearer(&revoked), "KEY_REVOKED"),
             (vec![("authorization", "Basic aG9sbWVz".to_owned())], "KEY_MALFORMED"),
             (other, "SIGNATURE_WRONG"),
             (expired, "SIGNATURE_EXPIRED"),

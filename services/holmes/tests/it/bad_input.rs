@@ -16,6 +16,7 @@ use crate::harness::{Place, Server, ask};
 use crate::raw::{
     Fields, Signing, bearer, call, connect, described, genesis, methods, now_ms, of_key, reason, secret,
 };
+use crate::traces::nothing_asked;
 
 /// Longer than any text, list or blob may be.
 const LONG: usize = 70_000;
@@ -273,7 +274,8 @@ async fn objections(channel: &Channel, callers: Vec<Caller>, all: Vec<Bad>) -> V
     asking.join_all().await.into_iter().flatten().collect()
 }
 
-/// The heads of all logs, once nothing moves any more; without that of scheduling, which hears of the gateway by itself.
+/// The heads of all logs, once nothing moves any more; without that of scheduling, which hears of the gateway by itself: who
+/// has put what there, the log says when the server has stopped.
 pub(crate) fn settled(server: &Server<'_>) -> std::collections::BTreeMap<String, u64> {
     let heads_now = || {
         let mut heads = server.heads();
@@ -342,6 +344,7 @@ async fn deadlines_sizes_and_signatures_are_looked_at_before_anything_else() {
     let channel = connect(&server).await;
     let key = server.payer("large");
     let before = settled(&server);
+    let start = server.heads();
     for method in methods(&server).iter().filter(|method| method.starts_with("holmes.")) {
         let message = whole(&described(method).expect("a method of ours").input(), 0).encode_to_vec();
         let right = signing.fields(method, &message, fresh_id(), now_ms() + 60_000);
@@ -374,6 +377,9 @@ async fn deadlines_sizes_and_signatures_are_looked_at_before_anything_else() {
         assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "REQUEST_TOO_LARGE"));
     }
     assert_eq!(settled(&server), before);
+    let end = server.heads();
+    server.terminate();
+    nothing_asked(&place, &[], &start, &end);
 }
 
 #[test]
@@ -402,6 +408,7 @@ fn the_http_port_answers_nonsense_in_the_form_of_its_clients() {
     let server = place.serve(&["--role", "all"]);
     let (_, key) = server.renter("alice");
     let before = settled(&server);
+    let start = server.heads();
     let post = |path: &str, key: &str, body: &[u8]| {
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: \
@@ -456,4 +463,7 @@ fn the_http_port_answers_nonsense_in_the_form_of_its_clients() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     assert_eq!(settled(&server), before);
+    let end = server.heads();
+    server.terminate();
+    nothing_asked(&place, &[], &start, &end);
 }

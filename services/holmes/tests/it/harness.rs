@@ -316,11 +316,24 @@ impl Server<'_> {
 
     /// An API key of an account.
     pub(crate) fn api_key(&self, account: &str, roles: &[&str], admin: bool) -> String {
+        self.api_key_until(account, roles, admin, 0)
+    }
+
+    /// An API key that counts until a moment, microseconds since the Unix epoch; 0 for ever.
+    pub(crate) fn api_key_until(
+        &self,
+        account: &str,
+        roles: &[&str],
+        admin: bool,
+        expires_at_us: u64,
+    ) -> String {
         let made = self.place.run(&["keys", "api", "-o", "json"]).json();
         let text = |name: &str| made[0][name].as_str().expect("a text").to_owned();
         let (key, hash, id) = (text("api_key"), text("key_hash"), self.new_id());
-        let request =
-            json!({ "account_id": account, "key_id": id, "hash": hash, "roles": roles, "admin": admin });
+        let request = json!({
+            "account_id": account, "key_id": id, "hash": hash, "roles": roles, "admin": admin,
+            "expires_at_us": expires_at_us.to_string(),
+        });
         self.staff("Accounts/CreateApiKey", &request);
         key
     }

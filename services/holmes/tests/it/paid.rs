@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{Killed, Place, Ran, Server, ask, number, until};
 
 pub(crate) const MODEL: &str = "holmes-tiny";
-const HOL: u64 = 1_000_000_000;
+pub(crate) const HOL: u64 = 1_000_000_000;
 pub(crate) const PEOPLE: [&str; 3] = ["ada", "ben", "cleo"];
 
 /// A node, whose process is killed when it is dropped.
@@ -50,7 +50,7 @@ fn send(process: &str, signal: &str) {
     assert!(sent.success(), "process {process}");
 }
 
-fn show(place: &Place, key: &str) -> String {
+pub(crate) fn show(place: &Place, key: &str) -> String {
     let rows = place.run(&["keys", "show", key, "-o", "json"]).json();
     rows[0]["id"].as_str().expect("an id").to_owned()
 }
@@ -62,9 +62,17 @@ pub(crate) fn network() -> Place {
 
 /// The same, with more in the market's section.
 pub(crate) fn network_with(market: &str) -> Place {
+    network_of(|text| text.replace("[market]\n", &format!("[market]\n{market}")))
+}
+
+/// The same, with epochs so short that a test can wait for a close.
+pub(crate) fn quick_network() -> Place {
+    network_of(|text| text.replace("epoch_s = 45", "epoch_s = 12"))
+}
+
+fn network_of(changed: impl Fn(&str) -> String) -> Place {
     let place = Place::of("net.toml");
-    let text = include_str!("../../../../deploy/profiles/demo.toml");
-    let mut text = text.replace("[market]\n", &format!("[market]\n{market}"));
+    let mut text = changed(include_str!("../../../../deploy/profiles/demo.toml"));
     for name in PEOPLE {
         for key in [format!("{name}.key"), format!("{name}-node.key")] {
             assert_eq!(place.run(&["keys", "new", &key]).code, 0);
@@ -131,18 +139,23 @@ fn executor(place: &Place, server: &Server<'_>, key: &str) -> Killed {
     Killed(command.stderr(log).spawn().expect("the binary starts"))
 }
 
-/// Three nodes that may serve.
-pub(crate) fn nodes(place: &Place, server: &Server<'_>) -> Vec<Node> {
+/// The account of an operator's grant, once genesis has paid it.
+pub(crate) fn grant(server: &Server<'_>, name: &str) -> String {
     let grants = until("genesis", || {
         let at = server.staff("Treasury/GetGenesis", &json!({}));
         (at["state"] == "GENESIS_STATE_COMPLETED")
             .then(|| server.staff("Treasury/GetAllocations", &json!({}))["grants"].clone())
     });
+    let grant = grants.as_array().and_then(|all| all.iter().find(|grant| grant["name"] == name));
+    grant.and_then(|grant| grant["accountId"].as_str()).expect("its grant").to_owned()
+}
+
+/// Three nodes that may serve.
+pub(crate) fn nodes(place: &Place, server: &Server<'_>) -> Vec<Node> {
     let mut nodes = Vec::new();
     for name in PEOPLE {
-        let grant = grants.as_array().and_then(|all| all.iter().find(|grant| grant["name"] == name));
-        let grant = grant.and_then(|grant| grant["accountId"].as_str()).expect("its grant");
-        let (id, dollars) = bond(place, server, name, grant);
+        let grant = grant(server, name);
+        let (id, dollars) = bond(place, server, name, &grant);
         let process = executor(place, server, &format!("{name}-node.key"));
         nodes.push(Node { id, dollars, process });
     }

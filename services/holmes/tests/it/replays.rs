@@ -16,6 +16,7 @@ use crate::raw::{
 };
 use crate::rules::{Rule, rules};
 use crate::scopes::{id_of, machine, wallet};
+use crate::traces::nothing_asked;
 
 const PROFILE: &[u8] = include_bytes!("../../../../deploy/profiles/hol.toml");
 
@@ -53,6 +54,7 @@ async fn a_signature_counts_for_the_one_request_that_it_covers() {
     let channel = connect(&server).await;
     let soon = now_ms() + 60_000;
     let before = settled(&server);
+    let start = server.heads();
     let mut wrong = Vec::new();
     for rule in rules() {
         let method = rule.method.as_str();
@@ -126,6 +128,9 @@ async fn a_signature_counts_for_the_one_request_that_it_covers() {
     }
     assert!(wrong.is_empty(), "{} answers are wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(settled(&server), before, "nothing of this was done");
+    let end = server.heads();
+    server.terminate();
+    nothing_asked(&place, &people.names(), &start, &end);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,6 +159,18 @@ async fn how_somebody_stands_is_told_to_nobody_but_the_one_who_has_the_key() {
     ] {
         assert_eq!(asks(of, kind, of).await, own);
         assert_eq!(asks(of, kind, &stranger).await, "SIGNATURE_WRONG", "somebody else about {own:?}");
+    }
+}
+
+impl People {
+    /// As the logs name them.
+    fn names(&self) -> [String; 3] {
+        let of = [
+            of_key(&self.staff, PrincipalKind::Staff),
+            of_key(&self.gateway, PrincipalKind::Gateway),
+            of_key(&self.owner, PrincipalKind::Account),
+        ];
+        of.map(|who| who.to_string())
     }
 }
 
@@ -284,6 +301,7 @@ async fn what_comes_again_gets_its_answer_again_and_nothing_happens_twice() {
         sent.push((request, told));
     }
     let once = settled(&server);
+    let start = server.heads();
     for (request, first) in &sent {
         let again = request.send(&channel).await;
         if !request.is_same(first, &again) {
@@ -292,4 +310,7 @@ async fn what_comes_again_gets_its_answer_again_and_nothing_happens_twice() {
     }
     assert!(wrong.is_empty(), "{} answers are wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(settled(&server), once, "something has happened twice");
+    let end = server.heads();
+    server.terminate();
+    nothing_asked(&place, &people.names(), &start, &end);
 }

@@ -10,6 +10,7 @@ use prost_reflect::{
 };
 
 use crate::docs::compare;
+use crate::others;
 
 /// What answers without any proof beside RPCs of ours, and why.
 pub(crate) const OPEN: [(&str, &str); 3] = [
@@ -57,7 +58,9 @@ pub(crate) struct Rule {
     /// Paths of the request's fields that name what concerns few.
     pub hides: Vec<String>,
     /// Paths of fields that name what everybody may know to be there.
-    tells: Vec<String>,
+    pub tells: Vec<String>,
+    /// Paths of fields in which the caller names what the request makes.
+    pub makes: Vec<String>,
     /// Why it answers a caller without a proof, where it does.
     pub unproven: Option<String>,
     /// Whether its request names itself, so that it happens once however often it comes.
@@ -75,17 +78,18 @@ impl Rule {
         let said = options.get_extension(&option);
         let said = said.as_message().expect("a message");
         let input = method.input();
-        let rule = Rule {
+        let mut rule = Rule {
             proof: proof(said, &full_name),
             callers: callers(said, &full_name),
             hides: texts(said, "hides"),
             tells: texts(said, "tells"),
+            makes: Vec::new(),
             unproven: Some(text(said, "unproven")).filter(|why| !why.is_empty()),
             once: input.get_field_by_name("request_id").is_some(),
             input,
             method: full_name,
         };
-        rule.names_every_thing();
+        rule.makes = rule.names_every_thing();
         rule
     }
 
@@ -94,8 +98,14 @@ impl Rule {
         self.callers.contains(&caller)
     }
 
-    /// A tenant's request names things of somebody: of each the rule says whether strangers may know of it.
-    fn names_every_thing(&self) {
+    /// Every path that names a thing, there already or made by the request.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        self.hides.iter().chain(&self.tells).chain(&self.makes)
+    }
+
+    /// A tenant's request names things of somebody: of each the rule says whether strangers may know of it. What the
+    /// request makes is there only afterwards: the paths of that.
+    fn names_every_thing(&self) -> Vec<String> {
         let mut named = Vec::new();
         things(&self.input, "", &mut named);
         let (method, said) = (&self.method, [&self.hides[..], &self.tells[..]].concat());
@@ -103,27 +113,28 @@ impl Rule {
             let known = named.contains(path) || ["public_key", "name"].contains(&path.as_str());
             assert!(known, "{method} has no field {path} that names a thing");
         }
-        let makes = |path: &String| MADE.iter().any(|(of, field)| method.ends_with(of) && path == field);
-        let missing: Vec<_> = named.iter().filter(|path| !said.contains(path) && !makes(path)).collect();
+        let made = MADE.iter().filter(|(of, _)| method.ends_with(of)).map(|(_, path)| (*path).to_owned());
+        let made: Vec<String> = made.collect();
+        for path in &made {
+            let once = named.contains(path) && !said.contains(path);
+            assert!(once, "{method} makes no {path}, or (holmes.access) says that it is there");
+        }
+        let missing: Vec<_> =
+            named.iter().filter(|path| !said.contains(path) && !made.contains(path)).collect();
         assert!(
             missing.is_empty(),
             "{method}: say in (holmes.access) whether it hides or tells that what {missing:?} names is there"
         );
+        made
     }
 }
 
 /// Ids that a caller chooses for what it makes: they name nothing yet.
-const MADE: [(&str, &str); 10] = [
+const MADE: [(&str, &str); 4] = [
     ("Accounts/CreateAccount", "account_id"),
     ("Accounts/CreateApiKey", "key_id"),
-    ("Ledger/CreateTransfers", "transfers.coordinator.coordination_id"),
-    ("Ledger/CreateTransfers", "transfers.debit_owner"),
     ("Ledger/CreateTransfers", "transfers.transfer_id"),
     ("Ledger/OpenAccount", "account_id"),
-    ("Ledger/OpenAccount", "owner"),
-    ("Scheduling/ReportCalls", "lines.call_id"),
-    ("Scheduling/ReportPresence", "nodes.node_id"),
-    ("Scheduling/ReportRunning", "leases.lines.call_id"),
 ];
 
 /// Whether a field names a thing that belongs to somebody.
@@ -198,17 +209,18 @@ pub(crate) fn rules() -> &'static [Rule] {
 const HEAD: &str = "# Access
 
 Who may call what, made of the option `(holmes.access)` that stands beside every RPC in the `.proto` files; a test keeps
-this page and them together, and others hold the server to it: every RPC is called by every kind of caller with every kind
-of proof, right, wrong, expired and repeated. [Signing](signing.md) says how a request is proved and what a proof may do.
+this page and them together, and others hold the server to it: what they try stands at the end. [Signing](signing.md) says
+how a request is proved and what a proof may do.
 
 - **callers**: the kinds of principals that may call it. Another is refused with `PERMISSION_DENIED` and `FORBIDDEN`.
 - **an account's proof**: what an account's API key must be good for, and its signature where it says a role: `KEY_SCOPE`,
   `ROLE_NEEDED` or `ADMIN_NEEDED` otherwise. *any*: any proof that holds.
 - **hides**: fields that name what concerns few. Whom it does not concern gets the answer that he would get if it were not
   there.
-- **tells**: fields that name what every caller may know to be there: nodes, and accounts that can be paid.
+- **tells**: fields that name what every caller may know to be there: nodes, accounts that can be paid, and to gateways,
+  which serve every renter, sessions, leases and calls. To know of it is not to have it: a stranger changes nothing of it.
 - **again**: *once* carries a `request_id`: the same request again, by whom it was first, gets its answer again and nothing
-  happens twice. *reads* changes nothing.
+  happens twice; a call of `Generate` or `Embed` is refused with `CALL_EXISTS`. *reads* changes nothing.
 
 Without a proof every call is refused with `UNAUTHENTICATED`, before its fields are looked at, but for:
 
@@ -231,6 +243,40 @@ fn words(rule: &Rule) -> (&'static str, String) {
 
 fn fields(paths: &[String]) -> String {
     paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ")
+}
+
+const TRIED: &str = "
+## What the tests try
+
+Every RPC above, over the wire, so that a new one fails until it is in the table:
+
+- without a proof; with an API key that nobody has, that has expired, that was revoked; with a signature that is incomplete,
+  has expired, counts for too long, or covers another network, method, message, expiry, request id or kind of caller, or is
+  another's; with two proofs. `Gateway/Attach` takes the Hello instead: of an unknown node, of another node, signed by
+  another node, for another gateway or network, for the question of a stream before.
+- by every kind of caller, with proofs that are good for everything, for one role, for `admin` alone, for nothing.
+- by an account that names what is another's and what is not there, in every field that hides it, and in every field of an
+  RPC that is not for accounts: it hears the same of both.
+- by a stranger of the same kind, an account of every role or a second gateway: each *once* that is for accounts or gateways
+  is tried with another's thing in every field that names one, before its owner makes the same request. The stranger is
+  refused; or it is his own that he gives away (another's account as where money goes, another's node as the one to rent, or
+  as what a hold of his own is for); or he is told what there is, and nothing has changed. The logs show that no stranger has
+  done anything else.
+- again, to the byte and then with a fresh proof: each *once* that was done. The logs of all services show that nothing has
+  happened twice.
+";
+
+/// What the tests leave out, by what they themselves go by.
+fn left_out() -> String {
+    let mut text = String::from("\nNo stranger tries:\n\n");
+    for (call, field, why) in others::OPEN_TO_STRANGERS {
+        writeln!(text, "- `{field}` of `{call}`: {why}").expect("a string");
+    }
+    text.push_str("\nOf these only requests that are refused come again:\n\n");
+    for (call, why) in others::UNPREPARED {
+        writeln!(text, "- `{call}`: {why}").expect("a string");
+    }
+    text
 }
 
 #[test]
@@ -265,5 +311,7 @@ fn the_page_of_access_is_what_the_proto_files_say() {
         };
         writeln!(page, "| `{name}` | {callers} | {proof} | {hides} | {tells} | {again} |").expect("a string");
     }
+    page.push_str(TRIED);
+    page.push_str(&left_out());
     compare("access.md", &page);
 }

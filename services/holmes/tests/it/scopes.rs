@@ -14,7 +14,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 
 use crate::bad_input::whole;
-use crate::harness::{Place, Server, ask};
+use crate::harness::{Place, Server, ask, until};
 use crate::raw::{
     Fields, Signing, bearer, call, connect, described, genesis, methods, now_ms, reason, secret,
 };
@@ -164,19 +164,24 @@ pub(crate) fn machine(place: &Place, server: &Server<'_>, kind: &str, owner: &st
     secret(place, &file)
 }
 
-/// A service's key, registered by staff: `holmes keys offer` makes none, services are the platform's.
+/// A service's key, registered by staff.
 fn service(place: &Place, server: &Server<'_>) -> SigningKey {
     assert_eq!(place.run(&["keys", "new", "service.key"]).code, 0);
     let key = secret(place, "service.key");
-    let public = key.verifying_key().to_bytes();
     let genesis = genesis(include_bytes!("../../../../deploy/profiles/demo.toml"));
+    server.staff("Accounts/RegisterServiceKey", &service_offer(&key, genesis));
+    key
+}
+
+/// A service's key with its proof: `holmes keys offer` makes none, services are the platform's.
+pub(crate) fn service_offer(key: &SigningKey, genesis: [u8; 16]) -> serde_json::Value {
+    let public = key.verifying_key().to_bytes();
     let network = holmes_accounts::possession::Network { genesis, cell: 1 };
     let holder = Principal::service(ServiceId(SERVICE));
     let said = holmes_accounts::possession::statement(&network, holder, None, &public);
     let base64 = |bytes: &[u8]| base64::prelude::BASE64_STANDARD.encode(bytes);
     let offered = json!({ "public_key": base64(&public), "possession": base64(&key.sign(&said).to_bytes()) });
-    server.staff("Accounts/RegisterServiceKey", &json!({ "service_number": SERVICE, "key": offered }));
-    key
+    json!({ "service_number": SERVICE, "key": offered })
 }
 
 const ROLES: [&str; 3] = ["ROLE_RENTER", "ROLE_OPERATOR", "ROLE_VERIFIER"];
@@ -239,8 +244,7 @@ async fn every_call_is_for_those_whom_its_rule_names_and_asks_for_the_proof_that
     let callers = callers(&place, &server);
     let channel = connect(&server).await;
     let mut wrong = Vec::new();
-    // A stream that proves its node by what it says is not asked who else has opened it.
-    for rule in rules().iter().filter(|rule| !rule.method.ends_with("Gateway/Attach")) {
+    for rule in rules() {
         for who in &callers {
             let message = asked(rule, who);
             let id = id_of(&message);
@@ -281,7 +285,12 @@ fn the_http_of_openais_clients_asks_for_a_key_and_for_a_renter_before_it_reads_a
     let keys = server.staff("Accounts/GetAccount", &json!({ "account_id": id }))["apiKeys"].clone();
     let last = keys.as_array().and_then(|keys| keys.last()).expect("its keys");
     server.staff("Accounts/RevokeApiKey", &json!({ "key_id": last["keyId"] }));
+    let soon_us = (now_ms() + 1_500) * 1_000;
+    let expired = server.api_key_until(&id, &ROLES[..1], false, soon_us);
     let bearer = |key: &str| format!("authorization: Bearer {key}\r\n");
+    let in_time = asks(&server, "GET /v1/models", &bearer(&expired)).0;
+    assert!(in_time == 200 || now_ms() * 1_000 > soon_us, "it counts until then: {in_time}");
+    until("its expiry", || (now_ms() * 1_000 > soon_us).then_some(()));
     let unknown = (401, "invalid_api_key".to_owned());
     for (call, works) in [
         ("GET /v1/models", false),
@@ -292,7 +301,9 @@ fn the_http_of_openais_clients_asks_for_a_key_and_for_a_renter_before_it_reads_a
     ] {
         let signed = "holmes-signature: 00\r\n".to_owned();
         let basic = "authorization: Basic aG9sbWVz\r\n".to_owned();
-        for proof in [String::new(), bearer(""), bearer("hk_0"), bearer(&gone), basic, signed] {
+        for proof in
+            [String::new(), bearer(""), bearer("hk_0"), bearer(&gone), bearer(&expired), basic, signed]
+        {
             assert_eq!(asks(&server, call, &proof), unknown, "{call} with {proof:?}");
         }
         let others = [(&operator, "key_scope"), (&staff, "forbidden")];
