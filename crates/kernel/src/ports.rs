@@ -47,6 +47,17 @@ pub trait Journal: Clone + Send + Sync + 'static {
         state_version: u32,
         at_most: u64,
     ) -> impl Future<Output = Result<Option<Snapshot>, JournalError>> + Send;
+
+    /// The snapshots of a log with this state version, of places behind `above`, that are not what was kept: those that
+    /// [`Journal::snapshot`] passes over. A journal whose snapshots cannot rot has none.
+    fn damaged_snapshots(
+        &self,
+        _log: LogId,
+        _state_version: u32,
+        _above: u64,
+    ) -> impl Future<Output = Result<Vec<DamagedSnapshot>, JournalError>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
 }
 
 /// The right to append to a log, until somebody claims it with a higher term.
@@ -75,6 +86,17 @@ pub struct Snapshot {
     pub digest: Digest,
     /// [`crate::Replica`] in canonical form.
     pub bytes: Vec<u8>,
+}
+
+/// A snapshot that is not what was kept. The log is as it was: it gives the same state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedSnapshot {
+    /// Its place in the log.
+    pub seq: u64,
+    /// Where it lies.
+    pub path: String,
+    /// What is wrong with it.
+    pub why: String,
 }
 
 /// Why a journal did not do it.

@@ -99,28 +99,45 @@ async fn from_snapshot<M: Machine, J: Journal>(
     log: LogId,
     at_most: u64,
 ) -> Result<Option<Replica<M>>, RecoverError> {
-    let Some(snapshot) = journal.snapshot(log, Replica::<M>::VERSION, at_most).await? else {
-        return Ok(None);
-    };
-    if canon::hash(&snapshot.bytes) != snapshot.digest {
-        tracing::warn!(
-            service = M::NAME,
-            seq = snapshot.at.seq,
-            "snapshot damaged: replaying the log instead"
-        );
-        return Ok(None);
-    }
-    match Replica::<M>::decode(&snapshot.bytes) {
-        Ok(replica) if *replica.tail() == snapshot.at && replica.log() == log => Ok(Some(replica)),
-        Ok(_) => {
-            tracing::warn!(service = M::NAME, "snapshot is of another place: replaying the log instead");
-            Ok(None)
+    let found = journal.snapshot(log, Replica::<M>::VERSION, at_most).await?;
+    let newest = found.as_ref().map_or(0, |found| found.at.seq);
+    for damaged in journal.damaged_snapshots(log, Replica::<M>::VERSION, newest).await? {
+        if damaged.seq <= at_most {
+            passed_over::<M>(damaged.seq, &format!("{}: {}", damaged.path, damaged.why));
         }
+    }
+    let Some(snapshot) = found else { return Ok(None) };
+    match usable(&snapshot, log) {
+        Ok(replica) => Ok(Some(replica)),
         Err(why) => {
-            tracing::warn!(service = M::NAME, %why, "snapshot unreadable: replaying the log instead");
+            passed_over::<M>(snapshot.at.seq, &why);
             Ok(None)
         }
     }
+}
+
+fn usable<M: Machine>(snapshot: &Snapshot, log: LogId) -> Result<Replica<M>, String> {
+    if canon::hash(&snapshot.bytes) != snapshot.digest {
+        return Err("its bytes do not have its digest".into());
+    }
+    let replica = Replica::<M>::decode(&snapshot.bytes).map_err(|why| why.to_string())?;
+    match *replica.tail() == snapshot.at && replica.log() == log {
+        true => Ok(replica),
+        false => Err("it is of another place".into()),
+    }
+}
+
+/// What a damaged snapshot means, and what a person shall do.
+pub const SNAPSHOT_REMEDY: &str =
+    "nothing is lost: the log gives the same state, and the next snapshot takes its place; look at the disk";
+
+fn passed_over<M: Machine>(seq: u64, why: &str) {
+    tracing::warn!(
+        service = M::NAME,
+        seq,
+        why,
+        "a snapshot is damaged and is passed over: {SNAPSHOT_REMEDY}"
+    );
 }
 
 /// Writes a snapshot at a place that is durable. It replays twice, independently of the owner and of each other, and

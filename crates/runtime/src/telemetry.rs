@@ -13,6 +13,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -124,6 +125,14 @@ pub fn init(
     SPANS_DROPPED.counter(&[]).increment(0); // there from the start: the first is a change that an alert sees
     tokio::spawn(keep_up(metrics.clone()));
     Ok(Guard { traces, metrics: Metrics(metrics) })
+}
+
+/// Lets a tool that serves nothing say on stderr what must not be passed over in silence: warnings and errors, without
+/// times. Where somebody else hears already, nothing changes.
+pub fn warnings() {
+    let lines = tracing_subscriber::fmt::layer().without_time().with_target(false).with_ansi(false);
+    let lines = lines.with_writer(std::io::stderr).with_filter(LevelFilter::WARN);
+    let _ = tracing_subscriber::registry().with(lines).try_init();
 }
 
 /// Has the buckets of a histogram be its family's.

@@ -4,7 +4,7 @@ pub mod embedded;
 mod head;
 pub mod memory;
 
-use holmes_kernel::ports::{self, Claim, JournalError, Snapshot};
+use holmes_kernel::ports::{self, Claim, DamagedSnapshot, JournalError, Snapshot};
 use holmes_kernel::{Frame, LogId};
 
 /// A journal on whichever engine was configured.
@@ -85,5 +85,14 @@ impl ports::Journal for Journal {
         at_most: u64,
     ) -> Result<Option<Snapshot>, JournalError> {
         on!(self, journal => journal.snapshot(log, state_version, at_most).await)
+    }
+
+    async fn damaged_snapshots(
+        &self,
+        log: LogId,
+        state_version: u32,
+        above: u64,
+    ) -> Result<Vec<DamagedSnapshot>, JournalError> {
+        on!(self, journal => journal.damaged_snapshots(log, state_version, above).await)
     }
 }

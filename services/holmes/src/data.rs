@@ -5,6 +5,7 @@ use holmes_kernel::LogId;
 use holmes_kernel::frame::Damage;
 use holmes_kernel::ports::JournalError;
 use holmes_runtime::config::Config;
+use holmes_runtime::recover::RecoverError;
 use holmes_store::Journal;
 use holmes_store::journal::embedded;
 
@@ -36,8 +37,15 @@ pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
 pub(crate) struct DamagedLog {
     pub(crate) service: &'static str,
     /// The last sequence number that is whole.
-    pub(crate) after: u64,
+    after: u64,
     why: Damage,
+}
+
+impl DamagedLog {
+    /// Where the first frame begins that is not what was written.
+    pub(crate) fn seq(&self) -> u64 {
+        self.after.saturating_add(1)
+    }
 }
 
 fn in_words(why: JournalError) -> anyhow::Error {
@@ -47,6 +55,25 @@ fn in_words(why: JournalError) -> anyhow::Error {
         }
         why => why.into(),
     }
+}
+
+/// The same error; damage of a log, which the journal tells with numbers, in words.
+pub(crate) fn named(why: anyhow::Error) -> anyhow::Error {
+    match damage_in(&why) {
+        Some(damage) => in_words(damage),
+        None => why,
+    }
+}
+
+fn damage_in(why: &anyhow::Error) -> Option<JournalError> {
+    why.chain().find_map(|cause| {
+        // A transparent error does not show what it holds as its source.
+        let journal = match cause.downcast_ref() {
+            Some(RecoverError::Journal(why)) => Some(why),
+            _ => cause.downcast_ref::<JournalError>(),
+        };
+        journal.filter(|why| matches!(why, JournalError::Damaged { .. })).cloned()
+    })
 }
 
 /// Whose log it is.

@@ -115,8 +115,13 @@ pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
         let first = first_moment(&role, &journal, cell).await?;
         bail!("the log of {} begins at {}: there is no state before that", role.name, when::shown(first));
     }
+<<<<<<< HEAD
     let extent = Extent { upto, snapshots: true };
     let replayed = role.replay(journal.clone(), cell, extent).await?;
+=======
+    let extent = Extent { upto, snapshots: true, checked: false };
+    let replayed = role.replay(journal.clone(), cell, extent).await.map_err(data::named)?;
+>>>>>>> tor
     journal.close().await;
     if args.at.is_some() && upto > replayed.seq {
         bail!("the log of {} ends at {}: there is no {upto} yet", role.name, replayed.seq);
@@ -134,7 +139,8 @@ async fn seq_at(role: &Role, journal: &Journal, cell: u16, place: Place) -> Resu
     };
     let mut seq = 0;
     loop {
-        let page = journal.read(role.log(cell), seq, PAGE_BYTES).await?;
+        let page = journal.read(role.log(cell), seq, PAGE_BYTES).await;
+        let page = page.map_err(|why| data::named(why.into()))?;
         // Times rise from frame to frame.
         let until = page.partition_point(|frame| frame.header().ts <= moment);
         seq = page[..until].last().map_or(seq, |frame| frame.header().last);
@@ -162,7 +168,7 @@ async fn frames(
         let page = match journal.read(role.log(cell), after, PAGE_BYTES).await.map_err(anyhow::Error::from) {
             Ok(page) => page,
             Err(why) if is_missing(&why) => return Ok(()),
-            Err(why) => return Err(why.context(format!("the log of {}", role.name))),
+            Err(why) => return Err(data::named(why)),
         };
         let Some(last) = page.last() else { return Ok(()) };
         after = last.header().last;

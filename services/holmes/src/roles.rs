@@ -94,6 +94,8 @@ pub(crate) struct Role {
     pub name: &'static str,
     /// Its number.
     pub service: ServiceId,
+    /// Which snapshots it can start from.
+    pub state_version: u32,
     doing: Arc<dyn Does>,
 }
 
@@ -199,7 +201,8 @@ fn role<M: Machine, S: Grpc, T: Grpc>(
     seated: impl Fn(Seat<M, Journal>, &Deps) -> T + Send + Sync + 'static,
 ) -> Role {
     let of = Of { defaults, server: Arc::new(server), seated: Arc::new(seated) };
-    Role { name: M::NAME, service: M::Event::SERVICE, doing: Arc::new(of) }
+    let state_version = Replica::<M>::VERSION;
+    Role { name: M::NAME, service: M::Event::SERVICE, state_version, doing: Arc::new(of) }
 }
 
 impl Role {

@@ -102,8 +102,9 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let journal = data::open(&config, true).await?;
     let clock = Clock::System;
     one_cell(&config, &journal).await?;
-    let directory = Directory::of(&config.store.dir, &journal, config.cell.number, &profile).await?;
-    let kept = directory.kept(clock.now(), with_staff, with_gateway).await?;
+    let directory = Directory::of(&config.store.dir, &journal, config.cell.number, &profile).await;
+    let directory = directory.map_err(data::named)?;
+    let kept = directory.kept(clock.now(), with_staff, with_gateway).await.map_err(data::named)?;
     provision(&config, &roles, &journal, &clock, profile, &kept).await?;
     let deps = Arc::new(Deps { lease_key: kept.lease, network: profile::network(&config)? });
     let started = start(&config, &roles, &journal, &clock, &deps).await?;
@@ -226,7 +227,7 @@ async fn start(
                 for role in started {
                     role.stop().await?;
                 }
-                return Err(why);
+                return Err(data::named(why));
             }
         }
     }

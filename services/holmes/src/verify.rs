@@ -10,6 +10,7 @@ use holmes_ledger::Ledger;
 use holmes_market::Market;
 use holmes_runtime::config::Config;
 use holmes_runtime::recover::Extent;
+use holmes_runtime::telemetry;
 use holmes_staking::Staking;
 use holmes_store::Journal;
 use holmes_treasury::Treasury;
@@ -21,8 +22,10 @@ use crate::roles::{Replayed, Role, is_missing};
 
 mod across;
 mod cited;
+mod wrong;
 
 use across::Agreement;
+use wrong::Wrong;
 
 /// What is verified.
 #[derive(Debug, clap::Args)]
@@ -92,11 +95,12 @@ impl Row {
     }
 }
 
-/// A log that cannot be read to its end: the journal does not open, so nothing else can be said of any.
+/// A log that cannot be read to its end, when the journal does not open and nothing else can be said of any; or a
+/// snapshot that is not what was kept.
 #[derive(Serialize)]
 pub(crate) struct Damaged {
     service: &'static str,
-    /// Where the first frame begins that is not what was written.
+    /// Where the first frame begins that is not what was written; or the snapshot's place.
     seq: u64,
     reason: &'static str,
     result: String,
@@ -120,6 +124,12 @@ pub(crate) struct Verified {
     digest: String,
     /// Chain of the last frame: what an audit of the same log prints too.
     head: String,
+    /// Frames behind the newest snapshot, from which the digest was computed once more; absent where there is none, and the
+    /// log was only replayed twice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    behind_snapshot: Option<u64>,
+    #[serde(flatten)]
+    wrong: Option<Wrong>,
     result: String,
     ok: bool,
 }
@@ -127,6 +137,7 @@ pub(crate) struct Verified {
 /// Verifies; `false` when something does not hold.
 pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Result<bool> {
     config.store.dir = args.dir.unwrap_or(config.store.dir);
+    telemetry::warnings();
     let roles = data::roles(&args.role)?;
     let journal = match data::open(&config, false).await {
         Ok(journal) => journal,
@@ -154,6 +165,7 @@ pub(crate) async fn rows(
         begins(role.name);
         let Some((row, whole)) = verified(role, journal, cell).await else { continue };
         all.push(Row::Service(row));
+        all.extend(damaged_snapshots(role, journal, cell).await);
         for (log, at) in whole.iter().flat_map(|whole| &whole.heard) {
             cited.extend(cites(role.name, journal, *log, at).await);
         }
@@ -168,7 +180,7 @@ pub(crate) async fn rows(
 fn not_opened(why: anyhow::Error, format: Format) -> Result<bool> {
     let damage = why.chain().find_map(|cause| cause.downcast_ref::<data::DamagedLog>());
     if let (Some(damage), Format::Json) = (damage, format) {
-        let (service, seq) = (damage.service, damage.after.saturating_add(1));
+        let (service, seq) = (damage.service, damage.seq());
         let row = Damaged { service, seq, reason: "LOG_DAMAGED", result: format!("{why:#}"), ok: false };
         output::rows(format, &[], &[Row::Damaged(row)], Row::cells)?;
     }
@@ -217,33 +229,42 @@ fn compared(replicas: &Replicas) -> Vec<Compared> {
     checks.into_iter().filter_map(row).collect()
 }
 
+/// A line for each snapshot that is not what was kept.
+async fn damaged_snapshots(role: &Role, journal: &Journal, cell: u16) -> Vec<Row> {
+    let row = |(seq, result)| {
+        Row::Damaged(Damaged { service: role.name, seq, reason: "SNAPSHOT_DAMAGED", result, ok: false })
+    };
+    wrong::snapshots(role, journal, cell).await.into_iter().map(row).collect()
+}
+
 async fn verified(role: &Role, journal: &Journal, cell: u16) -> Option<(Verified, Option<Replayed>)> {
-    let row = |of: Option<&Replayed>, result: Result<(), String>| Verified {
+    let row = |of: Option<&Replayed>, behind_snapshot: Option<u64>, wrong: Option<Wrong>| Verified {
         service: role.name,
         frames: of.map_or(0, |of| of.frames),
         events: of.map_or(0, |of| of.seq),
         digest: of.map(|of| output::hex(&of.digest)).unwrap_or_default(),
         head: of.map(|of| output::hex(&of.chain)).unwrap_or_default(),
-        ok: result.is_ok(),
-        result: result.err().unwrap_or_else(|| "holds".into()),
+        behind_snapshot,
+        ok: wrong.is_none(),
+        result: wrong.as_ref().map_or_else(|| "holds".into(), |wrong| wrong.words.clone()),
+        wrong,
     };
     let whole = match role.replay(journal.clone(), cell, Extent::FROM_FIRST).await {
         Ok(whole) => whole,
         Err(why) if is_missing(&why) => return None,
-        Err(why) => return Some((row(None, Err(format!("{why:#}"))), None)),
+        Err(why) => return Some((row(None, None, Some(Wrong::unreadable(why))), None)),
     };
-    let result = match role.replay(journal.clone(), cell, Extent::ALL).await {
-        Err(why) => Err(format!("from its snapshot: {why:#}")),
-        Ok(quick) if quick.digest != whole.digest => {
-            Err("the snapshot gives another state than the log".into())
-        }
+    let quick = role.replay(journal.clone(), cell, Extent::ALL).await;
+    let behind = quick.as_ref().ok().map(|quick| quick.frames).filter(|frames| *frames < whole.frames);
+    let wrong = match quick {
+        Err(why) => Some(Wrong::unreadable(why.context("from its snapshot"))),
+        Ok(quick) if quick.digest != whole.digest => Some(Wrong::other_snapshot()),
         Ok(_) if !whole.broken.is_empty() => {
-            let at = first_broken(role, journal, cell, whole.seq).await;
-            Err(format!("from the frame that begins at {at} on: {}", whole.broken.join("; ")))
+            Some(Wrong::broken(first_broken(role, journal, cell, whole.seq).await, &whole.broken))
         }
-        Ok(_) => Ok(()),
+        Ok(_) => None,
     };
-    Some((row(Some(&whole), result), Some(whole)))
+    Some((row(Some(&whole), behind, wrong), Some(whole)))
 }
 
 /// Where the frame begins behind which an invariant does not hold any more, found by halving: `broken` is a place behind

@@ -24,7 +24,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use holmes_kernel::ports::{self, Claim, JournalError, Snapshot};
+use holmes_kernel::ports::{self, Claim, DamagedSnapshot, JournalError, Snapshot};
 use holmes_kernel::{Frame, LogId};
 use tokio::sync::oneshot;
 
@@ -90,8 +90,10 @@ impl Journal {
         }
         if let Some(why) = &witness.lacks {
             tracing::warn!(
+                path = %directory.acknowledged().display(),
                 why,
-                "the note of what was acknowledged is damaged; the journal is whole, and it is made anew"
+                "the note of what was acknowledged is damaged: nothing is lost, the journal is whole and the note is made \
+                 anew; look at the disk"
             );
         }
         let engine = Engine::open(&directory.engine(), options.memtable_bytes)?;
@@ -245,5 +247,14 @@ impl ports::Journal for Journal {
         at_most: u64,
     ) -> Result<Option<Snapshot>, JournalError> {
         self.with(move |store| store.known(log)?.snapshots.newest(log, state_version, at_most)).await
+    }
+
+    async fn damaged_snapshots(
+        &self,
+        log: LogId,
+        state_version: u32,
+        above: u64,
+    ) -> Result<Vec<DamagedSnapshot>, JournalError> {
+        self.with(move |store| store.known(log)?.snapshots.damaged(log, state_version, above)).await
     }
 }

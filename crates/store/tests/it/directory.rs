@@ -141,6 +141,7 @@ async fn a_damaged_snapshot_is_passed_over_for_the_one_before_it() {
     }
     let path = |seq| dir.path().join(format!("snapshots/1-1-0/3-{seq}"));
     let whole = fs::read(path(2)).unwrap();
+    assert_eq!(journal.damaged_snapshots(log(1), 3, 0).await, Ok(Vec::new()));
     for at in (0..whole.len()).step_by(97).chain([whole.len() - 1]) {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
@@ -151,4 +152,11 @@ async fn a_damaged_snapshot_is_passed_over_for_the_one_before_it() {
     }
     fs::write(path(1), b"").unwrap();
     assert_eq!(journal.snapshot(log(1), 3, 9).await, Ok(None));
+    // Whoever passes them over can say which, and why.
+    let damaged = journal.damaged_snapshots(log(1), 3, 0).await.unwrap();
+    let named: Vec<_> = damaged.iter().map(|of| (of.seq, Path::new(&of.path).to_owned())).collect();
+    assert_eq!(named, [(2, path(2)), (1, path(1))]);
+    assert!(damaged.iter().all(|of| !of.why.is_empty()), "{damaged:?}");
+    assert_eq!(journal.damaged_snapshots(log(1), 3, 1).await.unwrap().len(), 1, "those behind a place");
+    assert_eq!(journal.damaged_snapshots(log(1), 4, 0).await, Ok(Vec::new()), "another build's are not ours");
 }

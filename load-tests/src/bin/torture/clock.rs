@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::books::Books;
-use crate::load::{Load, Manner, Payer};
+use crate::load::{Load, Manner};
+use crate::logs::Logs;
+use crate::order::Payer;
 use crate::plan::Trials;
 use crate::server::{PATIENCE, Server};
 use crate::world::World;
@@ -17,6 +19,8 @@ const SHIM: &str = include_str!("clock.c");
 const DAY: i64 = 86_400;
 /// Jumps of one network.
 const JUMPS: u64 = 5;
+/// How far the clock jumps between two runs, days.
+const DAYS: [i64; 6] = [-400, -1, 1, ACCEPTED_DAYS - 1, ACCEPTED_DAYS + 1, 400];
 /// How far a start may find the clock past the last frame without being told that it is right.
 const ACCEPTED_DAYS: i64 = 30;
 
@@ -66,12 +70,15 @@ pub(crate) async fn run(trials: &mut Trials<'_>) -> Result<()> {
         let server = world.serve(&[])?;
         let (payer, mut books) = (Payer::new(&world, &server)?, Books::default());
         server.terminate()?;
-        for _ in 0..JUMPS {
+        for number in 0..JUMPS {
             if !trials.more() {
                 break;
             }
             let mut dice = trials.dice();
-            let jumped = jump(&world, &payer, &mut clock, &mut books, &mut dice, trials).await;
+            // The first goes ahead, so that also a short run shows that log time follows the clock.
+            let days = if number == 0 { &DAYS[2..] } else { &DAYS[..] };
+            let days = *dice.choice(days).context("days")?;
+            let jumped = jump(&world, &payer, &mut clock, &mut books, &mut dice, days, trials).await;
             trials.counts.merge(books.counted());
             if !trials.over(jumped, world.dir()) {
                 break;
@@ -98,6 +105,7 @@ async fn jump(
     clock: &mut Clock,
     books: &mut Books,
     dice: &mut fastrand::Rng,
+    days: i64,
     trials: &mut Trials<'_>,
 ) -> Result<()> {
     let server = started(world, clock, trials)?;
@@ -119,10 +127,10 @@ async fn jump(
     };
     books.check(world)?;
     // Between two runs as far as it likes.
-    let days = [-400, -1, 1, ACCEPTED_DAYS - 1, ACCEPTED_DAYS + 1, 400][dice.usize(..6)];
     clock.set(clock.ahead + days * DAY, payer)?;
     trials.counts.add(if days < 0 { "jumps back between runs" } else { "jumps ahead between runs" }, 1);
     let server = started(world, clock, trials)?;
+    let began_ms = holmes_runtime::Clock::System.now().millis();
     let load = Load::start(&server, payer, dice.u64(..), manner()).await?;
     tokio::time::sleep(Duration::from_millis(100)).await;
     books.note(load.end().await?);
@@ -130,7 +138,21 @@ async fn jump(
     let arrived = payer.arrived(world, &server)?;
     server.kill()?;
     let (_, logs) = books.check(world)?;
+    if clock.ahead == clock.furthest {
+        follows(&logs, began_ms, clock)?;
+        trials.counts.add("log times that went with the clock", 1);
+    }
     books.balances(&logs, arrived)
+}
+
+/// Log time is where the servers' clock is: otherwise the shim is not in them, and nothing was tried.
+fn follows(logs: &Logs, began_ms: u64, clock: &Clock) -> Result<()> {
+    let (newest, told) = (logs.newest_ms(), began_ms.saturating_add_signed(clock.ahead * 1_000));
+    ensure!(
+        newest >= told,
+        "log time is at {newest} ms, and the clock that the servers were given at {told} ms: they do not see it"
+    );
+    Ok(())
 }
 
 fn manner() -> Manner {

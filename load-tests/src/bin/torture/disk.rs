@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::books::Books;
-use crate::load::{Load, Manner, Order, Payer};
+use crate::load::{Asked, Load, Manner};
+use crate::order::Payer;
 use crate::plan::Trials;
 use crate::server::{PATIENCE, Server};
 use crate::world::{DATA, World};
@@ -109,9 +110,9 @@ async fn runs_full(
     let but = [dice.u64(0..(120 << 20)), 0, dice.u64(0..(1 << 20))][dice.usize(..3)];
     disk.fill(but)?;
     tokio::time::sleep(Duration::from_millis(600)).await;
-    let orders = load.end().await?;
-    refused_for(&orders, &SPACE_WORDS)?;
-    books.note(orders);
+    let asked = load.end().await?;
+    refused_for(&asked, &SPACE_WORDS)?;
+    books.note(asked);
     trials.counts.add("refusals with a reason", 1);
     if dice.bool() {
         server.kill()?;
@@ -124,30 +125,37 @@ async fn runs_full(
     goes_on(world, &payer, books, dice).await
 }
 
-/// The campaign `readonly`.
+/// The campaign `readonly`: by turns what this machine allows.
 pub(crate) async fn readonly(trials: &mut Trials<'_>) -> Result<()> {
-    while trials.more() {
-        let (place, mut dice) = (trials.place(), trials.dice());
-        std::fs::create_dir_all(&place)?;
-        if trials.number() % 2 == 1 {
-            let world = World::new(&trials.plan.bin, place.join("net"), "all")?;
-            if !Immutable::works(&place)? {
-                trials.skip(
-                    "a disk that turns read-only under load: no `chattr +i` here; run it as root on ext4",
-                );
-                std::fs::remove_dir_all(&place)?;
-                return mounted_readonly(trials).await;
-            }
-            let mut books = Books::default();
-            let tried = turns_readonly(&world, &mut books, &mut dice, trials).await;
-            trials.counts.merge(books.counted());
-            trials.over(tried, world.dir());
-            std::fs::remove_dir_all(&place)?;
-        } else {
-            mounted_readonly(trials).await?;
+    let probe = trials.plan.scratch.join("readonly-probe");
+    std::fs::create_dir_all(&probe)?;
+    let turns = Immutable::works(&probe)?;
+    let mounts = Small::mount(&probe.join("mounted"))?.is_some();
+    std::fs::remove_dir_all(&probe)?;
+    if !turns {
+        trials.skip("a disk that turns read-only under load: no `chattr +i` here; run it as root on ext4");
+    }
+    if !mounts {
+        trials.skip("a file system mounted read-only: this user may not mount one; run it as root");
+    }
+    while (turns || mounts) && trials.more() {
+        match turns && (trials.number() % 2 == 1 || !mounts) {
+            true => immutable(trials).await?,
+            false => mounted_readonly(trials).await?,
         }
     }
     Ok(())
+}
+
+/// A directory that takes nothing any more while callers are at work.
+async fn immutable(trials: &mut Trials<'_>) -> Result<()> {
+    let (place, mut dice) = (trials.place(), trials.dice());
+    let world = World::new(&trials.plan.bin, place.join("net"), "all")?;
+    let mut books = Books::default();
+    let tried = turns_readonly(&world, &mut books, &mut dice, trials).await;
+    trials.counts.merge(books.counted());
+    trials.over(tried, world.dir());
+    Ok(std::fs::remove_dir_all(&place)?)
 }
 
 /// Files of a directory that nobody may change, not even through what is open; undone when dropped.
@@ -218,11 +226,7 @@ async fn turns_readonly(
 /// A file system that is mounted read-only: nothing starts, and everything is there when it is writable again.
 async fn mounted_readonly(trials: &mut Trials<'_>) -> Result<()> {
     let (place, mut dice) = (trials.place(), trials.dice());
-    let Some(disk) = Small::mount(&place)? else {
-        trials.skip("a file system mounted read-only: this user may not mount one; run it as root");
-        trials.over(Ok(()), &place);
-        return Ok(());
-    };
+    let disk = Small::mount(&place)?.context("this user could mount a file system, and may not any more")?;
     let world = World::new(&trials.plan.bin, place.join("net"), "all")?;
     let mut books = Books::default();
     let tried = async {
@@ -249,8 +253,8 @@ async fn mounted_readonly(trials: &mut Trials<'_>) -> Result<()> {
 }
 
 /// Somebody was refused, and everybody who was heard why.
-fn refused_for(orders: &[Order], words: &[&str]) -> Result<()> {
-    let refusals: Vec<_> = orders.iter().filter_map(|order| order.why_not.as_ref()).collect();
+fn refused_for(asked: &Asked, words: &[&str]) -> Result<()> {
+    let refusals: Vec<_> = asked.orders.iter().filter_map(|order| order.why_not.as_ref()).collect();
     ensure!(!refusals.is_empty(), "nobody was refused");
     let names = |text: &str| words.iter().any(|word| text.contains(word));
     match refusals.iter().find(|why| !names(why.message())) {
@@ -298,13 +302,14 @@ async fn goes_on(world: &World, payer: &Payer, books: &mut Books, dice: &mut fas
     books.all_answered()?;
     let load = Load::start(&server, payer, dice.u64(..), Manner { largest: 8, ..Manner::default() }).await?;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let orders = load.end().await?;
+    let asked = load.end().await?;
+    let orders = &asked.orders;
     ensure!(
         !orders.is_empty() && orders.iter().all(|order| order.answer.is_some()),
         "it does not go on: {:?}",
         orders.iter().find_map(|order| order.why_not.as_ref())
     );
-    books.note(orders);
+    books.note(asked);
     let arrived = payer.arrived(world, &server)?;
     server.kill()?;
     let (_, logs) = books.check(world)?;

@@ -1,68 +1,73 @@
-//! One bit of one file of a stopped data directory, again and again: nothing of value was in it, or the damage is told with
-//! its place and the remedy.
+//! One bit of one file of a stopped data directory, again and again: nothing of value was in it and everything acknowledged
+//! is there, or the damage is told with its service, its place and the remedy.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::books::Books;
-use crate::load::{Load, Manner, Payer};
-use crate::logs::Heads;
+use crate::damage::{Frames, Harmed, KINDS, kind_of, place_of};
+use crate::load::{Load, Manner};
+use crate::order::Payer;
 use crate::plan::{Trials, copy};
 use crate::server::{PATIENCE, Server};
-use crate::world::{DATA, Verified, World};
+use crate::told;
+use crate::world::{DATA, World};
 
-/// Bits that are tried on one network, before another is made.
-const BITS: u64 = 250;
-/// What a remedy begins with.
-const REMEDIES: [&str; 8] = [
-    "restore",
-    "remove",
-    "write that number",
-    "move away",
-    "name that one",
-    "use the build",
-    "use a build",
-    "start with",
-];
+/// Bits that are tried on one network, before another is made: on a small one, and on one whose log fills tables, which
+/// takes longer to read.
+const BITS: [u64; 2] = [180, 20];
+/// So few bits are all tried on a small network.
+const FEW: u64 = 20;
+/// Only a table of frames is as large.
+const FRAME_TABLE: u64 = 1 << 20;
+/// How long a load may take to fill one.
+const FILLING: Duration = Duration::from_secs(90);
 
 /// A stopped network, as it was and as it says of itself.
 struct Pristine {
     world: World,
-    verified: Vec<Verified>,
-    heads: Heads,
+    books: Books,
     files: Vec<PathBuf>,
+    frames: Frames,
 }
 
 /// The campaign.
 pub(crate) async fn run(trials: &mut Trials<'_>) -> Result<()> {
+    let mut with_tables = trials.wanted() > FEW;
     while trials.more() {
-        let pristine = Pristine::made(trials).await?;
-        for _ in 0..BITS {
+        let pristine = Pristine::made(trials, with_tables).await?;
+        let kinds = pristine.kinds(trials);
+        for _ in 0..BITS[usize::from(with_tables)] {
             if !trials.more() {
                 break;
             }
             let mut dice = trials.dice();
-            let place = trials.place();
-            let world = World::new(&trials.plan.bin, place, "all")?;
-            let flipped = flip(&pristine, &world, &mut dice, trials);
+            let world = World::new(&trials.plan.bin, trials.place(), "all")?;
+            // Each sort as often as any other, however many files it has.
+            let kind = *dice.choice(&kinds).context("a network has files")?;
+            let flipped = flip(&pristine, &world, kind, &mut dice, trials);
             trials.over(flipped, world.dir());
             std::fs::remove_dir_all(world.dir())?;
         }
         std::fs::remove_dir_all(pristine.world.dir())?;
+        with_tables = !with_tables;
     }
     Ok(())
 }
 
 impl Pristine {
-    /// A network with tables, journals, snapshots and keys.
-    async fn made(trials: &Trials<'_>) -> Result<Pristine> {
+    /// A network with journals, snapshots and keys, and, where that is wanted, with tables that hold frames.
+    async fn made(trials: &mut Trials<'_>, with_tables: bool) -> Result<Pristine> {
         let world = World::new(&trials.plan.bin, trials.plan.scratch.join("pristine"), "all")?;
         let mut dice = trials.dice();
         let server = world.serve(&[])?;
         let (payer, mut books) = (Payer::new(&world, &server)?, Books::default());
+        if with_tables && !fill(&world, &server, &payer, &mut books).await? {
+            trials.skip(&format!("tables of frames: the engine had written none after {FILLING:?} of load"));
+        }
         server.terminate()?;
         for orderly in [true, false, trials.number().is_multiple_of(2)] {
             let server = world.serve(&[])?;
@@ -76,16 +81,51 @@ impl Pristine {
                 books.note(load.end().await?);
             }
         }
-        // Not by `check`: what a kill has left is to be flipped, too, and whoever opens the journal puts it in order.
+        // Not here: what a kill has left is to be flipped, too, and whoever opens the journal puts it in order.
         let twin = World::new(&trials.plan.bin, trials.plan.scratch.join("twin"), "all")?;
         copy(&world.data(), &twin.data())?;
-        let (verified, logs) = books.check(&twin)?;
+        let (_, logs) = books.check(&twin)?;
         std::fs::remove_dir_all(twin.dir())?;
         let mut files = Vec::new();
         list(&world.data(), Path::new(""), &mut files)?;
         files.sort();
-        Ok(Pristine { world, verified, heads: logs.heads(), files })
+        Ok(Pristine { world, books, files, frames: Frames::of(&logs) })
     }
+
+    /// The sorts of files that this network has; what it lacks is said.
+    fn kinds(&self, trials: &mut Trials<'_>) -> Vec<&'static str> {
+        let has = |kind: &&str| self.files.iter().any(|name| kind_of(name) == *kind);
+        for lacks in KINDS.iter().filter(|kind| !has(kind)) {
+            trials.skip(&format!("bits of a sort of file that a network did not have: {lacks}"));
+        }
+        KINDS.into_iter().filter(has).collect()
+    }
+
+    /// The places of the snapshots that lie beside a file.
+    fn siblings(&self, name: &Path) -> Vec<u64> {
+        let beside = self.files.iter().filter(|other| other.parent() == name.parent());
+        beside.filter_map(|other| place_of(other)).collect()
+    }
+}
+
+/// Load until the engine has written frames into a table; whether it has.
+async fn fill(world: &World, server: &Server, payer: &Payer, books: &mut Books) -> Result<bool> {
+    let manner = Manner { only_large: true, ..Manner::default() };
+    let load = Load::start(server, payer, 0, manner).await?;
+    let end = Instant::now() + FILLING;
+    while !has_frame_table(world)? && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    books.note(load.end().await?);
+    has_frame_table(world)
+}
+
+fn has_frame_table(world: &World) -> Result<bool> {
+    let (root, mut files) = (world.data(), Vec::new());
+    list(&root, Path::new(""), &mut files)?;
+    let tables = files.iter().filter(|name| kind_of(name) == "table");
+    let mut sizes = tables.filter_map(|name| std::fs::metadata(root.join(name)).ok());
+    Ok(sizes.any(|file| file.len() > FRAME_TABLE))
 }
 
 fn list(root: &Path, within: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -94,119 +134,122 @@ fn list(root: &Path, within: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let name = within.join(entry.file_name());
         match entry.file_type()?.is_dir() {
             true => list(root, &name, files)?,
-            false if entry.metadata()?.len() > 0 => files.push(name),
+            // A file may go while a server works.
+            false if entry.metadata().is_ok_and(|file| file.len() > 0) => files.push(name),
             false => {}
         }
     }
     Ok(())
 }
 
-fn flip(pristine: &Pristine, world: &World, dice: &mut fastrand::Rng, trials: &mut Trials<'_>) -> Result<()> {
+fn flip(
+    pristine: &Pristine,
+    world: &World,
+    kind: &str,
+    dice: &mut fastrand::Rng,
+    trials: &mut Trials<'_>,
+) -> Result<()> {
     copy(&pristine.world.data(), &world.data())?;
-    // Each sort as often as any other, however many files it has.
-    let kind = *dice.choice(&KINDS).context("kinds")?;
     let of_kind: Vec<&PathBuf> = pristine.files.iter().filter(|name| kind_of(name) == kind).collect();
-    let Some(name) = dice.choice(of_kind) else { return Ok(()) };
-    let at = turn_a_bit(&world.data().join(name), dice)?;
-    let told = after(pristine, world, dice).with_context(|| format!("{} bit {at}", name.display()))?;
-    trials.counts.add(&format!("{kind}: {told}"), 1);
+    let name = *dice.choice(&of_kind).context("a file of its sort")?;
+    let path = world.data().join(name);
+    let file = std::fs::read(&path)?;
+    let (at, bit) = turned(&file, dice);
+    let harmed = pristine.frames.harmed(name, &file, at, &pristine.siblings(name));
+    std::fs::OpenOptions::new().write(true).open(&path)?.write_all_at(&[file[at] ^ (1 << bit)], at as u64)?;
+    drop(file);
+    let told = after(pristine, world, &harmed, dice)
+        .with_context(|| format!("{} byte {at} bit {bit}", name.display()))?;
+    let of_a_frame = matches!(harmed, Harmed::JournalFrame { .. } | Harmed::TableFrame { .. });
+    let what = if of_a_frame { format!("{kind}, in a frame") } else { kind.to_owned() };
+    trials.counts.add(&format!("{what}: {told}"), 1);
+    if matches!(harmed, Harmed::Snapshot { .. }) {
+        // It was told; without it the rest can be looked at.
+        let _ = std::fs::remove_file(&path); // a newer one may have taken its place
+        pristine.books.holds(world).context("behind a damaged snapshot")?;
+    }
     Ok(())
 }
 
-/// Turns one bit, more often where something is written than in what was only laid out; its number.
-fn turn_a_bit(path: &Path, dice: &mut fastrand::Rng) -> Result<u64> {
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
-    let bytes = std::fs::read(path)?;
-    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
-    let within = if dice.u8(..8) == 0 { bytes.len() } else { used };
-    let (at, bit) = (dice.usize(..within), dice.u8(..8));
-    file.write_all_at(&[bytes[at] ^ (1 << bit)], at as u64)?;
-    Ok(at as u64 * 8 + u64::from(bit))
+/// A bit, more often where something is written than in what was only laid out: its byte and its place there.
+fn turned(file: &[u8], dice: &mut fastrand::Rng) -> (usize, u8) {
+    let used = file.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+    let within = if dice.u8(..8) == 0 { file.len() } else { used };
+    (dice.usize(..within), dice.u8(..8))
 }
 
-/// The sorts of files.
-const KINDS: [&str; 7] = [
-    "engine's journal",
-    "table",
-    "snapshot",
-    "engine's other files",
-    "key",
-    "acknowledged",
-    "other kept file",
-];
-
-fn kind_of(name: &Path) -> &'static str {
-    let text = name.to_string_lossy();
-    match () {
-        () if text.ends_with(".jnl") => "engine's journal",
-        () if text.contains("/tables/") => "table",
-        () if text.contains("snapshots/") => "snapshot",
-        () if text.contains("/db/") => "engine's other files",
-        () if text.ends_with(".key") => "key",
-        () if text.ends_with("acknowledged") => "acknowledged",
-        () => "other kept file",
-    }
-}
-
-/// What the damaged directory says of itself: to whoever verifies, then to whoever serves from it.
-fn after(pristine: &Pristine, world: &World, dice: &mut fastrand::Rng) -> Result<&'static str> {
-    // Either may come first: both mend what they may.
-    if dice.bool()
-        && let Some(told) = served(pristine, world)?
-    {
-        return Ok(told);
+/// What the damaged directory says of itself: to whoever verifies, and to whoever serves from it. Where both go on,
+/// everything that was acknowledged is there.
+fn after(
+    pristine: &Pristine,
+    world: &World,
+    harmed: &Harmed,
+    dice: &mut fastrand::Rng,
+) -> Result<&'static str> {
+    // Either may come first: both mend what they may. A start may put a new snapshot in the damaged one's place.
+    let snapshot = matches!(harmed, Harmed::Snapshot { .. });
+    let served_first = dice.bool() && !snapshot;
+    let mut told = None;
+    if served_first {
+        match served(world, harmed)? {
+            Served::Refused => return Ok("a start refuses and says it"),
+            Served::Warned => told = Some("a start says it and goes on"),
+            Served::Silent => {}
+        }
     }
     let ran = world.run(&["verify", "-o", "json"])?;
-    if !ran.ok {
-        told_well(&format!("{}{}", ran.out, ran.err)).context("verify")?;
-        return Ok("verify says it");
+    let speaks = ran.err.lines().any(|line| told::speaks(harmed, line));
+    if !ran.ok || (speaks && told.is_none()) {
+        told::verify_tells(harmed, &ran)?;
+        if !ran.ok && !snapshot {
+            return Ok("verify says it");
+        }
+        told = Some("verify says it");
     }
-    same(pristine, world, &ran.out)?;
-    Ok(served(pristine, world)?.unwrap_or("nothing of value"))
+    if !served_first {
+        match served(world, harmed)? {
+            Served::Refused => return Ok("a start refuses and says it"),
+            Served::Warned if told.is_some() => told = Some("verify and a start say it"),
+            Served::Warned => told = Some("a start says it and goes on"),
+            Served::Silent => {}
+        }
+    }
+    let must_be_warned = matches!(harmed, Harmed::Snapshot { is_newest: true, .. });
+    ensure!(
+        !must_be_warned || told == Some("verify and a start say it"),
+        "{harmed:?} is passed over by a start without a word"
+    );
+    ensure!(told.is_some() || told::may_be_of_no_value(harmed), "nobody tells of {harmed:?}");
+    if !snapshot {
+        pristine.books.holds(world).context("nobody was stopped by it")?;
+    }
+    Ok(told.unwrap_or("of no value"))
 }
 
-/// Lets a server start; every log then goes on from where it was. What was told of the damage, if anything.
-fn served(pristine: &Pristine, world: &World) -> Result<Option<&'static str>> {
+/// What a start does with a damaged directory.
+enum Served {
+    /// It refuses, and has said why.
+    Refused,
+    /// It has said what is damaged, and goes on.
+    Warned,
+    /// It goes on.
+    Silent,
+}
+
+fn served(world: &World, harmed: &Harmed) -> Result<Served> {
     let mut server: Server = world.spawn(&[])?;
     if server.ready().is_err() {
         let status = server.wait(PATIENCE)?;
-        let said = server.lines().join("\n");
-        ensure!(!status.success(), "a start ended without a word: {said}");
-        told_well(&said).context("a start")?;
-        return Ok(Some("a start refuses and says it"));
+        let lines = server.lines();
+        ensure!(!status.success(), "a start ended without a word: {}", lines.join(" | "));
+        told::well(harmed, &told::by_lines(&lines)).context("a start")?;
+        return Ok(Served::Refused);
     }
-    let said = server.kill()?;
-    world.logs()?.extend(&pristine.heads).context("behind a start")?;
-    let warned = said.iter().any(|line| line.contains("gateway.key is of a gateway that the log"));
-    Ok(warned.then_some("a start says it and goes on"))
-}
-
-/// Verified as before the flip; or, behind a start, at least as far.
-fn same(pristine: &Pristine, world: &World, out: &str) -> Result<()> {
-    let rows: Vec<serde_json::Value> = serde_json::from_str(out)?;
-    let before: Vec<&serde_json::Value> = pristine.verified.iter().map(|verified| &verified.row).collect();
-    if rows.iter().collect::<Vec<_>>() == before {
-        return Ok(());
+    let lines = server.kill()?;
+    ensure!(world.dir().join(DATA).is_dir(), "the data directory is gone");
+    if !lines.iter().any(|line| told::speaks(harmed, line)) {
+        return Ok(Served::Silent);
     }
-    world.logs()?.extend(&pristine.heads).context("verify is content")?;
-    ensure!(
-        rows.len() >= before.len(),
-        "verify tells of {} logs and checks, not of {}",
-        rows.len(),
-        before.len()
-    );
-    Ok(())
-}
-
-/// Damage is told with where it is and what helps, and by nobody's panic.
-fn told_well(said: &str) -> Result<()> {
-    let lower = said.to_lowercase();
-    if lower.contains("panicked") {
-        bail!("it panicked: {said}");
-    }
-    let place = [DATA, "the log of ", "\"service\""].iter().any(|word| said.contains(word));
-    ensure!(place, "the damage is told without its place: {said}");
-    let remedy = REMEDIES.iter().any(|remedy| lower.contains(remedy));
-    ensure!(remedy, "the damage is told without a remedy: {said}");
-    Ok(())
+    told::well(harmed, &told::by_lines(&lines)).context("a start")?;
+    Ok(Served::Warned)
 }

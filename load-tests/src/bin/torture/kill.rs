@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::books::Books;
-use crate::load::{Load, Manner, Payer};
+use crate::load::{Load, Manner};
 use crate::logs::Logs;
+use crate::order::Payer;
 use crate::plan::Trials;
 use crate::server::Server;
 use crate::world::World;
@@ -27,6 +28,8 @@ struct Mortal {
     books: Books,
     /// How long the last start took, so that deaths meet every part of one.
     start: Duration,
+    /// Nothing was found yet.
+    is_well: bool,
 }
 
 /// The campaign.
@@ -47,9 +50,15 @@ pub(crate) async fn run(trials: &mut Trials<'_>) -> Result<()> {
             let mut dice = trials.dice();
             let died = mortal.die(&mut dice, trials).await;
             trials.counts.merge(mortal.books.counted());
-            if !trials.over(died, mortal.world.dir()) {
+            mortal.is_well = trials.over(died, mortal.world.dir());
+            if !mortal.is_well {
                 break;
             }
+        }
+        if mortal.is_well {
+            let ended = mortal.end().await.context("at the end of a network's deaths");
+            trials.counts.merge(mortal.books.counted());
+            trials.seen(ended, mortal.world.dir());
         }
         std::fs::remove_dir_all(mortal.world.dir())?;
     }
@@ -70,7 +79,7 @@ impl Mortal {
         let server = world.serve(&[]).context("after a death in the first start")?;
         let payer = Payer::new(&world, &server)?;
         server.kill()?;
-        Ok(Mortal { world, payer, books: Books::default(), start: Duration::from_millis(200) })
+        Ok(Mortal { world, payer, books: Books::default(), start: Duration::from_millis(200), is_well: true })
     }
 
     async fn die(&mut self, dice: &mut fastrand::Rng, trials: &mut Trials<'_>) -> Result<()> {
@@ -156,6 +165,18 @@ impl Mortal {
             "verify tells of {services:?} alone"
         );
         Ok(logs)
+    }
+
+    /// What the deaths have left under way between services comes to its end once nobody dies any more.
+    async fn end(&mut self) -> Result<()> {
+        let server = self.started()?;
+        self.books.ask_again(&server, &self.payer, &mut fastrand::Rng::new(), 1.0).await?;
+        self.books.all_answered()?;
+        self.books.all_over(&server, &self.payer).await?;
+        let arrived = self.payer.arrived(&self.world, &server)?;
+        server.terminate()?;
+        let logs = self.checked()?;
+        self.books.balances(&logs, arrived)
     }
 
     fn started(&mut self) -> Result<Server> {

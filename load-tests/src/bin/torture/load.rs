@@ -1,48 +1,25 @@
-//! Load: callers that move money in singles and batches, note what each was answered, and ask again with the same request
-//! id where they were not.
+//! Load: callers that move money and open sessions, note what each was answered, and ask again with the same request id
+//! where they were not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use holmes_kernel::Id;
-use holmes_proto::ledger::v1 as wire;
+use anyhow::{Context as _, Result};
 use holmes_proto::ledger::v1::ledger_client::LedgerClient;
-use holmes_runtime::fresh_id;
-use serde_json::json;
+use holmes_proto::market::v1::market_client::MarketClient;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
 
+use crate::errand::Errand;
+use crate::order::{Order, Payer};
 use crate::server::Server;
-use crate::world::World;
 
 /// Callers at once.
 const CALLERS: u64 = 8;
-/// Transfers of the batches: one command, and several.
-const BATCHES: [usize; 2] = [8, 2_000];
-/// What the payer starts with: more than is ever moved, a unit at a time.
-const FUNDS: u64 = 1_000_000_000;
-
-/// Whose money it is, and where it goes.
-#[derive(Clone)]
-pub(crate) struct Payer {
-    key: String,
-    from: String,
-    to: String,
-    /// How far the callers' clock is off, ms: ids carry their time.
-    pub(crate) offset_ms: Arc<AtomicI64>,
-}
-
-/// A request, and what became of it.
-pub(crate) struct Order {
-    pub(crate) request: Id,
-    pub(crate) transfers: Vec<Id>,
-    /// The first answer; `None` while there is none.
-    pub(crate) answer: Option<wire::CreateTransfersResponse>,
-    /// Why there is none.
-    pub(crate) why_not: Option<Status>,
-}
+/// Callers that also open sessions, and how many each: a renter may have 64 at once, one that is closed may take a second to
+/// end, and deaths leave some open.
+const RENTERS: u64 = 2;
+const SESSIONS: usize = 12;
 
 /// How callers ask.
 #[derive(Clone, Copy)]
@@ -53,146 +30,42 @@ pub(crate) struct Manner {
     pub(crate) refusals: u32,
     /// Most transfers of a request.
     pub(crate) largest: usize,
+    /// Nothing but the largest requests.
+    pub(crate) only_large: bool,
 }
 
 impl Default for Manner {
     fn default() -> Manner {
-        Manner { deadline: Duration::from_secs(20), refusals: 1, largest: BATCHES[1] }
+        Manner { deadline: Duration::from_secs(20), refusals: 1, largest: usize::MAX, only_large: false }
     }
 }
 
-impl Payer {
-    /// Makes a renter with a key, and two accounts in dollars: one full, one empty.
-    pub(crate) fn new(world: &World, server: &Server) -> Result<Payer> {
-        let id = || fresh_id().to_string();
-        let account = id();
-        let roles = ["ROLE_RENTER"];
-        let renter = json!({ "account_id": account, "name": "payer", "roles": roles });
-        world.staff(server, "Accounts/CreateAccount", &renter)?;
-        let made = world.json(&["keys", "api", "-o", "json"])?;
-        let text = |name: &str| made[0][name].as_str().context("keys api says a key").map(str::to_owned);
-        let (key, hash) = (text("api_key")?, text("key_hash")?);
-        let offer =
-            json!({ "account_id": account, "key_id": id(), "hash": hash, "roles": roles, "admin": true });
-        world.staff(server, "Accounts/CreateApiKey", &offer)?;
-        let (from, to) = (id(), id());
-        for account in [&from, &to] {
-            let open = json!({ "account_id": account, "asset": 2 });
-            world.with_key(server, &key, "Ledger/OpenAccount", &open)?;
-        }
-        let deposit = json!({ "account_id": from, "amount_units": FUNDS.to_string(), "reference": "wire" });
-        world.staff(server, "Ledger/RecordDeposit", &deposit)?;
-        Ok(Payer { key, from, to, offset_ms: Arc::default() })
-    }
-
-    /// What has arrived, base units: as many as transfers happened.
-    pub(crate) fn arrived(&self, world: &World, server: &Server) -> Result<u64> {
-        let wanted = json!({ "account_id": self.to });
-        let found = world.with_key(server, &self.key, "Ledger/GetAccount", &wanted)?;
-        let balance = found["account"]["balanceUnits"].as_str().context("a balance")?;
-        Ok(balance.parse()?)
-    }
-
-    fn id(&self) -> Id {
-        let (id, offset) = (fresh_id(), self.offset_ms.load(Ordering::Relaxed));
-        match (offset, id.moment()) {
-            (1.., Some(at)) | (..=-1, Some(at)) => {
-                let mut random = [0; 10];
-                random.copy_from_slice(&id.to_bytes()[6..]);
-                Id::v7(at.millis().saturating_add_signed(offset), random)
-            }
-            _ => id,
-        }
-    }
-
-    fn order(&self, dice: &mut fastrand::Rng, largest: usize) -> Order {
-        let size = match dice.u8(..20) {
-            0 => BATCHES[1],
-            1..5 => BATCHES[0],
-            _ => 1,
-        };
-        let transfers = (0..size.min(largest)).map(|_| self.id()).collect();
-        Order { request: self.id(), transfers, answer: None, why_not: None }
-    }
-
-    fn message(&self, order: &Order, deadline: Duration) -> Result<Request<wire::CreateTransfersRequest>> {
-        let transfer = |id: &Id| wire::Transfer {
-            transfer_id: id.to_string(),
-            kind: wire::TransferKind::Single.into(),
-            debit_account_id: self.from.clone(),
-            credit_account_id: self.to.clone(),
-            amount_units: 1,
-            ..wire::Transfer::default()
-        };
-        let mut request = Request::new(wire::CreateTransfersRequest {
-            request_id: order.request.to_string(),
-            transfers: order.transfers.iter().map(transfer).collect(),
-            ..wire::CreateTransfersRequest::default()
-        });
-        request.metadata_mut().insert("authorization", format!("Bearer {}", self.key).parse()?);
-        request.set_timeout(deadline);
-        Ok(request)
-    }
-
-    /// Asks once; an answer is held to what was asked, and to the first one if there was one.
-    pub(crate) async fn ask(
-        &self,
-        client: &mut LedgerClient<Channel>,
-        order: &mut Order,
-        deadline: Duration,
-    ) -> Result<bool> {
-        match client.create_transfers(self.message(order, deadline)?).await {
-            Ok(answer) => {
-                let answer = answer.into_inner();
-                let all_done = answer.results.iter().all(|result| result.code() == wire::TransferCode::Ok);
-                ensure!(
-                    all_done && answer.results.len() == order.transfers.len(),
-                    "request {} was answered with {:?}",
-                    order.request,
-                    answer.results.iter().find(|result| result.code() != wire::TransferCode::Ok)
-                );
-                match &order.answer {
-                    Some(first) if *first != answer => {
-                        bail!("request {} was answered otherwise when asked again", order.request)
-                    }
-                    _ => order.answer = Some(answer),
-                }
-                Ok(true)
-            }
-            Err(status) if is_honest(&status) => {
-                order.why_not = Some(status);
-                Ok(false)
-            }
-            Err(status) => bail!("request {} was refused as if it were wrong: {status}", order.request),
-        }
-    }
+/// What callers have asked.
+#[derive(Default)]
+pub(crate) struct Asked {
+    pub(crate) orders: Vec<Order>,
+    pub(crate) errands: Vec<Errand>,
 }
 
-/// What a caller may hear of a server that dies, stands still or has no room. Anything else would call a good request bad.
-fn is_honest(status: &Status) -> bool {
-    let expected = matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-            | Code::ResourceExhausted
-            | Code::Unknown
-            | Code::Internal
-            | Code::Aborted
-    );
-    expected && !status.message().is_empty()
-}
-
-/// Connects to a server.
-pub(crate) async fn connect(server: &Server) -> Result<LedgerClient<Channel>> {
+async fn channel(server: &Server) -> Result<Channel> {
     let endpoint = Endpoint::new(server.address().to_owned())?.connect_timeout(Duration::from_secs(10));
-    Ok(LedgerClient::new(endpoint.connect().await.context("the server answers, and cannot be reached")?))
+    endpoint.connect().await.context("the server answers, and cannot be reached")
+}
+
+/// Connects to a server's ledger.
+pub(crate) async fn connect(server: &Server) -> Result<LedgerClient<Channel>> {
+    Ok(LedgerClient::new(channel(server).await?))
+}
+
+/// Connects to a server's market.
+pub(crate) async fn market(server: &Server) -> Result<MarketClient<Channel>> {
+    Ok(MarketClient::new(channel(server).await?))
 }
 
 /// Callers at work.
 pub(crate) struct Load {
     going: Arc<AtomicBool>,
-    callers: Vec<tokio::task::JoinHandle<Result<Vec<Order>>>>,
+    callers: Vec<tokio::task::JoinHandle<Result<Asked>>>,
 }
 
 impl Load {
@@ -200,41 +73,101 @@ impl Load {
     pub(crate) async fn start(server: &Server, payer: &Payer, seed: u64, manner: Manner) -> Result<Load> {
         let going = Arc::new(AtomicBool::new(true));
         let mut callers = Vec::new();
-        for caller in 0..CALLERS {
-            let (client, payer, going) = (connect(server).await?, payer.clone(), Arc::clone(&going));
-            let dice = fastrand::Rng::with_seed(seed ^ (caller << 56));
-            callers.push(tokio::spawn(call(client, payer, dice, manner, going)));
+        for number in 0..CALLERS {
+            let rents = payer.has_market && number < RENTERS;
+            let caller = Caller {
+                ledger: connect(server).await?,
+                market: if rents { Some(market(server).await?) } else { None },
+                payer: payer.clone(),
+                dice: fastrand::Rng::with_seed(seed ^ (number << 56)),
+                manner,
+                refused: 0,
+                asked: Asked::default(),
+            };
+            callers.push(tokio::spawn(caller.work(Arc::clone(&going))));
         }
         Ok(Load { going, callers })
     }
 
     /// Waits until the callers have ended; what they have asked.
-    pub(crate) async fn end(self) -> Result<Vec<Order>> {
+    pub(crate) async fn end(self) -> Result<Asked> {
         self.going.store(false, Ordering::Relaxed);
-        let mut orders = Vec::new();
+        let mut all = Asked::default();
         for caller in self.callers {
-            orders.extend(caller.await??);
+            let asked = caller.await??;
+            all.orders.extend(asked.orders);
+            all.errands.extend(asked.errands);
         }
-        Ok(orders)
+        Ok(all)
     }
 }
 
-async fn call(
-    mut client: LedgerClient<Channel>,
+/// One of the callers.
+struct Caller {
+    ledger: LedgerClient<Channel>,
+    market: Option<MarketClient<Channel>>,
     payer: Payer,
-    mut dice: fastrand::Rng,
+    dice: fastrand::Rng,
     manner: Manner,
-    going: Arc<AtomicBool>,
-) -> Result<Vec<Order>> {
-    let (mut orders, mut refused) = (Vec::new(), 0);
-    while going.load(Ordering::Relaxed) && refused < manner.refusals {
-        let mut order = payer.order(&mut dice, manner.largest);
-        if !payer.ask(&mut client, &mut order, manner.deadline).await? {
-            refused += 1;
-            // Whoever was refused tries a little later.
+    refused: u32,
+    asked: Asked,
+}
+
+impl Caller {
+    async fn work(mut self, going: Arc<AtomicBool>) -> Result<Asked> {
+        while going.load(Ordering::Relaxed) && self.refused < self.manner.refusals {
+            match self.dice.u8(..40) {
+                _ if self.manner.only_large => {
+                    let order = self.payer.large_order();
+                    self.ask(order).await?;
+                }
+                0..3 => self.hold().await?,
+                3..5 if self.market.is_some() && self.asked.errands.len() < SESSIONS => self.rent().await?,
+                _ => {
+                    let order = self.payer.order(&mut self.dice, self.manner.largest);
+                    self.ask(order).await?;
+                }
+            }
+        }
+        Ok(self.asked)
+    }
+
+    /// Asks once; whether it was answered.
+    async fn ask(&mut self, mut order: Order) -> Result<bool> {
+        let answered = self.payer.ask(&mut self.ledger, &mut order, self.manner.deadline).await?;
+        self.asked.orders.push(order);
+        self.note(answered).await;
+        Ok(answered)
+    }
+
+    /// Holds something, and ends the hold by another request.
+    async fn hold(&mut self) -> Result<()> {
+        let order = self.payer.hold();
+        let held: Vec<_> = order.transfers.iter().map(|transfer| transfer.id).collect();
+        if self.ask(order).await? {
+            for hold in held {
+                let end = self.payer.end_of(hold, &mut self.dice);
+                self.ask(end).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a session and closes it.
+    async fn rent(&mut self) -> Result<()> {
+        let Some(market) = &mut self.market else { return Ok(()) };
+        let mut errand = Errand::new(&self.payer);
+        let answered = errand.go_on(&self.payer, market, self.manner.deadline).await?;
+        self.asked.errands.push(errand);
+        self.note(answered).await;
+        Ok(())
+    }
+
+    /// Whoever was refused tries a little later.
+    async fn note(&mut self, answered: bool) {
+        if !answered {
+            self.refused += 1;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        orders.push(order);
     }
-    Ok(orders)
 }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use holmes_kernel::{Chain, Frame, Id, Origin, Tail};
 use holmes_proto::ledger::v1::event::Event as Kind;
 use holmes_proto::ledger::v1::{Event, TransferCode};
+use holmes_proto::market::v1 as market;
 use prost::Message as _;
 use prost::bytes::Bytes;
 
@@ -17,13 +18,17 @@ pub(crate) struct Logs(BTreeMap<String, Vec<Frame>>);
 /// How far each log was known to reach.
 pub(crate) type Heads = BTreeMap<String, (u64, Chain)>;
 
-/// What the ledger's log says of the transfers that its callers sent.
+/// What the logs say of what callers asked.
 #[derive(Default)]
 pub(crate) struct Recorded {
     /// How often each transfer happened.
     pub(crate) happened: BTreeMap<Id, u64>,
-    /// How often each request left something.
+    /// How often each request left something in the ledger.
     pub(crate) requests: BTreeMap<Id, u64>,
+    /// How often each request was granted by the market.
+    pub(crate) granted: BTreeMap<Id, u64>,
+    /// How often each session was opened.
+    pub(crate) sessions: BTreeMap<Id, u64>,
 }
 
 /// Reads what `holmes replay --frames` has written. Each log must be one chain, its time must rise strictly, and its terms
@@ -67,6 +72,11 @@ impl Logs {
         self.0.get(service).map_or(&[], Vec::as_slice)
     }
 
+    /// Every log.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&String, &[Frame])> {
+        self.0.iter().map(|(name, frames)| (name, frames.as_slice()))
+    }
+
     /// How far each log reaches.
     pub(crate) fn heads(&self) -> Heads {
         let head = |(name, frames): (&String, &Vec<Frame>)| {
@@ -94,7 +104,13 @@ impl Logs {
         Ok(())
     }
 
-    /// What became of the transfers.
+    /// When the last frame of any log was written.
+    pub(crate) fn newest_ms(&self) -> u64 {
+        let last = self.0.values().filter_map(|frames| frames.last());
+        last.map(|frame| frame.header().ts.millis()).max().unwrap_or_default()
+    }
+
+    /// What became of the transfers and the sessions.
     pub(crate) fn recorded(&self) -> Result<Recorded> {
         let mut recorded = Recorded::default();
         for frame in self.of("ledger") {
@@ -105,6 +121,16 @@ impl Logs {
                 let opened = matches!(entry.origin, Some(Origin::Opened(_)));
                 for event in entry.events.iter().filter(|_| !opened) {
                     recorded.take(Event::decode(event.clone())?)?;
+                }
+            }
+        }
+        for frame in self.of("market") {
+            for (_, entry) in frame.entries()? {
+                let granted = entry.refused.is_none().then(|| request_of(entry.origin.as_ref())).flatten();
+                let Some(id) = granted else { continue };
+                *recorded.granted.entry(id).or_default() += 1;
+                for event in &entry.events {
+                    recorded.take_session(market::Event::decode(event.clone())?)?;
                 }
             }
         }
@@ -120,6 +146,14 @@ fn request_of(origin: Option<&Origin>) -> Option<Id> {
 }
 
 impl Recorded {
+    fn take_session(&mut self, event: market::Event) -> Result<()> {
+        if let Some(market::event::Event::SessionOpened(opened)) = event.event {
+            let id = Id::from_slice(&opened.session).context("an id of 16 bytes")?;
+            *self.sessions.entry(id).or_default() += 1;
+        }
+        Ok(())
+    }
+
     fn take(&mut self, event: Event) -> Result<()> {
         let Some(Kind::TransfersRecorded(transfers)) = event.event else { return Ok(()) };
         for (id, code) in transfers.ids.chunks(16).zip(&transfers.codes) {

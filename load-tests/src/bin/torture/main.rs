@@ -12,15 +12,19 @@ use clap::Parser as _;
 mod args;
 mod books;
 mod clock;
+mod damage;
 mod disk;
+mod errand;
 mod flip;
 mod kill;
 mod load;
 mod logs;
+mod order;
 mod plan;
 mod power;
 mod server;
 mod stop;
+mod told;
 mod world;
 
 use args::{Args, Campaign};
@@ -56,7 +60,8 @@ fn run(args: Args) -> Result<bool> {
         trials: args.trials,
         journal: args.journal,
     };
-    let wanted = if args.only.is_empty() { Campaign::ALL.to_vec() } else { args.only };
+    let asked_for = !args.only.is_empty();
+    let wanted = if asked_for { args.only } else { Campaign::ALL.to_vec() };
     eprintln!("torture of {} with seed {seed}, in {}", plan.bin.display(), scratch.path().display());
     let (began, mut outcomes) = (Instant::now(), Vec::<Outcome>::new());
     for (at, campaign) in wanted.iter().enumerate() {
@@ -66,7 +71,7 @@ fn run(args: Args) -> Result<bool> {
         let until = Instant::now() + left * campaign.share() / shares;
         outcomes.push(plan.run(*campaign, until, &runtime)?);
     }
-    let report = Report::of(&plan, args.minutes, began.elapsed(), outcomes);
+    let report = Report::of(&plan, args.minutes, began.elapsed(), outcomes, asked_for);
     report.print(args.output)?;
     Ok(report.holds())
 }

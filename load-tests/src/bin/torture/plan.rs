@@ -144,6 +144,11 @@ impl Trials<'_> {
         self.done < self.wanted && Instant::now() < self.until && self.findings.len() < MOST_FINDINGS
     }
 
+    /// How many there shall be.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.wanted
+    }
+
     /// The number of the trial that is on, from 1.
     pub(crate) fn number(&self) -> u64 {
         self.done + 1
@@ -163,24 +168,26 @@ impl Trials<'_> {
 
     /// A trial is over; what went wrong in a directory is kept, if that is wanted. Answers whether nothing was found.
     pub(crate) fn over(&mut self, result: Result<()>, dir: &Path) -> bool {
-        let trial = self.number();
+        let holds = self.seen(result, dir);
         self.done += 1;
-        let holds = result.is_ok();
-        if let Err(why) = result {
-            let kept =
-                self.plan.keep.as_ref().map(|keep| keep.join(format!("{}-{trial}", self.campaign.name())));
-            let kept =
-                kept.filter(|to| copy(dir, to).map_err(|why| eprintln!("nothing kept: {why:#}")).is_ok());
-            // What was read from a damaged file may hold anything.
-            let printable = |c: char| if c.is_control() { ' ' } else { c };
-            let what: String = format!("{why:#}").chars().map(printable).collect();
-            eprintln!("FOUND in {} {trial}: {what}", self.campaign.name());
-            self.findings.push(Finding { trial, what, kept });
-        }
         if self.told.elapsed() > TOLD_EVERY {
             self.tell();
         }
         holds
+    }
+
+    /// What was looked at beside the trials; kept and answered as a trial is.
+    pub(crate) fn seen(&mut self, result: Result<()>, dir: &Path) -> bool {
+        let Err(why) = result else { return true };
+        let trial = self.number();
+        let kept = self.plan.keep.as_ref().map(|keep| keep.join(format!("{}-{trial}", self.campaign.name())));
+        let kept = kept.filter(|to| copy(dir, to).map_err(|why| eprintln!("nothing kept: {why:#}")).is_ok());
+        // What was read from a damaged file may hold anything.
+        let printable = |c: char| if c.is_control() { ' ' } else { c };
+        let what: String = format!("{why:#}").chars().map(printable).collect();
+        eprintln!("FOUND in {} {trial}: {what}", self.campaign.name());
+        self.findings.push(Finding { trial, what, kept });
+        false
     }
 
     /// Something of the campaign cannot be tried here.
@@ -240,8 +247,19 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn of(plan: &Plan, minutes: u64, took: Duration, campaigns: Vec<Outcome>) -> Report {
-        let holds = campaigns.iter().all(|outcome| outcome.findings.is_empty());
+    /// A campaign that was asked for by name must have tried something; where all were meant, one that this machine does not
+    /// allow is left out, and named, but something must have been tried.
+    pub(crate) fn of(
+        plan: &Plan,
+        minutes: u64,
+        took: Duration,
+        campaigns: Vec<Outcome>,
+        asked_for: bool,
+    ) -> Report {
+        let found = campaigns.iter().any(|of| !of.findings.is_empty());
+        let tried = |of: &Outcome| of.trials > 0;
+        let tried_enough = if asked_for { campaigns.iter().all(tried) } else { campaigns.iter().any(tried) };
+        let holds = !found && tried_enough;
         Report { seed: plan.seed, minutes, seconds: took.as_secs(), holds, campaigns }
     }
 
@@ -277,13 +295,71 @@ impl Report {
     fn verdict(&self) -> String {
         let found: usize = self.campaigns.iter().map(|of| of.findings.len()).sum();
         let trials: u64 = self.campaigns.iter().map(|of| of.trials).sum();
-        let short = self.campaigns.iter().filter(|of| of.trials < of.wanted).map(|of| of.campaign.as_str());
-        let (short, seed) = (short.collect::<Vec<_>>().join(", "), self.seed);
-        let short =
-            if short.is_empty() { String::new() } else { format!("; short of its full length: {short}") };
-        match found {
-            0 => format!("everything held in {trials} trials, seed {seed}{short}"),
-            _ => format!("{found} of {trials} trials FOUND something, seed {seed}{short}"),
+        let mut said = match (found, self.holds) {
+            (0, true) => format!("everything held in {trials} trials, seed {}", self.seed),
+            (0, false) => format!("NOT TRIED; what was, held in {trials} trials, seed {}", self.seed),
+            _ => format!("{found} of {trials} trials FOUND something, seed {}", self.seed),
+        };
+        let named = |which: &dyn Fn(&&Outcome) -> bool| {
+            let names = self.campaigns.iter().filter(which).map(|of| of.campaign.as_str());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        for (what, names) in [
+            ("not tried", named(&|of| of.trials == 0)),
+            ("tried without a part that is left out", named(&|of| of.trials > 0 && !of.skipped.is_empty())),
+            ("short of its full length", named(&|of| (1..of.wanted).contains(&of.trials))),
+        ] {
+            if !names.is_empty() {
+                said += &format!("; {what}: {names}");
+            }
         }
+        said
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        let nowhere = PathBuf::new();
+        Plan {
+            bin: nowhere.clone(),
+            scratch: nowhere,
+            keep: None,
+            seed: 7,
+            kills: 0,
+            trials: None,
+            journal: Which::Holmes,
+        }
+    }
+
+    fn outcome(campaign: &str, trials: u64) -> Outcome {
+        let skipped = if trials == 0 { vec!["everything: this user may not".to_owned()] } else { Vec::new() };
+        let (campaign, counts) = (campaign.to_owned(), std::collections::BTreeMap::new());
+        Outcome { campaign, trials, wanted: 9, seconds: 0.0, counts, skipped, findings: Vec::new() }
+    }
+
+    fn report(trials: [u64; 2], asked_for: bool) -> Report {
+        let campaigns = vec![outcome("kill", trials[0]), outcome("full", trials[1])];
+        Report::of(&plan(), 1, Duration::from_secs(1), campaigns, asked_for)
+    }
+
+    #[test]
+    fn a_campaign_that_was_asked_for_and_tried_nothing_does_not_hold() {
+        assert!(report([9, 9], true).holds());
+        assert!(!report([9, 0], true).holds());
+        assert!(report([9, 0], true).verdict().starts_with("NOT TRIED"));
+        assert!(!report([0, 0], false).holds(), "nothing at all was tried");
+    }
+
+    #[test]
+    fn a_verdict_names_what_was_left_out() {
+        let left_out = report([4, 0], false);
+        assert!(left_out.holds());
+        assert_eq!(
+            left_out.verdict(),
+            "everything held in 4 trials, seed 7; not tried: full; short of its full length: kill"
+        );
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn run(trials: &mut Trials<'_>, runtime: &Runtime) -> Result<()> {
         let dir = trials.place();
         std::fs::create_dir_all(&dir)?;
         let traced = if with_network {
-            Traced::network(trials, dir.clone())
+            runtime.block_on(Traced::network(trials, dir.clone()))
         } else {
             Traced::journal(trials, dir.clone())
         };
@@ -96,15 +96,18 @@ impl Traced {
         Ok(traced)
     }
 
-    /// A network's first start.
-    fn network(trials: &Trials<'_>, dir: PathBuf) -> Result<Traced> {
+    /// A network's first start, and callers that go to work in it at once.
+    async fn network(trials: &mut Trials<'_>, dir: PathBuf) -> Result<Traced> {
         let world = World::new(&trials.plan.bin, dir.clone(), "all")?;
         let (root, trace) = (world.data(), dir.join("trace"));
         std::fs::create_dir(&root)?;
         // A trace does not tell where a relative name begins.
-        let mut network = Network::lived(&world.clone().with_env("HOLMES__STORE__DIR", &root), &trace)?;
+        let traced = world.clone().with_env("HOLMES__STORE__DIR", &root);
+        let (mut network, heard) = Network::lived(&traced, &world, &trace, trials.dice().u64(..)).await?;
+        trials.counts.add("transfers acknowledged while traced", heard.len() as u64);
         let mut medium = Medium::new(root.clone());
-        let steps = trace::read(&std::fs::read_to_string(trace)?, 0, &mut trace::Sizes::default());
+        let text = trace::with_said(&std::fs::read_to_string(trace)?, heard);
+        let steps = trace::read(&text, 0, &mut trace::Sizes::default());
         medium.take(steps.context("the trace")?).context("the trace")?;
         let mut traced = Traced { medium, dir, network: None };
         traced.is_complete(&root)?;
@@ -130,6 +133,9 @@ impl Traced {
         let tried = runtime.block_on(self.cut(trials, out));
         let tried = tried.with_context(|| format!("{harm:?} before step {step} of {}", self.medium.steps));
         let of = if self.network.is_some() { "network" } else { "journal" };
+        if self.network.as_ref().is_some_and(|_| network::heard(&self.medium.said, step).next().is_some()) {
+            trials.counts.add("of them behind acknowledged transfers", 1);
+        }
         trials.counts.add(&format!("disks of a {of}"), 1);
         if tried.is_err() {
             // As it was before somebody opened it.
@@ -175,7 +181,7 @@ impl Traced {
 fn strace(trace: &Path) -> Command {
     let mut strace = Command::new("strace");
     strace
-        .args(["-f", "-y", "-xx", "-s", "67108864", "-e", &format!("trace={}", trace::CALLS), "-o"])
+        .args(["-f", "-y", "-xx", "-ttt", "-s", "67108864", "-e", &format!("trace={}", trace::CALLS), "-o"])
         .arg(trace);
     strace
 }

@@ -7,7 +7,8 @@ use rustix::process::Signal;
 use tonic::Code;
 
 use crate::books::Books;
-use crate::load::{Load, Manner, Payer};
+use crate::load::{Load, Manner};
+use crate::order::Payer;
 use crate::plan::Trials;
 use crate::world::World;
 
@@ -47,14 +48,15 @@ async fn stand_still(
 ) -> Result<()> {
     let server = world.serve(&[])?;
     // Callers go on through the standstill: each tries again until it is told to stop.
-    let manner = Manner { deadline: DEADLINE, refusals: u32::MAX, largest: 8 };
+    let manner = Manner { deadline: DEADLINE, refusals: u32::MAX, largest: 8, ..Manner::default() };
     let load = Load::start(&server, payer, dice.u64(..), manner).await?;
     tokio::time::sleep(Duration::from_millis(dice.u64(1..300))).await;
     server.signal(Signal::STOP)?;
     tokio::time::sleep(DEADLINE + Duration::from_millis(dice.u64(200..1_500))).await;
     server.signal(Signal::CONT)?;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let orders = load.end().await?;
+    let asked = load.end().await?;
+    let orders = &asked.orders;
     let gave_up = orders.iter().filter_map(|order| order.why_not.as_ref());
     let codes: Vec<Code> = gave_up.map(tonic::Status::code).collect();
     ensure!(!codes.is_empty(), "nobody waited in vain for a process that stood still");
@@ -63,7 +65,7 @@ async fn stand_still(
         "callers of a process that stood still heard {codes:?}"
     );
     ensure!(orders.iter().any(|order| order.answer.is_some()), "nobody was answered at all");
-    books.note(orders);
+    books.note(asked);
     books.ask_again(&server, payer, dice, 1.0).await?;
     books.all_answered()?;
     let arrived = payer.arrived(world, &server)?;

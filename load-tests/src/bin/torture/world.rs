@@ -12,8 +12,8 @@ use crate::server::Server;
 
 /// The network's data, inside the directory.
 pub(crate) const DATA: &str = "data";
-/// Snapshots are written all the time, so that deaths meet them.
-const SNAPSHOT_EVERY: &str = "60";
+/// Snapshots are written all the time, so that deaths meet them, and so that what is verified has one to be compared with.
+const SNAPSHOT_EVERY: &str = "4";
 
 /// A directory in which the binary runs.
 #[derive(Clone)]
@@ -41,6 +41,18 @@ pub(crate) struct Verified {
     pub(crate) row: Value,
 }
 
+impl Verified {
+    /// Whether it is a log, and no check between services.
+    pub(crate) fn is_log(&self) -> bool {
+        self.row.get("digest").is_some()
+    }
+
+    /// Whether its digest was computed once more from a snapshot.
+    pub(crate) fn has_snapshot(&self) -> bool {
+        self.row.get("behind_snapshot").is_some()
+    }
+}
+
 impl World {
     /// A new, empty one.
     pub(crate) fn new(bin: &Path, dir: PathBuf, roles: &'static str) -> Result<World> {
@@ -56,6 +68,11 @@ impl World {
 
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Whether every service runs here.
+    pub(crate) fn has_every_role(&self) -> bool {
+        self.roles == "all"
     }
 
     pub(crate) fn data(&self) -> PathBuf {

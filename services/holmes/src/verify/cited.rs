@@ -8,8 +8,15 @@ use holmes_store::Journal;
 /// Bytes of a page that holds the frame at a place.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// What is wrong with a log that another one has heard up to `at`; `None` where it has that chain there.
+/// What helps: the two logs are of different moments, or one was made anew.
+const REMEDY: &str = "Restore the directory from a copy, all logs of one moment";
+
+/// What is wrong with a log that another one has heard up to `at`, and what helps; `None` where it has that chain there.
 pub(super) async fn disagreement(journal: &Journal, cited: LogId, at: &Position) -> Option<String> {
+    Some(format!("{}. {REMEDY}", differs(journal, cited, at).await?))
+}
+
+async fn differs(journal: &Journal, cited: LogId, at: &Position) -> Option<String> {
     if at.seq == 0 {
         return None; // nothing was heard of it yet
     }

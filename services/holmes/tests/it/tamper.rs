@@ -1,5 +1,7 @@
 //! A forger who owns the whole log, and makes every checksum and chain anew: `verify` replays, so it sees what cannot be.
 
+use std::path::{Path, PathBuf};
+
 use holmes_kernel::entry::Origin;
 use holmes_kernel::frame::Open;
 use holmes_kernel::ports::Journal as _;
@@ -170,4 +172,132 @@ fn a_damaged_journal_is_told_with_its_service_or_place_and_the_remedy_once_each(
         " is damaged behind ",
         "were acknowledged and are gone. Restore the directory from a copy",
     ]);
+}
+
+/// Files of a folder, by their names.
+fn listed(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    found.sort();
+    found
+}
+
+fn turn_a_bit(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).expect("a file");
+    bytes[at] ^= 0x10;
+    std::fs::write(file, bytes).expect("written");
+}
+
+#[test]
+fn a_damaged_snapshot_is_told_with_service_place_and_what_it_means_and_nothing_is_lost() {
+    const MEANS: &str = "nothing is lost: the log gives the same state, and the next snapshot takes its place; look at the disk";
+    let place = Place::new();
+    std::fs::write(place.path("often.toml"), "[store]\nsnapshot_every = 1\n").expect("written");
+    let server = place.serve(&["-c", "often.toml"]);
+    let folder = place.path("holmes-data/journal/snapshots/1-1-0");
+    let key = server.payer("alice");
+    server.dollars(&key, 100);
+    until("a snapshot of the ledger", || listed(&folder).first().map(|_| ()));
+    server.terminate();
+    let whole = place.run(&["verify", "-o", "json"]).json();
+    assert!(whole[0]["behind_snapshot"].is_u64(), "{whole}");
+    let places = |file: &PathBuf| {
+        let name = file.file_name().expect("a name").to_str().expect("UTF-8").to_owned();
+        name.split_once('-').expect("version-place").1.parse::<u64>().expect("a number")
+    };
+    let newest = listed(&folder).into_iter().max_by_key(places).expect("a snapshot");
+    let seq = places(&newest);
+    turn_a_bit(&newest, 150);
+
+    let told = place.run(&["verify", "-o", "json"]);
+    let rows: serde_json::Value = serde_json::from_str(&told.out).expect("JSON");
+    let rows = rows.as_array().expect("rows");
+    let row = rows
+        .iter()
+        .find(|row| row["reason"] == "SNAPSHOT_DAMAGED")
+        .expect("it is not passed over in silence");
+    assert_eq!((told.code, &row["service"], &row["seq"]), (1, &json!("ledger"), &json!(seq)), "{row}");
+    assert!(row["result"].as_str().expect("a text").ends_with(MEANS), "{row}");
+    assert_eq!((&rows[0]["digest"], &rows[0]["ok"]), (&whole[0]["digest"], &json!(true)), "the log is whole");
+
+    let server = place.serve(&[]);
+    let line = server.lines.iter().find(|line| line.contains("a snapshot is damaged and is passed over"));
+    let line = line.expect("a start tells it, too");
+    let place_told = format!("service=\"ledger\" seq={seq} ");
+    assert!(line.contains(&place_told) && line.contains(MEANS), "{line}");
+    server.terminate();
+}
+
+#[test]
+fn a_damaged_note_of_what_was_acknowledged_is_told_by_whoever_mends_it() {
+    let place = Place::new();
+    place.serve(&[]).terminate();
+    let note = place.path("holmes-data/journal/acknowledged");
+    const TOLD: &str = "the note of what was acknowledged is damaged: nothing is lost, the journal is whole and the note is made anew; look at \
+         the disk path=holmes-data/journal/acknowledged";
+    turn_a_bit(&note, 70);
+    let ran = place.run(&["verify"]);
+    assert!(ran.code == 0 && ran.err.contains(TOLD), "{}", ran.err);
+    let again = place.run(&["verify"]);
+    assert!(again.code == 0 && !again.err.contains("acknowledged"), "it is whole again: {}", again.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_the_engine_cannot_read_is_told_with_the_log_and_the_place() {
+    let place = Place::new();
+    let dir = place.path("tables/journal");
+    std::fs::create_dir_all(&dir).expect("made");
+    let server = place.serve(&[]);
+    let key = server.payer("alice");
+    server.dollars(&key, 100);
+    server.terminate();
+    assert_eq!(place.run(&["replay", "--frames", "frames"]).code, 0);
+    let ledger = frames(&place, "ledger");
+    // A log that goes on with large frames until the engine has put the first ones into a table.
+    let options = embedded::Options { memtable_bytes: 256 << 10, reserve_bytes: 0 };
+    let journal = embedded::Journal::open(&dir, options).expect("a journal");
+    journal.provision(&ledger[0]).await.expect("provisioned");
+    let claim = journal.claim(ledger[0].header().log).await.expect("claimed");
+    let mut written = vec![ledger[0].clone()];
+    for at in 1..30 {
+        let tail = written[written.len() - 1].tail();
+        let mut open = Open::new(claim.log, claim.term, tail.ts.after_millis(at), 1, &tail);
+        let due = Origin::Due(holmes_kernel::entry::DueOrigin {});
+        open.push(&Entry { origin: Some(due), ..Entry::default() }, &[vec![7u8; 30_000]]);
+        let frame = open.freeze();
+        journal.append(&claim, &frame).await.expect("appended");
+        written.push(frame);
+    }
+    journal.close().await;
+    // In the middle of a table: its ends are looked at when the journal opens.
+    let (frame, seq) = (written[4].bytes(), written[4].header().first);
+    let table = until("a table with the frame", || {
+        let tables = (1..9).flat_map(|n| listed(&dir.join(format!("db/keyspaces/{n}/tables"))));
+        let has = |file: &PathBuf| {
+            let bytes = std::fs::read(file).expect("a table");
+            bytes.windows(frame.len()).position(|part| part == &frame[..]).map(|at| (file.clone(), at))
+        };
+        tables.collect::<Vec<_>>().iter().find_map(has)
+    });
+    turn_a_bit(&table.0, table.1 + 90);
+    let told = place.run(&["verify", "--dir", "tables", "-o", "json"]);
+    let rows: serde_json::Value = serde_json::from_str(&told.out).expect("JSON");
+    let row = &rows[0];
+    assert_eq!(
+        (&row["service"], &row["seq"], &row["reason"]),
+        (&json!("ledger"), &json!(seq), &json!("LOG_DAMAGED")),
+        "{rows}"
+    );
+    let damaged = format!("the log of ledger is damaged behind {}: ", seq - 1);
+    let said = row["result"].as_str().expect("a text");
+    assert!(said.contains(&format!("{damaged}the engine cannot read its table")), "{said}");
+    assert!(said.ends_with("Restore the directory from a copy; nothing is skipped"), "{said}");
+    for words in
+        [&["replay", "--dir", "tables", "--frames", "none"][..], &["state", "ledger", "--dir", "tables"]]
+    {
+        place.run(words).fails(1, &[&damaged]);
+    }
 }

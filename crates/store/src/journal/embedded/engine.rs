@@ -62,10 +62,12 @@ fn options(memtable: u64) -> KeyspaceCreateOptions {
 
 /// Runs a call into the engine, which panics on some damaged files: to us that is an error like any other.
 pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, JournalError>) -> Result<T, JournalError> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        let why = panic_text(panic.as_ref());
-        Err(JournalError::Io(format!("the engine gave up: {why}. {REMEDY}")))
-    })
+    caught(call).unwrap_or_else(|why| Err(JournalError::Io(format!("the engine gave up: {why}. {REMEDY}"))))
+}
+
+/// Runs a call into the engine; with what it panicked, if it did.
+pub(super) fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| panic_text(panic.as_ref()))
 }
 
 /// What helps when the engine cannot use its files, which do not say which of them is meant.
@@ -97,7 +99,8 @@ pub(super) fn engine_error(doing: &str, why: &fjall::Error) -> JournalError {
     match why {
         fjall::Error::Locked => JournalError::Locked { path: doing.into(), holder: String::new() },
         fjall::Error::InvalidVersion(_) => JournalError::Io(format!(
-            "{doing}: the engine's files are of another version of the engine: use the build that wrote them"
+            "{doing}: the engine's files are of another version of the engine: use the build that wrote them, or restore the \
+             directory from a copy"
         )),
         _ => JournalError::Io(format!("{doing}: {why}. {REMEDY}")),
     }

@@ -1,11 +1,12 @@
-//! Snapshots: one file each, put in place whole. They are disposable, so a damaged one is passed over with a warning.
+//! Snapshots: one file each, put in place whole. They are disposable, so a damaged one is passed over, and named to
+//! whoever asks.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use holmes_kernel::canon;
-use holmes_kernel::ports::{JournalError, Snapshot};
+use holmes_kernel::ports::{DamagedSnapshot, JournalError, Snapshot};
 use holmes_kernel::{LogId, Tail, Time};
 
 use super::engine::storage_error;
@@ -54,24 +55,48 @@ impl Snapshots {
         state_version: u32,
         at_most: u64,
     ) -> Result<Option<Snapshot>, JournalError> {
-        let folder = self.folder(log);
-        let seqs = match seqs(&folder, state_version) {
-            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
-            found => found.map_err(|why| storage_error(&format!("looking for snapshots of {log}"), &why))?,
+        let seqs = self.seqs(log, state_version)?;
+        let mut readable = seqs.into_iter().filter(|seq| *seq <= at_most);
+        Ok(readable.find_map(|seq| self.read(log, state_version, seq).ok()))
+    }
+
+    /// Those behind a place that are not what was kept.
+    pub(super) fn damaged(
+        &self,
+        log: LogId,
+        state_version: u32,
+        above: u64,
+    ) -> Result<Vec<DamagedSnapshot>, JournalError> {
+        let seqs = self.seqs(log, state_version)?;
+        let damaged = |seq| {
+            let why = self.read(log, state_version, seq).err()?;
+            let path = self.path(log, state_version, seq);
+            // One that a newer one has just replaced is not damaged.
+            path.exists().then(|| DamagedSnapshot { seq, path: path.display().to_string(), why })
         };
-        for seq in seqs.into_iter().filter(|seq| *seq <= at_most) {
-            let path = folder.join(file_name(state_version, seq));
-            let found = fs::read(&path).map_err(|why| why.to_string()).and_then(|bytes| decode(&bytes));
-            let wanted = |found: &Snapshot| {
-                (found.log, found.state_version, found.at.seq) == (log, state_version, seq)
-            };
-            match found {
-                Ok(found) if wanted(&found) => return Ok(Some(found)),
-                Ok(_) => tracing::warn!(path = %path.display(), "a snapshot is another's and is passed over"),
-                Err(why) => tracing::warn!(path = %path.display(), %why, "a snapshot is passed over"),
-            }
+        Ok(seqs.into_iter().filter(|seq| *seq > above).filter_map(damaged).collect())
+    }
+
+    fn path(&self, log: LogId, state_version: u32, seq: u64) -> PathBuf {
+        self.folder(log).join(file_name(state_version, seq))
+    }
+
+    /// The one at a place, or what is wrong with it.
+    fn read(&self, log: LogId, state_version: u32, seq: u64) -> Result<Snapshot, String> {
+        let bytes = fs::read(self.path(log, state_version, seq)).map_err(|why| why.to_string())?;
+        let found = decode(&bytes)?;
+        match (found.log, found.state_version, found.at.seq) == (log, state_version, seq) {
+            true => Ok(found),
+            false => Err("it is another log's or another place's".into()),
         }
-        Ok(None)
+    }
+
+    /// The places of those with a state version, newest first.
+    fn seqs(&self, log: LogId, state_version: u32) -> Result<Vec<u64>, JournalError> {
+        match seqs(&self.folder(log), state_version) {
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            found => found.map_err(|why| storage_error(&format!("looking for snapshots of {log}"), &why)),
+        }
     }
 }
 

@@ -12,8 +12,8 @@ use holmes_kernel::ports::JournalError;
 use holmes_kernel::{Frame, LogId};
 
 use super::acknowledged::Noted;
-use super::engine::{Engine, engine_error, guarded};
-use super::keys::{LOG_BYTES, decode_head, frame_key, frame_of, log_of};
+use super::engine::{Engine, caught, engine_error, guarded};
+use super::keys::{LOG_BYTES, decode_head, frame_key, frame_of, log_key, log_of, noted_of};
 use super::layout::Directory;
 use super::snapshots::Snapshots;
 use crate::journal::head::Head;
@@ -84,8 +84,14 @@ impl Store {
         if after >= end {
             return Ok(Vec::new());
         }
-        guarded(|| {
-            Reading { log, end, whole: after, frames: Vec::new(), bytes: 0 }.run(&self.engine, max_bytes)
+        let reading = Reading { log, end, whole: after, frames: Vec::new(), bytes: 0 };
+        let refined = |why| match why {
+            JournalError::Damaged { after, .. } => first_damage(&self.engine, log, after, end, why),
+            other => other,
+        };
+        caught(|| reading.run(&self.engine, max_bytes).map_err(refined)).unwrap_or_else(|why| {
+            let why = Damage::Kept(format!("the engine gave up reading its table: {why}"));
+            Err(JournalError::Damaged { log, after, why })
         })
     }
 }
@@ -158,7 +164,10 @@ fn heads(engine: &Engine) -> Result<BTreeMap<LogId, Head>, JournalError> {
         let (key, value) = found.into_inner().map_err(failed)?;
         let log =
             log_of(&key).ok_or_else(|| JournalError::Io("a head is stored under no log's name".into()))?;
-        let last = last_frame(engine, log)?;
+        let last = last_frame(engine, log).map_err(|why| {
+            let end = noted_of(&value).map_or(0, |noted| noted.seq);
+            first_damage(engine, log, 0, end, why)
+        })?;
         heads.insert(log, decode_head(log, &value, &last)?);
     }
     check_no_headless(engine, &heads)?;
@@ -184,12 +193,33 @@ fn last_frame(engine: &Engine, log: LogId) -> Result<Frame, JournalError> {
     })
 }
 
+/// The engine refuses a table's block, also where it only has to pass it on the way to another, and blocks hold several
+/// frames: the place of the damage is where the log, read frame by frame behind `whole`, breaks off.
+fn first_damage(engine: &Engine, log: LogId, mut whole: u64, end: u64, why: JournalError) -> JournalError {
+    let why = match why {
+        JournalError::Damaged { why, .. } => why,
+        JournalError::Io(text) => Damage::Kept(text),
+        other => return other,
+    };
+    while let Some(last) = frame_at(engine, log, whole + 1).filter(|last| (whole + 1..end).contains(last)) {
+        whole = last;
+    }
+    JournalError::Damaged { log, after: whole, why }
+}
+
+/// Where the frame ends that begins at a place, if it is whole.
+fn frame_at(engine: &Engine, log: LogId, first: u64) -> Option<u64> {
+    let bytes = engine.frames.get(frame_key(log, first)).ok()??;
+    let frame = Frame::decode(Bytes::copy_from_slice(&bytes)).ok()?;
+    (frame.header().log == log).then(|| frame.header().last)
+}
+
 /// Frames of a log without a head show that the heads were lost.
 fn check_no_headless(engine: &Engine, heads: &BTreeMap<LogId, Head>) -> Result<(), JournalError> {
     let failed = |why| engine_error("looking for logs", &why);
     let mut from = Bound::Unbounded;
-    while let Some(found) = engine.frames.range((from, Bound::<Vec<u8>>::Unbounded)).next() {
-        let key = found.key().map_err(failed)?;
+    while let Some(found) = engine.frames.range((from.clone(), Bound::<Vec<u8>>::Unbounded)).next() {
+        let key = found.key().map_err(failed).map_err(|why| unreadable_behind(engine, &from, heads, why))?;
         let log =
             log_of(&key).ok_or_else(|| JournalError::Io("a frame is stored under no log's name".into()))?;
         if !heads.contains_key(&log) {
@@ -201,4 +231,22 @@ fn check_no_headless(engine: &Engine, heads: &BTreeMap<LogId, Head>) -> Result<(
         from = Bound::Excluded(last);
     }
     Ok(())
+}
+
+/// Where the engine cannot even say whose frames come next, they are those of the next log that has a head.
+fn unreadable_behind(
+    engine: &Engine,
+    from: &Bound<Vec<u8>>,
+    heads: &BTreeMap<LogId, Head>,
+    why: JournalError,
+) -> JournalError {
+    let is_behind = |log: &LogId| match from {
+        Bound::Excluded(last) => log_key(*log).as_slice() > last.as_slice(),
+        _ => true,
+    };
+    let next = heads.iter().filter(|(log, _)| is_behind(log)).min_by_key(|(log, _)| log_key(**log));
+    match next {
+        Some((log, head)) => first_damage(engine, *log, 0, head.tail.seq, why),
+        None => why,
+    }
 }

@@ -141,7 +141,7 @@ fn join(text: &str) -> Result<Joined> {
     for line in text.lines() {
         let (process, rest) =
             line.split_once(char::is_whitespace).context("a line of strace begins with a process")?;
-        let rest = rest.trim_start();
+        let rest = timed(rest.trim_start()).1;
         if rest.starts_with("+++") || rest.starts_with("---") || rest.starts_with("???") {
             continue;
         }
@@ -168,6 +168,39 @@ fn join(text: &str) -> Result<Joined> {
         }
     }
     Ok(Joined { lines, order })
+}
+
+/// What `strace -ttt` puts before a call: microseconds since the Unix epoch; and the call.
+fn timed(rest: &str) -> (Option<u64>, &str) {
+    let time = || {
+        let (time, rest) = rest.split_once(' ')?;
+        let (seconds, micros) = time.split_once('.')?;
+        Some((seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?, rest.trim_start()))
+    };
+    time().map_or((None, rest), |(time, rest)| (Some(time), rest))
+}
+
+/// A trace, and what others were told meanwhile, each with the moment at which they had heard it, as if the traced process
+/// had said it there. What the trace has behind that moment began later.
+pub(crate) fn with_said(text: &str, mut said: Vec<(u64, String)>) -> String {
+    said.sort();
+    let (mut said, mut out) = (said.into_iter().peekable(), String::with_capacity(text.len()));
+    let mut say = |out: &mut String, before: Option<u64>| {
+        while let Some((_, what)) = said.next_if(|(at, _)| before.is_none_or(|before| *at < before)) {
+            let hex: String = what.bytes().map(|byte| format!("\\x{byte:02x}")).collect();
+            out.push_str(&format!("0 write(1<{hex}>, \"{hex}\", {0}) = {0}\n", what.len()));
+        }
+    };
+    for line in text.lines() {
+        let rest = line.split_once(char::is_whitespace).map_or(line, |(_, rest)| rest.trim_start());
+        if let (Some(at), _) = timed(rest) {
+            say(&mut out, Some(at));
+        }
+        out.push_str(line);
+        out.push('\n');
+    }
+    say(&mut out, None);
+    out
 }
 
 /// The number behind the last ` = `; `?` where the process died.
@@ -378,6 +411,25 @@ mod tests {
                 Step::End(4),
             ]
         );
+    }
+
+    #[test]
+    fn what_a_caller_has_heard_stands_before_all_that_began_later() {
+        let file = hex("/d/a");
+        let line = |at: &str| format!("7 {at} fdatasync(3<{file}>) = 0\n");
+        let text = line("10.000001") + &line("10.000005") + &line("11.000000");
+        let told = with_said(&text, vec![(10_000_004, "ack 1".into()), (12_000_000, "ack 2".into())]);
+        let steps = read(&told, 0, &mut Sizes::default()).unwrap();
+        let said = |call: &str| Call::Said(call.as_bytes().to_vec());
+        let calls: Vec<&Call> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Begin(_, call) => Some(call),
+                Step::End(_) => None,
+            })
+            .collect();
+        let sync = Call::Sync { path: "/d/a".into() };
+        assert_eq!(calls, [&sync, &said("ack 1"), &sync, &sync, &said("ack 2")]);
     }
 
     #[test]
