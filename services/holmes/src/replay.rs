@@ -115,13 +115,8 @@ pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
         let first = first_moment(&role, &journal, cell).await?;
         bail!("the log of {} begins at {}: there is no state before that", role.name, when::shown(first));
     }
-<<<<<<< HEAD
     let extent = Extent { upto, snapshots: true };
-    let replayed = role.replay(journal.clone(), cell, extent).await?;
-=======
-    let extent = Extent { upto, snapshots: true, checked: false };
     let replayed = role.replay(journal.clone(), cell, extent).await.map_err(data::named)?;
->>>>>>> tor
     journal.close().await;
     if args.at.is_some() && upto > replayed.seq {
         bail!("the log of {} ends at {}: there is no {upto} yet", role.name, replayed.seq);
