@@ -121,10 +121,8 @@ fn usable<M: Machine>(snapshot: &Snapshot, log: LogId) -> Result<Replica<M>, Str
         return Err("its bytes do not have its digest".into());
     }
     let replica = Replica::<M>::decode(&snapshot.bytes).map_err(|why| why.to_string())?;
-    match *replica.tail() == snapshot.at && replica.log() == log {
-        true => Ok(replica),
-        false => Err("it is of another place".into()),
-    }
+    let is_this = *replica.tail() == snapshot.at && replica.log() == log;
+    if is_this { Ok(replica) } else { Err("it is of another place".into()) }
 }
 
 /// What a damaged snapshot means, and what a person shall do.

@@ -69,6 +69,18 @@ impl Bench {
         })
     }
 
+    /// A command of so many transfers, as the `number`th of either way.
+    fn input(&self, numbered: bool, number: u64, each: u64) -> Input<Command> {
+        let via = if numbered { Via::Number } else { Via::Call };
+        let transfers = (0..each).map(|item| transfer(self.now, number * each + item)).collect();
+        let command = Command::CreateTransfers { via, transfers };
+        if !numbered {
+            return self.request(BULK, 1 << 40 | number, command);
+        }
+        let (digest, traceparent) = (canon::digest(&command), String::new());
+        Input::Submission(Submission { ticket: 0, principal: BULK, number, digest, traceparent, command })
+    }
+
     /// Brings what arrived together, and lets it be durable at once.
     fn bring(&mut self, inputs: impl Iterator<Item = Input<Command>>) -> Result<()> {
         let mut out = Vec::new();
@@ -135,17 +147,4 @@ pub(super) fn measure(each: u64) -> Result<Found> {
         found.insert(log, (bench.bytes - bytes) as f64 / transfers);
     }
     Ok(found)
-}
-
-impl Bench {
-    fn input(&self, numbered: bool, number: u64, each: u64) -> Input<Command> {
-        let via = if numbered { Via::Number } else { Via::Call };
-        let transfers = (0..each).map(|item| transfer(self.now, number * each + item)).collect();
-        let command = Command::CreateTransfers { via, transfers };
-        if !numbered {
-            return self.request(BULK, 1 << 40 | number, command);
-        }
-        let (digest, traceparent) = (canon::digest(&command), String::new());
-        Input::Submission(Submission { ticket: 0, principal: BULK, number, digest, traceparent, command })
-    }
 }

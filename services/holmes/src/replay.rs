@@ -11,6 +11,7 @@ use holmes_kernel::{Entry, Frame, Time};
 use holmes_runtime::Clock;
 use holmes_runtime::config::Config;
 use holmes_runtime::recover::Extent;
+use holmes_runtime::telemetry;
 use holmes_store::Journal;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 use serde_json::{Value, json};
@@ -96,6 +97,7 @@ pub(crate) async fn run(args: Args, mut config: Config) -> Result<()> {
 /// Prints a state.
 pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
     config.store.dir = args.dir.unwrap_or(config.store.dir);
+    telemetry::warnings();
     let [role] =
         data::roles(std::slice::from_ref(&args.service))?.try_into().ok().context("name one service")?;
     let journal = data::open(&config, false).await?;
@@ -163,7 +165,7 @@ async fn frames(
         let page = match journal.read(role.log(cell), after, PAGE_BYTES).await.map_err(anyhow::Error::from) {
             Ok(page) => page,
             Err(why) if is_missing(&why) => return Ok(()),
-            Err(why) => return Err(data::named(why)),
+            Err(why) => return Err(data::named(why.context(format!("the log of {}", role.name)))),
         };
         let Some(last) = page.last() else { return Ok(()) };
         after = last.header().last;

@@ -16,7 +16,7 @@ use super::*;
 /// How many messages are taken between two looks at the disk. Bounds the size of a step, not of a frame.
 const BATCH: usize = 1_024;
 /// How many of them while the disk has nothing to do: it begins with these, and the rest is decided meanwhile. Taking all of
-/// them first would let callers and disk wait for each other in turn (512 callers of the ledger: 1.3 times as many transfers).
+/// them first would let callers and disk wait for each other in turn (512 callers of the ledger: 1.2 times as many transfers).
 const FIRST: usize = 16;
 /// Full frames that may wait for the disk before no more commands are taken: a few, to keep memory and delay small.
 const BACKLOG: usize = 4;

@@ -186,44 +186,45 @@ fn after(
     harmed: &Harmed,
     dice: &mut fastrand::Rng,
 ) -> Result<&'static str> {
-    // Either may come first: both mend what they may. A start may put a new snapshot in the damaged one's place.
     let snapshot = matches!(harmed, Harmed::Snapshot { .. });
+    let (mut by_verify, mut by_start) = (false, false);
+    // Either may come first: both mend what they may. A start may put a new snapshot in the damaged one's place.
     let served_first = dice.bool() && !snapshot;
-    let mut told = None;
-    if served_first {
-        match served(world, harmed)? {
-            Served::Refused => return Ok("a start refuses and says it"),
-            Served::Warned => told = Some("a start says it and goes on"),
-            Served::Silent => {}
+    for serves in [served_first, !served_first] {
+        if serves {
+            match served(world, harmed)? {
+                Served::Refused => return Ok("a start refuses and says it"),
+                Served::Warned => by_start = true,
+                Served::Silent => {}
+            }
+            continue;
         }
-    }
-    let ran = world.run(&["verify", "-o", "json"])?;
-    let speaks = ran.err.lines().any(|line| told::speaks(harmed, line));
-    if !ran.ok || (speaks && told.is_none()) {
-        told::verify_tells(harmed, &ran)?;
-        if !ran.ok && !snapshot {
-            return Ok("verify says it");
-        }
-        told = Some("verify says it");
-    }
-    if !served_first {
-        match served(world, harmed)? {
-            Served::Refused => return Ok("a start refuses and says it"),
-            Served::Warned if told.is_some() => told = Some("verify and a start say it"),
-            Served::Warned => told = Some("a start says it and goes on"),
-            Served::Silent => {}
+        let ran = world.run(&["verify", "-o", "json"])?;
+        let speaks = ran.err.lines().any(|line| told::speaks(harmed, line));
+        if !ran.ok || (speaks && !by_start) {
+            told::verify_tells(harmed, &ran)?;
+            if !ran.ok && !snapshot {
+                return Ok("verify says it");
+            }
+            by_verify = true;
         }
     }
     let must_be_warned = matches!(harmed, Harmed::Snapshot { is_newest: true, .. });
     ensure!(
-        !must_be_warned || told == Some("verify and a start say it"),
-        "{harmed:?} is passed over by a start without a word"
+        !must_be_warned || (by_verify && by_start),
+        "{harmed:?} is passed over by verify or a start without a word"
     );
-    ensure!(told.is_some() || told::may_be_of_no_value(harmed), "nobody tells of {harmed:?}");
+    let is_told = by_verify || by_start;
+    ensure!(is_told || told::may_be_of_no_value(harmed), "nobody tells of {harmed:?}");
     if !snapshot {
         pristine.books.holds(world).context("nobody was stopped by it")?;
     }
-    Ok(told.unwrap_or("of no value"))
+    Ok(match (by_verify, by_start) {
+        (true, true) => "verify and a start say it",
+        (true, false) => "verify says it",
+        (false, true) => "a start says it and goes on",
+        (false, false) => "of no value",
+    })
 }
 
 /// What a start does with a damaged directory.

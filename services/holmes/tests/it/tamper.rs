@@ -223,6 +223,13 @@ fn a_damaged_snapshot_is_told_with_service_place_and_what_it_means_and_nothing_i
     assert!(row["result"].as_str().expect("a text").ends_with(MEANS), "{row}");
     assert_eq!((&rows[0]["digest"], &rows[0]["ok"]), (&whole[0]["digest"], &json!(true)), "the log is whole");
 
+    let state = place.run(&["state", "ledger"]);
+    assert!(
+        state.code == 0 && state.err.contains(&format!("seq={seq} ")) && state.err.contains(MEANS),
+        "{}",
+        state.err
+    );
+
     let server = place.serve(&[]);
     let line = server.lines.iter().find(|line| line.contains("a snapshot is damaged and is passed over"));
     let line = line.expect("a start tells it, too");

@@ -85,10 +85,8 @@ impl Snapshots {
     fn read(&self, log: LogId, state_version: u32, seq: u64) -> Result<Snapshot, String> {
         let bytes = fs::read(self.path(log, state_version, seq)).map_err(|why| why.to_string())?;
         let found = decode(&bytes)?;
-        match (found.log, found.state_version, found.at.seq) == (log, state_version, seq) {
-            true => Ok(found),
-            false => Err("it is another log's or another place's".into()),
-        }
+        let is_this = (found.log, found.state_version, found.at.seq) == (log, state_version, seq);
+        if is_this { Ok(found) } else { Err("it is another log's or another place's".into()) }
     }
 
     /// The places of those with a state version, newest first.
