@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from itertools import takewhile
 from typing import Any
 
 import openai
@@ -34,11 +35,17 @@ def test_the_demo_tells_its_story(demo: Demo) -> None:
 
 def test_tables_of_epochs_say_which(demo: Demo) -> None:
     lines = [line.split() for line in demo.words().splitlines()]
-    closed = next(line[3] for line in lines if line[2:3] == ["epoch"] and line[4:6] == ["is", "closed,"])
-    for head in (["EPOCH", "POOL"], ["EPOCH", "OPERATOR"]):
-        at = next(n for n, line in enumerate(lines) if line[:2] == head)
-        epochs = [line[0] for line in lines[at + 1 : at + 1 + 3 * int(closed)]]
-        assert epochs == sorted(epochs) and set(epochs) == {str(epoch) for epoch in range(1, int(closed) + 1)}
+    closed = next(int(line[3]) for line in lines if line[2:3] == ["epoch"] and line[4:6] == ["is", "closed,"])
+
+    def epochs(column: str) -> list[int]:
+        at = next(n for n, line in enumerate(lines) if line[:2] == ["EPOCH", column])
+        rows = takewhile(lambda line: line and line[0].isdigit(), lines[at + 1 :])
+        return [int(line[0]) for line in rows]
+
+    pools, rewards = epochs("POOL"), epochs("OPERATOR")
+    assert pools == sorted(pools) and set(pools) == set(range(1, closed + 1))
+    # On a slow machine an epoch ends before every operator is there: it has fewer rows, or none.
+    assert rewards == sorted(rewards) and closed in rewards and set(rewards) <= set(pools)
 
 
 def test_a_question_is_answered_with_its_usage_and_receipt(demo: Demo) -> None:
