@@ -1,4 +1,4 @@
-//! Logs of the services' own machines, gone on with by somebody else: events that no machine decided. A start from such a log
+//! Logs of the services' own machines, gone on with by somebody else: events that no machine decided. A replay of such a log
 //! says where it is damaged, or takes it; then no money was made or lost, and whatever else does not hold can be told.
 
 use std::sync::OnceLock;
@@ -33,7 +33,7 @@ const MOST_EVENTS: usize = 4;
 const SEED: u64 = 7;
 const DEEDS: usize = 400;
 
-/// What no log makes a started service say: that money was made or lost, and that its state cannot be looked at.
+/// What no replayed log makes a service say: that money was made or lost, and that its state cannot be looked at.
 const NEVER: [&str; 4] = ["E-1.1", "E-1.5", "E-4.1", "fails over its own check"];
 
 /// A service's log, of a good day.
@@ -101,7 +101,7 @@ fn goes_on<M: Machine>(story: &Story, u: &mut Unstructured<'_>) -> arbitrary::Re
         }
         let (frame, said) = frame::<M>(story, &replica, u)?;
         if replica.apply(&frame).is_err() {
-            return Ok(()); // a start says so, with its place, and goes no further
+            return Ok(()); // a replay says so, with its place, and goes no further
         }
         holds(&replica, &said);
     }
@@ -145,8 +145,8 @@ fn frame<M: Machine>(
     Ok((open.freeze(), said))
 }
 
-/// Whether a state that a start has taken may be. Where an invariant costs as much as the state is large, a start does not
-/// look, and `check` tells it, as `holmes verify` does; so it must be able to.
+/// Whether a state that a replay has come by may be. Invariants that cost as much as the state is large are not looked at on
+/// the way: a start does at the log's end. So `check` must be able to, and what every step holds must stand.
 fn holds<M: Machine>(replica: &Replica<M>, said: &str) {
     let mut broken = replica.check();
     broken.retain(|broken| NEVER.iter().any(|never| broken.0.contains(never)));

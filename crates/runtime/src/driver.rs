@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::feed::Feed;
-use crate::recover::{Extent, RecoverError, recover};
+use crate::recover::{Extent, RecoverError, recover, sound};
 
 mod disk;
 mod meters;
@@ -120,7 +120,7 @@ pub async fn start<M: Machine, J: Journal>(
     Ok(Running { handle, feed, task })
 }
 
-/// Takes a log over and replays it to its end. Also where the replay began: behind the newest snapshot, or at 0.
+/// Takes a log over and replays it to its end, where every invariant holds. Also where the replay began: behind the newest snapshot, or at 0.
 async fn claim_shard<M: Machine, J: Journal>(
     journal: &J,
     log: LogId,
@@ -140,6 +140,7 @@ async fn claim_shard<M: Machine, J: Journal>(
         let why = format!("it was claimed at {} and replayed to {}", claim.tail.seq, replica.tail().seq);
         return Err(RecoverError::Journal(JournalError::Io(why)));
     }
+    sound(&replica)?;
     tracing::info!(
         service = M::NAME,
         term = claim.term,

@@ -31,6 +31,22 @@ pub enum RecoverError {
         /// The service's name.
         service: &'static str,
     },
+    /// The log is whole and replays, and what it says cannot be: somebody has made it anew, or the machine is wrong.
+    #[error(
+        "the state of {service} at {seq} breaks {count} of its invariants, first: {first}. It is not served, and \
+         nothing was changed: restore the directory from a copy that `holmes verify` passes; if none does, please \
+         report it"
+    )]
+    Broken {
+        /// The service's name.
+        service: &'static str,
+        /// The last sequence number of the log.
+        seq: u64,
+        /// How many do not hold.
+        count: usize,
+        /// The first of them, in words.
+        first: String,
+    },
     /// Two replays of one log differ: the machine is not a function of its log.
     #[error(
         "two replays of {service} up to {seq} differ: no snapshot was kept; this is a defect, please report it"
@@ -91,6 +107,14 @@ pub async fn recover<M: Machine, J: Journal>(
         tokio::task::yield_now().await; // a long replay shares its thread
     }
     replica.ok_or(RecoverError::Journal(JournalError::Missing(log)))
+}
+
+/// Holds a state to every invariant of its machine, also to those that cost as much as it is large: replay holds each step to
+/// `check_step` alone, and a snapshot to its digest.
+pub(crate) fn sound<M: Machine>(replica: &Replica<M>) -> Result<(), RecoverError> {
+    let broken = replica.check();
+    let Some(first) = broken.first().map(|broken| broken.0.clone()) else { return Ok(()) };
+    Err(RecoverError::Broken { service: M::NAME, seq: replica.tail().seq, count: broken.len(), first })
 }
 
 /// A snapshot is a convenience: one that cannot be read is passed over, and the log is replayed instead.

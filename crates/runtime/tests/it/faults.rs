@@ -1,10 +1,13 @@
 //! Journals that fail, commands that panic, owners that are replaced.
 
+use holmes_kernel::frame::Open;
 use holmes_kernel::ports::{Journal as _, JournalError};
-use holmes_kernel::{At, Handle as _};
+use holmes_kernel::replica::SCHEMA;
+use holmes_kernel::{At, Entry, Handle as _};
 use holmes_runtime::Clock;
 use holmes_runtime::driver::{self, Settings, Status};
 use holmes_runtime::recover::{Extent, RecoverError, recover};
+use prost::Message as _;
 use std::sync::atomic::Ordering;
 
 use crate::ear::{self, Ear};
@@ -162,4 +165,29 @@ async fn a_machine_that_cannot_tell_what_is_due_halts() {
     assert!(halted.is_ok());
     running.handle.stop().await;
     patiently(running.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_state_that_breaks_an_invariant_is_not_served_though_its_log_replays() {
+    let journal = Faulty::memory().await;
+    let shop = Shop::open(&journal).await;
+    shop.ask(deposit(1, 1)).await.unwrap();
+    shop.close().await;
+    let honest = journal.frames().await.pop().unwrap();
+    let (_, entry) = honest.entries().unwrap().pop().unwrap();
+    let mut event = till::Event::decode(entry.events[0].clone()).unwrap();
+    let Some(till::What::Deposited(moved)) = &mut event.what else { panic!("{event:?}") };
+    let at = honest.header().ts.after_millis(1);
+    (moved.units, moved.seq, moved.at_us) = (till::LIMIT, honest.header().last + 1, at.micros());
+    let mut forged = Open::new(till::log(1), 2, at, SCHEMA, &honest.tail());
+    forged.push(&Entry { events: Vec::new(), ..entry }, &[event]);
+    let claim = journal.claim(till::log(1)).await.unwrap();
+    journal.append(&claim, &forged.freeze()).await.unwrap();
+    let replayed = recover::<Till, _>(&journal, till::log(1), Extent::ALL, |_| ()).await.unwrap();
+    assert_eq!(replayed.tail().seq, 3, "every step of it holds");
+    let settings = Settings::new(till::log(1), Clock::manual(START.after_millis(1_000)));
+    let refused = driver::start::<Till, _>(journal, settings).await.err().map(|why| why.to_string());
+    let words = refused.unwrap_or_default();
+    let told = "the state of till at 3 breaks 1 of its invariants, first: an account is over the limit. It is not served";
+    assert!(words.starts_with(told) && words.contains("restore the directory from a copy"), "{words}");
 }
