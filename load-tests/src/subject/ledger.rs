@@ -102,6 +102,7 @@ pub(crate) fn opened(dir: &Path) -> Result<Journal> {
 pub(crate) fn first_frame(now: Time) -> Result<Frame> {
     let hol = Asset { id: 1, name: "HOL".into(), decimals: 9, cap_units: 1_000_000_000_000_000_000 };
     let mut wire = params::defaults(vec![hol]);
+    wire.window_entries = params::WINDOW_ENTRIES.max; // ten million accounts are opened and funded within an hour
     wire.window_entries_per_principal = wire.window_entries; // one principal asks for everything here
     let opened = Opened { cell: 1, params: wire.encode_to_vec(), ..Opened::default() };
     Ok(Replica::<Ledger>::provision(LOG, now, opened)?)
