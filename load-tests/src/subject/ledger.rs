@@ -24,11 +24,11 @@ use prost::Message as _;
 use super::events::our_settings;
 use super::{Doing, Kept, Start, Subject, pair};
 
-/// The service in whose name accounts are opened, and everything over gRPC is asked.
+/// The service in whose name accounts get their money, and everything over gRPC is asked.
 pub(crate) const MARKET: Principal = Principal::service(ServiceId(5));
 /// The ledger's log.
 pub(crate) const LOG: LogId = LogId::new(1, ServiceId(1));
-/// Services in whose names transfers are asked, by turns: the window keeps 2 million requests of each.
+/// Services in whose names accounts are opened and transfers are asked, by turns: the window keeps 2 million requests of each.
 const NAMES: u64 = 9;
 /// What each account has at the beginning.
 const GRANT: u64 = 1_000_000_000;
@@ -148,12 +148,13 @@ pub(crate) fn asker(caller: u64) -> Principal {
     Principal::service(ServiceId(2 + (caller % NAMES) as u16))
 }
 
-/// Opens an account of a party's own: any service may pay out of it and into it.
+/// Opens an account of a party's own: any service may pay out of it and into it. Services ask by turns, as for transfers.
 pub(crate) async fn open(ledger: &MachineHandle<Ledger>, account: Id, request: Id) -> Result<()> {
     let owner = Principal::new(PrincipalKind::Account, account);
     let (name, via) = (String::new(), Via::Call);
     let open = OpenAccount { account, asset: 1, owner, name, history: false, via };
-    ledger.submit(Call::request(MARKET, request), Command::OpenAccount(open)).await?;
+    let by = asker(u64::from(account.to_bytes()[15]));
+    ledger.submit(Call::request(by, request), Command::OpenAccount(open)).await?;
     Ok(())
 }
 
