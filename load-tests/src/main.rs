@@ -106,6 +106,10 @@ fn main() -> ExitCode {
     }
 }
 
+/// What a figure that is kept has at least.
+const LEAST_RUNS: usize = 3;
+const LEAST_SECONDS: f64 = 2.0;
+
 /// Whether all is well.
 fn run(cli: Cli) -> Result<bool> {
     match cli.what {
@@ -157,7 +161,9 @@ fn bench(house: &Path, args: &Args) -> Result<bool> {
     let mut reports = Vec::new();
     let mut done = |report: report::Report| -> Result<()> {
         print::report(&report);
-        if !args.no_results {
+        if args.is_a_look() {
+            eprintln!("not kept: figures are of at least {LEAST_RUNS} runs of {LEAST_SECONDS} s");
+        } else if !args.no_results {
             eprintln!("kept as {}", report.keep(&house.join("results"))?.display());
         }
         reports.push(report);
@@ -173,6 +179,12 @@ fn bench(house: &Path, args: &Args) -> Result<bool> {
 }
 
 impl Args {
+    /// Whether it is too short to say anything: it takes no other figure's place.
+    fn is_a_look(&self) -> bool {
+        self.runs.is_some_and(|runs| runs < LEAST_RUNS)
+            || self.seconds.is_some_and(|length| length < LEAST_SECONDS)
+    }
+
     fn applied(&self, mut scenario: Scenario) -> Scenario {
         scenario.runs = self.runs.unwrap_or(scenario.runs).max(1);
         scenario.seconds = self.seconds.unwrap_or(scenario.seconds);

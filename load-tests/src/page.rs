@@ -156,6 +156,11 @@ impl Book {
                 ));
             }
         }
+        for row in rows.iter().filter(|row| !row.closed.is_empty()) {
+            if let Some(why) = &row.failed {
+                self.line(format!("\n{} could not be driven further: {why}", row.subject.title()));
+            }
+        }
         let drawn: Vec<Bar> = rows
             .iter()
             .filter_map(|row| {
@@ -173,11 +178,15 @@ impl Book {
             if told.is_empty() {
                 self.line("\n### Settings\n");
             }
-            if !told.contains(&row.subject) {
-                told.push(row.subject);
+            // Once for the loads that have them alike.
+            let same = (row.subject, &row.settings);
+            if !told.contains(&same) {
+                let again = told.iter().any(|(subject, _)| *subject == row.subject);
+                told.push(same);
+                let load = if again { format!(", from {} on", row.load.label()) } else { String::new() };
                 let all: Vec<_> =
                     row.settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
-                self.line(format!("- {}: {}", row.subject.title(), all.join("; ")));
+                self.line(format!("- {}{load}: {}", row.subject.title(), all.join("; ")));
             }
         }
     }
@@ -187,6 +196,8 @@ impl Book {
             "\nThe exponent is that of what one costs, over the state: 0 says that it costs the same however large the \
              state is, 1 that it costs ten times as much in a state ten times as large.\n",
         );
+        let runs = all.iter().flat_map(|series| &series.points).map(|point| point.values.len()).max();
+        self.line(format!("Of {} runs; the bytes that a log takes are of one.\n", runs.unwrap_or_default()));
         self.line(
             "| figure | state | smallest, median, largest | exponent | |\n| --- | --- | --- | --- | --- |",
         );
@@ -208,7 +219,7 @@ impl Book {
 }
 
 fn row_of(row: &Row, ours: &[f64]) -> String {
-    if let Some(why) = &row.failed {
+    if let Some(why) = row.failed.as_ref().filter(|_| row.closed.is_empty()) {
         return format!("| {} | failed: {} | | | | | |", row.subject.title(), why.replace('|', "/"));
     }
     let ms = |of: fn(&crate::latency::Waits) -> f64| {

@@ -5,14 +5,11 @@ use std::path::PathBuf;
 use clap::Parser;
 
 /// Plays bad days on virtual time, each from a seed, and holds everything that must be after every deed.
-///
-/// The talk goes to stderr, the verdict to stdout. The exit status is 1 when a day went wrong; it is then cut down to what
-/// it needs and kept in crates/sim/cases, where a test plays it from then on.
 #[derive(Parser)]
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim", after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// How many seeds
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seeds: u64,
     /// The first seed
     #[arg(long, default_value_t = 1)]
@@ -24,7 +21,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "from", "seed"])]
     pub(crate) case: Option<PathBuf>,
     /// How many deeds a day has
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 120, value_parser = at_least_one)]
     pub(crate) steps: usize,
     /// Tell every deed before it is played
     #[arg(long)]
@@ -41,9 +38,21 @@ pub(crate) struct Args {
     pub(crate) no_shrink: bool,
 }
 
-const EXAMPLES: &str = "Examples:
+/// A day without deeds would say nothing of anything.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("a day has at least one deed".into()),
+        Ok(steps) => Ok(steps),
+        Err(why) => Err(format!("{why}")),
+    }
+}
+
+const EXAMPLES: &str = "The talk goes to stderr, the verdict to stdout. The exit status is 1 when a day went wrong; it is then cut down to what
+it needs and kept in crates/sim/cases, where a test plays it from then on.
+
+Examples:
   cargo xtask sim                              200 days of 120 deeds, as the tests do
   cargo xtask sim --seeds 10000                a night
   cargo xtask sim --seed 4711 --trace          one day, deed by deed
-  cargo xtask sim --case crates/sim/cases/4711.json --trace
+  cargo xtask sim --case crates/sim/cases/without-age.json --trace
   cargo xtask sim --without inbox              what the days would find if the inbox were not checked";

@@ -215,7 +215,8 @@ pub(crate) fn name_values(json: &mut Json, message: &MessageDescriptor) {
     }
 }
 
-fn name_value(value: &mut Json, kind: &EnumDescriptor) {
+/// Gives one value of an enum its full name.
+pub(crate) fn name_value(value: &mut Json, kind: &EnumDescriptor) {
     let Some(short) = value.as_str().map(str::to_owned) else { return };
     let unspecified = kind.default_value();
     let prefix = unspecified.name().trim_end_matches("UNSPECIFIED");

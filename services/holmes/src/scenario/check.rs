@@ -360,8 +360,8 @@ impl Checker {
                     Err(format!("{account} is no account: write NAME.ASSET, or NAME/ASSET of the platform's"))
                 }
             };
-            let right = known.and_then(|()| expect::amount(&self.assets, &wanted.value).map(drop));
-            if let Err(why) = right {
+            let of = account.rsplit(['.', '/']).next().unwrap_or_default();
+            if let Err(why) = known.and_then(|()| self.amount_of(of, &wanted.value)) {
                 self.wrong(line(wanted), why);
             }
         }
@@ -372,12 +372,20 @@ impl Checker {
                 self.wrong(line(supply), why);
             }
             for wanted in [&supply.value.existing, &supply.value.destroyed].into_iter().flatten() {
-                if let Err(why) = expect::amount(&self.assets, &wanted.value) {
+                if let Err(why) = self.amount_of(asset, &wanted.value) {
                     self.wrong(line(wanted), why);
                 }
             }
         }
         closing.value.clone()
+    }
+
+    /// Whether an amount can be held to this asset: coins of another say nothing of it.
+    fn amount_of(&self, asset: &str, wanted: &str) -> Result<(), String> {
+        match expect::amount(&self.assets, wanted)? {
+            (_, of, _) if of.name == asset => Ok(()),
+            (_, of, _) => Err(format!("{wanted:?} is in {}, and what is held to it in {asset}", of.name)),
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! The end: every log rebuilt and held to what stands, services held to each other, the supply, and what the scenario
 //! expects of balances.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value as Json, json};
 
 use super::cast::STAFF;
 use super::cluster::CELL;
 use super::expect;
+use super::file::By;
 use super::play::Verdict;
 use super::tell::{line, wrong_text};
 use super::world::{World, text};
@@ -106,12 +107,21 @@ impl World<'_> {
                 None => self.expanded(&Json::String(format!("${{account:{account}}}")), 1),
             };
             let id = named.map_err(anyhow::Error::msg)?;
-            let told = self.must(STAFF, "Ledger/GetAccount", json!({ "account_id": id })).await;
-            let units: u64 = match &told {
-                Ok(told) => text(&told["account"], "balanceUnits")?.parse()?,
-                Err(_) => 0, // an account that nobody has opened has nothing
+            let line = wanted.referenced.line();
+            let Some(units) = self.balance(&id).await? else {
+                verdict.looked(1, 1);
+                let wrong = expect::difference(
+                    line,
+                    &account,
+                    &wanted.value.as_str().into(),
+                    &"no such account".into(),
+                );
+                self.closing_line(json!({ "balance": account }), &[wrong], || {
+                    format!("{account} was never opened")
+                })?;
+                continue;
             };
-            let wrong = self.compared(&account, &wanted.value, units, wanted.referenced.line())?;
+            let wrong = self.compared(&account, &wanted.value, units, line)?;
             verdict.looked(1, usize::from(wrong.is_some()));
             let wrong: Vec<Json> = wrong.into_iter().collect();
             self.closing_line(json!({ "balance": account, "units": units.to_string() }), &wrong, || {
@@ -119,6 +129,16 @@ impl World<'_> {
             })?;
         }
         Ok(())
+    }
+
+    /// The balance of an account, if there is one.
+    async fn balance(&mut self, id: &Json) -> Result<Option<u64>> {
+        let method = self.cluster.method("Ledger/GetAccount")?;
+        match self.call(STAFF, By::Signature, &method, json!({ "account_id": id })).await? {
+            Ok(told) => Ok(Some(text(&told["account"], "balanceUnits")?.parse()?)),
+            Err(refused) if refused.reason == "ACCOUNT_NOT_FOUND" => Ok(None),
+            Err(refused) => bail!("{id}: {}: {}", refused.reason, refused.message),
+        }
     }
 
     /// An amount that is not as wanted.

@@ -26,7 +26,7 @@ const SIGNS: [(&str, Compare); 5] = [
 ];
 
 /// A comparison as it is written: `>= 5`.
-fn compared(text: &str) -> (Compare, &str) {
+pub(super) fn compared(text: &str) -> (Compare, &str) {
     let found = SIGNS.iter().find_map(|(sign, of)| Some((*of, text.strip_prefix(sign)?.trim())));
     found.unwrap_or((Compare::Is, text))
 }

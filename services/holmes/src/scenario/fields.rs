@@ -2,10 +2,12 @@
 //! be sent, and an expectation of it could never fail.
 
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor,
+    DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor,
+    MethodDescriptor,
 };
 use serde_json::{Map, Value as Json};
 
+use super::expect::{Compare, compared};
 use super::file::meant;
 use crate::call;
 
@@ -81,23 +83,34 @@ fn misfits_one(value: &Json, field: &FieldDescriptor, at: &str) -> Vec<String> {
         (_, text) if text.as_str().is_some_and(|text| text.contains("${")) => Vec::new(),
         (Kind::Message(kind), value) => misfits(value, &kind, at),
         (_, Json::Object(_)) => vec![format!("{at} is one value, and has no fields")],
-        (Kind::Enum(kind), Json::String(text)) => {
-            let names: Vec<String> = kind.values().map(|value| value.name().to_owned()).collect();
-            let unspecified = kind.default_value();
-            let prefix = unspecified.name().trim_end_matches("UNSPECIFIED");
-            let full = format!("{prefix}{}", text.to_uppercase());
-            let is_compared = text.starts_with("!=");
-            match names.contains(text) || names.contains(&full) || is_compared {
-                true => Vec::new(),
-                false => {
-                    let short: Vec<String> =
-                        names.iter().map(|name| name.trim_start_matches(prefix).to_owned()).collect();
-                    vec![format!("{at}: {} has no value {text}{}", kind.name(), meant(text, &short))]
-                }
-            }
+        (Kind::Enum(kind), Json::String(text)) => misfits_value(text, &kind, at),
+        (kind, Json::String(text)) if is_whole(&kind) && compared(text).1.parse::<i128>().is_err() => {
+            vec![format!("{at} is a number: {text:?} is none, and compares with none")]
         }
         _ => Vec::new(),
     }
+}
+
+/// A value of an enum, or one that it shall not be.
+fn misfits_value(text: &str, kind: &EnumDescriptor, at: &str) -> Vec<String> {
+    let (compare, value) = compared(text);
+    if !matches!(compare, Compare::Is | Compare::Not) {
+        return vec![format!("{at}: values of {} are not larger or smaller", kind.name())];
+    }
+    let names: Vec<String> = kind.values().map(|value| value.name().to_owned()).collect();
+    let unspecified = kind.default_value();
+    let prefix = unspecified.name().trim_end_matches("UNSPECIFIED");
+    let full = format!("{prefix}{}", value.to_uppercase());
+    if names.iter().any(|name| name == value || *name == full) {
+        return Vec::new();
+    }
+    let short: Vec<String> = names.iter().map(|name| name.trim_start_matches(prefix).to_owned()).collect();
+    vec![format!("{at}: {} has no value {value}{}", kind.name(), meant(value, &short))]
+}
+
+fn is_whole(kind: &Kind) -> bool {
+    let (text, bytes) = (matches!(kind, Kind::String), matches!(kind, Kind::Bytes | Kind::Bool));
+    !text && !bytes && !matches!(kind, Kind::Float | Kind::Double | Kind::Message(_) | Kind::Enum(_))
 }
 
 fn field(kind: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
@@ -119,11 +132,23 @@ fn renamed(json: Json, kind: &MessageDescriptor) -> Json {
                 items.into_iter().map(|item| renamed(item, &inner)).collect()
             }
             (Kind::Message(inner), one) => renamed(one, &inner),
+            (Kind::Enum(kind), Json::Array(items)) => {
+                items.into_iter().map(|one| negated(one, &kind)).collect()
+            }
+            (Kind::Enum(kind), one) => negated(one, &kind),
             (_, other) => other,
         };
         (field.json_name().to_owned(), value)
     });
     Json::Object(members.collect::<Map<_, _>>())
+}
+
+/// `!= OK` with the value's full name: by its short one it would differ from everything.
+fn negated(value: Json, kind: &EnumDescriptor) -> Json {
+    let (Compare::Not, of) = value.as_str().map_or((Compare::Is, ""), compared) else { return value };
+    let mut of = Json::from(of);
+    call::name_value(&mut of, kind);
+    format!("!= {}", of.as_str().unwrap_or_default()).into()
 }
 
 /// A request of a method's type.
@@ -175,5 +200,7 @@ mod tests {
         let given = json!({ "results": [{ "code": "OK", "amount_units": 5 }] });
         let named = json!({ "results": [{ "code": "TRANSFER_CODE_OK", "amountUnits": 5 }] });
         assert_eq!(as_replied(given, &kind), named);
+        let not = as_replied(json!({ "results": [{ "code": "!= OK" }] }), &kind);
+        assert_eq!(not, json!({ "results": [{ "code": "!= TRANSFER_CODE_OK" }] }));
     }
 }

@@ -214,7 +214,9 @@ how a request is proved and what a proof may do.
 
 - **callers**: the kinds of principals that may call it. Another is refused with `PERMISSION_DENIED` and `FORBIDDEN`.
 - **an account's proof**: what an account's API key must be good for, and its signature where it says a role: `KEY_SCOPE`,
-  `ROLE_NEEDED` or `ADMIN_NEEDED` otherwise. *any*: any proof that holds.
+  `ROLE_NEEDED` or `ADMIN_NEEDED` otherwise. *any*: any proof that holds. Where that depends on what is asked, the table
+  has the larger for `Unbond` (to an account that is named already a role is enough) and the smaller for `SetAccount` (in
+  place of another account it needs admin).
 - **hides**: fields that name what concerns few. Whom it does not concern gets the answer that he would get if it were not
   there.
 - **tells**: fields that name what every caller may know to be there: nodes, accounts that can be paid, and to gateways,

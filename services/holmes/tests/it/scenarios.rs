@@ -158,6 +158,15 @@ fn an_expectation_that_does_not_hold_names_step_path_wanted_and_got_and_fails() 
         ("cancel.yaml", "outputTokens: 4", "outputTokens: 5", "outputTokens", "5", "4"),
         // of the end
         ("two-phase.yaml", "bob.USD: 45 USD", "bob.USD: 46 USD", "bob.USD", "46 USD", "45.000000 USD"),
+        ("two-phase.yaml", "bob.USD: 45 USD", "feees/USD: 0 USD", "feees/USD", "0 USD", "no such account"),
+        (
+            "two-phase.yaml",
+            "code: HOLD_ENDED",
+            "code: \"!= HOLD_ENDED\"",
+            "results[0].code",
+            "!= TRANSFER_CODE_HOLD_ENDED",
+            "TRANSFER_CODE_HOLD_ENDED",
+        ),
         (
             "genesis.yaml",
             "existing: 1000000000 HOL",
@@ -286,6 +295,18 @@ fn a_file_that_is_wrong_says_where_why_and_what_was_meant() {
             11,
             "never be checked",
         ),
+        (
+            step(&format!("{get}\n    expect: {{ account: {{ balance_units: \"!= many\" }} }}")),
+            11,
+            "never be checked",
+        ),
+        (
+            step(
+                "as: dora\n    call: Ledger/CreateTransfers\n    with: {}\n    expect: { results: [{ code: \"!= OKAY\" }] }",
+            ),
+            11,
+            "did you mean `OK`",
+        ),
         (step(&format!("{get}\n    refused: not found")), 11, "no stable reason"),
         (
             step(&format!("{get}\n    refused: X\n    expect: {{ account: {{ asset: 2 }} }}")),
@@ -298,7 +319,24 @@ fn a_file_that_is_wrong_says_where_why_and_what_was_meant() {
             10,
             "did you mean `text`",
         ),
+        (
+            step("as: dora\n    ask: { prompt: a, max_tokens: 4 }\n    expect: { finish: \"!= LEGNTH\" }"),
+            10,
+            "did you mean `LENGTH`",
+        ),
+        (
+            step("as: dora\n    ask: { prompt: a, max_tokens: 4 }\n    expect: { outputTokens: \"== 4\" }"),
+            10,
+            "outputTokens is a number",
+        ),
         (format!("{}expect: {{ balances: {{ dora.EUR: 5 USD }} }}\n", step(get)), 11, "dora has no EUR"),
+        (format!("{}expect: {{ balances: {{ dora.USD: 5 HOL }} }}\n", step(get)), 11, "held to it in USD"),
+        (format!("{}expect: {{ balances: {{ fees/USD: 0 HOL }} }}\n", step(get)), 11, "held to it in USD"),
+        (
+            format!("{}expect: {{ supply: {{ USD: {{ existing: 5 HOL }} }} }}\n", step(get)),
+            11,
+            "held to it in USD",
+        ),
         (
             format!("{}expect: {{ balances: {{ dora.USD: 5 EUR }} }}\n", step(get)),
             11,

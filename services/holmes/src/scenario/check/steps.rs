@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
+use holmes_proto::scheduling::v1::Finish;
 use serde_json::Value as Json;
 use serde_saphyr::Spanned;
 
 use super::{ANSWER, Checker, Deed, Planned, What, is_of_a_name, line};
 use crate::roles;
+use crate::scenario::expect::Compare;
 use crate::scenario::file::{Ask, By, Step, meant};
 use crate::scenario::{cast, expect, fields, moment, names};
+
+/// Members of an answer that are numbers.
+const NUMBERS: [&str; 4] = ["inputTokens", "outputTokens", "priceMicroUsd", "mostMicroUsd"];
 
 const DEEDS: &str =
     "restart, restart SERVICE, advance 30d, lose NODE, attach NODE, stop gateway or start gateway";
@@ -242,6 +247,11 @@ impl Checker {
                         self.wrong(at, what);
                     }
                 }
+                for (name, wanted) in members.into_iter().flatten() {
+                    if let Some(why) = never_answered(name, wanted) {
+                        self.wrong(at, format!("this can never be checked: {why}"));
+                    }
+                }
                 Some(expected.value.clone())
             }
             What::Do(_) => None,
@@ -281,4 +291,17 @@ impl Checker {
         };
         self.saved.insert(name.value.clone(), of);
     }
+}
+
+/// Why an answer's member is never so: of a misspelt end or number `!=` would always hold.
+fn never_answered(name: &str, wanted: &Json) -> Option<String> {
+    let text = wanted.as_str().filter(|text| !text.contains("${"))?;
+    let (compare, value) = expect::compared(text);
+    if NUMBERS.contains(&name) {
+        return value.parse::<u128>().err().map(|_| format!("{name} is a number, and {text:?} is none"));
+    }
+    let all = (1..).map_while(|number| Finish::try_from(number).ok());
+    let ends: Vec<&str> = all.map(|finish| finish.as_str_name().trim_start_matches("FINISH_")).collect();
+    let is_one = ends.contains(&value) && matches!(compare, Compare::Is | Compare::Not);
+    (name == "finish" && !is_one).then(|| format!("no answer ends with {text:?}{}", meant(value, &ends)))
 }
