@@ -9,7 +9,7 @@ mod ledger_grpc;
 mod postgres;
 mod raw;
 mod redis;
-mod server;
+pub(crate) mod server;
 
 use std::collections::BTreeMap;
 use std::fmt;

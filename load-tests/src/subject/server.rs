@@ -41,7 +41,7 @@ const UNPRIVILEGED: &str = "nobody";
 
 /// A command whose process ends with this one, and that runs as `nobody` if it must not run as root. What it says goes
 /// into a file.
-pub(super) fn command(program: &Path, as_nobody: bool) -> Command {
+pub(crate) fn command(program: &Path, as_nobody: bool) -> Command {
     let mut command = Command::new("setpriv");
     command.arg("--pdeathsig=KILL");
     if as_nobody && rustix::process::geteuid().is_root() {

@@ -2,10 +2,12 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Campaign, Output, Which};
 use crate::books::Counts;
@@ -138,10 +140,31 @@ impl Plan {
     }
 }
 
+/// Somebody wants an end.
+static ENDED: AtomicBool = AtomicBool::new(false);
+
+/// On Ctrl-C or SIGTERM the trial that is on is finished, so that nothing stays mounted or immutable, and the report is of
+/// what was tried. Servers are in process groups of their own: the terminal's Ctrl-C does not reach them.
+pub(crate) async fn end_on_signal() -> Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if ENDED.swap(true, Ordering::Relaxed) {
+            eprintln!("ended at once: what was mounted or made immutable in the directory stays so");
+            std::process::exit(130);
+        }
+        eprintln!("ending with the trial that is on; once more ends at once");
+    }
+}
+
 impl Trials<'_> {
     /// Whether another trial is due.
     pub(crate) fn more(&self) -> bool {
-        self.done < self.wanted && Instant::now() < self.until && self.findings.len() < MOST_FINDINGS
+        let goes_on = Instant::now() < self.until && !ENDED.load(Ordering::Relaxed);
+        self.done < self.wanted && goes_on && self.findings.len() < MOST_FINDINGS
     }
 
     /// How many there shall be.

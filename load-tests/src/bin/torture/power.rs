@@ -6,6 +6,7 @@ mod medium;
 mod network;
 mod trace;
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -180,6 +181,7 @@ impl Traced {
 /// What traces a command that is its last words.
 fn strace(trace: &Path) -> Command {
     let mut strace = Command::new("strace");
+    strace.process_group(0);
     strace
         .args(["-f", "-y", "-xx", "-ttt", "-s", "67108864", "-e", &format!("trace={}", trace::CALLS), "-o"])
         .arg(trace);

@@ -1,6 +1,7 @@
 //! A real server as a child: started, told to stop and go on, killed.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -24,7 +25,7 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it, and does not wait until it answers.
     pub(crate) fn spawn(mut command: Command) -> Result<Server> {
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().context("the server cannot be started")?;
         let stderr = BufReader::new(child.stderr.take().context("a pipe")?);
         let said = Arc::new(Mutex::new(Vec::new()));
