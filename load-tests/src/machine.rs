@@ -32,6 +32,13 @@ pub(crate) fn facts(dir: &Path) -> BTreeMap<String, String> {
     facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
+/// Behind `--`, a command whose process ends when this one does, however that is.
+pub(crate) fn ends_with_us() -> Command {
+    let mut command = Command::new("setpriv");
+    command.arg("--pdeathsig=KILL");
+    command
+}
+
 /// Device and file system of the mount that holds a directory.
 fn disk(mounts: &str, dir: &Path) -> String {
     let rows = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());

@@ -9,7 +9,7 @@ mod ledger_grpc;
 mod postgres;
 mod raw;
 mod redis;
-pub(crate) mod server;
+mod server;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -120,7 +120,8 @@ pub async fn start<M: Machine, J: Journal>(
     Ok(Running { handle, feed, task })
 }
 
-/// Takes a log over and replays it to its end, where every invariant holds. Also where the replay began: behind the newest snapshot, or at 0.
+/// Takes a log over and replays it to its end, where every invariant holds. Also where the replay began: behind the newest
+/// snapshot, or at 0.
 async fn claim_shard<M: Machine, J: Journal>(
     journal: &J,
     log: LogId,

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use holmes_kernel::frame::Damage;
 use holmes_kernel::ports::{Journal, JournalError};
 use holmes_kernel::{Event as _, LogId, Machine, ServiceId};
 use metrics::{Counter, Gauge};
@@ -18,6 +17,7 @@ use crate::driver::{Delivered, MachineHandle};
 use crate::measure::{self, FEED_AHEAD, FEED_LAG, FEED_PARKED};
 use crate::public::PublicFrame;
 use crate::reader::Reader;
+use crate::recover::DamagedLog;
 
 type Reading = Pin<Box<dyn Future<Output = Result<Vec<PublicFrame>, JournalError>> + Send>>;
 
@@ -51,14 +51,6 @@ impl Feed {
             })
         };
         Feed { log, name: M::NAME, sends_to: M::Event::SENDS_TO, durable, read: Arc::new(read) }
-    }
-
-    /// Damage of this log, by its service: the journal knows it as a number.
-    fn damaged(&self, after: u64, why: &Damage) -> String {
-        format!(
-            "the log of {} is damaged behind {after}: {why}. Restore the directory from a copy; nothing is skipped",
-            self.name
-        )
     }
 
     /// Whose log.
@@ -159,7 +151,7 @@ async fn following<M: Machine>(
             let frames = match (feed.read)(reader.seen(), PAGE_BYTES).await {
                 Ok(frames) => frames,
                 Err(JournalError::Damaged { after, why, .. }) => {
-                    return Ended::Parked(feed.damaged(after, &why));
+                    return Ended::Parked(DamagedLog { service: feed.name, after, why }.to_string());
                 }
                 Err(why) => {
                     tracing::warn!(reader = M::NAME, %why, "a source could not be read; trying again");
@@ -215,25 +207,5 @@ async fn deliver<M: Machine>(
             tokio::time::sleep(PAUSE).await;
             Some(false)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn damage_of_a_source_is_told_by_its_service_its_place_and_what_to_do() {
-        let (_durable, durable) = watch::channel(0);
-        let read: Arc<dyn Fn(u64, usize) -> Reading + Send + Sync> =
-            Arc::new(|_, _| Box::pin(async { Ok(Vec::new()) }));
-        let feed = Feed { log: LogId::new(1, ServiceId(1)), name: "ledger", sends_to: &[], durable, read };
-        assert_eq!(
-            feed.damaged(197, &Damage::Chain),
-            format!(
-                "the log of ledger is damaged behind 197: {}. Restore the directory from a copy; nothing is skipped",
-                Damage::Chain
-            )
-        );
     }
 }

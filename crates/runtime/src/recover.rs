@@ -2,6 +2,7 @@
 //! snapshots, which is such a replay and nothing else.
 
 use holmes_kernel::canon::{self, Digest};
+use holmes_kernel::frame::Damage;
 use holmes_kernel::ports::{Journal, JournalError, Snapshot};
 use holmes_kernel::{Frame, LogId, Machine, ReplayError, Replica};
 
@@ -147,6 +148,28 @@ fn usable<M: Machine>(snapshot: &Snapshot, log: LogId) -> Result<Replica<M>, Str
     let replica = Replica::<M>::decode(&snapshot.bytes).map_err(|why| why.to_string())?;
     let is_this = *replica.tail() == snapshot.at && replica.log() == log;
     if is_this { Ok(replica) } else { Err("it is of another place".into()) }
+}
+
+/// What a person shall do about a log that is not what was written.
+pub const LOG_REMEDY: &str = "Restore the directory from a copy; nothing is skipped";
+
+/// A log that is damaged, by its service, which the journal knows only as a number.
+#[derive(Debug, thiserror::Error)]
+#[error("the log of {service} is damaged behind {after}: {why}. {}", LOG_REMEDY)]
+pub struct DamagedLog {
+    /// The service's name.
+    pub service: &'static str,
+    /// The last sequence number that is whole.
+    pub after: u64,
+    /// What is wrong with the next frame.
+    pub why: Damage,
+}
+
+impl DamagedLog {
+    /// Where the first frame begins that is not what was written.
+    pub fn seq(&self) -> u64 {
+        self.after.saturating_add(1)
+    }
 }
 
 /// What a damaged snapshot means, and what a person shall do.

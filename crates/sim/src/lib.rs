@@ -11,6 +11,7 @@
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
+pub mod bills;
 pub mod bus;
 pub mod case;
 pub mod client;

@@ -1,13 +1,13 @@
 //! The real server while nobody asks it anything: `holmes up` in an empty directory, without a model.
 
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::Found;
-use crate::machine::{resident, ticks};
+use crate::machine::{ends_with_us, resident, ticks};
 
 /// Its caches and its first epoch's work are behind it then.
 const SETTLES_IN: Duration = Duration::from_secs(5);
@@ -60,8 +60,16 @@ pub(super) fn measure(seconds: f64) -> Result<Found> {
 /// On ports that nobody else has, with nothing of ours in its environment.
 fn start(holmes: &Path, dir: &Path, talk: &Path) -> Result<Child> {
     let file = std::fs::File::create(talk)?;
-    let mut command = crate::subject::server::command(holmes, false);
-    command.arg("up").args(ANY_PORT).current_dir(dir).stdout(file.try_clone()?).stderr(file);
+    let mut command = ends_with_us();
+    command
+        .arg("--")
+        .arg(holmes)
+        .arg("up")
+        .stdin(Stdio::null())
+        .args(ANY_PORT)
+        .current_dir(dir)
+        .stdout(file.try_clone()?)
+        .stderr(file);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOLMES_")) {
         command.env_remove(name);
     }

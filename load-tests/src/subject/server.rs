@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::machine::ends_with_us;
+
 /// The programs.
 pub(crate) const POSTGRES: &str = "postgres";
 pub(crate) const REDIS: &str = "redis-server";
@@ -39,11 +41,9 @@ pub(super) fn version(program: &Path) -> Result<String> {
 /// PostgreSQL does not run as root.
 const UNPRIVILEGED: &str = "nobody";
 
-/// A command whose process ends with this one, and that runs as `nobody` if it must not run as root. What it says goes
-/// into a file.
-pub(crate) fn command(program: &Path, as_nobody: bool) -> Command {
-    let mut command = Command::new("setpriv");
-    command.arg("--pdeathsig=KILL");
+/// A command whose process ends with this one, and that runs as `nobody` if it must not run as root.
+pub(super) fn command(program: &Path, as_nobody: bool) -> Command {
+    let mut command = ends_with_us();
     if as_nobody && rustix::process::geteuid().is_root() {
         command.args([format!("--reuid={UNPRIVILEGED}"), "--regid=nogroup".into(), "--clear-groups".into()]);
     }

@@ -215,15 +215,26 @@ pub(crate) fn name_values(json: &mut Json, message: &MessageDescriptor) {
     }
 }
 
-/// Gives one value of an enum its full name.
-pub(crate) fn name_value(value: &mut Json, kind: &EnumDescriptor) {
-    let Some(short) = value.as_str().map(str::to_owned) else { return };
-    let unspecified = kind.default_value();
-    let prefix = unspecified.name().trim_end_matches("UNSPECIFIED");
-    let full = format!("{prefix}{}", short.to_uppercase());
-    if kind.get_value_by_name(&short).is_none() && kind.get_value_by_name(&full).is_some() {
+fn name_value(value: &mut Json, kind: &EnumDescriptor) {
+    if let Some(full) = value.as_str().and_then(|short| full_name(short, kind)) {
         *value = full.into();
     }
+}
+
+/// The full name of an enum's value that is named in full or without what all values begin with; none if it has no such.
+pub(crate) fn full_name(name: &str, kind: &EnumDescriptor) -> Option<String> {
+    let full = format!("{}{}", prefix(kind), name.to_uppercase());
+    [name, &full].into_iter().find(|name| kind.get_value_by_name(name).is_some()).map(str::to_owned)
+}
+
+/// The names of an enum's values, without what all begin with.
+pub(crate) fn short_names(kind: &EnumDescriptor) -> Vec<String> {
+    let prefix = prefix(kind);
+    kind.values().map(|value| value.name().trim_start_matches(&prefix).to_owned()).collect()
+}
+
+fn prefix(kind: &EnumDescriptor) -> String {
+    kind.default_value().name().trim_end_matches("UNSPECIFIED").to_owned()
 }
 
 /// The fields of a message, for who has misspelt one.

@@ -2,10 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 use holmes_kernel::LogId;
-use holmes_kernel::frame::Damage;
 use holmes_kernel::ports::JournalError;
 use holmes_runtime::config::Config;
-use holmes_runtime::recover::RecoverError;
+use holmes_runtime::recover::{DamagedLog, RecoverError};
 use holmes_store::Journal;
 use holmes_store::journal::embedded;
 
@@ -27,25 +26,6 @@ pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
     let journal =
         opened.map_err(|why| in_words(why).context(format!("{} cannot be opened", dir.display())))?;
     Ok(journal.into())
-}
-
-/// A log that is damaged, by its service, which the journal knows only as a number.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the log of {service} is damaged behind {after}: {why}. Restore the directory from a copy; nothing is skipped"
-)]
-pub(crate) struct DamagedLog {
-    pub(crate) service: &'static str,
-    /// The last sequence number that is whole.
-    after: u64,
-    why: Damage,
-}
-
-impl DamagedLog {
-    /// Where the first frame begins that is not what was written.
-    pub(crate) fn seq(&self) -> u64 {
-        self.after.saturating_add(1)
-    }
 }
 
 fn in_words(why: JournalError) -> anyhow::Error {

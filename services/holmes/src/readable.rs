@@ -4,6 +4,7 @@
 
 use anyhow::{Context as _, Result};
 use holmes_kernel::{Id, Principal};
+use holmes_proto::columns;
 use holmes_proto::statements::lease_text;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor,
@@ -247,7 +248,7 @@ fn lease(bytes: &[u8]) -> Option<Json> {
 }
 
 fn wide(bytes: &[u8]) -> Option<Json> {
-    Some(u128::from_be_bytes(bytes.try_into().ok()?).to_string().into())
+    Some(columns::wide(bytes)?.to_string().into())
 }
 
 #[cfg(test)]

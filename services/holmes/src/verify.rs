@@ -9,7 +9,7 @@ use holmes_kernel::{LogId, Machine, Position, Replica};
 use holmes_ledger::Ledger;
 use holmes_market::Market;
 use holmes_runtime::config::Config;
-use holmes_runtime::recover::Extent;
+use holmes_runtime::recover::{DamagedLog, Extent};
 use holmes_runtime::telemetry;
 use holmes_staking::Staking;
 use holmes_store::Journal;
@@ -178,7 +178,7 @@ pub(crate) async fn rows(
 
 /// What a program reads of a journal that does not open because of damage; people read it on stderr.
 fn not_opened(why: anyhow::Error, format: Format) -> Result<bool> {
-    let damage = why.chain().find_map(|cause| cause.downcast_ref::<data::DamagedLog>());
+    let damage = why.chain().find_map(|cause| cause.downcast_ref::<DamagedLog>());
     if let (Some(damage), Format::Json) = (damage, format) {
         let (service, seq) = (damage.service, damage.seq());
         let row = Damaged { service, seq, reason: "LOG_DAMAGED", result: format!("{why:#}"), ok: false };

@@ -1,7 +1,7 @@
 //! What each event does to the state. Total: what it names and cannot find is left alone; `check_step` sees it.
 
 use holmes_kernel::{Amount, Id, Meta, Principal, Time};
-use holmes_proto::columns::ids;
+use holmes_proto::columns::{ids, wide};
 use holmes_proto::emission::v1::event::Event as Kind;
 use holmes_proto::emission::v1::{
     AttendanceNoted, EpochClosed, Event, GrantExited, GrantsUnlocked, LockedBurned, NodeNoted, NodesBarred,
@@ -54,7 +54,7 @@ pub fn evolve(state: &mut State, event: &Event, meta: &Meta) {
 
 /// The numbers of a column.
 pub(crate) fn wides(column: &[u8]) -> impl Iterator<Item = u128> + '_ {
-    column.chunks_exact(16).filter_map(|bytes| Some(u128::from_be_bytes(bytes.try_into().ok()?)))
+    column.chunks_exact(16).filter_map(wide)
 }
 
 impl Facts {

@@ -88,14 +88,13 @@ impl World<'_> {
                 verdict.looked(1, 0);
             }
             verdict.looked(0, wrong.len());
-            self.closing_line(json!({ "supply": asset.name, "of": row }), &wrong, || {
-                let coins = |field: &str| {
-                    let units = row[field].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
-                    output::coins(units, asset.decimals)
-                };
-                let (existing, destroyed) = (coins("existingUnits"), coins("destroyedUnits"));
-                format!("supply of {}: {existing} exist, {destroyed} were destroyed", asset.name)
-            })?;
+            let coins = |field: &str| {
+                let units = row[field].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
+                output::coins(units, asset.decimals)
+            };
+            let (existing, destroyed) = (coins("existingUnits"), coins("destroyedUnits"));
+            let shown = format!("supply of {}: {existing} exist, {destroyed} were destroyed", asset.name);
+            self.closing_line(json!({ "supply": asset.name, "of": row }), &wrong, &shown)?;
         }
         Ok(())
     }
@@ -108,25 +107,20 @@ impl World<'_> {
             };
             let id = named.map_err(anyhow::Error::msg)?;
             let line = wanted.referenced.line();
-            let Some(units) = self.balance(&id).await? else {
-                verdict.looked(1, 1);
-                let wrong = expect::difference(
-                    line,
-                    &account,
-                    &wanted.value.as_str().into(),
-                    &"no such account".into(),
-                );
-                self.closing_line(json!({ "balance": account }), &[wrong], || {
-                    format!("{account} was never opened")
-                })?;
-                continue;
+            let (json, shown, wrong) = match self.balance(&id).await? {
+                Some(units) => (
+                    json!({ "balance": account, "units": units.to_string() }),
+                    format!("{account} has {}", self.coins(&wanted.value, units)),
+                    self.compared(&account, &wanted.value, units, line)?,
+                ),
+                None => {
+                    let (wanted, got) = (wanted.value.as_str().into(), "no such account".into());
+                    let wrong = expect::difference(line, &account, &wanted, &got);
+                    (json!({ "balance": account }), format!("{account} was never opened"), Some(wrong))
+                }
             };
-            let wrong = self.compared(&account, &wanted.value, units, line)?;
             verdict.looked(1, usize::from(wrong.is_some()));
-            let wrong: Vec<Json> = wrong.into_iter().collect();
-            self.closing_line(json!({ "balance": account, "units": units.to_string() }), &wrong, || {
-                format!("{account} has {}", self.coins(&wanted.value, units))
-            })?;
+            self.closing_line(json, wrong.as_slice(), &shown)?;
         }
         Ok(())
     }
@@ -160,14 +154,14 @@ impl World<'_> {
         }
     }
 
-    fn closing_line(&self, mut json: Json, wrong: &[Json], shown: impl Fn() -> String) -> Result<()> {
+    fn closing_line(&self, mut json: Json, wrong: &[Json], shown: &str) -> Result<()> {
         if self.teller.is_json() {
             if !wrong.is_empty() {
                 json["wrong"] = Json::Array(wrong.to_vec());
             }
             return line(&json);
         }
-        output::text(&format!("           {}", shown()))?;
+        output::text(&format!("           {shown}"))?;
         wrong.iter().try_for_each(|wrong| output::text(&format!("           WRONG {}", wrong_text(wrong))))
     }
 

@@ -97,20 +97,16 @@ fn misfits_value(text: &str, kind: &EnumDescriptor, at: &str) -> Vec<String> {
     if !matches!(compare, Compare::Is | Compare::Not) {
         return vec![format!("{at}: values of {} are not larger or smaller", kind.name())];
     }
-    let names: Vec<String> = kind.values().map(|value| value.name().to_owned()).collect();
-    let unspecified = kind.default_value();
-    let prefix = unspecified.name().trim_end_matches("UNSPECIFIED");
-    let full = format!("{prefix}{}", value.to_uppercase());
-    if names.iter().any(|name| name == value || *name == full) {
+    if call::full_name(value, kind).is_some() {
         return Vec::new();
     }
-    let short: Vec<String> = names.iter().map(|name| name.trim_start_matches(prefix).to_owned()).collect();
-    vec![format!("{at}: {} has no value {value}{}", kind.name(), meant(value, &short))]
+    vec![format!("{at}: {} has no value {value}{}", kind.name(), meant(value, &call::short_names(kind)))]
 }
 
 fn is_whole(kind: &Kind) -> bool {
-    let (text, bytes) = (matches!(kind, Kind::String), matches!(kind, Kind::Bytes | Kind::Bool));
-    !text && !bytes && !matches!(kind, Kind::Float | Kind::Double | Kind::Message(_) | Kind::Enum(_))
+    use Kind::{Fixed32, Fixed64, Int32, Int64, Sfixed32, Sfixed64, Sint32, Sint64, Uint32, Uint64};
+    let narrow = matches!(kind, Int32 | Uint32 | Sint32 | Fixed32 | Sfixed32);
+    narrow || matches!(kind, Int64 | Uint64 | Sint64 | Fixed64 | Sfixed64)
 }
 
 fn field(kind: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
@@ -146,9 +142,7 @@ fn renamed(json: Json, kind: &MessageDescriptor) -> Json {
 /// `!= OK` with the value's full name: by its short one it would differ from everything.
 fn negated(value: Json, kind: &EnumDescriptor) -> Json {
     let (Compare::Not, of) = value.as_str().map_or((Compare::Is, ""), compared) else { return value };
-    let mut of = Json::from(of);
-    call::name_value(&mut of, kind);
-    format!("!= {}", of.as_str().unwrap_or_default()).into()
+    call::full_name(of, kind).map_or(value.clone(), |full| format!("!= {full}").into())
 }
 
 /// A request of a method's type.

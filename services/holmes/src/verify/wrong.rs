@@ -2,11 +2,11 @@
 
 use holmes_kernel::ReplayError;
 use holmes_kernel::ports::{DamagedSnapshot, Journal as _};
-use holmes_runtime::recover::{RecoverError, SNAPSHOT_REMEDY};
+use holmes_runtime::recover::{DamagedLog, LOG_REMEDY, RecoverError, SNAPSHOT_REMEDY};
 use holmes_store::Journal;
 use serde::Serialize;
 
-use crate::data::{self, DamagedLog};
+use crate::data;
 use crate::roles::Role;
 
 /// Something that does not hold of a log.
@@ -21,9 +21,6 @@ pub(super) struct Wrong {
     #[serde(skip)]
     pub(super) words: String,
 }
-
-/// What helps where a log is not what was written.
-const RESTORE: &str = "Restore the directory from a copy; nothing is skipped";
 
 impl Wrong {
     /// A log that cannot be replayed to its end.
@@ -44,7 +41,7 @@ impl Wrong {
             ReplayError::Params(_) => (Some(1), "LOG_DAMAGED"),
         };
         let words = match reason {
-            "LOG_DAMAGED" => format!("{why:#}. {RESTORE}"),
+            "LOG_DAMAGED" => format!("{why:#}. {LOG_REMEDY}"),
             _ => format!("{why:#}"),
         };
         Wrong { seq, reason, words }
