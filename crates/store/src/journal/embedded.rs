@@ -13,6 +13,7 @@ mod engine;
 mod inspect;
 mod keys;
 mod layout;
+mod manifest;
 mod snapshots;
 mod store;
 

@@ -89,7 +89,8 @@ impl Pristine {
         let mut files = Vec::new();
         list(&world.data(), Path::new(""), &mut files)?;
         files.sort();
-        Ok(Pristine { world, books, files, frames: Frames::of(&logs) })
+        let note = std::fs::read(world.data().join("journal/acknowledged"))?;
+        Ok(Pristine { world, books, files, frames: Frames::of(&logs, &note) })
     }
 
     /// The sorts of files that this network has; what it lacks is said.

@@ -21,6 +21,7 @@ use holmes_kernel::ports::JournalError;
 use super::acknowledged::{Noted, Witness};
 use super::commits::{Commit, Found, LAST_BYTES, Place, find};
 use super::engine::storage_error;
+use super::manifest;
 
 /// The first bytes of the engine's `version` file in the format whose journals we can read.
 const ENGINE_FORMAT: &[u8] = b"FJL\x03";
@@ -97,7 +98,7 @@ fn unwitnessed(
     }
 }
 
-fn lost(engine: &Path, what: &str) -> JournalError {
+pub(super) fn lost(engine: &Path, what: &str) -> JournalError {
     JournalError::Io(format!(
         "the engine's files in {} are damaged: {what}. Restore the directory from a copy; nothing was changed",
         engine.display()
@@ -119,6 +120,7 @@ fn check_keyspaces(keyspaces: &Path) -> Result<(), JournalError> {
         if has_tables && !path.join("current").exists() {
             return Err(lost(&path, "its file \"current\" is missing"));
         }
+        manifest::check(&path)?;
     }
     Ok(())
 }
