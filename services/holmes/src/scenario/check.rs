@@ -8,7 +8,7 @@ use holmes_kernel::{Calendar, Time};
 use holmes_proto::ledger::v1::{Asset, Params};
 use prost_reflect::prost::Message as _;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use serde_saphyr::Spanned;
 
 use super::cast::{self, Cast};
@@ -313,20 +313,41 @@ impl Checker {
 
     fn knows(&self, reference: &Reference, repeats: bool) -> Result<(), String> {
         match reference {
-            Reference::Id(_) | Reference::Account(_) | Reference::Time(_) => Ok(()),
+            Reference::Id(name) if !name.contains(names::TURN) => Ok(()),
+            Reference::Id(_) | Reference::Turn if repeats => Ok(()),
+            Reference::Id(_) | Reference::Turn => Err("${n} counts repetitions: write `repeat`".into()),
+            Reference::Time(_) => Ok(()),
+            Reference::Account(name) => self.knows_account(name),
             Reference::Amount(text) => amount(&self.assets, text).map(drop),
-            Reference::Turn if repeats => Ok(()),
-            Reference::Turn => Err("${n} counts repetitions: write `repeat`".into()),
             Reference::Named(name, path) => self.knows_name(name, path),
+        }
+    }
+
+    /// An account of the platform. Which there are is known only when it is played.
+    fn knows_account(&self, name: &str) -> Result<(), String> {
+        match name.split_once('/') {
+            Some((_, asset)) => self.knows_asset(asset),
+            None => Err(format!("{name} is no account: write NAME.ASSET, or NAME/ASSET of the platform's")),
+        }
+    }
+
+    fn knows_asset(&self, asset: &str) -> Result<(), String> {
+        let names: Vec<&str> = self.assets.iter().map(|asset| asset.name.as_str()).collect();
+        match names.contains(&asset) {
+            true => Ok(()),
+            false => Err(format!("no asset is called {asset}{}", meant(asset, &names))),
         }
     }
 
     fn knows_name(&self, name: &str, path: &[String]) -> Result<(), String> {
         if let Some(of) = self.saved.get(name) {
             return match (of, path.first()) {
-                (Some(method), Some(first)) => {
+                (Some(method), Some(_)) => {
                     let shape =
-                        Json::Object([(first.clone(), Json::String("${n}".into()))].into_iter().collect());
+                        path.iter().rfold(Json::from("${n}"), |inner, step| match step.parse::<usize>() {
+                            Ok(_) => json!([inner]),
+                            Err(_) => json!({ step: inner }),
+                        });
                     fields::misfits(&shape, &method.output(), "").pop().map_or(Ok(()), Err)
                 }
                 (None, Some(first)) if !ANSWER.contains(&first.as_str()) => {
@@ -355,10 +376,7 @@ impl Checker {
         for (account, wanted) in &closing.value.balances {
             let known = match account.split_once('.') {
                 Some((name, asset)) => self.knows_name(name, &[asset.to_owned()]),
-                None if account.contains('/') => Ok(()),
-                None => {
-                    Err(format!("{account} is no account: write NAME.ASSET, or NAME/ASSET of the platform's"))
-                }
+                None => self.knows_account(account),
             };
             let of = account.rsplit(['.', '/']).next().unwrap_or_default();
             if let Err(why) = known.and_then(|()| self.amount_of(of, &wanted.value)) {
@@ -366,9 +384,7 @@ impl Checker {
             }
         }
         for (asset, supply) in &closing.value.supply {
-            let names: Vec<&str> = self.assets.iter().map(|asset| asset.name.as_str()).collect();
-            if !names.contains(&asset.as_str()) {
-                let why = format!("no asset is called {asset}{}", meant(asset, &names));
+            if let Err(why) = self.knows_asset(asset) {
                 self.wrong(line(supply), why);
             }
             for wanted in [&supply.value.existing, &supply.value.destroyed].into_iter().flatten() {

@@ -10,7 +10,7 @@ use super::moment;
 /// What a reference names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reference {
-    /// An id that the scenario makes; the same wherever it is named.
+    /// An id that the scenario makes; the same wherever it is named. With [`TURN`] in its name each repetition has its own.
     Id(String),
     /// An account of the platform: `bonds/HOL`.
     Account(String),
@@ -24,6 +24,9 @@ pub(super) enum Reference {
     Named(String, Vec<String>),
 }
 
+/// In the name of an id: which repetition this is.
+pub(super) const TURN: &str = "${n}";
+
 /// What a text between `${` and `}` names.
 pub(super) fn reference(text: &str) -> Result<Reference, String> {
     let wrong = || {
@@ -36,6 +39,7 @@ pub(super) fn reference(text: &str) -> Result<Reference, String> {
         let rest = rest.trim().to_owned();
         return match kind {
             _ if rest.is_empty() => Err(wrong()),
+            "id" if rest.replace(TURN, "").contains("${") => Err(wrong()),
             "id" => Ok(Reference::Id(rest)),
             "account" => Ok(Reference::Account(rest)),
             "amount" => Ok(Reference::Amount(rest)),
@@ -60,12 +64,21 @@ struct Cut<'t> {
 fn cut(text: &str) -> Result<Cut<'_>, String> {
     let (mut pieces, mut rest) = (Vec::new(), text);
     while let Some((before, behind)) = rest.split_once("${") {
-        let (inside, after) =
-            behind.split_once('}').ok_or_else(|| format!("{text:?} has a ${{ without its }}"))?;
+        let end = closing(behind).ok_or_else(|| format!("{text:?} has a ${{ without its }}"))?;
+        let (inside, after) = (&behind[..end], &behind[end + 1..]);
         pieces.push((before, reference(inside)?));
         rest = after;
     }
     Ok(Cut { pieces, rest })
+}
+
+/// Where a reference ends. In the name of an id there may be one more: `${id:part-${n}}`.
+fn closing(text: &str) -> Option<usize> {
+    let end = text.find('}')?;
+    match text[..end].contains("${") {
+        true => closing(&text[end + 1..]).map(|more| end + 1 + more),
+        false => Some(end),
+    }
 }
 
 /// The JSON with every reference in its texts replaced by what `look` gives for it.
@@ -150,17 +163,20 @@ mod tests {
             Reference::Id(name) => Ok(json!(format!("<{name}>"))),
             _ => Err("no".to_owned()),
         };
-        let given = json!({ "a": "${n}", "b": ["wire ${n}, ${id:x y}", "${who.is.it}"], "c": 5 });
+        let given =
+            json!({ "a": "${n}", "b": ["wire ${n}, ${id:x y}", "${id:x ${n}}", "${who.is.it}"], "c": 5 });
         let made = expand(&given, &mut look).unwrap();
         let who = json!({ "name": "who", "path": ["is", "it"] });
-        assert_eq!(made, json!({ "a": 3, "b": ["wire 3, <x y>", who], "c": 5 }));
+        assert_eq!(made, json!({ "a": 3, "b": ["wire 3, <x y>", "<x ${n}>", who], "c": 5 }));
         assert!(has_references(&given) && !has_references(&json!({ "a": "$5 {n}" })));
         assert!(expand(&json!("${account:bonds/HOL}"), &mut look).is_err());
     }
 
     #[test]
     fn what_names_nothing_is_refused_with_what_would() {
-        for text in ["${", "${}", "${.x}", "${id:}", "${time:soon}", "${amont:5 HOL}"] {
+        for text in
+            ["${", "${}", "${.x}", "${id:}", "${time:soon}", "${amont:5 HOL}", "${id:${x}}", "${id:a ${n}"]
+        {
             let refused = expand(&json!(text), &mut |_| Ok(Json::Null));
             assert!(refused.is_err(), "{text}");
         }

@@ -168,7 +168,8 @@ impl<'a> World<'a> {
             Reference::Turn => turn.into(),
             Reference::Id(name) => {
                 let (seed, now) = (self.plan.cast.seed(), self.cluster.now());
-                let id = self.ids.entry(name.clone()).or_insert_with(|| cast::id(seed, now, "id", name));
+                let name = name.replace(names::TURN, &turn.to_string());
+                let id = self.ids.entry(name).or_insert_with_key(|name| cast::id(seed, now, "id", name));
                 id.to_string().into()
             }
             Reference::Account(name) => holmes_ledger::system_account(name).to_string().into(),

@@ -237,6 +237,30 @@ fn a_trace_tells_every_call_and_many_files_have_one_verdict() {
 }
 
 #[test]
+fn each_repetition_may_have_ids_of_its_own() {
+    let place = Place::new();
+    let file = place.path("parts.yaml");
+    let text = "name: parts
+about: Three payments in one step.
+people:
+  alice: { is: holder, has: [10 USD] }
+  bob: { is: holder, has: [0 USD] }
+steps:
+  - repeat: 3
+    as: alice
+    call: Ledger/CreateTransfers
+    with:
+      request_id: ${id:request-${n}}
+      transfers: [{ transfer_id: \"${id:part-${n}}\", kind: SINGLE, debit_account_id: \"${alice.USD}\", credit_account_id: \"${bob.USD}\", amount_units: \"${amount:2 USD}\" }]
+    expect: { results: [{ code: OK }] }
+expect: { balances: { bob.USD: 6 USD } }
+";
+    std::fs::write(&file, text).expect("written");
+    let ran = run(&place, &file);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+}
+
+#[test]
 fn the_page_on_scenarios_works_as_it_is_typed() {
     let page = include_str!("../../../../docs/how-to/write-a-scenario.md");
     let said = Place::new().typed(&crate::docs::script(page), "", &[]);
@@ -285,6 +309,14 @@ fn a_file_that_is_wrong_says_where_why_and_what_was_meant() {
         (step(&get.replace("dora.USD", "reply.x")), 10, "nothing is called reply by then"),
         (step(&get.replace("dora.USD", "amount:5 EUR")), 10, "no asset is called EUR"),
         (step(&get.replace("dora.USD", "n")), 10, "write `repeat`"),
+        (step(&get.replace("dora.USD", "id:part-${n}")), 10, "write `repeat`"),
+        (step(&get.replace("dora.USD", "id:part-${dora.USD}")), 10, "names nothing"),
+        (step(&get.replace("dora.USD", "account:bonds/EUR")), 10, "no asset is called EUR"),
+        (
+            format!("{}    save: it\n  - {}\n", step(get), get.replace("dora.USD", "it.account.acount_id")),
+            14,
+            "did you mean `account_id`",
+        ),
         (step(&get.replace("dora.USD", "amont:5 HOL")), 10, "names nothing"),
         // what can never be checked
         (step(&format!("{get}\n    expect: {{ acount: {{ balance_units: 5 }} }}")), 11, "never be checked"),
