@@ -73,8 +73,8 @@ struct Args {
     /// All when none is named.
     names: Vec<String>,
     /// How often each subject runs, instead of what the scenario says.
-    #[arg(long)]
-    runs: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
     /// How long each run counts, instead of what the scenario says.
     #[arg(long)]
     seconds: Option<f64>,
@@ -107,7 +107,7 @@ fn main() -> ExitCode {
 }
 
 /// What a figure that is kept has at least.
-const LEAST_RUNS: usize = 3;
+const LEAST_RUNS: u32 = 3;
 const LEAST_SECONDS: f64 = 2.0;
 
 /// Whether all is well.
@@ -185,8 +185,12 @@ impl Args {
             || self.seconds.is_some_and(|length| length < LEAST_SECONDS)
     }
 
+    fn runs_or(&self, usual: usize) -> usize {
+        self.runs.map_or(usual, |runs| runs as usize)
+    }
+
     fn applied(&self, mut scenario: Scenario) -> Scenario {
-        scenario.runs = self.runs.unwrap_or(scenario.runs).max(1);
+        scenario.runs = self.runs_or(scenario.runs);
         scenario.seconds = self.seconds.unwrap_or(scenario.seconds);
         scenario.warm_up = self.warm_up.unwrap_or(scenario.warm_up);
         if self.quick {
@@ -197,7 +201,7 @@ impl Args {
     }
 
     fn sized(&self, mut sizes: growth::Sizes) -> growth::Sizes {
-        sizes.runs = self.runs.unwrap_or(sizes.runs).max(1);
+        sizes.runs = self.runs_or(sizes.runs);
         sizes.seconds = self.seconds.unwrap_or(sizes.seconds);
         sizes.warm_up = self.warm_up.unwrap_or(sizes.warm_up);
         if self.quick { sizes.quick() } else { sizes }

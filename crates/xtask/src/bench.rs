@@ -35,10 +35,10 @@ pub(crate) struct Args {
     #[arg(long)]
     page: bool,
     /// How often each subject runs, instead of what the scenario says
-    #[arg(long)]
-    runs: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
     /// How long each run counts, instead of what the scenario says
-    #[arg(long)]
+    #[arg(long, value_parser = length)]
     seconds: Option<f64>,
     /// Where logs and databases are written: a directory of the disk to be measured
     #[arg(long)]
@@ -57,9 +57,34 @@ const NATS: Tool =
 const DEBIAN: [(&str, &str); 3] =
     [("postgres", "postgresql-15"), ("redis-server", "redis-server"), ("strace", "strace")];
 
+/// A length in seconds that something can be measured in.
+fn length(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds.is_finite() => Ok(seconds),
+        Ok(_) => Err("a run lasts longer than 0 seconds".into()),
+        Err(why) => Err(why.to_string()),
+    }
+}
+
+/// Before anything is built: whether there is a file of each name.
+fn known(root: &Path, names: &[String]) -> Result<()> {
+    let is_known =
+        |name: &&String| *name == "growth" || root.join(SCENARIOS).join(format!("{name}.toml")).is_file();
+    let Some(wrong) = names.iter().find(|name| !is_known(name)) else { return Ok(()) };
+    let mut all = vec!["growth".to_owned()];
+    for entry in std::fs::read_dir(root.join(SCENARIOS))? {
+        all.extend(entry?.path().file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+    }
+    all.sort();
+    bail!("no scenario {wrong}; there are: {}", all.join(", "))
+}
+
+const SCENARIOS: &str = "load-tests/scenarios";
+
 /// Takes them.
 pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
     let root = &house.root;
+    known(root, &args.names)?;
     let only_looks = args.list || args.page;
     let usual = if args.smoke || only_looks { "release" } else { "dist" };
     let profile = args.profile.as_deref().unwrap_or(usual);
@@ -79,7 +104,7 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
     if args.smoke {
         bench.args(["--seconds", "0.3", "--warm-up", "0.1", "--runs", "1", "--quick", "--no-results"]);
     }
-    for (flag, value) in [("--runs", args.runs.map(|n| n as f64)), ("--seconds", args.seconds)] {
+    for (flag, value) in [("--runs", args.runs.map(f64::from)), ("--seconds", args.seconds)] {
         bench.args(value.map(|value| format!("{flag}={value}")));
     }
     bench.args(args.dir.as_ref().map(|dir| format!("--dir={}", dir.display())));

@@ -12,7 +12,7 @@ pub(crate) struct Args {
     /// How long at most, all campaigns together; each gets a share, and ends when it has its full number.
     #[arg(long, default_value_t = 10)]
     pub(crate) minutes: u64,
-    /// Only these campaigns.
+    /// Only these campaigns, with commas between them.
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<Campaign>,
     /// Where every draw begins: the same seed draws the same plan.
@@ -45,7 +45,7 @@ pub(crate) struct Args {
 }
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask torture --minutes 60                 the full length of every campaign, where an hour is enough
+  cargo xtask torture --minutes 120                the full length of every campaign
   cargo xtask torture --minutes 2 --kills 30       what continuous integration runs, and a little of the rest
   cargo xtask torture --only kill --kills 200      nothing but deaths
   cargo xtask torture --only power,flip --seed 7 --keep failed
@@ -53,7 +53,8 @@ const EXAMPLES: &str = "Examples:
 Campaigns: kill (SIGKILL at any moment), power (writes dropped and torn, from a trace of a real run), flip (one bit of
 one file), full (no room on the disk), readonly (a disk that takes nothing), clock (jumps back and ahead), stop (SIGSTOP).
 Progress is told on stderr, the report on stdout, and the exit code is 1 when anything was found. full, readonly and
-power need what not every machine gives (mount, chattr +i, strace): what is left out is said, with the reason.";
+power need what not every machine gives (mount, chattr +i, strace), clock needs cc: what is left out is said, with the
+reason. The full length of all campaigns takes about an hour and a half on two cores.";
 
 /// A way of doing harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
