@@ -79,6 +79,7 @@ pub(crate) enum Kind {
     Events,
     Echo,
     PostgresProcedure,
+    PostgresSerial,
     PostgresLoop,
     PostgresEvents,
     PostgresCopy,
@@ -100,6 +101,7 @@ impl Kind {
             Kind::PostgresProcedure => {
                 Arc::new(postgres::Postgres::start(start, postgres::Way::Procedure).await?)
             }
+            Kind::PostgresSerial => Arc::new(postgres::Postgres::start(start, postgres::Way::Serial).await?),
             Kind::PostgresLoop => Arc::new(postgres::Postgres::start(start, postgres::Way::Loop).await?),
             Kind::PostgresEvents => Arc::new(postgres::Postgres::start(start, postgres::Way::Events).await?),
             Kind::PostgresCopy => Arc::new(postgres::Postgres::start(start, postgres::Way::Copy).await?),
@@ -116,9 +118,8 @@ impl Kind {
     pub(crate) fn does(self, work: Work) -> bool {
         match self {
             Kind::Raw | Kind::PostgresEvents => true,
-            Kind::Ledger | Kind::PostgresProcedure | Kind::PostgresLoop => work == Work::Transfers,
-            Kind::LedgerGrpc => work == Work::Transfers,
-            Kind::Echo => work == Work::Transfers,
+            Kind::PostgresProcedure | Kind::PostgresSerial | Kind::PostgresLoop => work == Work::Transfers,
+            Kind::Ledger | Kind::LedgerGrpc | Kind::Echo => work == Work::Transfers,
             Kind::Events | Kind::PostgresCopy => work == Work::Events,
             Kind::Redis | Kind::RedisShared | Kind::Jetstream | Kind::JetstreamBatch => work == Work::Events,
         }
@@ -127,8 +128,11 @@ impl Kind {
     /// The program that it needs beside this one.
     pub(crate) fn needs(self) -> Option<&'static str> {
         match self {
-            Kind::PostgresProcedure | Kind::PostgresLoop => Some(server::POSTGRES),
-            Kind::PostgresEvents | Kind::PostgresCopy => Some(server::POSTGRES),
+            Kind::PostgresProcedure
+            | Kind::PostgresSerial
+            | Kind::PostgresLoop
+            | Kind::PostgresEvents
+            | Kind::PostgresCopy => Some(server::POSTGRES),
             Kind::Redis | Kind::RedisShared => Some(server::REDIS),
             Kind::Jetstream | Kind::JetstreamBatch => Some(server::NATS),
             Kind::Raw | Kind::Ledger | Kind::LedgerGrpc | Kind::Events | Kind::Echo => None,
@@ -143,7 +147,8 @@ impl Kind {
             Kind::LedgerGrpc => "our ledger, over gRPC",
             Kind::Events => "our log, in process",
             Kind::Echo => "bare tonic echo, nothing kept",
-            Kind::PostgresProcedure => "PostgreSQL, procedure over sets",
+            Kind::PostgresProcedure => "PostgreSQL, procedure over sets, its rows locked",
+            Kind::PostgresSerial => "PostgreSQL, procedure over sets, one lock for all",
             Kind::PostgresLoop => "PostgreSQL, procedure row by row",
             Kind::PostgresEvents => "PostgreSQL, append-only table",
             Kind::PostgresCopy => "PostgreSQL, append-only by COPY",

@@ -1,5 +1,6 @@
-//! PostgreSQL 15 on the same disk, over a Unix socket, every commit durable (`fsync` and `synchronous_commit` on), in four
-//! ways: transfers by a procedure that works on sets, by one that goes row by row, an append-only table, and its COPY.
+//! PostgreSQL 15 on the same disk, over a Unix socket, every commit durable (`fsync` and `synchronous_commit` on), in five
+//! ways: transfers by a procedure that works on sets and locks the rows first, by the same with one lock for all, by one
+//! that goes row by row, an append-only table, and its COPY.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,8 +21,10 @@ use crate::scenario::Work;
 /// How it does the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Balances, checks and the transfers' rows in one call of a procedure that works on sets.
+    /// Balances, checks and the transfers' rows in one call of a procedure that works on sets, and locks its rows first.
     Procedure,
+    /// The same, but one transaction at a time: no row is locked before it is changed.
+    Serial,
     /// The same, transfer by transfer: each could fail alone, as in our ledger.
     Loop,
     /// Rows behind rows in one insert; nothing is checked and no balance kept.
@@ -51,20 +54,6 @@ create table accounts (id uuid primary key, balance bigint not null check (balan
 create table transfers (id uuid primary key, debit uuid not null, credit uuid not null, amount bigint not null);
 create table events (seq bigint generated always as identity primary key, id uuid not null, body bytea);
 
-create function post_set(ids uuid[], debits uuid[], credits uuid[], amounts bigint[]) returns bigint as $$
-begin
-    perform 1 from accounts
-        where id in (select unnest(debits) union select unnest(credits)) order by id for update;
-    insert into transfers select * from unnest(ids, debits, credits, amounts);
-    update accounts a set balance = a.balance + moved.amount
-        from (select id, sum(amount)::bigint as amount
-              from (select unnest(debits) as id, -unnest(amounts) as amount
-                    union all select unnest(credits), unnest(amounts)) as both_sides
-              group by id) as moved
-        where a.id = moved.id;
-    return cardinality(ids);
-end $$ language plpgsql;
-
 create function post_loop(ids uuid[], debits uuid[], credits uuid[], amounts bigint[]) returns bigint as $$
 declare
     done bigint := 0;
@@ -83,8 +72,33 @@ begin
 end $$ language plpgsql;
 ";
 
+/// Transfers by set, behind a lock.
+fn over_sets(name: &str, lock: &str) -> String {
+    format!(
+        "create function {name}(ids uuid[], debits uuid[], credits uuid[], amounts bigint[]) returns bigint as $$
+begin
+    perform {lock};
+    insert into transfers select * from unnest(ids, debits, credits, amounts);
+    update accounts a set balance = a.balance + moved.amount
+        from (select id, sum(amount)::bigint as amount
+              from (select unnest(debits) as id, -unnest(amounts) as amount
+                    union all select unnest(credits), unnest(amounts)) as both_sides
+              group by id) as moved
+        where a.id = moved.id;
+    return cardinality(ids);
+end $$ language plpgsql;"
+    )
+}
+
+/// The rows that a procedure over sets changes, in an order in which nobody waits in a circle.
+const ROWS: &str =
+    "1 from accounts where id in (select unnest(debits) union select unnest(credits)) order by id for update";
+/// Until the transaction ends.
+const ALL: &str = "pg_advisory_xact_lock(1)";
+
 /// What a caller asks, prepared.
 const SET: &str = "select post_set($1, $2, $3, $4)";
+const SERIAL: &str = "select post_serial($1, $2, $3, $4)";
 const LOOP: &str = "select post_loop($1, $2, $3, $4)";
 const APPEND_TRANSFERS: &str = "with written as (insert into transfers select * from unnest($1::uuid[], $2::uuid[], \
      $3::uuid[], $4::bigint[]) returning 1) select count(*) from written";
@@ -99,6 +113,8 @@ pub(super) struct Postgres {
     way: Way,
     accounts: Vec<Uuid>,
     clients: Vec<(Client, Statement)>,
+    /// As the server says that it has them.
+    set: BTreeMap<String, String>,
     /// The socket lies here: its path must be short, and the data's may be long.
     _socket: tempfile::TempDir,
 }
@@ -120,13 +136,22 @@ impl Postgres {
         let mut server = Server::start(serve, start.dir)?;
         let admin = server.answers(|| connect(socket.path())).await?;
         admin.batch_execute(TABLES).await?;
+        admin.batch_execute(&over_sets("post_set", ROWS)).await?;
+        admin.batch_execute(&over_sets("post_serial", ALL)).await?;
         let accounts: Vec<Uuid> =
             (0..start.accounts).map(|n| Uuid::from_u128((n as u128 + 1) << 64)).collect();
         let grant = "insert into accounts select unnest($1::uuid[]), 1000000000";
         admin.execute(grant, &[&accounts]).await?;
         admin.batch_execute("vacuum analyze").await?;
+        let names = SETTINGS.map(|(key, _)| key);
+        let ask = "select name, current_setting(name) from pg_settings where name = any($1)";
+        let mut set = BTreeMap::new();
+        for row in admin.query(ask, &[&&names[..]]).await? {
+            set.insert(row.try_get(0)?, row.try_get(1)?);
+        }
         let statement = match (way, start.work) {
             (Way::Procedure, _) => SET,
+            (Way::Serial, _) => SERIAL,
             (Way::Loop, _) => LOOP,
             (Way::Events, Work::Events) => APPEND_EVENTS,
             (Way::Events, _) => APPEND_TRANSFERS,
@@ -139,7 +164,7 @@ impl Postgres {
             clients.push((client, prepared));
         }
         let version = version(&postgres)?;
-        Ok(Postgres { server, version, work: start.work, way, accounts, clients, _socket: socket })
+        Ok(Postgres { server, version, work: start.work, way, accounts, clients, set, _socket: socket })
     }
 
     async fn write(&self, caller: usize, ids: &[Id]) -> Result<()> {
@@ -210,7 +235,7 @@ impl Subject for Postgres {
             ("version", self.version.clone()),
             ("connections", format!("{}, a Unix socket each", self.clients.len())),
         ]);
-        all.extend(SETTINGS.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        all.extend(self.set.clone());
         all
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Redis {
     server: Server,
     version: String,
     connections: Vec<MultiplexedConnection>,
+    /// As the server says that it has them.
+    set: BTreeMap<String, String>,
     _socket: tempfile::TempDir,
 }
 
@@ -50,7 +52,9 @@ impl Redis {
         while open.len() < connections {
             open.push(connect(&path).await?);
         }
-        Ok(Redis { server, version: version(&redis)?, connections: open, _socket: socket })
+        let names = SETTINGS.map(|(key, _)| key);
+        let set = redis::cmd("CONFIG").arg("GET").arg(&names).query_async(&mut open[0]).await?;
+        Ok(Redis { server, version: version(&redis)?, connections: open, set, _socket: socket })
     }
 
     async fn write(&self, caller: usize, ids: &[Id]) -> Result<()> {
@@ -101,7 +105,7 @@ impl Subject for Redis {
             ("version", self.version.clone()),
             ("connections", format!("{}, over a Unix socket; a batch is a pipeline", self.connections.len())),
         ]);
-        all.extend(SETTINGS.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        all.extend(self.set.clone());
         all
     }
 

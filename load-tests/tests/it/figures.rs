@@ -115,7 +115,12 @@ fn peers_that_are_here_run_and_are_read_back_whole() {
         ("redis-server", "events", "events", "\"redis\", \"redis-shared\""),
         ("nats-server", "events", "events", "\"jetstream\", \"jetstream-batch\""),
         ("postgres", "events", "events", "\"postgres-copy\""),
-        ("postgres", "transfers", "ledger", "\"postgres-procedure\", \"postgres-loop\", \"postgres-events\""),
+        (
+            "postgres",
+            "transfers",
+            "ledger",
+            "\"postgres-procedure\", \"postgres-serial\", \"postgres-loop\", \"postgres-events\"",
+        ),
     ] {
         if !has(program) || !has("strace") {
             eprintln!(
