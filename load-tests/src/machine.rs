@@ -112,13 +112,13 @@ impl Others {
     }
 }
 
-/// Ticks in which the machine's cores were not idle.
+/// Ticks in which the machine's cores worked for somebody, or were taken from a virtual one by its host.
 fn busy() -> u64 {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let first = stat.lines().next().unwrap_or_default();
     let ticks: Vec<u64> = first.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
-    // user, nice, system, (idle, iowait), irq, softirq; the host's own share is not ours to count.
-    [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum()
+    // user, nice, system, (idle, iowait), irq, softirq, steal; guests are in user and nice already.
+    [0, 1, 2, 5, 6, 7].iter().filter_map(|at| ticks.get(*at)).sum()
 }
 
 #[cfg(test)]
