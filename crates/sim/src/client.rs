@@ -2,7 +2,7 @@
 
 use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::shard::Ticket;
-use holmes_kernel::{Answer, Call, Code, Machine, Principal, Refusal, Way};
+use holmes_kernel::{Answer, Call, Code, Machine, Principal, Refusal, Time, Way};
 use holmes_runtime::rig::Seat;
 
 use crate::journal::Journal;
@@ -55,7 +55,13 @@ struct Copied {
     ticket: Ticket,
     /// Whether the order stood in the log, carried out, before this copy was sent.
     was_done: bool,
+    sent_at: Time,
 }
+
+/// E-2.3: how long an id is good, and how far ahead of the clock it may be. Of its own here: the kernel's numbers are what is
+/// held to these.
+const GOOD_FOR_MS: u64 = 60 * 60 * 1_000;
+const AHEAD_MS: u64 = 5 * 60 * 1_000;
 
 /// What was acknowledged against the rules.
 pub type Wrong = String;
@@ -130,7 +136,7 @@ impl Clients {
             Said::Treasury(command) => world.treasury.post(call, command),
             Said::Accounts(command) => world.accounts.post(call, command),
         };
-        under_way.push(Copied { ticket, was_done });
+        under_way.push(Copied { ticket, was_done, sent_at: world.rig.now() });
     }
 
     /// Orders that nobody has settled, the oldest first.
@@ -161,7 +167,8 @@ impl Clients {
                 self.heard += 1;
                 self.done += u64::from(told.answer.is_ok());
                 leases.extend(told.lease.clone());
-                if let Err(why) = order.settle(told.answer, copied, watch.found(&order.key())) {
+                let (found, now) = (watch.found(&order.key()), world.rig.now());
+                if let Err(why) = order.settle(told.answer, copied, found, now) {
                     wrong.push(format!("{} {:?} of {}: {why}", order.service(), order.way, order.who));
                 }
             }
@@ -256,7 +263,13 @@ impl Order {
     }
 
     /// Whether an answer may be, after what was answered before and beside what the log holds.
-    fn settle(&mut self, answer: Answered, copied: Copied, found: Option<&Found>) -> Result<(), Wrong> {
+    fn settle(
+        &mut self,
+        answer: Answered,
+        copied: Copied,
+        found: Option<&Found>,
+        now: Time,
+    ) -> Result<(), Wrong> {
         let own = self.own(found);
         match &answer {
             Ok((words, seq)) => {
@@ -269,6 +282,9 @@ impl Order {
             }
             Err(refusal) => {
                 self.refused += u32::from(says_not_done(refusal));
+                if refusal.reason == "ID_EXPIRED" && self.is_good(copied.sent_at, now) {
+                    return Err(format!("its id is of the last hour, and it was refused: {refusal}"));
+                }
                 self.may_refuse(refusal, copied, own.is_some_and(|own| own.refused.is_none()))?;
             }
         }
@@ -280,6 +296,13 @@ impl Order {
             }
         }
         Ok(())
+    }
+
+    /// Whether its id was neither too old nor too far ahead, from when it was sent until it was heard of.
+    fn is_good(&self, sent_at: Time, now: Time) -> bool {
+        let Way::Request(id) = self.way else { return false };
+        let Some(moment) = id.moment() else { return false };
+        moment.after_millis(GOOD_FOR_MS) >= now && moment <= sent_at.after_millis(AHEAD_MS)
     }
 
     /// Whether a refusal may be. One that says that nothing was done may not where something is, unless another copy, of
@@ -333,11 +356,35 @@ mod tests {
         Found { first: 7, last: 7, digest: order.digest, refused: refused.map(str::to_owned) }
     }
 
+    fn copied(ticket: Ticket, was_done: bool) -> Copied {
+        Copied { ticket, was_done, sent_at: Time::default() }
+    }
+
+    #[test]
+    fn an_id_is_good_for_an_hour_and_not_refused_as_too_old_before() {
+        let asked = Time::from_millis(1_700_000_000_000);
+        let told = |sent_at: Time, heard_at: Time| {
+            let way = Way::Request(Id::v7(asked.millis(), [1; 10]));
+            let expired = Refusal::new(Code::Precondition, "ID_EXPIRED", "no");
+            Order { way, ..order() }.settle(
+                Err(expired),
+                Copied { sent_at, ..copied(2, false) },
+                None,
+                heard_at,
+            )
+        };
+        let after = |minutes: u64| asked.after_millis(minutes * 60_000);
+        assert!(told(after(10), after(60)).expect_err("wrong").contains("of the last hour"));
+        assert_eq!(told(after(10), after(61)), Ok(()));
+        let before = Time::from_millis(asked.millis() - 6 * 60_000);
+        assert_eq!(told(before, asked), Ok(()), "it was too far ahead");
+    }
+
     /// What is wrong with a refusal of the second copy, of which the first is still under way.
     fn refused(code: Code, reason: &'static str, was_done: bool, on_record: Option<&str>) -> Option<Wrong> {
         let mut order = order();
-        let (copied, found) = (Copied { ticket: 2, was_done }, found(&order, on_record));
-        order.settle(Err(Refusal::new(code, reason, "no")), copied, Some(&found)).err()
+        let (copied, found) = (copied(2, was_done), found(&order, on_record));
+        order.settle(Err(Refusal::new(code, reason, "no")), copied, Some(&found), Time::default()).err()
     }
 
     #[test]
@@ -363,7 +410,7 @@ mod tests {
         let mut order = order();
         let mut refuse = |ticket, found: Option<&Found>| {
             let no = Refusal::new(Code::Exhausted, "WINDOW_FULL", "no");
-            order.settle(Err(no), Copied { ticket, was_done: false }, found)
+            order.settle(Err(no), copied(ticket, false), found, Time::default())
         };
         assert_eq!(refuse(1, None), Ok(()));
         let found = found(&self::order(), None);

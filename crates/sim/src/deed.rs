@@ -53,6 +53,8 @@ pub enum Deed {
     Unbond { n: u8, units: u64 },
     /// Staff takes a node out of service, or lets it in again.
     Jail { n: u8, jailed: bool },
+    /// Staff keeps money from leaving a party's account, or lets it go again.
+    Freeze { n: u8, token: bool, frozen: bool },
     /// An owner takes a grant before its time.
     Exit { n: u8, back: u64 },
     /// Something that is never right.
@@ -223,10 +225,18 @@ fn forge(rng: &mut fastrand::Rng) -> Vec<Deed> {
     kept.into_iter().chain([Deed::Forge { snapshots }]).collect()
 }
 
-/// Mostly seconds; now and then beyond the hour for which requests are known.
+/// Mostly seconds; now and then beyond the hour for which requests are known, or as far as it lasts: then somebody asks
+/// again what was asked before.
 fn leap(rng: &mut fastrand::Rng) -> Vec<Deed> {
-    let ms = if rng.u8(..) < 40 { rng.u64(3_700_000..4_000_000) } else { rng.u64(1..200_000) };
-    vec![Deed::Leap { ms }]
+    match rng.u8(..) {
+        0..40 => vec![Deed::Leap { ms: rng.u64(3_700_000..4_000_000) }],
+        40..100 => {
+            let leap = Deed::Leap { ms: rng.u64(200_000..3_500_000) };
+            let again = (0..3).map(|_| Deed::Again { back: rng.usize(..40) });
+            [leap].into_iter().chain(again).collect()
+        }
+        _ => vec![Deed::Leap { ms: rng.u64(1..200_000) }],
+    }
 }
 
 fn party(rng: &mut fastrand::Rng) -> u8 {
@@ -295,6 +305,7 @@ fn asked(rng: &mut fastrand::Rng) -> Deed {
         84..95 => Deed::Wait { ms: rng.u64(1..9_000) },
         95 => Deed::Silence { n: rng.u8(1..=3), silent: rng.bool() },
         96 => Deed::Account { kind: rng.u8(..), at },
+        97 => Deed::Freeze { n: party(rng), token, frozen: rng.u8(..) < 100 },
         _ => Deed::Hear,
     }
 }

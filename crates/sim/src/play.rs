@@ -137,6 +137,7 @@ impl Day {
                 let command = if *jailed { Stake::Jail { node, cause } } else { Stake::Unjail { node } };
                 self.ask(staff(), Said::Staking(command));
             }
+            Deed::Freeze { n, token, frozen } => self.freeze(account(*n, asset(*token)), *frozen),
             Deed::Exit { n, back } => {
                 let next = self.world.emission.look(|state| state.next);
                 let exit =
@@ -165,6 +166,10 @@ impl Day {
         self.clients.send(&self.world, &self.watch, at);
     }
 
+    pub(crate) fn freeze(&mut self, account: Id, frozen_out: bool) {
+        self.ask(staff(), Said::Ledger(Pay::SetFrozen { account, frozen_out }));
+    }
+
     fn ask_as_gateway(&mut self, said: Option<Ask>) {
         if let Some(said) = said {
             self.ask(gateway(), Said::Scheduling(said));
@@ -172,7 +177,7 @@ impl Day {
     }
 
     fn payment(&self, from: u8, to: u8, token: bool, units: u64, balancing: bool) -> Kind {
-        let asset = if token { HOL } else { USD };
+        let asset = asset(token);
         let (debit, credit, amount) = (account(from, asset), account(to, asset), Amount::new(units));
         Kind::Single(Move { debit, credit, amount, balancing, debit_owner: None })
     }
@@ -216,7 +221,7 @@ impl Day {
 
     fn open(&mut self, n: u8, token: bool, budget: u64) {
         let session = self.world.fresh();
-        let asset = Some(if token { HOL } else { USD });
+        let asset = Some(asset(token));
         let open = OpenSession { session, renter: None, asset, budget: Some(budget) };
         let said = Said::Market(Trade::OpenSession(open));
         let at = self.clients.note(party(n), Way::Request(session), said);
@@ -344,4 +349,8 @@ impl Day {
     pub fn epoch(&mut self) {
         self.wait(EPOCH_S * 1_000);
     }
+}
+
+fn asset(token: bool) -> u32 {
+    if token { HOL } else { USD }
 }

@@ -54,6 +54,13 @@ impl Day {
         self.world.journal.arrive();
         self.world.journal.mend();
         self.look();
+        let frozen = |ledger: &holmes_ledger::State| {
+            let all = ledger.accounts.iter().filter(|(_, account)| account.frozen_out);
+            all.map(|(id, _)| *id).collect::<Vec<_>>()
+        };
+        for account in self.world.ledger.look(frozen) {
+            self.freeze(account, false);
+        }
         (0..self.world.sessions.len()).for_each(|at| self.close(at));
         for _ in 0..EPOCHS_TO_REST {
             if !self.wrong.is_empty() || self.owed().is_empty() {
