@@ -150,6 +150,26 @@ fn a_peer_that_is_missing_is_a_fault_and_never_left_out() {
 }
 
 #[test]
+fn a_quick_look_takes_no_kept_figures_place() {
+    let house = house(&[("moment", &scenario("raw", "", "events", 1))]);
+    let look = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holmes-load-tests"));
+        command.arg("--house").arg(house.path()).args(["run", "moment", "--dir"]);
+        let ran = command.arg(house.path().join("scratch")).args(words).output().expect("it runs");
+        String::from_utf8_lossy(&ran.stderr).into_owned()
+    };
+    for words in [&["--runs", "2"][..], &["--seconds", "0.3"]] {
+        let told = look(words);
+        assert!(told.contains("not kept: figures are of at least 3 runs of 2 s"), "{told}");
+    }
+    assert!(!house.path().join("results").exists());
+    for words in [&["--runs", "0"][..], &["--seconds", "0"]] {
+        let told = look(words);
+        assert!(told.contains("invalid value '0'"), "{told}");
+    }
+}
+
+#[test]
 fn an_unknown_scenario_is_refused_with_those_that_there_are() {
     let house = house(&[("moment", &scenario("events", "", "events", 1))]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_holmes-load-tests"));

@@ -1,5 +1,6 @@
 //! `torture` as a change sees it: short, and with journals that are wrong on purpose, which must be found.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -16,6 +17,26 @@ fn torture(words: &[&str]) -> (bool, Value) {
         panic!("{why}: {report}{said}\nthe binary must lie beside: cargo build -p holmes")
     });
     (done.status.success(), report)
+}
+
+/// One long campaign, told to end after its first words: its report, and what it left in its directory.
+fn ended() -> (Value, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut torture = Command::new(env!("CARGO_BIN_EXE_torture"));
+    torture
+        .args(["--minutes", "8", "--only", "stop", "--trials", "1000", "-o", "json", "--dir"])
+        .arg(dir.path());
+    let mut torture =
+        torture.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(torture.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.contains(" of 1000")), "no progress was told");
+    let done = Command::new("kill").args(["-INT", &torture.id().to_string()]).status().unwrap();
+    assert!(done.success());
+    assert!(said.any(|line| line.contains("ending with the trial that is on")));
+    said.for_each(drop);
+    let report = serde_json::from_reader(torture.stdout.take().unwrap()).unwrap();
+    torture.wait().unwrap();
+    (report, std::fs::read_dir(dir.path()).unwrap().count())
 }
 
 /// All held, in as many trials as were wanted unless the machine does not allow them; then the program says so and does not
@@ -97,6 +118,15 @@ fn a_full_disk_and_a_readonly_disk_are_borne() {
 #[test]
 fn a_clock_that_jumps_is_borne() {
     holds(&["--only", "clock", "--trials", "3"]);
+}
+
+#[test]
+fn who_is_told_to_end_finishes_its_trial_reports_and_leaves_nothing_behind() {
+    let (report, left) = ended();
+    let campaign = &report["campaigns"][0];
+    let tried = campaign["trials"].as_u64().unwrap();
+    assert!((1..1000).contains(&tried) && campaign["findings"].as_array().unwrap().is_empty(), "{report:#}");
+    assert_eq!(left, 0);
 }
 
 #[test]
