@@ -35,3 +35,20 @@ fn run(house: &House, program: &str, build: Vec<&str>) -> Result<()> {
     let program = house.metadata.target_directory.join("release").join(program);
     sh::run_through(Command::new(program).current_dir(&house.root).args(words))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn what_would_try_nothing_is_refused_before_anything_is_built() {
+        for words in [["sim", "--seeds", "0"], ["sim", "--steps", "0"]] {
+            assert!(sim::Args::try_parse_from(words).is_err(), "{words:?}");
+        }
+        assert!(sim::Args::try_parse_from(["sim", "--seeds", "1", "--steps", "1"]).is_ok());
+        assert!(torture::Args::try_parse_from(["torture", "--only", "kil"]).is_err());
+        assert!(torture::Args::try_parse_from(["torture", "--only", "kill,flip"]).is_ok());
+    }
+}
