@@ -7,6 +7,7 @@ mod growth;
 mod ids;
 mod job;
 mod latency;
+mod length;
 mod machine;
 mod open;
 mod page;
@@ -76,7 +77,7 @@ struct Args {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
     /// How long each run counts, instead of what the scenario says.
-    #[arg(long, value_parser = length)]
+    #[arg(long, value_parser = length::length)]
     seconds: Option<f64>,
     /// How long each run goes before it counts, instead of what the scenario says.
     #[arg(long)]
@@ -103,15 +104,6 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// A length in seconds that something can be measured in.
-fn length(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if seconds > 0.0 && seconds.is_finite() => Ok(seconds),
-        Ok(_) => Err("a run lasts longer than 0 seconds".into()),
-        Err(why) => Err(why.to_string()),
     }
 }
 

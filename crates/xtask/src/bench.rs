@@ -8,6 +8,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::tools::Tool;
 use crate::{House, sh, tools};
 
+#[path = "../../../load-tests/src/length.rs"]
+mod length;
+
 pub(crate) const EXAMPLES: &str = "Examples:
   cargo xtask bench --list                       what there is
   cargo xtask bench                              all of it, an hour or two; then the page is written anew
@@ -38,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
     /// How long each run counts, instead of what the scenario says
-    #[arg(long, value_parser = length)]
+    #[arg(long, value_parser = length::length)]
     seconds: Option<f64>,
     /// Where logs and databases are written: a directory of the disk to be measured
     #[arg(long)]
@@ -56,15 +59,6 @@ const NATS: Tool =
 /// What is Debian's: a program, and the package that has it.
 const DEBIAN: [(&str, &str); 3] =
     [("postgres", "postgresql-15"), ("redis-server", "redis-server"), ("strace", "strace")];
-
-/// A length in seconds that something can be measured in.
-fn length(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if seconds > 0.0 && seconds.is_finite() => Ok(seconds),
-        Ok(_) => Err("a run lasts longer than 0 seconds".into()),
-        Err(why) => Err(why.to_string()),
-    }
-}
 
 /// Before anything is built: whether there is a file of each name.
 fn known(root: &Path, names: &[String]) -> Result<()> {
