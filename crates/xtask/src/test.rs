@@ -79,6 +79,11 @@ impl Environment {
         if has_python_tests(&house.root) && !has_pytest() {
             venv.pip(&[PYTEST])?;
         }
+        if house.has_member("load-tests")
+            && let Err(error) = tools::need(&house.root, &tools::NATS)
+        {
+            eprintln!("WARNING: figures are not tested beside JetStream: {error:#}");
+        }
         if args.no_models {
             eprintln!("WARNING: --no-models: tests that need a model are not run in full");
         } else if house.has_member("crates/engine") {

