@@ -31,6 +31,9 @@ pub type Poison = Table<Digest, ()>;
 
 /// How many due commands one tick may carry out before others have their turn.
 const DUE_PER_TICK: usize = 16;
+/// How far log time may lie behind the clock while a frame waits for the disk. Well below [`crate::window::WINDOW_AHEAD_MS`],
+/// or whoever takes a new id in a long standstill would hear that it is too far ahead (E-2.3).
+const MOST_LAG_MS: u64 = 60_000;
 /// How many poisoned digests are kept; beyond that the log halts, since something larger is wrong.
 const MOST_POISON: usize = 1_024;
 
@@ -110,6 +113,7 @@ impl<M: Machine> Shard<M> {
         if let Some(refusal) = &self.stopped {
             return step_stopped(refusal, input, out);
         }
+        self.close_outdated(now);
         match input {
             Input::Request(request) => self.request(now, request, out),
             Input::Submission(submission) => self.submission(now, submission, out),
@@ -428,6 +432,13 @@ impl<M: Machine> Shard<M> {
             let frame = open.freeze();
             self.replica.passed(frame.tail());
             self.ready.push_back(frame);
+        }
+    }
+
+    /// A frame that has waited long for the disk is closed, however small: what is asked now is not judged by its time.
+    fn close_outdated(&mut self, now: Time) {
+        if self.open.as_ref().is_some_and(|open| open.ts().after_millis(MOST_LAG_MS) < now) {
+            self.close();
         }
     }
 

@@ -54,13 +54,6 @@ impl Day {
         self.world.journal.arrive();
         self.world.journal.mend();
         self.look();
-        let frozen = |ledger: &holmes_ledger::State| {
-            let all = ledger.accounts.iter().filter(|(_, account)| account.frozen_out);
-            all.map(|(id, _)| *id).collect::<Vec<_>>()
-        };
-        for account in self.world.ledger.look(frozen) {
-            self.freeze(account, false);
-        }
         (0..self.world.sessions.len()).for_each(|at| self.close(at));
         for _ in 0..EPOCHS_TO_REST {
             if !self.wrong.is_empty() || self.owed().is_empty() {
@@ -76,6 +69,7 @@ impl Day {
             for at in self.clients.open() {
                 self.clients.send(&self.world, &self.watch, at);
             }
+            self.thaw();
             self.epoch();
             self.look();
         }
@@ -106,6 +100,15 @@ impl Day {
             .into_iter()
             .filter_map(|service| Some(format!("{} has halted: {}", name(service), self.halted(service)?)));
         owed.map(|(what, count)| format!("{count} {what}")).chain(halted).collect()
+    }
+
+    /// Whose money is frozen owes perhaps, and pays when it is not. A wish of the day may be heard as late as now.
+    fn thaw(&mut self) {
+        let frozen = self.world.ledger.look(|ledger| {
+            let all = ledger.accounts.iter().filter(|(_, account)| account.frozen_out);
+            all.map(|(id, _)| *id).collect::<Vec<_>>()
+        });
+        frozen.into_iter().for_each(|account| self.freeze(account, false));
     }
 
     /// At rest nothing may differ, not even by what is on its way.

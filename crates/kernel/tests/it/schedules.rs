@@ -1,7 +1,7 @@
 //! The shard under hostile schedules.
 
 use holmes_kernel::frame::FRAME_EVENTS;
-use holmes_kernel::window::WINDOW_AGE_MS;
+use holmes_kernel::window::{WINDOW_AGE_MS, WINDOW_AHEAD_MS};
 use holmes_kernel::{Entry, Event, Machine, Sighted};
 use proptest::prelude::*;
 use prost::Message;
@@ -223,6 +223,16 @@ fn an_id_is_judged_by_the_time_of_a_frame_that_a_delivery_opened() {
     ]);
     let refused = run.heard.last().unwrap().as_ref().unwrap().as_ref().unwrap_err();
     assert_eq!(refused.reason, "ID_EXPIRED");
+}
+
+#[test]
+fn log_time_does_not_stand_still_while_the_disk_does() {
+    // `sim --seeds 10000`, seeds 572 and 5587: the frame that waited for the disk was open all the while, and an id of now was
+    // too far ahead of it.
+    let ask = || Op::Ask { who: 1, command: Command::Deposit { to: till::account(1), units: 1 }, skew_ms: 0 };
+    let run = Run::play(&[ask(), Op::Idle, ask(), Op::Wait { ms: WINDOW_AHEAD_MS + 1_000 }, ask()]);
+    let told = run.heard.last().unwrap().as_ref().unwrap();
+    assert!(told.is_ok(), "{told:?}");
 }
 
 #[test]
