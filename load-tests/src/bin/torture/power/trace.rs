@@ -47,6 +47,18 @@ pub(crate) enum Call {
     Said(Vec<u8>),
 }
 
+impl Call {
+    /// Of a write in whose middle the process died some pages are there and the others are not: the file tells, as long as
+    /// nobody has touched it since.
+    fn as_far_as_it_came(&mut self) {
+        let Call::Write { path, at, bytes } = self else { return };
+        let Ok(file) = std::fs::read(path) else { return }; // it has another name now, or none
+        let there = usize::try_from(*at).ok().and_then(|at| file.get(at..)).unwrap_or_default();
+        let same = bytes.iter().zip(there).take_while(|(written, found)| written == found).count();
+        bytes.truncate(same);
+    }
+}
+
 /// An open file: the place in it is shared by those who have duplicated it.
 #[derive(Clone, Debug, Default)]
 struct Description {
@@ -75,7 +87,10 @@ pub(crate) fn read(text: &str, first: usize, sizes: &mut Sizes) -> Result<Vec<St
             continue;
         }
         let call = line.call(&open, &mut descriptions, sizes).with_context(|| format!("{}(…)", line.name))?;
-        if let Some(call) = call {
+        if let Some(mut call) = call {
+            if line.result.is_none() {
+                call.as_far_as_it_came();
+            }
             sizes.note(&call);
             steps.push(Step::Begin(first + number, call));
         }
@@ -411,6 +426,22 @@ mod tests {
                 Step::End(4),
             ]
         );
+    }
+
+    #[test]
+    fn a_write_in_whose_middle_the_process_died_came_as_far_as_its_file_shows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, "abc").unwrap();
+        let (file, cwd) = (hex(path.to_str().unwrap()), hex("/"));
+        let steps = of(&[
+            format!("7 openat(AT_FDCWD<{cwd}>, \"{file}\", O_WRONLY|O_CREAT|O_CLOEXEC, 0666) = 3<{file}>"),
+            format!("7 write(3<{file}>, \"{}\", 1) = 1", hex("a")),
+            format!("7 write(3<{file}>, \"{}\", 4 <unfinished ...>", hex("bcde")),
+            "7 <... write resumed>) = ?".into(),
+        ]);
+        let written = Call::Write { path, at: 1, bytes: b"bc".to_vec() };
+        assert!(steps.contains(&Step::Begin(2, written)), "{steps:?}");
     }
 
     #[test]
