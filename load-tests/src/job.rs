@@ -96,7 +96,17 @@ pub(crate) const END: &str = "end";
 pub(crate) fn child() -> Result<()> {
     let job: Job = serde_json::from_str(&heard()?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(carry_out(job))
+    let done = runtime.block_on(carry_out(job));
+    if let Err(why) = &done {
+        say(&Failed { failed: format!("{why:#}") })?; // for the result; people read it on stderr
+    }
+    done
+}
+
+/// In place of an answer.
+#[derive(Serialize, Deserialize)]
+struct Failed {
+    failed: String,
 }
 
 async fn carry_out(job: Job) -> Result<()> {
@@ -142,7 +152,10 @@ pub(crate) fn answer<T: DeserializeOwned>(from: &mut impl BufRead) -> Result<T> 
     let mut line = String::new();
     from.read_line(&mut line)?;
     if line.is_empty() {
-        bail!("it ended without an answer; its reasons stand above");
+        bail!("it ended without a word: it panicked, or was killed");
+    }
+    if let Ok(Failed { failed }) = serde_json::from_str(&line) {
+        bail!(failed);
     }
     serde_json::from_str(&line).with_context(|| format!("it answered {line:?}"))
 }

@@ -74,7 +74,7 @@ impl Book {
     }
 
     fn goals(&mut self, goals: &[Goal], reports: &[Report]) {
-        self.line("\n## Goals\n\n| goal | measured | |\n| --- | --- | --- |");
+        self.line("\n## Goals\n\nMedians are held to them.\n\n| goal | measured | |\n| --- | --- | --- |");
         for goal in goals {
             let (found, said) = match goal.outcome(reports) {
                 Outcome::Reached(found) => (found, "reached"),

@@ -196,7 +196,10 @@ impl InProcess {
 
 impl Subject for InProcess {
     fn settings(&self) -> BTreeMap<String, String> {
-        our_settings()
+        let mut all = our_settings();
+        let room = format!("{} million, of one principal, too", params::WINDOW_ENTRIES.max / 1_000_000);
+        all.insert("window of transfer ids".into(), room);
+        all
     }
 
     fn batch<'a>(&'a self, caller: usize, ids: &'a [Id]) -> Doing<'a, ()> {

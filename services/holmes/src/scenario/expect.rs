@@ -62,10 +62,14 @@ fn unusable_inside(value: &Json) -> Vec<String> {
     match value {
         Json::String(text) => match compared(text) {
             (Compare::Is | Compare::Not, _) => Vec::new(),
+            (Compare::AtLeast, "0") => vec![format!("{text:?} holds of every number: say what it must be")],
             (_, number) if number.contains("${") || number.parse::<u128>().is_ok() => Vec::new(),
             _ => vec![format!("{text:?} compares with no number: it can never be checked")],
         },
         Json::Array(items) => items.iter().flat_map(unusable_inside).collect(),
+        Json::Object(members) if members.is_empty() => {
+            vec!["{} holds of whatever is there: name what it must have".to_owned()]
+        }
         Json::Object(members) => members.values().flat_map(unusable_inside).collect(),
         Json::Null => vec!["null is no value of a reply: it can never be checked".to_owned()],
         _ => Vec::new(),

@@ -212,7 +212,8 @@ Who may call what, made of the option `(holmes.access)` that stands beside every
 this page and them together, and others hold the server to it: what they try stands at the end. [Signing](signing.md) says
 how a request is proved and what a proof may do.
 
-- **callers**: the kinds of principals that may call it. Another is refused with `PERMISSION_DENIED` and `FORBIDDEN`.
+- **callers**: the kinds of principals that may call it. Another is refused with `PERMISSION_DENIED` and `FORBIDDEN`, where
+  the fields are valid: an empty request may hear `FIELD_INVALID` first.
 - **an account's proof**: what an account's API key must be good for, and its signature where it says a role: `KEY_SCOPE`,
   `ROLE_NEEDED` or `ADMIN_NEEDED` otherwise. *any*: any proof that holds. Where that depends on what is asked, the table
   has the larger for `Unbond` (to an account that is named already a role is enough) and the smaller for `SetAccount` (in

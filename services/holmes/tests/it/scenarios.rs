@@ -322,6 +322,12 @@ fn a_file_that_is_wrong_says_where_why_and_what_was_meant() {
         (step(&format!("{get}\n    expect: {{ acount: {{ balance_units: 5 }} }}")), 11, "never be checked"),
         (step(&format!("{get}\n    expect: {{ account: {{ balance: 5 }} }}")), 11, "never be checked"),
         (step(&format!("{get}\n    expect: {{}}")), 11, "holds of everything"),
+        (step(&format!("{get}\n    expect: {{ account: {{}} }}")), 11, "holds of whatever is there"),
+        (
+            step(&format!("{get}\n    expect: {{ account: {{ balance_units: \">= 0\" }} }}")),
+            11,
+            "holds of every number",
+        ),
         (
             step(&format!("{get}\n    expect: {{ account: {{ balance_units: \">= many\" }} }}")),
             11,
