@@ -47,6 +47,8 @@ pub struct Order {
     refused: u32,
     /// The first answer that settled it, in words.
     settled: Option<Result<String, String>>,
+    /// It is never right: whoever acknowledges it is wrong.
+    nonsense: bool,
 }
 
 /// A copy of an order, under way.
@@ -117,8 +119,14 @@ impl Clients {
     pub fn note(&mut self, who: Principal, way: Way, said: Said) -> usize {
         let digest = said.digest();
         let (under_way, settled) = (Vec::new(), None);
-        self.orders.push(Order { who, way, said, digest, under_way, sent: 0, refused: 0, settled });
+        let (sent, refused, nonsense) = (0, 0, false);
+        self.orders.push(Order { who, way, said, digest, under_way, sent, refused, settled, nonsense });
         self.orders.len() - 1
+    }
+
+    /// An order that nobody may carry out.
+    pub fn is_nonsense(&mut self, at: usize) {
+        self.orders[at].nonsense = true;
     }
 
     /// Sends an order, for the first time or again.
@@ -272,6 +280,9 @@ impl Order {
     ) -> Result<(), Wrong> {
         let own = self.own(found);
         match &answer {
+            Ok((words, _)) if self.nonsense => {
+                return Err(format!("it is never right, and was acknowledged with {words}"));
+            }
             Ok((words, seq)) => {
                 may_say(own.ok_or("it was acknowledged and is not in the log")?, words, *seq)?;
                 if let Some(Ok(before)) = &self.settled
@@ -349,7 +360,8 @@ mod tests {
     fn order() -> Order {
         let said = Said::Treasury(holmes_treasury::Command::RetryGenesis);
         let (who, way, digest) = (Principal::SYSTEM, Way::Request(Id::default()), said.digest());
-        Order { who, way, said, digest, under_way: Vec::new(), sent: 2, refused: 0, settled: None }
+        let (under_way, settled) = (Vec::new(), None);
+        Order { who, way, said, digest, under_way, sent: 2, refused: 0, settled, nonsense: false }
     }
 
     fn found(order: &Order, refused: Option<&str>) -> Found {

@@ -305,7 +305,8 @@ impl Day {
 
     fn nonsense(&mut self, kind: u8) {
         let (who, unknown) = (party(4), Id::v7(self.world.rig.now().millis(), [9; 10]));
-        let said = match kind % 8 {
+        let of_another = |from: u8, token: bool| self.payment(from, 4, token, 1, false);
+        let said = match kind % 12 {
             0 => Said::Ledger(Pay::CreateTransfers { via: Via::Call, transfers: Vec::new() }),
             1 => Said::Ledger(Pay::ExpireHolds),
             2 => Said::Ledger(Pay::Destroy { asset: HOL, amount: Amount::new(COIN) }),
@@ -313,9 +314,21 @@ impl Day {
             4 => Said::Market(Trade::Answered { seq: 7, refused: None }),
             5 => Said::Staking(Stake::Bond { node: node(1), hold: unknown }),
             6 => Said::Treasury(holmes_treasury::Command::RetryGenesis),
+            7 | 8 => {
+                let kind = if kind.is_multiple_of(2) { of_another(5, false) } else { of_another(1, true) };
+                let transfers = vec![Transfer { id: self.world.fresh(), linked: false, tag: 0, kind }];
+                Said::Ledger(Pay::CreateTransfers { via: Via::Call, transfers })
+            }
+            9 => Said::Ledger(Pay::SetFrozen { account: account(5, USD), frozen_out: true }),
+            10 => Said::Emission(holmes_emission::Command::ExitGrant { node: node(1), epoch: 0 }),
             _ => Said::Staking(register(1)),
         };
-        self.ask(who, said);
+        let id = self.world.fresh();
+        let at = self.clients.note(who, Way::Request(id), said);
+        if !matches!(kind % 12, 7 | 8) {
+            self.clients.is_nonsense(at); // a transfer's refusal stands in its result: there the books are the judge
+        }
+        self.clients.send(&self.world, &self.watch, at);
     }
 
     fn reuse(&mut self, back: usize) {

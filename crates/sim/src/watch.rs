@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holmes_kernel::canon::Digest;
+use holmes_kernel::id::PrincipalKind;
 use holmes_kernel::ports::Journal as _;
 use holmes_kernel::{Entry, Event, Frame, Id, LogId, Origin, Principal, ServiceId, Tail, Way};
 use holmes_ledger::rows::{self, Row};
@@ -84,6 +85,12 @@ struct Books {
     /// Open holds, and what each reserves.
     holds: BTreeMap<Id, u64>,
     ended: BTreeSet<Id>,
+    owners: BTreeMap<Id, Principal>,
+    frozen: BTreeSet<Id>,
+    /// Of money that came in or went out.
+    references: BTreeSet<String>,
+    /// Transfers that happened.
+    happened: BTreeSet<Id>,
 }
 
 impl Watch {
@@ -120,8 +127,8 @@ impl Watch {
                 wrong.push(format!("account {id} has {has}, its events come to {booked}"));
             }
         }
-        let open: BTreeSet<Id> = state.holds.iter().map(|(id, _)| *id).collect();
-        if !open.iter().eq(self.books.holds.keys()) {
+        let open: BTreeMap<Id, u64> = state.holds.iter().map(|(id, hold)| (*id, hold.amount)).collect();
+        if open != self.books.holds {
             wrong.push("the open holds are not those that events opened and did not end".into());
         }
         wrong
@@ -166,7 +173,8 @@ impl Watch {
                 let events = entry.events.iter().filter_map(|bytes| {
                     <ledger::v1::Event as prost::Message>::decode(bytes.clone()).ok()?.event
                 });
-                events.for_each(|event| self.wrong.extend(self.books.book(event)));
+                let who = entry.asked_by();
+                events.for_each(|event| self.wrong.extend(self.books.book(event, who)));
             }
         }
     }
@@ -217,12 +225,13 @@ impl Watch {
 }
 
 impl Books {
-    fn book(&mut self, event: Booked) -> Vec<String> {
+    fn book(&mut self, event: Booked, who: Principal) -> Vec<String> {
         self.begin();
         let mut wrong = Vec::new();
         match event {
             Booked::TransfersRecorded(recorded) => {
                 for row in rows::rows(&recorded).filter(|row| row.code == TransferCode::Ok) {
+                    wrong.extend(self.may_not(&row, who));
                     wrong.extend(self.transfer(&row));
                 }
             }
@@ -231,8 +240,23 @@ impl Books {
                     wrong.extend(self.end(id).err());
                 }
             }
-            Booked::DepositRecorded(e) => self.cross(&e.account, e.amount_units.into()),
-            Booked::WithdrawalRecorded(e) => self.cross(&e.account, -i128::from(e.amount_units)),
+            Booked::AccountOpened(e) => {
+                let (id, owner) = (Id::from_slice(&e.account), Principal::from_slice(&e.owner));
+                self.owners.extend(id.zip(owner));
+            }
+            Booked::AccountFrozen(e) => {
+                let id = Id::from_slice(&e.account).unwrap_or_default();
+                let _ = if e.frozen_out { self.frozen.insert(id) } else { self.frozen.remove(&id) };
+            }
+            Booked::DepositRecorded(e) => {
+                wrong.extend(self.refer(&e.reference));
+                self.cross(&e.account, e.amount_units.into());
+            }
+            Booked::WithdrawalRecorded(e) => {
+                wrong.extend(self.refer(&e.reference));
+                wrong.extend(self.is_frozen(&Id::from_slice(&e.account).unwrap_or_default()));
+                self.cross(&e.account, -i128::from(e.amount_units));
+            }
             Booked::TokensDestroyed(e) => self.add(named("burn_inbox/HOL"), -i128::from(e.amount_units)),
             _ => {}
         }
@@ -242,6 +266,33 @@ impl Books {
     /// E-1.1: the whole cap stands in `genesis/HOL` before the first event.
     fn begin(&mut self) {
         self.balances.entry(named("genesis/HOL")).or_insert(i128::from(1_000_000_000 * COIN));
+    }
+
+    /// What forbids a transfer that happened: it did before, its account is another's, or frozen (E-2.1, E-2.5).
+    fn may_not(&mut self, row: &Row, who: Principal) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if !self.happened.insert(row.id) {
+            wrong.push(format!("transfer {} happened twice", row.id));
+        }
+        if !matches!(row.kind, TransferKind::Single | TransferKind::Hold) {
+            return wrong;
+        }
+        wrong.extend(self.is_frozen(&row.debit));
+        let of_the_house = matches!(who.kind, PrincipalKind::Service | PrincipalKind::Staff);
+        if !of_the_house && self.owners.get(&row.debit) != Some(&who) {
+            wrong.push(format!("{who} has moved money of account {}, which is not its own", row.debit));
+        }
+        wrong
+    }
+
+    fn is_frozen(&self, account: &Id) -> Option<String> {
+        self.frozen.contains(account).then(|| format!("money left account {account}, which is frozen"))
+    }
+
+    /// What comes in or goes out has a reference that is unique for ever (design.md §7.1).
+    fn refer(&mut self, reference: &str) -> Option<String> {
+        let is_new = self.references.insert(reference.to_owned());
+        (!is_new).then(|| format!("reference {reference:?} moved money twice"))
     }
 
     fn transfer(&mut self, row: &Row) -> Option<String> {
