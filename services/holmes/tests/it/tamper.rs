@@ -162,8 +162,8 @@ fn a_damaged_journal_is_told_with_its_service_or_place_and_the_remedy_once_each(
     let whole = cut(&version, 10);
     told(&[
         "error: holmes-data cannot be opened",
-        "holmes-data/journal/db",
-        "restore the directory from a copy",
+        "holmes-data/journal/db/keyspaces/1 are damaged: its file \"v0\" is not what was written",
+        "Restore the directory from a copy; nothing was changed",
     ]);
     std::fs::write(version, whole).expect("restored");
     cut(&engine.join("0.jnl"), 100); // in its first commit
