@@ -203,3 +203,15 @@ pub async fn write_snapshot<M: Machine, J: Journal>(
     journal.keep_snapshot(&Snapshot { log, state_version: Replica::<M>::VERSION, at, digest, bytes }).await?;
     Ok(digest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_of_a_log_is_told_by_its_service_its_place_and_what_to_do() {
+        let damaged = DamagedLog { service: "ledger", after: 197, why: Damage::Chain };
+        let told = format!("the log of ledger is damaged behind 197: {}. {LOG_REMEDY}", Damage::Chain);
+        assert_eq!((damaged.to_string(), damaged.seq()), (told, 198));
+    }
+}

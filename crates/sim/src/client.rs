@@ -124,8 +124,8 @@ impl Clients {
         self.orders.len() - 1
     }
 
-    /// An order that nobody may carry out.
-    pub fn is_nonsense(&mut self, at: usize) {
+    /// From now on whoever acknowledges an order is wrong.
+    pub fn forbid(&mut self, at: usize) {
         self.orders[at].nonsense = true;
     }
 

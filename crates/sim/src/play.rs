@@ -326,7 +326,7 @@ impl Day {
         let id = self.world.fresh();
         let at = self.clients.note(who, Way::Request(id), said);
         if !matches!(kind % 12, 7 | 8) {
-            self.clients.is_nonsense(at); // a transfer's refusal stands in its result: there the books are the judge
+            self.clients.forbid(at); // a transfer's refusal stands in its result: there the books are the judge
         }
         self.clients.send(&self.world, &self.watch, at);
     }

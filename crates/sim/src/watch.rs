@@ -231,7 +231,7 @@ impl Books {
         match event {
             Booked::TransfersRecorded(recorded) => {
                 for row in rows::rows(&recorded).filter(|row| row.code == TransferCode::Ok) {
-                    wrong.extend(self.may_not(&row, who));
+                    wrong.extend(self.forbidden(&row, who));
                     wrong.extend(self.transfer(&row));
                 }
             }
@@ -246,7 +246,8 @@ impl Books {
             }
             Booked::AccountFrozen(e) => {
                 let id = Id::from_slice(&e.account).unwrap_or_default();
-                let _ = if e.frozen_out { self.frozen.insert(id) } else { self.frozen.remove(&id) };
+                self.frozen.remove(&id);
+                self.frozen.extend(e.frozen_out.then_some(id));
             }
             Booked::DepositRecorded(e) => {
                 wrong.extend(self.refer(&e.reference));
@@ -254,7 +255,7 @@ impl Books {
             }
             Booked::WithdrawalRecorded(e) => {
                 wrong.extend(self.refer(&e.reference));
-                wrong.extend(self.is_frozen(&Id::from_slice(&e.account).unwrap_or_default()));
+                wrong.extend(self.leaves_frozen(&Id::from_slice(&e.account).unwrap_or_default()));
                 self.cross(&e.account, -i128::from(e.amount_units));
             }
             Booked::TokensDestroyed(e) => self.add(named("burn_inbox/HOL"), -i128::from(e.amount_units)),
@@ -268,8 +269,8 @@ impl Books {
         self.balances.entry(named("genesis/HOL")).or_insert(i128::from(1_000_000_000 * COIN));
     }
 
-    /// What forbids a transfer that happened: it did before, its account is another's, or frozen (E-2.1, E-2.5).
-    fn may_not(&mut self, row: &Row, who: Principal) -> Vec<String> {
+    /// Notes a transfer that happened, and what forbids it: it did before, its account is another's, or frozen (E-2.1, E-2.5).
+    fn forbidden(&mut self, row: &Row, who: Principal) -> Vec<String> {
         let mut wrong = Vec::new();
         if !self.happened.insert(row.id) {
             wrong.push(format!("transfer {} happened twice", row.id));
@@ -277,7 +278,7 @@ impl Books {
         if !matches!(row.kind, TransferKind::Single | TransferKind::Hold) {
             return wrong;
         }
-        wrong.extend(self.is_frozen(&row.debit));
+        wrong.extend(self.leaves_frozen(&row.debit));
         let of_the_house = matches!(who.kind, PrincipalKind::Service | PrincipalKind::Staff);
         if !of_the_house && self.owners.get(&row.debit) != Some(&who) {
             wrong.push(format!("{who} has moved money of account {}, which is not its own", row.debit));
@@ -285,7 +286,7 @@ impl Books {
         wrong
     }
 
-    fn is_frozen(&self, account: &Id) -> Option<String> {
+    fn leaves_frozen(&self, account: &Id) -> Option<String> {
         self.frozen.contains(account).then(|| format!("money left account {account}, which is frozen"))
     }
 

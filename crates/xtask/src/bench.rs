@@ -53,6 +53,7 @@ pub(crate) struct Args {
     profile: Option<String>,
 }
 
+const SCENARIOS: &str = "load-tests/scenarios";
 /// What is Debian's: a program, and the package that has it.
 const DEBIAN: [(&str, &str); 3] =
     [("postgres", "postgresql-15"), ("redis-server", "redis-server"), ("strace", "strace")];
@@ -69,8 +70,6 @@ fn known(root: &Path, names: &[String]) -> Result<()> {
     all.sort();
     bail!("no scenario {wrong}; there are: {}", all.join(", "))
 }
-
-const SCENARIOS: &str = "load-tests/scenarios";
 
 /// Takes them.
 pub(crate) fn run(house: &House, args: &Args) -> Result<()> {

@@ -45,7 +45,7 @@ pub(crate) struct Args {
 }
 
 const EXAMPLES: &str = "Examples:
-  cargo xtask torture --minutes 120                the full length of every campaign
+  cargo xtask torture --minutes 120                the full length of every campaign, on two quiet cores
   cargo xtask torture --minutes 2 --kills 30       what continuous integration runs, and a little of the rest
   cargo xtask torture --only kill --kills 200      nothing but deaths
   cargo xtask torture --only power,flip --seed 7 --keep failed
@@ -54,7 +54,7 @@ Campaigns: kill (SIGKILL at any moment), power (writes dropped and torn, from a 
 one file), full (no room on the disk), readonly (a disk that takes nothing), clock (jumps back and ahead), stop (SIGSTOP).
 Progress is told on stderr, the report on stdout, and the exit code is 1 when anything was found. full, readonly and
 power need what not every machine gives (mount, chattr +i, strace), clock needs cc: what is left out is said, with the
-reason. The full length of all campaigns takes about an hour and a half on two cores.";
+reason. On busy cores a campaign gets less far, and the verdict says so.";
 
 /// A way of doing harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
