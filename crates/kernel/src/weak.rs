@@ -21,6 +21,12 @@ pub enum Guard {
     Hold,
     Moment,
     Refused,
+    Owner,
+    End,
+    Whole,
+    Leased,
+    Serves,
+    Kappa,
 }
 
 std::thread_local!(static OFF: Cell<Option<Guard>> = const { Cell::new(None) });

@@ -26,8 +26,8 @@ pub(crate) struct Args {
     /// Tell every deed before it is played
     #[arg(long)]
     pub(crate) trace: bool,
-    /// Switch a guard of the product off (inbox, chain, window, age, step, fence, numbers, durable, hold, moment, refused):
-    /// days must then go wrong
+    /// Switch a guard of the product off (inbox, chain, window, age, step, fence, numbers, durable, hold, moment, refused,
+    /// owner, end, whole, leased, serves, kappa): days must then go wrong
     #[arg(long, value_name = "GUARD")]
     pub(crate) without: Option<String>,
     /// Play every day twice, and compare

@@ -8,37 +8,64 @@ use holmes_proto::market::v1::{self as market, event::Event as Billed};
 use holmes_proto::scheduling::v1::{self as scheduling, event::Event as Metered};
 use prost::bytes::Bytes;
 
-/// E-9.2: what scheduling has metered the market has on record, session by session, billed or billed to nobody.
-pub fn misbilled(metered: Vec<scheduling::Event>, billed: Vec<market::Event>) -> Vec<String> {
-    let mut sums: BTreeMap<Bytes, (u128, u128)> = BTreeMap::new();
-    for event in metered {
-        if let Some(Metered::CallsMetered(calls)) = event.event {
-            sums.entry(calls.session.clone()).or_default().0 += price(&calls);
-        }
-    }
-    for event in billed {
-        let (session, parts) = match event.event {
-            Some(Billed::CallsNoted(of)) => (of.session, vec![of.billed_pico_usd, of.unbilled_pico_usd]),
-            Some(Billed::CallsUnbilled(of)) => (of.session, vec![of.unbilled_pico_usd]),
-            _ => continue,
-        };
-        sums.entry(session).or_default().1 += parts.iter().filter_map(|part| wide(part)).sum::<u128>();
-    }
-    let apart = sums.into_iter().filter(|(_, (metered, billed))| metered != billed);
-    let told = |(session, (metered, billed)): (Bytes, (u128, u128))| {
-        let session = Id::from_slice(&session).map(|id| id.to_string()).unwrap_or_default();
-        format!("E-9.2: session {session}: {metered} pico-dollars metered, {billed} on the market's record")
-    };
-    apart.map(told).collect()
+/// What the calls of a session come to: price in pico-dollars, and work in millionths of a unit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Session {
+    metered: [u128; 2],
+    /// Work of what is billed alone.
+    billed: [u128; 2],
+    unbilled: u128,
 }
 
-/// What the calls of a lease cost, in pico-dollars.
-fn price(calls: &scheduling::CallsMetered) -> u128 {
+/// E-3.2, E-9.2: what scheduling has metered the market has on record, session by session, billed or billed to nobody; and
+/// where all is billed, with all its work.
+pub fn misbilled(metered: Vec<scheduling::Event>, billed: Vec<market::Event>) -> Vec<String> {
+    let mut sums: BTreeMap<Bytes, Session> = BTreeMap::new();
+    for event in metered {
+        if let Some(Metered::CallsMetered(calls)) = event.event {
+            let session = sums.entry(calls.session.clone()).or_default();
+            session.metered[0] += sum(&calls, calls.input_pico_usd, calls.output_pico_usd);
+            session.metered[1] += sum(&calls, calls.input_micro_units, calls.output_micro_units);
+        }
+    }
+    let wide = |sum: &[u8]| wide(sum).unwrap_or(0);
+    for event in billed {
+        match event.event {
+            Some(Billed::CallsNoted(of)) => {
+                let session = sums.entry(of.session).or_default();
+                session.billed[0] += wide(&of.billed_pico_usd);
+                session.billed[1] += wide(&of.billed_micro_units);
+                session.unbilled += wide(&of.unbilled_pico_usd);
+            }
+            Some(Billed::CallsUnbilled(of)) => {
+                sums.entry(of.session).or_default().unbilled += wide(&of.unbilled_pico_usd);
+            }
+            _ => {}
+        }
+    }
+    sums.iter().filter_map(|(session, sums)| sums.apart(session)).collect()
+}
+
+impl Session {
+    fn apart(&self, session: &[u8]) -> Option<String> {
+        let Session { metered: [price, work], billed: [billed, billed_work], unbilled } = *self;
+        let session = Id::from_slice(session).unwrap_or_default();
+        if price != billed + unbilled {
+            let noted = billed + unbilled;
+            return Some(format!(
+                "E-9.2: session {session}: {price} pico-dollars metered, {noted} on the market's record"
+            ));
+        }
+        (unbilled == 0 && work != billed_work).then(|| {
+            format!("E-3.2: session {session}: {work} millionths of work metered, {billed_work} billed")
+        })
+    }
+}
+
+/// What the calls of a lease come to, at so much a token read and written.
+fn sum(calls: &scheduling::CallsMetered, input: u64, output: u64) -> u128 {
     let of = |tokens: u64, each: u64| u128::from(tokens) * u128::from(each);
-    let line = |line: &scheduling::CallLine| {
-        of(line.input_tokens, calls.input_pico_usd) + of(line.output_tokens, calls.output_pico_usd)
-    };
-    calls.lines.iter().map(line).sum()
+    calls.lines.iter().map(|line| of(line.input_tokens, input) + of(line.output_tokens, output)).sum()
 }
 
 #[cfg(test)]
@@ -79,5 +106,19 @@ mod tests {
         ] {
             assert!(!misbilled(calls(), wrong.clone()).is_empty(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn what_is_billed_is_billed_with_its_work() {
+        // E-3.2
+        let calls = |work| {
+            let scheduling::Event { event: Some(Metered::CallsMetered(mut calls)) } = metered(1, 2) else {
+                panic!("calls")
+            };
+            calls.output_micro_units = work;
+            vec![scheduling::Event { event: Some(Metered::CallsMetered(calls)) }]
+        };
+        assert_eq!(misbilled(calls(0), vec![noted(1, 45, 0)]), Vec::<String>::new());
+        assert!(misbilled(calls(9), vec![noted(1, 45, 0)])[0].starts_with("E-3.2"));
     }
 }

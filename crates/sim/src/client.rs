@@ -1,8 +1,12 @@
 //! Those who ask: what they asked, what they heard, and whether the two and the log agree.
 
+use std::any::Any;
+
 use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::shard::Ticket;
 use holmes_kernel::{Answer, Call, Code, Machine, Principal, Refusal, Time, Way};
+use holmes_ledger::command::{Command as Pay, Kind, Reply, Transfer, TransferResult};
+use holmes_proto::ledger::v1::TransferCode;
 use holmes_runtime::rig::Seat;
 
 use crate::journal::Journal;
@@ -174,7 +178,8 @@ impl Clients {
                 };
                 self.heard += 1;
                 self.done += u64::from(told.answer.is_ok());
-                leases.extend(told.lease.clone());
+                leases.extend(told.reply.downcast_ref::<holmes_scheduling::Reply>().cloned());
+                wrong.extend(order.otherwise(&*told.reply));
                 let (found, now) = (watch.found(&order.key()), world.rig.now());
                 if let Err(why) = order.settle(told.answer, copied, found, now) {
                     wrong.push(format!("{} {:?} of {}: {why}", order.service(), order.way, order.who));
@@ -205,7 +210,8 @@ impl Clients {
 /// An answer as it was told.
 struct Told {
     answer: Answered,
-    lease: Option<holmes_scheduling::Reply>,
+    /// The machine's own reply, or nothing.
+    reply: Box<dyn Any>,
 }
 
 /// A reply in words, and its place.
@@ -216,11 +222,10 @@ where
     M::Reply: std::fmt::Debug + 'static,
 {
     let answer = seat.answer(ticket)?;
-    let lease = answer.as_ref().ok().and_then(|answer| {
-        let any: &dyn std::any::Any = &answer.value;
-        any.downcast_ref::<holmes_scheduling::Reply>().cloned()
-    });
-    Some(Told { answer: answer.map(|Answer { value, seq }| (format!("{value:?}"), seq)), lease })
+    Some(match answer {
+        Ok(Answer { value, seq }) => Told { answer: Ok((format!("{value:?}"), seq)), reply: Box::new(value) },
+        Err(refusal) => Told { answer: Err(refusal), reply: Box::new(()) },
+    })
 }
 
 impl Said {
@@ -253,6 +258,21 @@ impl Order {
     fn key(&self) -> Key {
         let service = holmes_proto::service(self.service()).unwrap_or_default();
         Key { service, who: self.who, way: self.way.into() }
+    }
+
+    /// E-2.3: a transfer that is told as done, now or before, moved what was asked.
+    fn otherwise(&self, reply: &dyn Any) -> Option<Wrong> {
+        let Said::Ledger(Pay::CreateTransfers { transfers, .. }) = &self.said else { return None };
+        let Reply::Transfers(results) = reply.downcast_ref()? else { return None };
+        let is_other = |(transfer, told): &(&Transfer, &TransferResult)| match &transfer.kind {
+            _ if !matches!(told.code, TransferCode::Ok | TransferCode::Exists) => false,
+            Kind::Single(of) | Kind::Hold { of, .. } if of.balancing => told.amount > of.amount,
+            Kind::Single(of) | Kind::Hold { of, .. } => told.amount != of.amount,
+            Kind::Post { amount, .. } => amount.is_some_and(|amount| told.amount != amount),
+            Kind::Void { .. } => false,
+        };
+        let (transfer, told) = transfers.iter().zip(results).find(is_other)?;
+        Some(format!("E-2.3: of {} {transfer:?} was asked, and told {told:?}", self.who))
     }
 
     /// Its entry, where one with this key is there and is its own.

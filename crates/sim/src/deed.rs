@@ -59,6 +59,10 @@ pub enum Deed {
     Exit { n: u8, back: u64 },
     /// Something that is never right.
     Nonsense { kind: u8 },
+    /// Somebody reaches for what is another's.
+    Meddle { kind: u8, at: usize },
+    /// A party asks for a transfer under an id that it has used: the same, or another.
+    Retransfer { back: usize, change: u8 },
     /// A client that heard nothing, or did, asks again: so many requests back.
     Again { back: usize },
     /// Somebody asks for something else under an id that was used.
@@ -260,7 +264,7 @@ fn calls(rng: &mut fastrand::Rng) -> Vec<(u8, u64)> {
 
 fn asked(rng: &mut fastrand::Rng) -> Deed {
     let (at, token) = (rng.usize(..1_000), rng.bool());
-    match rng.u32(0..100) {
+    match rng.u32(0..108) {
         0..7 => {
             Deed::Pay { from: party(rng), to: party(rng), token, units: units(rng), balancing: rng.bool() }
         }
@@ -298,13 +302,15 @@ fn asked(rng: &mut fastrand::Rng) -> Deed {
         69 => Deed::Bond { n: rng.u8(1..=3), units: rng.u64(1..9_000_000_000) },
         70 => Deed::Unbond { n: rng.u8(1..=3), units: units(rng) },
         71 => Deed::Jail { n: rng.u8(1..=3), jailed: rng.bool() },
-        72 => Deed::Exit { n: rng.u8(1..=3), back: rng.u64(0..4) },
+        72 | 104..106 => Deed::Exit { n: rng.u8(1..=3), back: rng.u64(0..4) },
         73..76 => Deed::Nonsense { kind: rng.u8(..) },
         76..82 => Deed::Again { back: rng.usize(..40) },
         82..84 => Deed::Reuse { back: rng.usize(..20) },
         84..95 => Deed::Wait { ms: rng.u64(1..9_000) },
         95 => Deed::Silence { n: rng.u8(1..=3), silent: rng.bool() },
         96 => Deed::Account { kind: rng.u8(..), at },
+        98..101 => Deed::Meddle { kind: rng.u8(..), at },
+        101..104 => Deed::Retransfer { back: rng.usize(..12), change: rng.u8(..) },
         97 => Deed::Freeze { n: party(rng), token, frozen: rng.u8(..) < 100 },
         _ => Deed::Hear,
     }

@@ -3,7 +3,7 @@
 use holmes_kernel::weak::Guard;
 
 /// Every guard, with the word that it is switched off by.
-pub const ALL: [(&str, Guard); 11] = [
+pub const ALL: [(&str, Guard); 17] = [
     ("inbox", Guard::Inbox),
     ("chain", Guard::Chain),
     ("window", Guard::Window),
@@ -15,4 +15,10 @@ pub const ALL: [(&str, Guard); 11] = [
     ("hold", Guard::Hold),
     ("moment", Guard::Moment),
     ("refused", Guard::Refused),
+    ("owner", Guard::Owner),
+    ("end", Guard::End),
+    ("whole", Guard::Whole),
+    ("leased", Guard::Leased),
+    ("serves", Guard::Serves),
+    ("kappa", Guard::Kappa),
 ];

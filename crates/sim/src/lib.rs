@@ -3,14 +3,16 @@
 //!
 //! A day ([`deed`]) is a list of deeds: what parties ask, and faults of the [`journal`], of the lines between services
 //! ([`bus`]), of processes and of clocks. [`play`] and `suffer` carry them out over a [`world`]; the `rules` hold after
-//! each: every machine's own, those between services, those of the logs ([`watch`]) and of what clients were told
-//! ([`client`]), and what calls cost on both sides ([`bills`]). At the end nothing befalls the network any more, and everything owed must be paid. A day that goes wrong
-//! is cut down ([`shrink`]) and kept as a [`case`].
+//! each: every machine's own, those between services, those of the logs ([`watch`]), of what clients were told
+//! ([`client`]), and those of the economy ([`audit`]). At the end nothing befalls the network any more, and everything owed
+//! must be paid, calls at the same price on both sides ([`bills`]). A day that goes wrong is cut down ([`shrink`]) and kept
+//! as a [`case`].
 //!
 //! Only development uses it; nothing that ships may name it.
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
+pub mod audit;
 pub mod bills;
 pub mod bus;
 pub mod case;

@@ -35,6 +35,8 @@ pub struct Day {
     /// What went against the rules, the first such deed alone.
     pub wrong: Vec<String>,
     holds: Vec<(u8, Id)>,
+    /// Transfers that parties have asked for by calls, each by itself.
+    transfers: Vec<(Principal, Transfer)>,
     submitted: u64,
     /// Accounts that staff has given.
     given: Vec<Id>,
@@ -56,6 +58,7 @@ impl Day {
             watch,
             wrong,
             holds: Vec::new(),
+            transfers: Vec::new(),
             submitted: 0,
             given: Vec::new(),
             silent: BTreeSet::new(),
@@ -139,12 +142,12 @@ impl Day {
             }
             Deed::Freeze { n, token, frozen } => self.freeze(account(*n, asset(*token)), *frozen),
             Deed::Exit { n, back } => {
-                let next = self.world.emission.look(|state| state.next);
-                let exit =
-                    holmes_emission::Command::ExitGrant { node: node(*n), epoch: next.saturating_sub(*back) };
+                let exit = self.exit(*n, *back);
                 self.ask(party(*n), Said::Emission(exit));
             }
             Deed::Nonsense { kind } => self.nonsense(*kind),
+            Deed::Meddle { kind, at } => self.meddle(*kind, *at),
+            Deed::Retransfer { back, change } => self.retransfer(*back, *change),
             Deed::Again { back } => {
                 if let Some(at) = self.clients.back(*back) {
                     self.clients.send(&self.world, &self.watch, at);
@@ -188,6 +191,10 @@ impl Day {
         let transfer =
             |(at, kind)| Transfer { id: self.world.fresh(), linked: linked && at < last, tag: 0, kind };
         let transfers: Vec<Transfer> = kinds.into_iter().enumerate().map(transfer).collect();
+        self.watch.audit.books.link(transfers.iter().map(|transfer| (transfer.id, transfer.linked)));
+        if let [alone] = &transfers[..] {
+            self.transfers.push((who, *alone)); // one of a chain that failed may happen by itself
+        }
         let id = transfers.last().map_or(Id::default(), |transfer| transfer.id);
         self.ask(who, Said::Ledger(Pay::CreateTransfers { via: Via::Call, transfers }));
         id
@@ -329,6 +336,78 @@ impl Day {
             self.clients.forbid(at); // a transfer's refusal stands in its result: there the books are the judge
         }
         self.clients.send(&self.world, &self.watch, at);
+    }
+
+    /// Ends another's hold, takes another's grant or bond, closes another's session, pays from another's account.
+    fn meddle(&mut self, kind: u8, at: usize) {
+        let other = |n: u8| party(1 + n % 5);
+        let n = 1 + at as u8 % 3;
+        let taken = match kind % 7 {
+            0 | 1 => {
+                let Some((n, hold)) = self.holds.get(at % self.holds.len().max(1)).copied() else { return };
+                let kind = if kind.is_multiple_of(2) {
+                    Kind::Post { hold, amount: None }
+                } else {
+                    Kind::Void { hold }
+                };
+                self.transfers(other(n), vec![kind], false); // who is paid may do without it: the books are the judge
+                return;
+            }
+            2 => Said::Emission(self.exit(n, at as u64)),
+            3 => {
+                let amount = Some(Amount::new(1 + at as u64));
+                Said::Staking(Stake::Unbond { node: node(n), amount, account: Some(account(1 + n % 5, HOL)) })
+            }
+            4 => {
+                let sessions = &self.world.sessions;
+                let Some((n, session)) = sessions.get(at % sessions.len().max(1)).copied() else { return };
+                let close = self.clients.note(
+                    other(n),
+                    Way::Request(self.world.fresh()),
+                    Said::Market(Trade::CloseSession { session }),
+                );
+                self.clients.forbid(close);
+                return self.clients.send(&self.world, &self.watch, close);
+            }
+            whose => {
+                // Nobody can know whose account that is but the ledger: then it does not pay from it.
+                let (n, asset) = (4 + at as u8 % 2, asset(at.is_multiple_of(4)));
+                let account = account(if whose == 5 { 9 - n } else { n }, asset);
+                return self.ask(party(n), Said::Market(Trade::SetAccount { asset, account }));
+            }
+        };
+        let id = self.world.fresh();
+        let at = self.clients.note(other(n), Way::Request(id), taken);
+        self.clients.forbid(at);
+        self.clients.send(&self.world, &self.watch, at);
+    }
+
+    /// E-2.3: the same transfer again does nothing, another one under its id fails.
+    fn retransfer(&mut self, back: usize, change: u8) {
+        let Some(at) = self.transfers.len().checked_sub(1 + back) else { return };
+        let (who, mut transfer) = self.transfers[at];
+        match (&mut transfer.kind, change % 4) {
+            (Kind::Single(of) | Kind::Hold { of, .. }, 1) => {
+                of.amount = Amount::new(of.amount.units() / 2 + 1)
+            }
+            (Kind::Single(of) | Kind::Hold { of, .. }, 2) => of.credit = account(1 + change / 4 % 5, USD),
+            (Kind::Post { amount, .. }, 1) => *amount = Some(Amount::new(1)),
+            (_, 3) => transfer.tag = 1,
+            _ => {}
+        }
+        let transfers = vec![transfer];
+        self.ask(who, Said::Ledger(Pay::CreateTransfers { via: Via::Call, transfers }));
+    }
+
+    /// To take a grant early: one that is there, or one that may have been.
+    fn exit(&self, n: u8, back: u64) -> holmes_emission::Command {
+        let grant = |state: &holmes_emission::State| {
+            let grants = state.nodes.get(&node(n)).map(|node| &node.grants);
+            let there = grants.filter(|grants| !grants.is_empty());
+            let nth = there.and_then(|grants| grants.keys().nth_back(back as usize % grants.len()).copied());
+            nth.unwrap_or(state.next.saturating_sub(back))
+        };
+        holmes_emission::Command::ExitGrant { node: node(n), epoch: self.world.emission.look(grant) }
     }
 
     fn reuse(&mut self, back: usize) {

@@ -28,7 +28,7 @@ impl Day {
             }
         }
         if self.rests(1) {
-            wrong.extend(self.world.ledger.look(|state| self.watch.books_agree(state)));
+            wrong.extend(self.world.ledger.look(|state| self.watch.audit.books.agree(state)));
         }
         self.wrong.extend(wrong);
     }
@@ -118,6 +118,7 @@ impl Day {
                 self.wrong.push(format!("at rest: {what}: {told}"));
             }
         }
+        self.wrong.extend(self.watch.audit.at_rest());
         self.wrong.extend(misbilled(self.world.events(), self.world.events()));
     }
 

@@ -1,21 +1,20 @@
-//! What the logs say, read beside the machines: one chain each, nothing twice, and the ledger's books computed anew from its
-//! events alone.
+//! What the logs say, read beside the machines: one chain each, nothing twice, and every event held to the rules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use holmes_kernel::canon::Digest;
-use holmes_kernel::id::PrincipalKind;
+use holmes_kernel::entry::SourceOrigin;
 use holmes_kernel::ports::Journal as _;
 use holmes_kernel::{Entry, Event, Frame, Id, LogId, Origin, Principal, ServiceId, Tail, Way};
-use holmes_ledger::rows::{self, Row};
-use holmes_proto::columns::ids;
-use holmes_proto::ledger::v1::event::Event as Booked;
-use holmes_proto::ledger::v1::{TransferCode, TransferKind};
 use holmes_proto::{accounts, emission, ledger, market, scheduling, staking, treasury};
 use holmes_store::journal::memory;
 use holmes_testing::now;
+use prost::DecodeError;
+use prost::bytes::Bytes;
 
-use crate::world::{COIN, log};
+use crate::audit::{Audit, Seen};
+use crate::deed::SERVICES;
+use crate::world::log;
 
 /// What names a command for ever.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +58,16 @@ pub struct Found {
     pub refused: Option<String>,
 }
 
+/// A frame, and what is in it.
+type Read = (Frame, Vec<(u64, Entry)>);
+
+fn sources(entries: &[(u64, Entry)]) -> impl Iterator<Item = &SourceOrigin> {
+    entries.iter().filter_map(|(_, entry)| match &entry.origin {
+        Some(Origin::Source(source)) => Some(source),
+        _ => None,
+    })
+}
+
 /// What the logs have said so far.
 #[derive(Debug, Default)]
 pub struct Watch {
@@ -70,40 +79,50 @@ pub struct Watch {
     taken: BTreeMap<(LogId, LogId), u64>,
     /// Sends that their target has not taken in: target, source, place.
     pub sent: BTreeSet<(ServiceId, ServiceId, u64)>,
-    books: Books,
-    /// What was taken in of logs that were not read so far yet.
-    ahead: BTreeSet<(ServiceId, ServiceId, u64)>,
+    /// What their events come to.
+    pub audit: Audit,
     wrong: Vec<String>,
     /// Frames read.
     pub frames: u64,
 }
 
-/// The ledger's books.
-#[derive(Debug, Default)]
-struct Books {
-    balances: BTreeMap<Id, i128>,
-    /// Open holds, and what each reserves.
-    holds: BTreeMap<Id, u64>,
-    ended: BTreeSet<Id>,
-    owners: BTreeMap<Id, Principal>,
-    frozen: BTreeSet<Id>,
-    /// Of money that came in or went out.
-    references: BTreeSet<String>,
-    /// Transfers that happened.
-    happened: BTreeSet<Id>,
-}
-
 impl Watch {
     /// Reads what has been written since it last looked; everything that must not be.
+    ///
+    /// An entry is read behind what it has taken in of other logs, so that who judges it knows what its service knew.
     pub fn look(&mut self, kept: &memory::Journal) -> Vec<String> {
-        self.read::<ledger::v1::Event>(kept);
-        self.read::<staking::v1::Event>(kept);
-        self.read::<scheduling::v1::Event>(kept);
-        self.read::<market::v1::Event>(kept);
-        self.read::<emission::v1::Event>(kept);
-        self.read::<treasury::v1::Event>(kept);
-        self.read::<accounts::v1::Event>(kept);
+        let mut unread = SERVICES.map(|service| self.unread(kept, log(service)));
+        while let Some(next) = self.next(&unread) {
+            if let Some((frame, entries)) = unread[next].pop_front() {
+                self.frame(&frame, entries);
+            }
+        }
         std::mem::take(&mut self.wrong)
+    }
+
+    /// Which log is read on, by its place among them.
+    fn next(&mut self, unread: &[VecDeque<Read>]) -> Option<usize> {
+        let heard = |source: &SourceOrigin| {
+            let Some((from, at)) = source.place() else { return true };
+            self.tails.get(&from).is_some_and(|tail| tail.seq >= at.seq)
+        };
+        let knows =
+            |frames: &VecDeque<Read>| frames.front().is_some_and(|(_, entries)| sources(entries).all(heard));
+        let first = || unread.iter().position(|frames| !frames.is_empty());
+        unread.iter().position(knows).or_else(first)
+    }
+
+    fn unread(&mut self, kept: &memory::Journal, log: LogId) -> VecDeque<Read> {
+        let tail = self.tails.get(&log).copied().unwrap_or_default();
+        let Ok(frames) = now(kept.read(log, tail.seq, usize::MAX)) else { return VecDeque::new() };
+        let read = |frame: Frame| match frame.entries() {
+            Ok(entries) => Some((frame, entries)),
+            Err(why) => {
+                self.wrong.push(format!("a frame of {log} cannot be read: {why}"));
+                None
+            }
+        };
+        frames.into_iter().filter_map(read).collect()
     }
 
     /// A command's entry, if there is one.
@@ -116,67 +135,67 @@ impl Watch {
         self.tails.iter()
     }
 
-    /// Whether the ledger's state is what its events come to.
-    pub fn books_agree(&self, state: &holmes_ledger::State) -> Vec<String> {
-        let mut wrong = Vec::new();
-        for (id, account) in state.accounts.iter() {
-            let net = account.balance.net();
-            let has = i128::from(net.0) - i128::from(net.1);
-            let booked = self.books.balances.get(id).copied().unwrap_or(0);
-            if has != booked {
-                wrong.push(format!("account {id} has {has}, its events come to {booked}"));
-            }
-        }
-        let open: BTreeMap<Id, u64> = state.holds.iter().map(|(id, hold)| (*id, hold.amount)).collect();
-        if open != self.books.holds {
-            wrong.push("the open holds are not those that events opened and did not end".into());
-        }
-        wrong
-    }
-
-    fn read<E: Event>(&mut self, kept: &memory::Journal) {
-        let log = log(E::SERVICE.0);
+    fn frame(&mut self, frame: &Frame, entries: Vec<(u64, Entry)>) {
+        let header = frame.header();
+        let log = header.log;
         let tail = self.tails.get(&log).copied().unwrap_or_default();
-        let Ok(frames) = now(kept.read(log, tail.seq, usize::MAX)) else { return };
-        for frame in &frames {
-            let tail = self.tails.get(&log).copied().unwrap_or_default();
-            if let Err(why) = frame.follows(log, &tail) {
-                self.wrong.push(format!("the log of {log} is no chain behind {}: {why}", tail.seq));
-            }
-            self.tails.insert(log, frame.tail());
-            self.frames += 1;
-            self.frame::<E>(frame);
+        if let Err(why) = frame.follows(log, &tail) {
+            self.wrong.push(format!("the log of {log} is no chain behind {}: {why}", tail.seq));
         }
-    }
-
-    fn frame<E: Event>(&mut self, frame: &Frame) {
-        let log = frame.header().log;
-        let entries = match frame.entries() {
-            Ok(entries) => entries,
-            Err(why) => return self.wrong.push(format!("a frame of {log} cannot be read: {why}")),
-        };
+        self.frames += 1;
         for (first, entry) in entries {
             self.came(log, first, &entry);
-            for (seq, bytes) in (first..).zip(&entry.events) {
-                let Ok(event) = E::decode(bytes.clone()) else {
+            let seen = Seen { first, at: header.ts, who: entry.asked_by() };
+            for (seq, bytes) in (first..).zip(entry.events) {
+                if self.happened(log.svc, &seen, seq, bytes).is_err() {
                     self.wrong.push(format!("the event at {seq} of {log} cannot be read"));
-                    continue;
-                };
-                if let Some(send) = event.send() {
-                    let send = (send.to, log.svc, seq);
-                    if !self.ahead.remove(&send) {
-                        self.sent.insert(send);
-                    }
                 }
             }
-            if E::SERVICE == ledger::v1::Event::SERVICE {
-                let events = entry.events.iter().filter_map(|bytes| {
-                    <ledger::v1::Event as prost::Message>::decode(bytes.clone()).ok()?.event
-                });
-                let who = entry.asked_by();
-                events.for_each(|event| self.wrong.extend(self.books.book(event, who)));
-            }
         }
+        self.tails.insert(log, frame.tail());
+    }
+
+    fn happened(
+        &mut self,
+        service: ServiceId,
+        seen: &Seen,
+        seq: u64,
+        bytes: Bytes,
+    ) -> Result<(), DecodeError> {
+        match service {
+            ledger::v1::Event::SERVICE => {
+                let event = self.event::<ledger::v1::Event>(seq, bytes)?;
+                self.wrong.extend(self.audit.ledger(seen, event));
+            }
+            staking::v1::Event::SERVICE => {
+                let event = self.event::<staking::v1::Event>(seq, bytes)?;
+                self.wrong.extend(self.audit.staking(seen, event));
+            }
+            scheduling::v1::Event::SERVICE => {
+                let event = self.event::<scheduling::v1::Event>(seq, bytes)?;
+                self.wrong.extend(self.audit.scheduling(seen, event));
+            }
+            market::v1::Event::SERVICE => {
+                let event = self.event::<market::v1::Event>(seq, bytes)?;
+                self.wrong.extend(self.audit.market(seen, event));
+            }
+            emission::v1::Event::SERVICE => {
+                let event = self.event::<emission::v1::Event>(seq, bytes)?;
+                self.wrong.extend(self.audit.emission(seen, event));
+            }
+            treasury::v1::Event::SERVICE => drop(self.event::<treasury::v1::Event>(seq, bytes)?),
+            _ => drop(self.event::<accounts::v1::Event>(seq, bytes)?),
+        }
+        Ok(())
+    }
+
+    fn event<E: Event>(&mut self, seq: u64, bytes: Bytes) -> Result<E, DecodeError> {
+        let event = E::decode(bytes)?;
+        if let Some(send) = event.send() {
+            self.sent.insert((send.to, E::SERVICE, seq));
+            self.audit.sent(&send);
+        }
+        Ok(event)
     }
 
     /// Nothing comes in twice, by whatever way.
@@ -203,10 +222,11 @@ impl Watch {
                         .push(format!("{log} has taken in {from} at {} again, behind {before}", at.seq));
                 }
                 *before = (*before).max(at.seq);
-                let send = (service, from.svc, at.seq);
-                if !self.sent.remove(&send) {
-                    self.ahead.insert(send);
+                self.sent.remove(&(service, from.svc, at.seq));
+                if self.tails.get(&from).is_none_or(|tail| tail.seq < at.seq) {
+                    self.wrong.push(format!("{log} has taken in {from} at {}, which is not written", at.seq));
                 }
+                self.audit.heard(service, from.svc, at.seq);
                 return;
             }
             _ => return,
@@ -222,127 +242,4 @@ impl Watch {
             self.wrong.push(format!("{key:?} ran twice, at {} and at {first}", before.first));
         }
     }
-}
-
-impl Books {
-    fn book(&mut self, event: Booked, who: Principal) -> Vec<String> {
-        self.begin();
-        let mut wrong = Vec::new();
-        match event {
-            Booked::TransfersRecorded(recorded) => {
-                for row in rows::rows(&recorded).filter(|row| row.code == TransferCode::Ok) {
-                    wrong.extend(self.forbidden(&row, who));
-                    wrong.extend(self.transfer(&row));
-                }
-            }
-            Booked::HoldsExpired(expired) => {
-                for id in ids(&expired.holds) {
-                    wrong.extend(self.end(id).err());
-                }
-            }
-            Booked::AccountOpened(e) => {
-                let (id, owner) = (Id::from_slice(&e.account), Principal::from_slice(&e.owner));
-                self.owners.extend(id.zip(owner));
-            }
-            Booked::AccountFrozen(e) => {
-                let id = Id::from_slice(&e.account).unwrap_or_default();
-                self.frozen.remove(&id);
-                self.frozen.extend(e.frozen_out.then_some(id));
-            }
-            Booked::DepositRecorded(e) => {
-                wrong.extend(self.refer(&e.reference));
-                self.cross(&e.account, e.amount_units.into());
-            }
-            Booked::WithdrawalRecorded(e) => {
-                wrong.extend(self.refer(&e.reference));
-                wrong.extend(self.leaves_frozen(&Id::from_slice(&e.account).unwrap_or_default()));
-                self.cross(&e.account, -i128::from(e.amount_units));
-            }
-            Booked::TokensDestroyed(e) => self.add(named("burn_inbox/HOL"), -i128::from(e.amount_units)),
-            _ => {}
-        }
-        wrong
-    }
-
-    /// E-1.1: the whole cap stands in `genesis/HOL` before the first event.
-    fn begin(&mut self) {
-        self.balances.entry(named("genesis/HOL")).or_insert(i128::from(1_000_000_000 * COIN));
-    }
-
-    /// Notes a transfer that happened, and what forbids it: it did before, its account is another's, or frozen (E-2.1, E-2.5).
-    fn forbidden(&mut self, row: &Row, who: Principal) -> Vec<String> {
-        let mut wrong = Vec::new();
-        if !self.happened.insert(row.id) {
-            wrong.push(format!("transfer {} happened twice", row.id));
-        }
-        if !matches!(row.kind, TransferKind::Single | TransferKind::Hold) {
-            return wrong;
-        }
-        wrong.extend(self.leaves_frozen(&row.debit));
-        let of_the_house = matches!(who.kind, PrincipalKind::Service | PrincipalKind::Staff);
-        if !of_the_house && self.owners.get(&row.debit) != Some(&who) {
-            wrong.push(format!("{who} has moved money of account {}, which is not its own", row.debit));
-        }
-        wrong
-    }
-
-    fn leaves_frozen(&self, account: &Id) -> Option<String> {
-        self.frozen.contains(account).then(|| format!("money left account {account}, which is frozen"))
-    }
-
-    /// What comes in or goes out has a reference that is unique for ever (design.md §7.1).
-    fn refer(&mut self, reference: &str) -> Option<String> {
-        let is_new = self.references.insert(reference.to_owned());
-        (!is_new).then(|| format!("reference {reference:?} moved money twice"))
-    }
-
-    fn transfer(&mut self, row: &Row) -> Option<String> {
-        match row.kind {
-            TransferKind::Single => self.pay(row),
-            TransferKind::Hold => {
-                if self.holds.insert(row.id, row.amount).is_some() || self.ended.contains(&row.id) {
-                    return Some(format!("hold {} was opened twice", row.id));
-                }
-            }
-            TransferKind::Post => {
-                let held = match self.end(row.hold) {
-                    Ok(held) => held,
-                    Err(wrong) => return Some(wrong),
-                };
-                self.pay(row);
-                if row.amount > held {
-                    return Some(format!("of hold {}, {held}, {} were posted", row.hold, row.amount));
-                }
-            }
-            TransferKind::Void => return self.end(row.hold).err(),
-            TransferKind::Unspecified => return Some("a transfer of no kind".into()),
-        }
-        None
-    }
-
-    /// E-2.2: a hold ends at most once.
-    fn end(&mut self, id: Id) -> Result<u64, String> {
-        let held = self.holds.remove(&id);
-        self.ended.insert(id);
-        held.ok_or_else(|| format!("hold {id} ended, and was not open"))
-    }
-
-    fn pay(&mut self, row: &Row) {
-        self.add(row.debit, -i128::from(row.amount));
-        self.add(row.credit, i128::from(row.amount) - i128::from(row.burned));
-        self.add(named("burn_inbox/HOL"), row.burned.into());
-    }
-
-    fn cross(&mut self, account: &[u8], units: i128) {
-        self.add(Id::from_slice(account).unwrap_or_default(), units);
-        self.add(named("external/USD"), -units);
-    }
-
-    fn add(&mut self, account: Id, units: i128) {
-        *self.balances.entry(account).or_default() += units;
-    }
-}
-
-fn named(account: &str) -> Id {
-    holmes_ledger::system_account(account)
 }

@@ -125,3 +125,33 @@ fn without_the_moment_of_its_frame_an_event_happens_otherwise_at_replay() {
 fn without_refusals_on_record_what_was_refused_is_acknowledged() {
     is_missed(Guard::Refused, &["the log says that it was refused", "a machine failed over it"]);
 }
+
+#[test]
+fn without_owners_anybody_moves_anybodys_money() {
+    is_missed(Guard::Owner, &["which is not its own"]);
+}
+
+#[test]
+fn without_those_who_may_end_it_a_hold_is_ended_by_another() {
+    is_missed(Guard::End, &["ended hold"]);
+}
+
+#[test]
+fn without_whole_chains_a_part_of_one_happens() {
+    is_missed(Guard::Whole, &["E-2.2: of linked transfers only some happened", "E-9.1"]);
+}
+
+#[test]
+fn without_looking_for_its_leases_a_node_unbonds_with_one() {
+    is_missed(Guard::Leased, &["E-6.5"]);
+}
+
+#[test]
+fn without_its_standing_a_node_that_may_not_serve_gets_a_lease() {
+    is_missed(Guard::Serves, &["E-6.1"]);
+}
+
+#[test]
+fn without_kappa_an_operator_earns_more_than_its_work_allows() {
+    is_missed(Guard::Kappa, &["E-3.2"]);
+}

@@ -72,6 +72,15 @@ impl Town {
 }
 
 #[test]
+#[should_panic(expected = "never rest")]
+fn a_machine_that_is_always_due_is_told_and_not_waited_for() {
+    let mut town = Town::new();
+    let id = Id::from_bytes([1; 16]);
+    town.ask(0, Command::SetAlarm { id, after_ms: 0, rings: u32::MAX, manner: Manner::Well }).unwrap();
+    town.rig.advance(Duration::from_secs(1));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_day_and_a_restart_changes_nothing() {
     let mut days = Vec::new();
     for seed in [1, 1, 2] {

@@ -2,6 +2,7 @@
 
 use ethnum::U256;
 use holmes_kernel::Place;
+use holmes_kernel::weak::{Guard, is_off};
 use holmes_kernel::{Amount, Ctx, Id, apportion};
 use holmes_proto::emission::v1::event::Event as Kind;
 use holmes_proto::emission::v1::{
@@ -137,7 +138,7 @@ fn cut(state: &State, closing: &Closing, owner: &OwnerRow) -> Option<OwnerCut> {
         .map(|(id, row)| (*id, u128::from(row.shares[TRR])))
         .collect();
     let sum = Amount::from_wide(shares.iter().map(|(_, units)| units).sum())?; // at most the pool
-    let over = sum.checked_sub(bound).filter(|over| !over.is_zero())?;
+    let over = sum.checked_sub(bound).filter(|over| !over.is_zero() && !is_off(Guard::Kappa))?;
     let cuts = apportion(over, &shares);
     Some(OwnerCut {
         owner: Default::default(),

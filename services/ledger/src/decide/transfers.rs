@@ -1,6 +1,7 @@
 //! Transfers: checked in order against the state and what their batch has changed so far; chains whole or not at all.
 
 use holmes_kernel::Place;
+use holmes_kernel::weak::{Guard, is_off};
 use holmes_kernel::window::NotTaken;
 use holmes_kernel::{Amount, Ctx, Id, Principal};
 use holmes_proto::ledger::v1::{TransferCode as Code, TransferKind, TransfersRecorded};
@@ -56,6 +57,7 @@ pub(super) fn create(
     for chain in chains(transfers) {
         match chain {
             [transfer] => columns.push(&batch.transfer(transfer)),
+            _ if is_off(Guard::Whole) => chain.iter().for_each(|one| columns.push(&batch.transfer(one))),
             _ => batch.chain(chain).iter().for_each(|row| columns.push(row)),
         }
     }
@@ -352,6 +354,7 @@ impl<'a> Batch<'a> {
     fn may_end(&self, hold: &Hold, credit: &Account, kind: TransferKind) -> bool {
         let who = &self.ctx.principal;
         match hold.coordinator {
+            _ if is_off(Guard::End) => true,
             Some(by) => *who == Principal::service(by.service),
             None => {
                 let renounces = kind == TransferKind::Void && *who == credit.owner;

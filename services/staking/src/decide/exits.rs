@@ -1,5 +1,6 @@
 //! E-6.5: bonds on their way back, in order of request, in parts.
 
+use holmes_kernel::weak::{Guard, is_off};
 use holmes_kernel::{Amount, Ctx, Id, Time};
 use holmes_proto::staking::v1::event::Event as Kind;
 use holmes_proto::staking::v1::{
@@ -59,7 +60,7 @@ pub(super) fn unbond(
 
 /// E-6.5: only a node without a lease unbonds.
 fn free(state: &State, id: Id, ctx: &Ctx) -> Result<(), Rejection> {
-    let Some(leases) = state.leases.get(&id) else { return Ok(()) };
+    let Some(leases) = state.leases.get(&id).filter(|_| !is_off(Guard::Leased)) else { return Ok(()) };
     let last = leases.values().max().copied().unwrap_or_default();
     let left_us = last.micros().saturating_sub(ctx.now.micros());
     let ends_in_s = left_us.div_ceil(1_000_000);

@@ -1,0 +1,283 @@
+//! The ledger's books: balances, holds, and who may move what (E-2).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holmes_kernel::id::PrincipalKind;
+use holmes_kernel::{Id, Principal, ServiceId, Time};
+use holmes_ledger::rows::{self, Row};
+use holmes_proto::columns::ids;
+use holmes_proto::ledger::v1::event::Event as Booked;
+use holmes_proto::ledger::v1::{TransferCode, TransferKind};
+
+use super::{Seen, Wrong, raw};
+use crate::world::COIN;
+
+/// The ledger's books.
+#[derive(Debug, Default)]
+pub struct Books {
+    balances: BTreeMap<Id, i128>,
+    /// Open holds.
+    holds: BTreeMap<Id, Held>,
+    /// What open holds reserve of each account.
+    reserved: BTreeMap<Id, i128>,
+    owners: BTreeMap<Id, Principal>,
+    frozen: BTreeSet<Id>,
+    /// Of money that came in or went out.
+    references: BTreeSet<String>,
+    /// Transfers that happened.
+    happened: BTreeMap<Id, Row>,
+    /// Transfers that happen together or not at all.
+    chains: Vec<Vec<Id>>,
+}
+
+/// An open hold.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    units: u64,
+    debit: Id,
+    credit: Id,
+    opener: Principal,
+    coordinator: Option<ServiceId>,
+    expires: Option<Time>,
+}
+
+impl Books {
+    /// Whether the ledger's state is what its events come to.
+    pub fn agree(&self, state: &holmes_ledger::State) -> Wrong {
+        let mut wrong = Wrong::new();
+        for (id, account) in state.accounts.iter() {
+            let net = account.balance.net();
+            let has = i128::from(net.0) - i128::from(net.1);
+            let booked = self.balances.get(id).copied().unwrap_or(0);
+            if has != booked {
+                wrong.push(format!("account {id} has {has}, its events come to {booked}"));
+            }
+        }
+        let open: BTreeMap<Id, u64> = state.holds.iter().map(|(id, hold)| (*id, hold.amount)).collect();
+        if open != self.holds.iter().map(|(id, held)| (*id, held.units)).collect() {
+            wrong.push("the open holds are not those that events opened and did not end".into());
+        }
+        wrong
+    }
+
+    /// Whose an account is.
+    pub fn owner(&self, account: Id) -> Option<Principal> {
+        self.owners.get(&account).copied()
+    }
+
+    /// Notes which transfers of a batch are asked for together: each is named with whether the next one belongs to it (E-2.2).
+    pub fn link(&mut self, transfers: impl Iterator<Item = (Id, bool)>) {
+        let mut chain = Vec::new();
+        for (id, linked) in transfers {
+            chain.push(id);
+            if !linked {
+                self.chains.extend(Some(std::mem::take(&mut chain)).filter(|chain| chain.len() > 1));
+            }
+        }
+    }
+
+    /// Chains of which a part has happened.
+    pub fn torn(&self) -> impl Iterator<Item = String> + '_ {
+        let torn = |chain: &&Vec<Id>| {
+            let happened = chain.iter().filter(|id| self.happened.contains_key(id)).count();
+            happened > 0 && happened < chain.len()
+        };
+        self.chains
+            .iter()
+            .filter(torn)
+            .map(|chain| format!("E-2.2: of linked transfers only some happened: {chain:?}"))
+    }
+
+    /// What an event reserves on behalf of a service: for what, and whose money it is.
+    pub(super) fn reserved_by(&self, service: ServiceId, event: &Booked) -> Vec<(Id, Option<Principal>)> {
+        let Booked::TransfersRecorded(recorded) = event else { return Vec::new() };
+        let done = rows::rows(recorded).filter(|row| row.code == TransferCode::Ok);
+        let by = |row: Row| {
+            row.coordinator.filter(|by| by.service == service).map(|by| (by.id, self.owner(row.debit)))
+        };
+        done.filter_map(by).collect()
+    }
+
+    /// Books an event; what of it may not be.
+    pub fn book(&mut self, seen: &Seen, event: Booked) -> Wrong {
+        self.begin();
+        let mut wrong = Wrong::new();
+        match event {
+            Booked::TransfersRecorded(recorded) => {
+                for row in rows::rows(&recorded) {
+                    match row.code {
+                        TransferCode::Ok => wrong.extend(self.transfer(seen, &row)),
+                        TransferCode::Exists => wrong.extend(self.unlike(&row)),
+                        _ => {}
+                    }
+                }
+            }
+            Booked::HoldsExpired(expired) => {
+                for id in ids(&expired.holds) {
+                    let early = |held: &Held| held.expires.is_none_or(|at| at > seen.at);
+                    match self.end(id) {
+                        Ok(held) if early(&held) => {
+                            wrong.push(format!("E-2.2: hold {id} expired before its time"))
+                        }
+                        ended => wrong.extend(ended.err()),
+                    }
+                }
+            }
+            Booked::AccountOpened(e) => {
+                let (id, owner) = (Id::from_slice(&e.account), Principal::from_slice(&e.owner));
+                self.owners.extend(id.zip(owner));
+            }
+            Booked::AccountFrozen(e) => {
+                let id = raw(&e.account);
+                self.frozen.remove(&id);
+                self.frozen.extend(e.frozen_out.then_some(id));
+            }
+            Booked::DepositRecorded(e) => {
+                wrong.extend(self.refer(&e.reference));
+                self.cross(&e.account, e.amount_units.into());
+            }
+            Booked::WithdrawalRecorded(e) => {
+                wrong.extend(self.refer(&e.reference));
+                wrong.extend(self.leaves_frozen(raw(&e.account)));
+                self.cross(&e.account, -i128::from(e.amount_units));
+                wrong.extend(self.overdrawn(raw(&e.account)));
+            }
+            Booked::TokensDestroyed(e) => self.add(named("burn_inbox/HOL"), -i128::from(e.amount_units)),
+            _ => {}
+        }
+        wrong
+    }
+
+    /// E-1.1: the whole cap stands in `genesis/HOL` before the first event.
+    fn begin(&mut self) {
+        self.balances.entry(named("genesis/HOL")).or_insert(i128::from(1_000_000_000 * COIN));
+    }
+
+    /// A transfer that happened, and what forbids it: it did before, its account is another's, frozen or has not as much
+    /// (E-2.1, E-2.5).
+    fn transfer(&mut self, seen: &Seen, row: &Row) -> Wrong {
+        let mut wrong = Wrong::new();
+        if self.happened.insert(row.id, *row).is_some() {
+            wrong.push(format!("transfer {} happened twice", row.id));
+        }
+        match row.kind {
+            TransferKind::Single | TransferKind::Hold => {
+                wrong.extend(self.leaves_frozen(row.debit));
+                let of_the_house = matches!(seen.who.kind, PrincipalKind::Service | PrincipalKind::Staff);
+                if !of_the_house && self.owner(row.debit) != Some(seen.who) {
+                    let who = seen.who;
+                    wrong.push(format!(
+                        "{who} has moved money of account {}, which is not its own",
+                        row.debit
+                    ));
+                }
+                if row.kind == TransferKind::Single {
+                    self.pay(row)
+                } else {
+                    self.hold(seen, row)
+                }
+                wrong.extend(self.overdrawn(row.debit));
+            }
+            TransferKind::Post | TransferKind::Void => match self.end(row.hold) {
+                Ok(held) => wrong.extend(self.ended(seen, row, &held)),
+                Err(why) => wrong.push(why),
+            },
+            TransferKind::Unspecified => wrong.push("a transfer of no kind".into()),
+        }
+        wrong
+    }
+
+    fn hold(&mut self, seen: &Seen, row: &Row) {
+        let coordinator = row.coordinator.map(|by| by.service);
+        let Row { debit, credit, expires, .. } = *row;
+        let held = Held { units: row.amount, debit, credit, opener: seen.who, coordinator, expires };
+        self.holds.insert(row.id, held);
+        *self.reserved.entry(debit).or_default() += i128::from(row.amount);
+    }
+
+    /// E-2.2: what forbids that a hold ended so. Who coordinates it ends it, and where nobody does, who opened it; who would
+    /// be paid may do without.
+    fn ended(&mut self, seen: &Seen, row: &Row, held: &Held) -> Wrong {
+        let mut wrong = Wrong::new();
+        let may = match held.coordinator {
+            Some(service) => seen.who == Principal::service(service),
+            None => {
+                let renounces = row.kind == TransferKind::Void && self.owner(held.credit) == Some(seen.who);
+                renounces || seen.who == held.opener
+            }
+        };
+        if !may {
+            wrong.push(format!("E-2.2: {} ended hold {}, which is not its own", seen.who, row.hold));
+        }
+        if held.expires.is_some_and(|at| at <= seen.at) {
+            wrong.push(format!("E-2.2: hold {} ended when its time was over", row.hold));
+        }
+        if (row.debit, row.credit) != (held.debit, held.credit) {
+            wrong.push(format!("E-2.2: hold {} ended between other accounts", row.hold));
+        }
+        if row.kind == TransferKind::Post {
+            self.pay(row);
+        }
+        if row.amount > held.units {
+            wrong.push(format!("of hold {}, {}, {} were posted", row.hold, held.units, row.amount));
+        }
+        wrong
+    }
+
+    /// E-2.3: what was answered as there already is there, and the same.
+    fn unlike(&self, row: &Row) -> Option<String> {
+        let same = |first: &Row| {
+            let sides = !matches!(row.kind, TransferKind::Single | TransferKind::Hold)
+                || (first.debit, first.credit) == (row.debit, row.credit);
+            sides
+                && (first.kind, first.hold, first.digest) == (row.kind, row.hold, row.digest)
+                && first.amount == row.amount
+        };
+        let is_there = self.happened.get(&row.id).is_some_and(same);
+        (!is_there)
+            .then(|| format!("E-2.3: transfer {} was answered as the one before, and is another", row.id))
+    }
+
+    /// E-2.1: what holds reserve counts, too. Only what stands for the outside may owe.
+    fn overdrawn(&self, account: Id) -> Option<String> {
+        let of = |amounts: &BTreeMap<Id, i128>| amounts.get(&account).copied().unwrap_or(0);
+        let left = of(&self.balances) - of(&self.reserved);
+        (left < 0).then(|| format!("E-2.1: account {account} is overdrawn by {}", -left))
+    }
+
+    fn leaves_frozen(&self, account: Id) -> Option<String> {
+        self.frozen.contains(&account).then(|| format!("money left account {account}, which is frozen"))
+    }
+
+    /// What comes in or goes out has a reference that is unique for ever (design.md §7.1).
+    fn refer(&mut self, reference: &str) -> Option<String> {
+        let is_new = self.references.insert(reference.to_owned());
+        (!is_new).then(|| format!("reference {reference:?} moved money twice"))
+    }
+
+    /// E-2.2: a hold ends at most once.
+    fn end(&mut self, id: Id) -> Result<Held, String> {
+        let held = self.holds.remove(&id).ok_or_else(|| format!("hold {id} ended, and was not open"))?;
+        *self.reserved.entry(held.debit).or_default() -= i128::from(held.units);
+        Ok(held)
+    }
+
+    fn pay(&mut self, row: &Row) {
+        self.add(row.debit, -i128::from(row.amount));
+        self.add(row.credit, i128::from(row.amount) - i128::from(row.burned));
+        self.add(named("burn_inbox/HOL"), row.burned.into());
+    }
+
+    fn cross(&mut self, account: &[u8], units: i128) {
+        self.add(raw(account), units);
+        self.add(named("external/USD"), -units);
+    }
+
+    fn add(&mut self, account: Id, units: i128) {
+        *self.balances.entry(account).or_default() += units;
+    }
+}
+
+fn named(account: &str) -> Id {
+    holmes_ledger::system_account(account)
+}

@@ -1,0 +1,197 @@
+//! Who serves, and what leaves with a bond: leases go to nodes that may serve and to sessions that go on (E-6.1, E-10.2), calls
+//! are metered once under the lease that they were made under (E-9.2), and no node with a lease unbonds (E-6.5).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holmes_kernel::{Id, Principal, Time};
+use holmes_proto::market::v1::event::Event as Sold;
+use holmes_proto::scheduling::v1 as scheduling;
+use holmes_proto::scheduling::v1::event::Event as Placed;
+use holmes_proto::staking::v1 as staking;
+use holmes_proto::staking::v1::NodeState;
+use holmes_proto::staking::v1::event::Event as Staked;
+use prost::bytes::Bytes;
+
+use super::{Books, Heard, Seen, Wrong, asked_of_ledger, id, raw};
+use crate::world::EPOCH_S;
+
+const STAKING: u16 = 3;
+const SCHEDULING: u16 = 4;
+const MARKET: u16 = 5;
+/// E-6.5: for so many days a compute node's bond stays.
+const UNBONDING_DAYS: u64 = 14;
+
+/// Nodes, their leases and what unbonds of them.
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    nodes: BTreeMap<Id, Node>,
+    /// By the place of their grants.
+    leases: BTreeMap<Bytes, Lease>,
+    /// Sessions, and which entry of the market's log has closed them.
+    sessions: BTreeMap<Id, Option<u64>>,
+    unbondings: BTreeMap<u64, Unbonding>,
+    /// Calls that were metered, with their leases.
+    metered: BTreeSet<(Bytes, Bytes)>,
+}
+
+#[derive(Debug)]
+struct Node {
+    owner: Principal,
+    /// Behind which entries of staking's log it may serve, or not.
+    serves: BTreeMap<u64, bool>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    node: Id,
+    session: Bytes,
+    /// The entries of scheduling's log that have granted and ended it.
+    granted: u64,
+    ended: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Unbonding {
+    node: Id,
+    left: u64,
+    ready_at: Time,
+}
+
+impl Nodes {
+    /// Whose a node is.
+    pub(super) fn owner(&self, node: Id) -> Option<Principal> {
+        self.nodes.get(&node).map(|node| node.owner)
+    }
+
+    pub(super) fn staked(&mut self, seen: &Seen, event: Staked, books: &Books, heard: &Heard) -> Wrong {
+        match event {
+            Staked::NodeRegistered(e) => {
+                let owner = Principal::from_slice(&e.owner).unwrap_or(Principal::SYSTEM);
+                let serves = BTreeMap::from([(seen.first, false)]);
+                self.nodes.insert(raw(&e.node), Node { owner, serves });
+            }
+            Staked::BondChanged(e) => {
+                let serves = e.qualified && e.state() == NodeState::Active;
+                if let Some(node) = self.nodes.get_mut(&raw(&e.node)) {
+                    node.serves.insert(seen.first, serves);
+                }
+            }
+            Staked::UnbondingStarted(e) => return self.unbonds(seen, &e, heard).into_iter().collect(),
+            Staked::PayoutSent(e) => return self.paid_out(seen, &e, books).into_iter().collect(),
+            Staked::PayoutMade(e) => {
+                if let Some(unbonding) = self.unbondings.get_mut(&e.unbonding) {
+                    unbonding.left = unbonding.left.saturating_sub(e.amount_units);
+                }
+            }
+            _ => {}
+        }
+        Wrong::new()
+    }
+
+    /// E-6.5: its owner asks, no lease is open as far as staking can know, and the time is full.
+    fn unbonds(&mut self, seen: &Seen, event: &staking::UnbondingStarted, heard: &Heard) -> Option<String> {
+        let (node, known) = (raw(&event.node), heard.upto(STAKING, SCHEDULING));
+        let ready_at = Time::from_micros(event.ready_at_us);
+        let unbonding = Unbonding { node, left: event.amount_units, ready_at };
+        self.unbondings.insert(event.unbonding, unbonding);
+        let is_open = |lease: &&Lease| {
+            lease.node == node && lease.granted <= known && lease.ended.is_none_or(|ended| ended > known)
+        };
+        if self.owner(node) != Some(seen.who) {
+            return Some(format!("E-6.5: {} unbonds node {node}, which is not its own", seen.who));
+        }
+        if let Some(lease) = self.leases.values().find(is_open) {
+            let granted = lease.granted;
+            return Some(format!("E-6.5: node {node} unbonds with the lease of {granted} open"));
+        }
+        let early = ready_at < seen.at.after_millis(UNBONDING_DAYS * EPOCH_S * 1_000);
+        early.then(|| format!("E-6.5: what unbonds of node {node} is ready before {UNBONDING_DAYS} days"))
+    }
+
+    /// E-6.5: nothing is paid before its time, more than unbonds, or to anybody but the owner.
+    fn paid_out(&mut self, seen: &Seen, event: &staking::PayoutSent, books: &Books) -> Option<String> {
+        let Some(unbonding) = self.unbondings.get(&event.unbonding) else {
+            return Some(format!("unbonding {} is paid and was not asked for", event.unbonding));
+        };
+        let (node, owner) = (unbonding.node, self.owner(unbonding.node));
+        if seen.at < unbonding.ready_at {
+            return Some(format!("E-6.5: an unbonding of node {node} is paid before its time"));
+        }
+        if event.amount_units > unbonding.left {
+            return Some(format!(
+                "E-6.5: of node {node}, {} unbond and {} are paid",
+                unbonding.left, event.amount_units
+            ));
+        }
+        let astray = |transfer: &holmes_proto::ledger::v1::Transfer| {
+            books.owner(id(&transfer.credit_account_id)) != owner
+                || transfer.amount_units != event.amount_units
+        };
+        let transfers = asked_of_ledger(&event.send);
+        (transfers.len() != 1 || transfers.iter().any(astray))
+            .then(|| format!("E-6.5: what unbonds of node {node} does not go to its owner"))
+    }
+
+    pub(super) fn sold(&mut self, seen: &Seen, event: &Sold) {
+        match event {
+            Sold::SessionFunded(e) => drop(self.sessions.entry(raw(&e.session)).or_default()),
+            Sold::SessionClosing(e) => self.closed(seen, &e.session),
+            Sold::SessionClosed(e) => self.closed(seen, &e.session),
+            _ => {}
+        }
+    }
+
+    fn closed(&mut self, seen: &Seen, session: &[u8]) {
+        self.sessions.entry(raw(session)).or_default().get_or_insert(seen.first);
+    }
+
+    pub(super) fn scheduled(&mut self, seen: &Seen, event: Placed, heard: &Heard) -> Wrong {
+        match event {
+            Placed::LeaseGranted(e) => return self.granted(seen, e, heard),
+            Placed::LeaseEnded(e) => {
+                if let Some(lease) = self.leases.get_mut(&e.lease) {
+                    lease.ended = Some(seen.first);
+                }
+            }
+            Placed::CallsMetered(e) => return self.metered(&e),
+            _ => {}
+        }
+        Wrong::new()
+    }
+
+    fn granted(&mut self, seen: &Seen, event: scheduling::LeaseGranted, heard: &Heard) -> Wrong {
+        let mut wrong = Wrong::new();
+        let (node, known) = (raw(&event.node), heard.upto(SCHEDULING, STAKING));
+        let last = self.nodes.get(&node).and_then(|node| node.serves.range(..=known).next_back());
+        if !last.is_some_and(|(_, serves)| *serves) {
+            wrong.push(format!("E-6.1: node {node} has a lease and may not serve"));
+        }
+        let known = heard.upto(SCHEDULING, MARKET);
+        let goes_on =
+            self.sessions.get(&raw(&event.session)).is_some_and(|closed| closed.is_none_or(|at| at > known));
+        if !goes_on {
+            wrong.push(format!("E-10.2: session {} has a lease and does not go on", raw(&event.session)));
+        }
+        if self.owner(node).map(|owner| owner.to_bytes().to_vec()) != Some(event.owner.to_vec()) {
+            wrong.push(format!("a lease names another owner of node {node}"));
+        }
+        let lease = Lease { node, session: event.session, granted: seen.first, ended: None };
+        self.leases.insert(event.lease, lease);
+        wrong
+    }
+
+    /// E-9.2: each call once, under a lease of that node and session.
+    fn metered(&mut self, event: &scheduling::CallsMetered) -> Wrong {
+        let mut wrong = Wrong::new();
+        let is_of = |lease: &Lease| lease.node == raw(&event.node) && lease.session == event.session;
+        if !self.leases.get(&event.lease).is_some_and(is_of) {
+            wrong.push(format!("E-9.2: calls of node {} are metered without a lease", raw(&event.node)));
+        }
+        for line in &event.lines {
+            if !self.metered.insert((event.lease.clone(), line.call.clone())) {
+                wrong.push(format!("E-9.2: call {} is metered twice", raw(&line.call)));
+            }
+        }
+        wrong
+    }
+}

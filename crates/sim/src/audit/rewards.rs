@@ -1,0 +1,246 @@
+//! What the network pays its nodes: pools that run down (E-4.1 to E-4.7), work that weighs by its factor and the collateral
+//! behind it (E-0.6, E-3.2, E-4.6), κ (E-3.2), grants and what an early exit burns (E-5), and whom all that is paid to.
+
+mod close;
+mod grants;
+
+use std::collections::BTreeMap;
+
+use holmes_kernel::{Id, Principal};
+use holmes_proto::columns::ids;
+use holmes_proto::emission::v1::event::Event as Emitted;
+use holmes_proto::emission::v1::{NodeNoted, PaymentsSent, WorkNoted};
+use holmes_proto::market::v1::WorkCredit;
+use holmes_proto::market::v1::event::Event as Sold;
+use holmes_proto::scheduling::v1::event::Event as Placed;
+use holmes_proto::staking::v1::NodeKind;
+
+use close::Close;
+use grants::Clocks;
+
+use super::nodes::Nodes;
+use super::{Books, Seen, Wrong, asked_of_ledger, id, raw};
+
+/// What every pool has left, and what every node was promised.
+#[derive(Debug, Default)]
+pub(super) struct Rewards {
+    /// Facts by the epoch that they count in.
+    facts: BTreeMap<u64, Facts>,
+    nodes: BTreeMap<Id, Node>,
+    /// The price of the token last heard of, micro-dollars.
+    price: u64,
+    close: Option<Close>,
+    /// What the last close has left: of each pool, and what was scheduled.
+    pools: close::Pools,
+    /// What services have said, less what emission has noted of it: 0 each when nothing is on its way.
+    unheard: BTreeMap<(Fact, Id), i128>,
+    /// Payments that the ledger has not answered.
+    asked: BTreeMap<u64, Vec<(Id, u64)>>,
+}
+
+/// What emission hears of, added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fact {
+    Work(WorkCredit),
+    Fees(WorkCredit),
+    Beats,
+}
+
+/// What counts in an epoch.
+#[derive(Clone, Debug, Default)]
+struct Facts {
+    /// Units in full and a quarter, by node.
+    work: BTreeMap<Id, [u128; 2]>,
+    /// Fees of the two, by owner, micro-dollars.
+    fees: BTreeMap<Principal, [u128; 2]>,
+    /// Beats, and whether it was active.
+    seen: BTreeMap<Id, (u32, bool)>,
+    price: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Node {
+    owner: Principal,
+    compute: bool,
+    barred: bool,
+    stands: Vec<Stand>,
+    clocks: Clocks,
+    /// Promised and paid, base units.
+    owed: u128,
+    paid: u128,
+}
+
+/// How a node stands from an epoch on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stand {
+    epoch: u64,
+    /// The least of that epoch.
+    least: u64,
+    slashable: u64,
+    required: u64,
+    rating: u32,
+}
+
+impl Node {
+    fn stand(&self, epoch: u64) -> Stand {
+        match self.stands.iter().rev().find(|stand| stand.epoch <= epoch) {
+            Some(stand) if stand.epoch == epoch => *stand,
+            Some(stand) => Stand { epoch, least: stand.slashable, ..*stand },
+            None => Stand { epoch, ..Stand::default() },
+        }
+    }
+
+    fn stands(&mut self, epoch: u64, change: impl FnOnce(&mut Stand)) {
+        let epoch = self.stands.last().map_or(epoch, |last| last.epoch.max(epoch));
+        let mut stand = self.stand(epoch);
+        change(&mut stand);
+        stand.least = stand.least.min(stand.slashable);
+        self.stands.retain(|stand| stand.epoch < epoch);
+        self.stands.push(stand);
+    }
+}
+
+impl Rewards {
+    /// What scheduling says of presence.
+    pub(super) fn attended(&mut self, event: &Placed) {
+        if let Placed::EpochAttendance(e) = event {
+            for (node, beats) in ids(&e.nodes).zip(&e.beats_seen) {
+                self.said(Fact::Beats, node, i128::from(*beats));
+            }
+        }
+    }
+
+    /// What the market says of work. E-3.2: of the same owner on both sides nothing counts.
+    pub(super) fn sold(&mut self, event: &Sold) {
+        let Sold::Settled(e) = event else { return };
+        let rows = ids(&e.nodes).zip(e.credits()).zip(e.units.iter().zip(&e.fees_micro_usd));
+        for ((node, credit), (units, fees)) in rows.filter(|((_, credit), _)| *credit != WorkCredit::None) {
+            self.said(Fact::Work(credit), node, i128::from(*units));
+            self.said(Fact::Fees(credit), node, i128::from(*fees));
+        }
+    }
+
+    fn said(&mut self, what: Fact, of: Id, more: i128) {
+        *self.unheard.entry((what, of)).or_default() += more;
+    }
+
+    /// What was said of nodes and is not what emission has noted.
+    pub(super) fn unheard(&self) -> impl Iterator<Item = String> + '_ {
+        let apart = self.unheard.iter().filter(|(_, left)| **left != 0);
+        apart.map(|((what, node), left)| {
+            format!("E-0.5: of node {node}, {left} of {what:?} were said and not noted")
+        })
+    }
+
+    pub(super) fn emitted(&mut self, seen: &Seen, event: Emitted, books: &Books, nodes: &Nodes) -> Wrong {
+        match event {
+            Emitted::NodeNoted(e) => self.node_noted(&e),
+            Emitted::RequiredNoted(e) => {
+                for (id, required) in ids(&e.nodes).zip(&e.required_units) {
+                    if let Some(node) = self.nodes.get_mut(&id) {
+                        node.stands(e.epoch, |stand| stand.required = *required);
+                    }
+                }
+            }
+            Emitted::NodesBarred(e) => {
+                ids(&e.nodes)
+                    .for_each(|id| self.nodes.get_mut(&id).into_iter().for_each(|node| node.barred = true));
+            }
+            Emitted::WorkNoted(e) => self.work_noted(&e),
+            Emitted::AttendanceNoted(e) => {
+                for ((id, beats), active) in ids(&e.nodes).zip(&e.beats_seen).zip(&e.active) {
+                    self.said(Fact::Beats, id, -i128::from(*beats));
+                    let seen = self.facts.entry(e.epoch).or_default().seen.entry(id).or_default();
+                    *seen = (seen.0 + beats, seen.1 || *active);
+                }
+            }
+            Emitted::PriceNoted(e) => {
+                self.facts.entry(e.epoch).or_default().price = Some(e.token_price_micro_usd);
+            }
+            Emitted::CloseBegun(e) => {
+                let facts = self.facts.remove(&e.epoch).unwrap_or_default();
+                self.price = facts.price.unwrap_or(self.price);
+                self.close = Some(Close::begin(e.epoch, facts, self.price));
+            }
+            Emitted::NodesWeighed(e) => return self.weighed(&e),
+            Emitted::SharesFloored(e) => self.close.iter_mut().for_each(|close| close.floored(&e)),
+            Emitted::SharesRounded(e) => self.close.iter_mut().for_each(|close| close.rounded(&e)),
+            Emitted::OwnerCut(e) => self.close.iter_mut().for_each(|close| close.cut(&e)),
+            Emitted::EpochClosed(e) => return self.closed(&e),
+            Emitted::RewardsGranted(e) => return self.granted(&e),
+            Emitted::GrantsUnlocked(e) => return self.unlocked(&e),
+            Emitted::GrantExited(e) => return self.exited(seen, &e),
+            Emitted::PaymentsSent(e) => return self.pays(seen, &e, books, nodes),
+            Emitted::PaymentsAnswered(e) => {
+                let payments = self.asked.remove(&e.cause_seq).unwrap_or_default();
+                for ((id, units), _) in
+                    payments.iter().zip(&e.reasons).filter(|(_, reason)| reason.is_empty())
+                {
+                    self.nodes.get_mut(id).into_iter().for_each(|node| node.paid += u128::from(*units));
+                }
+            }
+            _ => {}
+        }
+        Wrong::new()
+    }
+
+    fn node_noted(&mut self, event: &NodeNoted) {
+        let owner = Principal::from_slice(&event.owner).unwrap_or(Principal::SYSTEM);
+        let new = || Node {
+            owner,
+            compute: true,
+            barred: false,
+            stands: Vec::new(),
+            clocks: Clocks::default(),
+            owed: 0,
+            paid: 0,
+        };
+        let node = self.nodes.entry(raw(&event.node)).or_insert_with(new);
+        node.compute = event.kind() == NodeKind::Compute;
+        node.barred |= event.barred;
+        node.stands(event.epoch, |stand| {
+            stand.slashable = event.slashable_units;
+            stand.required = event.required_units;
+            stand.rating = event.rating_milli_cu;
+        });
+    }
+
+    fn work_noted(&mut self, event: &WorkNoted) {
+        let owners = event.owners.chunks_exact(17).filter_map(Principal::from_slice);
+        let rows = ids(&event.nodes).zip(owners).zip(event.credits());
+        for (((id, owner), credit), (units, fees)) in rows.zip(event.units.iter().zip(&event.fees_micro_usd))
+        {
+            self.said(Fact::Work(credit), id, -i128::from(*units));
+            self.said(Fact::Fees(credit), id, -i128::from(*fees));
+            let (facts, at) =
+                (self.facts.entry(event.epoch).or_default(), usize::from(credit != WorkCredit::Full));
+            facts.work.entry(id).or_default()[at] += u128::from(*units);
+            facts.fees.entry(owner).or_default()[at] += u128::from(*fees);
+        }
+    }
+
+    /// What is paid is owed, and goes to the node's owner.
+    fn pays(&mut self, seen: &Seen, event: &PaymentsSent, books: &Books, nodes: &Nodes) -> Wrong {
+        let mut wrong = Wrong::new();
+        let transfers = asked_of_ledger(&event.send);
+        if transfers.len() != event.units.len() {
+            wrong.push(format!(
+                "{} payments are asked for by {} transfers",
+                event.units.len(),
+                transfers.len()
+            ));
+        }
+        for ((node, units), transfer) in ids(&event.nodes).zip(&event.units).zip(&transfers) {
+            let to = books.owner(id(&transfer.credit_account_id));
+            if to.is_none() || to != nodes.owner(node) || transfer.amount_units != *units {
+                wrong.push(format!("E-5.1: {units} of node {node} are paid to {to:?} by {transfer:?}"));
+            }
+            let left = self.nodes.get(&node).map_or(0, |node| node.owed - node.paid);
+            if u128::from(*units) > left {
+                wrong.push(format!("E-5.1: node {node} is owed {left} and paid {units}"));
+            }
+        }
+        self.asked.insert(seen.first, ids(&event.nodes).zip(event.units.iter().copied()).collect());
+        wrong
+    }
+}
