@@ -158,6 +158,12 @@ fn chosen(house: &Path, names: &[String]) -> Result<Vec<Scenario>> {
 
 fn bench(house: &Path, args: &Args) -> Result<bool> {
     let goals = goals::read(&house.join(goals::FILE))?;
+    let commit = machine::commit();
+    if !args.is_a_look() && !args.no_results && commit.ends_with(machine::CHANGED) {
+        bail!(
+            "these would be figures of {commit}, which nobody could take again: commit first, or keep none (--no-results)"
+        );
+    }
     let bench = turns::Bench { dir: &args.dir, keep: args.keep };
     let mut reports = Vec::new();
     let mut done = |report: report::Report| -> Result<()> {

@@ -52,6 +52,9 @@ pub(crate) fn book(goals: &[Goal], reports: &[Report]) -> Book {
     book
 }
 
+/// Cores that others may use beside a figure, in most of its runs.
+const QUIET: f64 = 0.1;
+
 const INTRODUCTION: &str = "# Performance
 
 <!-- Written by `cargo xtask bench` from load-tests/results/*.json: edit load-tests/src/page.rs instead. -->
@@ -99,6 +102,10 @@ impl Book {
             self.line(format!("{}\n", scenario.about));
             let (seconds, runs, warm_up) = (scenario.seconds, scenario.runs, scenario.warm_up);
             self.line(format!("{runs} runs of {seconds} s each, after {warm_up} s that are not counted.\n"));
+            let name = &report.name;
+            self.line(format!("```sh\ncargo xtask bench {name} --runs {runs} --seconds {seconds}\n```\n"));
+        } else {
+            self.line(format!("```sh\ncargo xtask bench {}\n```\n", report.name));
         }
         let machine: Vec<_> = report.machine.iter().map(|(key, value)| format!("{key}: {value}")).collect();
         self.line(format!(
@@ -109,6 +116,9 @@ impl Book {
             machine.join("; "),
             spread(Some(report.others_cores))
         ));
+        if report.others_cores.median > QUIET {
+            self.line("\n**Others were busy meanwhile: these figures are no better than that.**");
+        }
         let unit = report.scenario.as_ref().map_or("", |scenario| scenario.work.unit());
         for (nth, rows) in report.by_load().iter().enumerate() {
             self.load(&format!("{}-{}.svg", report.name, nth + 1), unit, rows);

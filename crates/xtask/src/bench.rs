@@ -20,7 +20,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
   cargo xtask bench --smoke                      whether every subject runs and is read back whole
 
 Run it on a machine that does nothing else: what others use meanwhile is written beside the figures.
-Results lie in load-tests/results/, the page is docs/reference/performance.md.";
+Results are kept of a committed tree alone, in load-tests/results/; the page is docs/reference/performance.md.";
 
 /// What is taken, and how.
 #[derive(clap::Args)]
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long)]
     list: bool,
     /// Every subject for a moment, in the quick profile, no result kept
-    #[arg(long, conflicts_with_all = ["runs", "seconds"])]
+    #[arg(long, conflicts_with_all = ["runs", "seconds", "no_results"])]
     smoke: bool,
     /// Measure nothing, only write the page anew from the results that there are
     #[arg(long)]
@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Leave what the runs wrote, for a look at it
     #[arg(long)]
     keep: bool,
+    /// Print the tables, and keep no result: what a tree with changes can have
+    #[arg(long)]
+    no_results: bool,
     /// The profile to build in: `dist` for figures, else `release`, which builds faster
     #[arg(long)]
     profile: Option<String>,
@@ -99,8 +102,9 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
     }
     bench.args(args.dir.as_ref().map(|dir| format!("--dir={}", dir.display())));
     bench.args(args.keep.then_some("--keep"));
+    bench.args(args.no_results.then_some("--no-results"));
     let ran = sh::run_through(&mut bench);
-    if !args.smoke {
+    if !args.smoke && !args.no_results {
         // Also of a run with a fault: the page shows it.
         sh::run_through(Command::new(&driver).current_dir(root).arg("page"))?;
     }
