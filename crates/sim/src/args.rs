@@ -18,7 +18,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["seeds", "from"])]
     pub(crate) seed: Option<u64>,
     /// A kept day instead of a seed
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "from", "seed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "from", "seed"], value_parser = a_file)]
     pub(crate) case: Option<PathBuf>,
     /// How many deeds a day has
     #[arg(long, default_value_t = 120, value_parser = at_least_one)]
@@ -26,9 +26,8 @@ pub(crate) struct Args {
     /// Tell every deed before it is played
     #[arg(long)]
     pub(crate) trace: bool,
-    /// Switch a guard of the product off (inbox, chain, window, age, step, fence, numbers, durable, hold, moment, refused,
-    /// owner, end, whole, leased, serves, kappa): days must then go wrong
-    #[arg(long, value_name = "GUARD")]
+    /// Switch a guard of the product off: days must then go wrong
+    #[arg(long, value_name = "GUARD", value_parser = GUARDS)]
     pub(crate) without: Option<String>,
     /// Play every day twice, and compare
     #[arg(long)]
@@ -36,6 +35,21 @@ pub(crate) struct Args {
     /// Leave days that go wrong as they are: neither cut nor kept
     #[arg(long)]
     pub(crate) no_shrink: bool,
+}
+
+/// What can be switched off; `guards` says what each is.
+pub(crate) const GUARDS: [&str; 17] = [
+    "inbox", "chain", "window", "age", "step", "fence", "numbers", "durable", "hold", "moment", "refused",
+    "owner", "end", "whole", "leased", "serves", "kappa",
+];
+
+fn a_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err("there is no such file; kept days lie in crates/sim/cases".into())
+    }
 }
 
 /// A day without deeds would say nothing of anything.

@@ -44,11 +44,13 @@ mod tests {
 
     #[test]
     fn what_would_try_nothing_is_refused_before_anything_is_built() {
-        for words in [["sim", "--seeds", "0"], ["sim", "--steps", "0"]] {
-            assert!(sim::Args::try_parse_from(words).is_err(), "{words:?}");
+        for words in [["--seeds", "0"], ["--steps", "0"], ["--without", "nosuch"], ["--case", "/nope"]] {
+            assert!(sim::Args::try_parse_from(["sim"].iter().chain(&words)).is_err(), "{words:?}");
         }
         assert!(sim::Args::try_parse_from(["sim", "--seeds", "1", "--steps", "1"]).is_ok());
-        assert!(torture::Args::try_parse_from(["torture", "--only", "kil"]).is_err());
+        for words in [["--only", "kil"], ["--minutes", "0"], ["--bin", "/nope"]] {
+            assert!(torture::Args::try_parse_from(["torture"].iter().chain(&words)).is_err(), "{words:?}");
+        }
         assert!(torture::Args::try_parse_from(["torture", "--only", "kill,flip"]).is_ok());
     }
 }

@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 #[command(name = "cargo xtask torture", bin_name = "cargo xtask torture", after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// How long at most, all campaigns together; each gets a share, and ends when it has its full number.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) minutes: u64,
     /// Only these campaigns, with commas between them.
     #[arg(long, value_delimiter = ',')]
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) keep: Option<PathBuf>,
     /// The binary to torture; by default the one beside this program.
-    #[arg(long)]
+    #[arg(long, value_parser = a_file)]
     pub(crate) bin: Option<PathBuf>,
     /// What the report on stdout is: a table or JSON.
     #[arg(short, long, default_value = "table")]
@@ -55,6 +55,11 @@ one file), full (no room on the disk), readonly (a disk that takes nothing), clo
 Progress is told on stderr, the report on stdout, and the exit code is 1 when anything was found. full, readonly and
 power need what not every machine gives (mount, chattr +i, strace), clock needs cc: what is left out is said, with the
 reason. On busy cores a campaign gets less far, and the verdict says so.";
+
+fn a_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_file() { Ok(path) } else { Err("there is no such file".into()) }
+}
 
 /// A way of doing harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -49,9 +49,9 @@ fn run(args: Args) -> Result<bool> {
         return Ok(true);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.spawn(plan::end_on_signal());
     std::fs::create_dir_all(&args.dir).with_context(|| format!("{}", args.dir.display()))?;
     let scratch = tempfile::Builder::new().prefix("run-").tempdir_in(args.dir.canonicalize()?)?;
+    runtime.spawn(plan::end_on_signal(scratch.path().to_owned()));
     let plan = Plan {
         bin: binary(args.bin)?,
         scratch: scratch.path().to_owned(),

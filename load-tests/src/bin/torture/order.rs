@@ -1,6 +1,7 @@
 //! What callers ask of the ledger: singles, batches, chains whose transfers happen together or not at all, and holds that
 //! are posted or given back later.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -269,17 +270,28 @@ impl Order {
     }
 }
 
-/// What a caller may hear of a server that dies, stands still or has no room. Anything else would call a good request bad.
+/// What a caller may hear of a server that dies, stands still or has no room. Anything else would call a good request bad,
+/// or the server: what it says itself is never that it failed; a line that breaks is told so by the client's own library.
 pub(crate) fn is_honest(status: &Status) -> bool {
-    let expected = matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-            | Code::ResourceExhausted
-            | Code::Unknown
-            | Code::Internal
-            | Code::Aborted
-    );
+    let expected = match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted => true,
+        Code::Cancelled | Code::Unknown | Code::Internal => status.source().is_some(),
+        _ => false,
+    };
     expected && !status.message().is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_line_is_honest_and_a_server_that_failed_is_not() {
+        let broken = Status::from_error(Box::new(std::io::Error::other("the line broke")));
+        assert!(is_honest(&broken), "{broken:?}");
+        assert!(is_honest(&Status::unavailable("it goes down")));
+        for status in [Status::internal("it failed"), Status::unknown("?"), Status::unavailable("")] {
+            assert!(!is_honest(&status), "{status:?}");
+        }
+    }
 }

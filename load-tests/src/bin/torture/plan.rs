@@ -145,7 +145,7 @@ static ENDED: AtomicBool = AtomicBool::new(false);
 
 /// On Ctrl-C or SIGTERM the trial that is on is finished, so that nothing stays mounted or immutable, and the report is of
 /// what was tried. Servers are in process groups of their own: the terminal's Ctrl-C does not reach them.
-pub(crate) async fn end_on_signal() -> Result<()> {
+pub(crate) async fn end_on_signal(scratch: PathBuf) -> Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     loop {
         tokio::select! {
@@ -153,7 +153,8 @@ pub(crate) async fn end_on_signal() -> Result<()> {
             _ = terminate.recv() => {}
         }
         if ENDED.swap(true, Ordering::Relaxed) {
-            eprintln!("ended at once: what was mounted or made immutable in the directory stays so");
+            let dir = scratch.display();
+            eprintln!("ended at once: what lies in {dir} stays there, mounted or immutable as it may be");
             std::process::exit(130);
         }
         eprintln!("ending with the trial that is on; once more ends at once");

@@ -137,12 +137,44 @@ const MADE: [(&str, &str); 4] = [
     ("Ledger/OpenAccount", "account_id"),
 ];
 
+/// Texts and bytes of requests that name nothing of anybody's: what is said, signed or asked to be called so.
+const WORDS: [&str; 27] = [
+    "asset",
+    "bitmap",
+    "call",
+    "capabilities",
+    "cause",
+    "content",
+    "gateway_signature",
+    "hash",
+    "label",
+    "model",
+    "name",
+    "node_signature",
+    "nonce",
+    "old_public_key",
+    "output_commitment",
+    "page_token",
+    "possession",
+    "prompt_commitment",
+    "public_key",
+    "reference",
+    "request_id",
+    "role",
+    "signature",
+    "stop",
+    "tenant",
+    "text",
+    "texts",
+];
+
 /// Whether a field names a thing that belongs to somebody.
 fn names_a_thing(field: &FieldDescriptor) -> bool {
     let name = field.name();
     let id = (name.ends_with("_id") || name.ends_with("_ids")) && name != "request_id";
+    let receipt = name == "name" && field.parent_message().name() == "GetReceiptRequest";
     matches!(field.kind(), Kind::String)
-        && (id || ["owner", "renter", "submitter", "debit_owner"].contains(&name))
+        && (id || receipt || ["owner", "renter", "submitter", "debit_owner"].contains(&name))
 }
 
 fn things(of: &MessageDescriptor, prefix: &str, found: &mut Vec<String>) {
@@ -154,6 +186,13 @@ fn things(of: &MessageDescriptor, prefix: &str, found: &mut Vec<String>) {
                 things(&inner, &format!("{path}."), found);
             }
             _ if names_a_thing(&field) => found.push(path),
+            Kind::String | Kind::Bytes => {
+                let of = of.full_name();
+                assert!(
+                    WORDS.contains(&field.name()),
+                    "{of}: does {path} name a thing, or is it one of WORDS?"
+                );
+            }
             _ => {}
         }
     }
@@ -212,8 +251,10 @@ Who may call what, made of the option `(holmes.access)` that stands beside every
 this page and them together, and others hold the server to it: what they try stands at the end. [Signing](signing.md) says
 how a request is proved and what a proof may do.
 
-- **callers**: the kinds of principals that may call it. Another is refused with `PERMISSION_DENIED` and `FORBIDDEN`, where
-  the fields are valid: an empty request may hear `FIELD_INVALID` first.
+- **callers**: the kinds of principals that may call it. *Accounts* are the tenants: renters, operators, holders, by API
+  key or signature. *Staff* are the people who keep the network, *services* and *gateways* its own processes, *nodes* the
+  operators' machines: each by the signature of its key. *All* is each of these. Another is refused with
+  `PERMISSION_DENIED` and `FORBIDDEN`, where the fields are valid: an empty request may hear `FIELD_INVALID` first.
 - **an account's proof**: what an account's API key must be good for, and its signature where it says a role: `KEY_SCOPE`,
   `ROLE_NEEDED` or `ADMIN_NEEDED` otherwise. *any*: any proof that holds. Where that depends on what is asked, the table
   has the larger for `Unbond` (to an account that is named already a role is enough) and the smaller for `SetAccount` (in
@@ -225,7 +266,9 @@ how a request is proved and what a proof may do.
 - **again**: *once* carries a `request_id`: the same request again, by whom it was first, gets its answer again and nothing
   happens twice; a call of `Generate` or `Embed` is refused with `CALL_EXISTS`. *reads* changes nothing.
 
-Without a proof every call is refused with `UNAUTHENTICATED`, before its fields are looked at, but for:
+Without a proof every call is refused with `UNAUTHENTICATED`, before its fields are looked at, and so is one whose proof
+does not hold: the reason says why (`KEY_UNKNOWN`, `KEY_EXPIRED`, `KEY_REVOKED`, `SIGNATURE_WRONG`, `SIGNATURE_EXPIRED`, …).
+But for:
 
 ";
 
