@@ -28,13 +28,12 @@ use crate::turns::Bench;
 /// Its name among the scenarios, and its file.
 pub(crate) const NAME: &str = "growth";
 const FILE: &str = "growth.toml";
-pub(crate) const ABOUT: &str =
-    "Each figure at 1, 10 and 100 times the state, cold start, memory, and how the server idles.";
 
 /// The file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Sizes {
+    about: String,
     pub(crate) runs: usize,
     pub(crate) seconds: f64,
     pub(crate) warm_up: f64,

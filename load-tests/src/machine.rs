@@ -47,11 +47,6 @@ fn disk(mounts: &str, dir: &Path) -> String {
     nearest.map_or_else(String::new, |row| format!("{} ({}, {})", row[0], row[2], row[3]))
 }
 
-/// What says of a commit that it is not all: a figure of such a tree cannot be taken again.
-pub(crate) const CHANGED: &str = " and changes";
-/// What taking figures writes itself.
-const WRITTEN: [&str; 2] = [":(exclude)load-tests/results", ":(exclude)docs/reference/performance*"];
-
 /// The commit, and whether something was changed since, other than the figures.
 pub(crate) fn commit() -> String {
     let git = |words: &[&str]| {
@@ -59,9 +54,7 @@ pub(crate) fn commit() -> String {
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
     };
     let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else { return "unknown".into() };
-    let status = ["status", "--porcelain", "--untracked-files=no", "--", "."];
-    let changed = git(&[&status[..], &WRITTEN].concat()).is_some_and(|lines| !lines.is_empty());
-    if changed { commit + CHANGED } else { commit }
+    if crate::length::is_changed(Path::new(".")) { format!("{commit} and changes") } else { commit }
 }
 
 /// The profile that this was built in: the name of the directory that cargo put it into.

@@ -36,7 +36,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(after_help = "Examples:
   holmes-load-tests run events --seconds 2 --runs 3
-  holmes-load-tests list
   holmes-load-tests needs ledger")]
 struct Cli {
     #[command(subcommand)]
@@ -50,8 +49,6 @@ struct Cli {
 enum What {
     /// Take scenarios: ours and the peers in turns, a table, a verdict.
     Run(Args),
-    /// Name the scenarios.
-    List,
     /// The programs that scenarios need, a line each.
     Needs {
         /// All when none is named.
@@ -107,20 +104,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a figure that is kept has at least.
-const LEAST_RUNS: u32 = 3;
-const LEAST_SECONDS: f64 = 2.0;
-
 /// Whether all is well.
 fn run(cli: Cli) -> Result<bool> {
     match cli.what {
         What::Run(args) => return bench(&cli.house, &args),
-        What::List => {
-            for scenario in scenario::read_all(&cli.house.join("scenarios"))? {
-                println!("{:<14} {}", scenario.name, scenario.about);
-            }
-            println!("{:<14} {}", growth::NAME, growth::ABOUT);
-        }
         What::Needs { names } => {
             let scenarios = chosen(&cli.house, &names)?;
             let kinds = scenarios.iter().flat_map(Scenario::subjects);
@@ -158,18 +145,13 @@ fn chosen(house: &Path, names: &[String]) -> Result<Vec<Scenario>> {
 
 fn bench(house: &Path, args: &Args) -> Result<bool> {
     let goals = goals::read(&house.join(goals::FILE))?;
-    let commit = machine::commit();
-    if !args.is_a_look() && !args.no_results && commit.ends_with(machine::CHANGED) {
-        bail!(
-            "these would be figures of {commit}, which nobody could take again: commit first, or keep none (--no-results)"
-        );
-    }
     let bench = turns::Bench { dir: &args.dir, keep: args.keep };
     let mut reports = Vec::new();
     let mut done = |report: report::Report| -> Result<()> {
         print::report(&report);
-        if args.is_a_look() {
-            eprintln!("not kept: figures are of at least {LEAST_RUNS} runs of {LEAST_SECONDS} s");
+        if length::is_a_look(args.runs, args.seconds) {
+            let (runs, seconds) = (length::LEAST_RUNS, length::LEAST_SECONDS);
+            eprintln!("not kept: figures are of at least {runs} runs of {seconds} s");
         } else if !args.no_results {
             eprintln!("kept as {}", report.keep(&house.join("results"))?.display());
         }
@@ -186,12 +168,6 @@ fn bench(house: &Path, args: &Args) -> Result<bool> {
 }
 
 impl Args {
-    /// Whether it is too short to say anything: it takes no other figure's place.
-    fn is_a_look(&self) -> bool {
-        self.runs.is_some_and(|runs| runs < LEAST_RUNS)
-            || self.seconds.is_some_and(|length| length < LEAST_SECONDS)
-    }
-
     fn runs_or(&self, usual: usize) -> usize {
         self.runs.map_or(usual, |runs| runs as usize)
     }

@@ -1,5 +1,6 @@
 //! Figures: installs what the scenarios need, builds in the profile of figures, and takes them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -57,37 +58,51 @@ pub(crate) struct Args {
 }
 
 const SCENARIOS: &str = "load-tests/scenarios";
+const GROWTH: &str = "load-tests/growth.toml";
 /// What is Debian's: a program, and the package that has it.
 const DEBIAN: [(&str, &str); 3] =
     [("postgres", "postgresql-15"), ("redis-server", "redis-server"), ("strace", "strace")];
 
-/// Before anything is built: whether there is a file of each name.
-fn known(root: &Path, names: &[String]) -> Result<()> {
-    let is_known =
-        |name: &&String| *name == "growth" || root.join(SCENARIOS).join(format!("{name}.toml")).is_file();
-    let Some(wrong) = names.iter().find(|name| !is_known(name)) else { return Ok(()) };
-    let mut all = vec!["growth".to_owned()];
+/// What there is to take, each with what it is about: known before anything is built.
+fn scenarios(root: &Path) -> Result<BTreeMap<String, String>> {
+    let mut files = vec![root.join(GROWTH)];
     for entry in std::fs::read_dir(root.join(SCENARIOS))? {
-        all.extend(entry?.path().file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        files.push(entry?.path());
     }
-    all.sort();
-    bail!("no scenario {wrong}; there are: {}", all.join(", "))
+    let mut all = BTreeMap::new();
+    for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "toml")) {
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        let about = text.lines().find_map(|line| line.strip_prefix("about = \"")?.strip_suffix('"'));
+        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        all.insert(name, about.unwrap_or_default().to_owned());
+    }
+    Ok(all)
 }
 
 /// Takes them.
 pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
     let root = &house.root;
-    known(root, &args.names)?;
-    let only_looks = args.list || args.page;
-    let usual = if args.smoke || only_looks { "release" } else { "dist" };
+    let all = scenarios(root)?;
+    if let Some(wrong) = args.names.iter().find(|name| !all.contains_key(*name)) {
+        bail!("no scenario {wrong}; there are: {}", all.into_keys().collect::<Vec<_>>().join(", "));
+    }
+    if args.list {
+        all.iter().for_each(|(name, about)| println!("{name:<14} {about}"));
+        return Ok(());
+    }
+    let keeps = !(args.smoke || args.page || args.no_results || length::is_a_look(args.runs, args.seconds));
+    if keeps && length::is_changed(root) {
+        bail!(
+            "figures of a tree with changes could not be taken again: commit first, or keep none (--no-results)"
+        );
+    }
+    let usual = if args.smoke || args.page { "release" } else { "dist" };
     let profile = args.profile.as_deref().unwrap_or(usual);
     let grows = args.names.is_empty() || args.names.iter().any(|name| name == "growth");
     // Growth looks at how the server idles. One call for both: their crates are built once.
-    let packages: &[&str] = if grows && !only_looks { &[DRIVER, "holmes"] } else { &[DRIVER] };
+    let packages: &[&str] = if grows && !args.page { &[DRIVER, "holmes"] } else { &[DRIVER] };
     let driver = build(root, packages, profile)?;
-    if args.list {
-        return sh::run_through(Command::new(&driver).current_dir(root).arg("list"));
-    }
     if args.page {
         return sh::run_through(Command::new(&driver).current_dir(root).arg("page"));
     }
