@@ -49,7 +49,7 @@ impl Day {
     }
 
     /// The evening: nothing befalls the network any more, and everything that is owed must be paid.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         self.world.lines.mend();
         self.world.journal.arrive();
         self.world.journal.mend();

@@ -88,10 +88,19 @@ pub struct Watch {
 
 impl Watch {
     /// Reads what has been written since it last looked; everything that must not be.
+    pub fn look(&mut self, kept: &memory::Journal) -> Vec<String> {
+        let unread = SERVICES.map(|service| {
+            let tail = self.tails.get(&log(service)).copied().unwrap_or_default();
+            now(kept.read(log(service), tail.seq, usize::MAX)).unwrap_or_default()
+        });
+        self.read(unread)
+    }
+
+    /// Reads the next frames of every log; everything that must not be.
     ///
     /// An entry is read behind what it has taken in of other logs, so that who judges it knows what its service knew.
-    pub fn look(&mut self, kept: &memory::Journal) -> Vec<String> {
-        let mut unread = SERVICES.map(|service| self.unread(kept, log(service)));
+    pub fn read(&mut self, frames: [Vec<Frame>; SERVICES.len()]) -> Vec<String> {
+        let mut unread = frames.map(|frames| self.entries(frames));
         while let Some(next) = self.next(&unread) {
             if let Some((frame, entries)) = unread[next].pop_front() {
                 self.frame(&frame, entries);
@@ -112,13 +121,11 @@ impl Watch {
         unread.iter().position(knows).or_else(first)
     }
 
-    fn unread(&mut self, kept: &memory::Journal, log: LogId) -> VecDeque<Read> {
-        let tail = self.tails.get(&log).copied().unwrap_or_default();
-        let Ok(frames) = now(kept.read(log, tail.seq, usize::MAX)) else { return VecDeque::new() };
+    fn entries(&mut self, frames: Vec<Frame>) -> VecDeque<Read> {
         let read = |frame: Frame| match frame.entries() {
             Ok(entries) => Some((frame, entries)),
             Err(why) => {
-                self.wrong.push(format!("a frame of {log} cannot be read: {why}"));
+                self.wrong.push(format!("a frame of {} cannot be read: {why}", frame.header().log));
                 None
             }
         };

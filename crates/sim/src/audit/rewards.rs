@@ -235,7 +235,7 @@ impl Rewards {
             if to.is_none() || to != nodes.owner(node) || transfer.amount_units != *units {
                 wrong.push(format!("E-5.1: {units} of node {node} are paid to {to:?} by {transfer:?}"));
             }
-            let left = self.nodes.get(&node).map_or(0, |node| node.owed - node.paid);
+            let left = self.nodes.get(&node).map_or(0, |node| node.owed.saturating_sub(node.paid));
             if u128::from(*units) > left {
                 wrong.push(format!("E-5.1: node {node} is owed {left} and paid {units}"));
             }

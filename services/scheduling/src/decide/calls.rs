@@ -1,5 +1,7 @@
 //! Calls that are finished: what of a report is metered, what was before, what cannot be.
 
+use std::collections::BTreeMap;
+
 use holmes_kernel::{Ctx, Id};
 use holmes_proto::scheduling::v1::event::Event as Kind;
 use holmes_proto::scheduling::v1::{CallLine, CallsMetered, LinesAnswered};
@@ -31,15 +33,19 @@ pub(super) fn report(state: &State, id: LeaseId, lines: &[Line], ctx: &Ctx) -> D
         metered_seq: ctx.seq, // the first event, if there is one
         ..LinesAnswered::default()
     };
-    let mut metered = Vec::new();
+    let (mut metered, mut taken) = (Vec::new(), BTreeMap::new());
     for (at, line) in lines.iter().enumerate() {
-        let (seq, number, reason) = match (lease.calls.get(&line.call), tally.take(line)) {
-            (Some((seq, number)), _) => (*seq, *number, ""),
-            (None, Err(reason)) => (0, 0, reason),
-            (None, Ok(())) => {
-                metered.push(line.message());
-                continue;
-            }
+        let before = lease.calls.get(&line.call).or_else(|| taken.get(&line.call));
+        let (seq, number, reason) = match before {
+            Some((seq, number)) => (*seq, *number, ""), // it counts once, also within a report
+            None => match tally.take(line) {
+                Err(reason) => (0, 0, reason),
+                Ok(()) => {
+                    taken.insert(line.call, (ctx.seq, metered.len() as u32));
+                    metered.push(line.message());
+                    continue;
+                }
+            },
         };
         answered.positions.push(at as u32);
         answered.receipt_seqs.push(seq);
@@ -69,9 +75,6 @@ impl<'a> Tally<'a> {
 
     /// Takes a line in the place of the call's checkpoint.
     pub(super) fn take(&mut self, line: &Line) -> Result<(), &'static str> {
-        if self.lease.calls.contains_key(&line.call) {
-            return Ok(()); // it counts once
-        }
         let is_new = !self.lease.running.contains_key(&line.call);
         if is_new && self.calls >= MOST_CALLS_PER_LEASE {
             return Err(LEASE_FULL);

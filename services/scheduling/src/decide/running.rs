@@ -1,7 +1,7 @@
 //! Calls that run: their checkpoints, and what becomes of these when nothing else is heard (design: settlement pays the
 //! last countersigned checkpoint).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holmes_kernel::{Ctx, Id, Time};
 use holmes_proto::scheduling::v1::event::Event as Kind;
@@ -20,11 +20,13 @@ pub(super) fn checkpoint(state: &State, lines: &[(LeaseId, Line)], ctx: &Ctx) ->
     live(state, ctx)?;
     let mut tallies: BTreeMap<u64, Tally<'_>> = BTreeMap::new();
     let mut kept = CallsCheckpointed { gateway: bytes(ctx.principal.id), ..CallsCheckpointed::default() };
-    let mut leases = Vec::new();
+    let (mut leases, mut taken) = (Vec::new(), BTreeSet::new());
     for (id, line) in lines {
         let Some((lease, session)) = runs(state, *id, ctx) else { continue };
         let tally = tallies.entry(id.seq).or_insert_with(|| Tally::new(lease, session));
-        if is_news(lease, line) && tally.take(line).is_ok() {
+        let is_news = is_news(lease, line) && !taken.contains(&(id.seq, line.call));
+        if is_news && tally.take(line).is_ok() {
+            taken.insert((id.seq, line.call)); // the first of a call: what follows comes with the next checkpoint
             leases.extend(id.to_bytes());
             kept.lines.push(line.message());
         }

@@ -172,7 +172,7 @@ impl Rewards {
             let paid = if at == 0 { actual.saturating_sub(cut) } else { actual };
             let PoolClose { target_units, actual_units, paid_units, remaining_units, .. } = *pool;
             says("E-4.1", (target_units, actual_units, paid_units) == (targets[at], actual, paid));
-            says("E-4.1", self.pools.left[at] - paid == remaining_units);
+            says("E-4.1", self.pools.left[at].checked_sub(paid) == Some(remaining_units));
             says("E-0.4", at == 2 || close.is_shared(at, actual));
             self.pools.left[at] = remaining_units;
         }
@@ -198,8 +198,9 @@ impl Rewards {
             sums[0] += u128::from(row.shares[0]);
             sums[1] += u128::from(row.cut);
         }
-        let is_wrong =
-            |(owner, [share, cut]): &(Principal, [u128; 2])| share - cut != (*share).min(close.bound(owner));
+        let is_wrong = |(owner, [share, cut]): &(Principal, [u128; 2])| {
+            share.checked_sub(*cut) != Some((*share).min(close.bound(owner)))
+        };
         let told = |(owner, [share, cut]): (Principal, [u128; 2])| {
             let bound = close.bound(&owner);
             format!("E-3.2: {owner} may earn {bound} of {share} in epoch {}, and {cut} were cut", close.epoch)
@@ -216,7 +217,7 @@ impl Rewards {
             ids(&event.nodes).zip(columns).zip(event.full_work_units.chunks_exact(16))
         {
             let row = close.rows.get(&id).copied().unwrap_or_default();
-            let (reward, full_work) = (row.shares[0] - row.cut, wide(work).unwrap_or(0));
+            let (reward, full_work) = (row.shares[0].saturating_sub(row.cut), wide(work).unwrap_or(0));
             let Some(node) = self.nodes.get_mut(&id) else { continue };
             let capacity = u128::from(node.stand(close.epoch).rating) * u128::from(EPOCH_S);
             let of_class = (180 * close.median()).max(18 * capacity).max(1);

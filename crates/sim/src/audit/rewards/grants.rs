@@ -71,7 +71,7 @@ impl Clocks {
     /// E-5.2: `ceil(locked · 50 % · max((N − n) / N, (30 − d) / 30))`.
     fn burned(&self, grant: &Grant) -> u64 {
         let (work, days) = (self.work - grant.work, self.days - grant.days);
-        let locked = u128::from(grant.units - grant.unlocked);
+        let locked = u128::from(grant.units.saturating_sub(grant.unlocked));
         let burn = |left: u128, of: u128| ceiled(locked, left, 2 * of) as u64;
         let by_work = burn(grant.full_work.saturating_sub(work), grant.full_work.max(1));
         by_work.max(burn(LINEAR_DAYS.saturating_sub(days).into(), LINEAR_DAYS.into()))
@@ -83,8 +83,11 @@ impl Rewards {
         let mut wrong = Wrong::new();
         for ((id, epoch), units) in ids(&event.nodes).zip(&event.epochs).zip(&event.units) {
             let Some(node) = self.nodes.get_mut(&id) else { continue };
-            let right =
-                node.clocks.grants.get(epoch).map(|grant| node.clocks.unlocked(grant) - grant.unlocked);
+            let right = node
+                .clocks
+                .grants
+                .get(epoch)
+                .map(|grant| node.clocks.unlocked(grant).saturating_sub(grant.unlocked));
             if right != Some(*units) || node.barred {
                 wrong.push(format!(
                     "E-5.1: of node {id}'s grant of epoch {epoch}, {units} are unlocked, not {right:?}"
@@ -109,7 +112,7 @@ impl Rewards {
         let grant = node.clocks.grants.remove(&event.epoch);
         let right = grant.map(|grant| {
             let burned = node.clocks.burned(&grant);
-            (grant.units - grant.unlocked - burned, burned)
+            (grant.units.saturating_sub(grant.unlocked + burned), burned)
         });
         let has = (event.paid_units, event.burned_units);
         if right != Some(has) {

@@ -77,6 +77,26 @@ fn a_calls_own_line_takes_the_place_of_its_checkpoint() {
 }
 
 #[test]
+fn a_call_that_a_report_or_a_checkpoint_names_twice_counts_once() {
+    // E-9.2
+    let mut desk = Desk::with_nodes(&[(1, 1, 1_000)]);
+    let (lease, _) = desk.grant();
+    let both = Command::Checkpoint(vec![(lease, lost(1, 5, 3)), (lease, lost(1, 5, 2))]);
+    let [Kind::CallsCheckpointed(kept)] = &desk.ask(GATEWAY, both).unwrap()[..] else { panic!("it is kept") };
+    assert_eq!(kept.lines, [lost(1, 5, 3).message()]);
+    let lines = vec![line(2, 1, 1), line(1, 5, 4), line(1, 5, 9), line(2, 1, 1)];
+    let Reply::Reported(told) = desk.told(GATEWAY, Command::ReportCalls { lease, lines }) else {
+        panic!("a report is answered")
+    };
+    let seq = told.metered_seq.expect("its receipts' place");
+    let again = |line| Told::Before(seq, line);
+    assert_eq!(told.lines, [Told::Metered(0), Told::Metered(1), again(1), again(0)]);
+    assert_eq!(session(&desk).0, 30 + (5 * 10 + 4 * 20));
+    end(&mut desk, lease);
+    assert!(metered(&mut desk, 700_000).is_empty());
+}
+
+#[test]
 fn a_closing_session_pays_what_was_checkpointed_before_it_is_drained() {
     let mut desk = Desk::with_nodes(&[(1, 1, 1_000)]);
     let (lease, _) = desk.grant();

@@ -1,0 +1,368 @@
+//! What happened otherwise than the rules say is told: one number of a day's logs is another, and every frame is chained
+//! anew behind it.
+
+use holmes_kernel::frame::{Frame, Open};
+use holmes_kernel::ports::Journal as _;
+use holmes_kernel::{Event, Tail};
+use holmes_proto::emission::v1::event::Event as Emitted;
+use holmes_proto::ledger::v1::command::Command as Asked;
+use holmes_proto::ledger::v1::event::Event as Booked;
+use holmes_proto::ledger::v1::{self as ledger, TransferCode, TransferKind};
+use holmes_proto::market::v1::event::Event as Sold;
+use holmes_proto::scheduling::v1::event::Event as Placed;
+use holmes_proto::staking::v1::event::Event as Staked;
+use holmes_proto::{accounts, emission, market, scheduling, staking, treasury};
+use holmes_sim::deed::{Deed, SERVICES};
+use holmes_sim::play::Day;
+use holmes_sim::watch::Watch;
+use holmes_sim::world::{HOL, USD, account, log, node};
+use holmes_testing::now;
+use prost::Message as _;
+use prost::bytes::Bytes;
+
+type Logs = [Vec<Frame>; SERVICES.len()];
+
+/// A day on which something of everything happens, and nothing goes wrong.
+fn day() -> Logs {
+    let wait = Deed::Wait { ms: 46_000 };
+    let report = |at, call| Deed::Report { at, calls: vec![(call, 300_000), (call + 1, 4_321)] };
+    let pay = |units| Deed::Pay { from: 4, to: 5, token: true, units, balancing: false };
+    let hold = |units| Deed::Hold { from: 4, to: 5, token: false, units, timeout_ms: 2_000 };
+    let deeds = [
+        pay(7),
+        Deed::Retransfer { back: 0, change: 0 },
+        pay(u64::MAX),
+        hold(900),
+        Deed::EndHold { at: 0, post: Some(5), twice: false },
+        hold(901),
+        Deed::Open { n: 4, token: false, budget: 2_000_000 },
+        Deed::Hear,
+        Deed::Place { at: 0, n: Some(1) },
+        Deed::Hear,
+        Deed::Place { at: 0, n: None },
+        Deed::Hear,
+        report(0, 1),
+        wait.clone(),
+        wait.clone(),
+        report(0, 3),
+        report(1, 5),
+        wait.clone(),
+        wait.clone(),
+        report(0, 7),
+        wait.clone(),
+        wait.clone(),
+        Deed::Exit { n: 1, back: 0 },
+        Deed::End { at: 0 },
+        Deed::End { at: 1 },
+        wait.clone(),
+        Deed::Unbond { n: 2, units: 5_000_000_000_000 },
+        Deed::Wait { ms: 700_000 },
+    ];
+    let mut day = Day::begin();
+    assert!(deeds.iter().all(|deed| day.live(deed)), "{:#?}", day.wrong);
+    day.end();
+    assert_eq!(day.wrong, Vec::<String>::new());
+    let kept = day.world.journal.kept();
+    SERVICES.map(|service| now(kept.read(log(service), 0, usize::MAX)).expect("it is there"))
+}
+
+/// The logs with the first event changed that can be; none if none can be.
+fn changed<E: Event>(logs: &Logs, change: impl Fn(&mut E) -> Option<()>) -> Option<Logs> {
+    let (mut logs, mut done) = (logs.clone(), false);
+    let of = SERVICES.iter().position(|service| *service == E::SERVICE.0)?;
+    let mut tail = Tail::default();
+    for frame in &mut logs[of] {
+        let header = *frame.header();
+        let mut open = Open::new(header.log, header.term, header.ts, header.schema, &tail);
+        for (_, entry) in frame.entries().expect("it can be read") {
+            let mut events: Vec<E> =
+                entry.events.iter().map(|bytes| E::decode(bytes.clone()).expect("an event")).collect();
+            for event in &mut events {
+                done = done || change(event).is_some();
+            }
+            let head = holmes_kernel::Entry { events: Vec::new(), ..entry };
+            open.push(&head, &events);
+        }
+        *frame = open.freeze();
+        tail = frame.tail();
+    }
+    done.then_some(logs)
+}
+
+/// What is told of logs.
+fn told(logs: Logs) -> Vec<String> {
+    let mut watch = Watch::default();
+    let wrong = watch.read(logs);
+    wrong.into_iter().chain(watch.audit.at_rest()).collect()
+}
+
+/// A day whose logs are read over and over.
+struct Read(Logs);
+
+impl Read {
+    /// With this change, this is told.
+    fn says<E: Event>(&self, rule: &str, change: impl Fn(&mut E) -> Option<()>) {
+        let told = told(changed(&self.0, change).unwrap_or_else(|| panic!("nothing to change: {rule}")));
+        assert!(told.iter().any(|wrong| wrong.contains(rule)), "{rule} is not told: {told:#?}");
+    }
+
+    fn staked(&self, rule: &str, change: impl Fn(&mut Staked) -> Option<()>) {
+        self.says(rule, |event: &mut staking::v1::Event| change(event.event.as_mut()?));
+    }
+
+    fn placed(&self, rule: &str, change: impl Fn(&mut Placed) -> Option<()>) {
+        self.says(rule, |event: &mut scheduling::v1::Event| change(event.event.as_mut()?));
+    }
+
+    fn sold(&self, rule: &str, change: impl Fn(&mut Sold) -> Option<()>) {
+        self.says(rule, |event: &mut market::v1::Event| change(event.event.as_mut()?));
+    }
+
+    fn emitted(&self, rule: &str, change: impl Fn(&mut Emitted) -> Option<()>) {
+        self.says(rule, |event: &mut emission::v1::Event| change(event.event.as_mut()?));
+    }
+
+    fn recorded(&self, rule: &str, change: impl Fn(&mut ledger::TransfersRecorded) -> Option<()>) {
+        self.says(rule, |event: &mut ledger::Event| match event.event.as_mut()? {
+            Booked::TransfersRecorded(recorded) => change(recorded),
+            _ => None,
+        });
+    }
+}
+
+/// One more of the first number that is not 0.
+fn more(column: &mut [u64]) -> Option<()> {
+    column.iter_mut().find(|number| **number > 0).map(|number| *number += 1)
+}
+
+/// A number is another.
+fn now_is(number: &mut u64, other: u64) -> Option<()> {
+    *number = other;
+    Some(())
+}
+
+/// An id is another.
+fn id_is(column: &mut Bytes, other: [u8; 16]) -> Option<()> {
+    *column = other.to_vec().into();
+    Some(())
+}
+
+/// One bit of a column is another.
+fn turned(column: &mut Bytes) -> Option<()> {
+    let mut bytes = column.to_vec();
+    *bytes.last_mut()? ^= 1;
+    *column = bytes.into();
+    Some(())
+}
+
+/// The first transfer of a send that the ledger is asked for goes elsewhere.
+fn astray(send: &mut Bytes, is: impl Fn(&ledger::Transfer) -> bool) -> Option<()> {
+    let mut command = ledger::Command::decode(send.clone()).ok()?;
+    let Some(Asked::CreateTransfers(asked)) = &mut command.command else { return None };
+    let transfer = asked.transfers.iter_mut().find(|transfer| is(transfer))?;
+    transfer.credit_account_id = account(5, USD).to_string();
+    *send = command.encode_to_vec().into();
+    Some(())
+}
+
+#[test]
+fn the_day_itself_is_as_the_rules_say_and_every_log_is_read() {
+    let logs = day();
+    assert!(logs.iter().all(|log| !log.is_empty()));
+    assert_eq!(told(logs.clone()), Vec::<String>::new());
+    let same = changed(&logs, |_: &mut treasury::v1::Event| Some(())).expect("events");
+    assert_eq!(told(same), Vec::<String>::new(), "written anew, unchanged");
+    assert!(changed(&logs, |_: &mut accounts::v1::Event| None).is_none());
+}
+
+#[test]
+fn transfers_that_are_not_as_the_rules_say_are_told() {
+    let read = Read(day());
+    let code = |of: TransferCode, to: TransferCode| {
+        move |recorded: &mut ledger::TransfersRecorded| {
+            let mut codes = recorded.codes.to_vec();
+            *codes.iter_mut().find(|code| **code == of as u8)? = to as u8;
+            recorded.codes = codes.into();
+            more(&mut recorded.amounts_units).or(Some(()))
+        }
+    };
+    read.recorded("E-2.3", code(TransferCode::Exists, TransferCode::Exists));
+    read.recorded("E-2.3", code(TransferCode::InsufficientFunds, TransferCode::Exists));
+    read.recorded("happened twice", code(TransferCode::Exists, TransferCode::Ok));
+    let kind = |of: TransferKind| {
+        move |recorded: &ledger::TransfersRecorded| recorded.kinds.contains(&(of as u8)).then_some(())
+    };
+    read.recorded("were posted", move |recorded| {
+        kind(TransferKind::Post)(recorded)?;
+        recorded.amounts_units[0] += 10_000_000_000;
+        Some(())
+    });
+    read.recorded("E-2.2", move |recorded| {
+        kind(TransferKind::Post)(recorded)?;
+        turned(&mut recorded.credits)
+    });
+    read.recorded("E-2.1", move |recorded| {
+        kind(TransferKind::Single)(recorded)?;
+        recorded.amounts_units[0] += 1 << 60;
+        Some(())
+    });
+    read.says("before its time", |event: &mut ledger::Event| match event.event.as_mut()? {
+        Booked::TransfersRecorded(recorded) if recorded.amounts_units == [901] => {
+            now_is(recorded.expiries_us.first_mut()?, 1 << 60)
+        }
+        _ => None,
+    });
+}
+
+#[test]
+fn leases_calls_and_bonds_that_are_not_as_the_rules_say_are_told() {
+    let read = Read(day());
+    let unbonding = |change: fn(&mut staking::v1::UnbondingStarted) -> Option<()>| {
+        move |event: &mut Staked| match event {
+            Staked::UnbondingStarted(e) => change(e),
+            _ => None,
+        }
+    };
+    read.staked("E-6.5: what unbonds", unbonding(|e| now_is(&mut e.ready_at_us, 7)));
+    read.staked("which is not its own", unbonding(|e| id_is(&mut e.node, node(1).to_bytes())));
+    read.staked("are paid", unbonding(|e| now_is(&mut e.amount_units, 1)));
+    read.staked("does not go to its owner", |event| match event {
+        Staked::PayoutSent(e) => astray(&mut e.send, |_| true),
+        _ => None,
+    });
+    let lease = |change: fn(&mut scheduling::v1::LeaseGranted) -> Option<()>| {
+        move |event: &mut Placed| match event {
+            Placed::LeaseGranted(e) => change(e),
+            _ => None,
+        }
+    };
+    read.placed("names another owner", lease(|e| id_is(&mut e.node, node(2).to_bytes())));
+    read.placed("E-6.1", lease(|e| id_is(&mut e.node, [7; 16])));
+    read.placed("E-10.2", lease(|e| id_is(&mut e.session, [7; 16])));
+    read.placed("E-9.2: calls", |event| match event {
+        Placed::CallsMetered(e) => turned(&mut e.lease),
+        _ => None,
+    });
+    read.placed("metered twice", |event| match event {
+        Placed::CallsMetered(e) => e.lines.first().cloned().map(|line| e.lines.push(line)),
+        _ => None,
+    });
+}
+
+#[test]
+fn windows_that_are_not_as_the_rules_say_are_told() {
+    let read = Read(day());
+    let window = |change: fn(&mut market::v1::WindowEnded) -> Option<()>| {
+        move |event: &mut Sold| match event {
+            Sold::WindowEnded(e) => change(e),
+            _ => None,
+        }
+    };
+    read.sold("the price", window(|e| more(&mut e.price_micro_usd)));
+    read.sold("the buyer's fee", window(|e| more(&mut e.buyer_fee_micro_usd)));
+    read.sold("the seller's fee", window(|e| more(&mut e.seller_fee_micro_usd)));
+    read.sold("the owners' part", window(|e| more(&mut e.paid_units)));
+    read.sold("the work", window(|e| more(&mut e.units)));
+    read.sold("the surcharge is", window(|e| more(std::slice::from_mut(&mut e.surcharge_micro_usd))));
+    read.sold("the charge", window(|e| more(std::slice::from_mut(&mut e.charged_units))));
+    read.sold("the fees' units", window(|e| more(std::slice::from_mut(&mut e.fee_units))));
+    read.sold("the surcharge's units", window(|e| more(std::slice::from_mut(&mut e.surcharge_units))));
+    read.sold("due is", |event| match event {
+        Sold::SettlementSent(e) => astray(&mut e.send, |transfer| transfer.kind() == TransferKind::Single),
+        _ => None,
+    });
+    read.sold("is settled by", |event| match event {
+        Sold::SettlementSent(e) => astray(&mut e.send, |transfer| transfer.kind() == TransferKind::Hold),
+        _ => None,
+    });
+    read.sold("what is settled", |event| match event {
+        Sold::Settled(e) => more(&mut e.paid_units),
+        _ => None,
+    });
+    read.sold("the rates", |event| match event {
+        Sold::SessionOpened(e) => now_is(&mut e.seller_fee_ppb, 0),
+        _ => None,
+    });
+    read.sold("reserves another's money", |event| match event {
+        Sold::SessionOpened(e) => turned(&mut e.renter),
+        _ => None,
+    });
+    read.sold("says where", |event| match event {
+        Sold::AccountSet(e) if e.asset == HOL => turned(&mut e.principal),
+        _ => None,
+    });
+}
+
+#[test]
+fn rewards_that_are_not_as_the_rules_say_are_told() {
+    let read = Read(day());
+    let weighed = |change: fn(&mut emission::v1::NodesWeighed) -> Option<()>| {
+        move |event: &mut Emitted| match event {
+            Emitted::NodesWeighed(e) => change(e),
+            _ => None,
+        }
+    };
+    read.emitted("E-4.6", weighed(|e| turned(&mut e.trr_weights)));
+    read.emitted("E-4.6", weighed(|e| turned(&mut e.br_weights)));
+    read.emitted("E-4.6", weighed(|e| turned(&mut e.units)));
+    read.emitted("E-0.4", |event| match event {
+        Emitted::SharesFloored(e) => more(&mut e.br_units),
+        _ => None,
+    });
+    read.emitted("E-3.2", |event| match event {
+        Emitted::OwnerCut(e) => more(&mut e.cut_units),
+        _ => None,
+    });
+    let closed = |change: fn(&mut emission::v1::EpochClosed) -> Option<()>| {
+        move |event: &mut Emitted| match event {
+            Emitted::EpochClosed(e) => change(e),
+            _ => None,
+        }
+    };
+    for at in 0..3 {
+        let pool = move |change: fn(&mut emission::v1::PoolClose) -> Option<()>| {
+            move |event: &mut Emitted| match event {
+                Emitted::EpochClosed(e) => change(&mut e.pools[at]),
+                _ => None,
+            }
+        };
+        read.emitted("E-4.1", pool(|pool| now_is(&mut pool.target_units, 7)));
+        read.emitted("E-4.1", pool(|pool| now_is(&mut pool.paid_units, 7)));
+        read.emitted("E-4.1", pool(|pool| now_is(&mut pool.remaining_units, 1)));
+    }
+    read.emitted("E-4.7", closed(|e| now_is(&mut e.scheduled_units, 7)));
+    read.emitted("E-4.7", closed(|e| now_is(&mut e.ceiling_units, 7)));
+    read.emitted("E-0.6", closed(|e| now_is(&mut e.active_nodes, 7)));
+    read.emitted("E-5.1", |event| match event {
+        Emitted::RewardsGranted(e) => more(&mut e.liquid_units),
+        _ => None,
+    });
+    read.emitted("E-5.1", |event| match event {
+        Emitted::RewardsGranted(e) => more(&mut e.locked_units),
+        _ => None,
+    });
+    read.emitted("E-5.1", |event| match event {
+        Emitted::GrantsUnlocked(e) => more(&mut e.units),
+        _ => None,
+    });
+    read.emitted("E-5.2", |event| match event {
+        Emitted::GrantExited(e) => now_is(&mut e.burned_units, 7),
+        _ => None,
+    });
+    read.emitted("are paid to", |event| match event {
+        Emitted::PaymentsSent(e) => astray(&mut e.send, |_| true),
+        _ => None,
+    });
+    read.emitted("and paid", |event| match event {
+        Emitted::PaymentsSent(e) => now_is(e.units.first_mut()?, 1 << 60),
+        _ => None,
+    });
+    read.emitted("E-0.5", |event| match event {
+        Emitted::WorkNoted(e) => more(&mut e.fees_micro_usd),
+        _ => None,
+    });
+    read.emitted("E-0.5", |event| match event {
+        Emitted::AttendanceNoted(e) => e.beats_seen.iter_mut().next().map(|beats| *beats += 1),
+        _ => None,
+    });
+}
