@@ -1,6 +1,6 @@
 //! The page of figures: written from the newest results and nothing else, so that it cannot say what was not measured.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -77,7 +77,12 @@ impl Book {
     }
 
     fn goals(&mut self, goals: &[Goal], reports: &[Report]) {
-        self.line("\n## Goals\n\nMedians are held to them.\n\n| goal | measured | |\n| --- | --- | --- |");
+        self.line("\n## Goals\n\nMedians are held to them.");
+        let machines: BTreeSet<_> = reports.iter().map(|report| report.machine.get("cpu")).collect();
+        if machines.len() > 1 {
+            self.line("\nThe reports are of more than one machine: each names its own, and nothing is compared across.");
+        }
+        self.line("\n| goal | measured | |\n| --- | --- | --- |");
         for goal in goals {
             let (found, said) = match goal.outcome(reports) {
                 Outcome::Reached(found) => (found, "reached"),

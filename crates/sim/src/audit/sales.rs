@@ -264,13 +264,15 @@ impl Session {
     /// The window that has ended is paid as it was asked.
     fn settled(&mut self, event: &Settled) -> Option<String> {
         let same = |ended: &WindowEnded| {
-            ended.window == event.window
+            (self.sent.is_some() || ended.charged_units == 0)
+                && ended.window == event.window
                 && (&ended.nodes, &ended.owners, &ended.credits)
                     == (&event.nodes, &event.owners, &event.credits)
                 && (&ended.paid_units, ended.charged_units) == (&event.paid_units, event.charged_units)
                 && (&ended.price_micro_usd, &ended.units) == (&event.price_micro_usd, &event.units)
         };
-        let ended = self.ended.take().filter(same);
+        let is_as_it_ended = self.ended.as_ref().is_some_and(same);
+        self.ended = None;
         self.settled += std::mem::take(&mut self.ended_rows).values().map(|row| row.pico).sum::<u128>();
         self.totals = self.totals(self.settled / PICO_PER_MICRO);
         if let Some(sent) = self.sent.take()
@@ -278,9 +280,8 @@ impl Session {
         {
             self.hold = hold;
         }
-        ended
-            .is_none()
-            .then(|| format!("E-9.2: session {}: what is settled is not what ended", raw(&event.session)))
+        let session = raw(&event.session);
+        (!is_as_it_ended).then(|| format!("E-9.2: session {session}: what is settled is not what ended"))
     }
 
     fn purse(&self, name: &str) -> Id {
