@@ -166,6 +166,9 @@ pub struct DamagedLog {
 }
 
 impl DamagedLog {
+    /// The stable name of it, for scripts.
+    pub const REASON: &str = "LOG_DAMAGED";
+
     /// Where the first frame begins that is not what was written.
     pub fn seq(&self) -> u64 {
         self.after.saturating_add(1)

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 use holmes_engine::run::OpenError;
 use holmes_runtime::config::ConfigError;
+use holmes_runtime::recover::DamagedLog;
 use holmes_runtime::telemetry;
 
 mod ask;
@@ -154,7 +155,8 @@ fn refused_as(why: &anyhow::Error) -> Option<&'static str> {
         let key = || cause.downcast_ref::<keys::NotAKey>().map(|_| keys::NotAKey::REASON);
         let kept = || cause.downcast_ref::<kept::Refused>().map(|refused| refused.reason);
         let scenario = || cause.downcast_ref::<scenario::WrongIn>().map(|_| scenario::WrongIn::REASON);
-        model.or_else(config).or_else(key).or_else(kept).or_else(scenario)
+        let log = || cause.downcast_ref::<DamagedLog>().map(|_| DamagedLog::REASON);
+        model.or_else(config).or_else(key).or_else(kept).or_else(scenario).or_else(log)
     })
 }
 

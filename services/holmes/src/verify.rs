@@ -181,7 +181,7 @@ fn not_opened(why: anyhow::Error, format: Format) -> Result<bool> {
     let damage = why.chain().find_map(|cause| cause.downcast_ref::<DamagedLog>());
     if let (Some(damage), Format::Json) = (damage, format) {
         let (service, seq) = (damage.service, damage.seq());
-        let row = Damaged { service, seq, reason: "LOG_DAMAGED", result: format!("{why:#}"), ok: false };
+        let row = Damaged { service, seq, reason: DamagedLog::REASON, result: format!("{why:#}"), ok: false };
         output::rows(format, &[], &[Row::Damaged(row)], Row::cells)?;
     }
     Err(why)

@@ -27,21 +27,21 @@ impl Wrong {
     pub(super) fn unreadable(why: anyhow::Error) -> Wrong {
         let why = data::named(why);
         if let Some(damage) = why.downcast_ref::<DamagedLog>() {
-            return Wrong { seq: Some(damage.seq()), reason: "LOG_DAMAGED", words: format!("{why:#}") };
+            return Wrong { seq: Some(damage.seq()), reason: DamagedLog::REASON, words: format!("{why:#}") };
         }
         let Some(RecoverError::Replay { why: replay, .. }) = why.downcast_ref() else {
             return Wrong { seq: None, reason: "LOG_UNREADABLE", words: format!("{why:#}") };
         };
         let (seq, reason) = match replay {
-            ReplayError::Damage { after, .. } => (Some(after + 1), "LOG_DAMAGED"),
-            ReplayError::Entry { seq, .. } => (Some(*seq), "LOG_DAMAGED"),
+            ReplayError::Damage { after, .. } => (Some(after + 1), DamagedLog::REASON),
+            ReplayError::Entry { seq, .. } => (Some(*seq), DamagedLog::REASON),
             // These say which build helps.
             ReplayError::Unknown { seq, .. } => (Some(*seq), "LOG_OF_NEWER_BUILD"),
             ReplayError::Schema { after, .. } => (Some(after + 1), "LOG_OF_NEWER_BUILD"),
-            ReplayError::Params(_) => (Some(1), "LOG_DAMAGED"),
+            ReplayError::Params(_) => (Some(1), DamagedLog::REASON),
         };
         let words = match reason {
-            "LOG_DAMAGED" => format!("{why:#}. {LOG_REMEDY}"),
+            DamagedLog::REASON => format!("{why:#}. {LOG_REMEDY}"),
             _ => format!("{why:#}"),
         };
         Wrong { seq, reason, words }

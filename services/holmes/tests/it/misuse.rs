@@ -77,7 +77,9 @@ fn a_damaged_log_is_told_to_programs_too() {
     assert_eq!((told.code, &row["ok"], &row["reason"]), (1, &false.into(), &"LOG_DAMAGED".into()), "{rows}");
     assert_eq!((&row["service"], &row["seq"]), (&"ledger".into(), &1.into()), "{rows}");
     assert!(told.err.contains("cannot be opened: the log of ledger is damaged behind 0: "), "{}", told.err);
-    place.run(&["verify"]).fails(1, &["the log of ledger is damaged behind 0: "]);
+    place
+        .run(&["verify"])
+        .fails(1, &["the log of ledger is damaged behind 0: ", "\n  reason: LOG_DAMAGED\n"]);
 }
 
 #[test]
