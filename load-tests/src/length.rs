@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What a figure that is kept has at least.
-pub(crate) const LEAST_RUNS: u32 = 3;
+pub(crate) const LEAST_RUNS: u32 = 5;
 pub(crate) const LEAST_SECONDS: f64 = 2.0;
 /// What taking figures writes itself.
 const WRITTEN: [&str; 2] = [":(exclude)load-tests/results", ":(exclude)docs/reference/performance*"];
@@ -18,7 +18,7 @@ pub(crate) fn is_a_look(runs: Option<u32>, seconds: Option<f64>) -> bool {
 /// Whether a checkout is another than its commit, the figures themselves left out.
 pub(crate) fn is_changed(root: &Path) -> bool {
     let mut git = Command::new("git");
-    git.args(["-c", "safe.directory=*", "status", "--porcelain", "--untracked-files=no", "--", "."]);
+    git.args(["-c", "safe.directory=*", "status", "--porcelain", "--", "."]);
     git.args(WRITTEN)
         .current_dir(root)
         .output()

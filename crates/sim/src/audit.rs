@@ -10,7 +10,9 @@ mod sales;
 use std::collections::BTreeMap;
 
 use holmes_kernel::machine::SendTo;
-use holmes_kernel::{Id, Principal, ServiceId, Time};
+use holmes_kernel::{Amount, Id, Principal, ServiceId, Time};
+use holmes_ledger::command::{Kind, Move, Transfer};
+use holmes_proto::ledger::v1::TransferKind;
 use holmes_proto::ledger::v1::command::Command as Asked;
 use holmes_proto::{emission, ledger, market, scheduling, staking};
 use prost::Message as _;
@@ -49,6 +51,13 @@ pub struct Audit {
     heard: Heard,
 }
 
+/// What the events of other logs have come to.
+struct Others<'a> {
+    books: &'a Books,
+    nodes: &'a Nodes,
+    heard: &'a Heard,
+}
+
 /// Up to where each service has taken in each other's log.
 #[derive(Debug, Default)]
 struct Heard(BTreeMap<(ServiceId, ServiceId), u64>);
@@ -69,8 +78,8 @@ impl Audit {
     /// A service has asked another for something.
     pub fn sent(&mut self, send: &SendTo<'_>) {
         if send.to == LEDGER {
-            let transfers = asked_of_ledger(send.command);
-            self.books.link(transfers.iter().map(|transfer| (id(&transfer.transfer_id), transfer.linked)));
+            let transfers: Vec<_> = asked_of_ledger(send.command).iter().map(read).collect();
+            self.books.ask(&transfers);
         }
     }
 
@@ -91,7 +100,7 @@ impl Audit {
     /// An event of scheduling.
     pub fn scheduling(&mut self, seen: &Seen, event: scheduling::v1::Event) -> Wrong {
         let Some(event) = event.event else { return Wrong::new() };
-        self.rewards.attended(&event);
+        self.rewards.attended(seen, &event);
         self.nodes.scheduled(seen, event, &self.heard)
     }
 
@@ -99,19 +108,28 @@ impl Audit {
     pub fn market(&mut self, seen: &Seen, event: market::v1::Event) -> Wrong {
         let Some(event) = event.event else { return Wrong::new() };
         self.nodes.sold(seen, &event);
-        self.rewards.sold(&event);
+        self.rewards.sold(seen, &event);
         self.sales.sold(seen, event)
     }
 
     /// An event of emission.
     pub fn emission(&mut self, seen: &Seen, event: emission::v1::Event) -> Wrong {
         let Some(event) = event.event else { return Wrong::new() };
-        self.rewards.emitted(seen, event, &self.books, &self.nodes)
+        self.rewards.emitted(
+            seen,
+            event,
+            &Others { books: &self.books, nodes: &self.nodes, heard: &self.heard },
+        )
     }
 
     /// What must be when nothing is on its way any more.
-    pub fn at_rest(&self) -> Wrong {
-        self.books.torn().chain(self.rewards.unheard()).collect()
+    pub fn at_rest(&self, now: Time) -> Wrong {
+        let books = self.books.torn().chain(self.books.overdue(now));
+        books
+            .chain(self.nodes.unmetered())
+            .chain(self.rewards.unheard())
+            .chain(self.rewards.unpaid())
+            .collect()
     }
 }
 
@@ -122,6 +140,29 @@ fn asked_of_ledger(command: &[u8]) -> Vec<ledger::v1::Transfer> {
         Some(Asked::CreateTransfers(asked)) => asked.transfers,
         _ => Vec::new(),
     }
+}
+
+/// A transfer as a send carries it.
+fn read(wire: &ledger::v1::Transfer) -> Transfer {
+    let of = Move {
+        debit: id(&wire.debit_account_id),
+        credit: id(&wire.credit_account_id),
+        amount: Amount::new(wire.amount_units),
+        balancing: wire.balancing,
+        debit_owner: None,
+    };
+    let hold = id(&wire.hold_id);
+    let kind = match wire.kind() {
+        TransferKind::Hold => {
+            Kind::Hold { of, timeout_ms: (wire.timeout_ms > 0).then_some(wire.timeout_ms), coordinator: None }
+        }
+        TransferKind::Post => {
+            Kind::Post { hold, amount: (wire.amount_units > 0).then_some(Amount::new(wire.amount_units)) }
+        }
+        TransferKind::Void => Kind::Void { hold },
+        TransferKind::Single | TransferKind::Unspecified => Kind::Single(of),
+    };
+    Transfer { id: id(&wire.transfer_id), linked: wire.linked, tag: wire.tag, kind }
 }
 
 /// An id as requests carry it; the least where it is none.

@@ -9,6 +9,7 @@ use holmes_ledger::command::{Command as Pay, Kind, Reply, Transfer, TransferResu
 use holmes_proto::ledger::v1::TransferCode;
 use holmes_runtime::rig::Seat;
 
+use crate::audit::Books;
 use crate::journal::Journal;
 use crate::watch::{Found, Key, Watch};
 use crate::world::World;
@@ -179,7 +180,7 @@ impl Clients {
                 self.heard += 1;
                 self.done += u64::from(told.answer.is_ok());
                 leases.extend(told.reply.downcast_ref::<holmes_scheduling::Reply>().cloned());
-                wrong.extend(order.otherwise(&*told.reply));
+                wrong.extend(order.otherwise(&*told.reply, &watch.audit.books));
                 let (found, now) = (watch.found(&order.key()), world.rig.now());
                 if let Err(why) = order.settle(told.answer, copied, found, now) {
                     wrong.push(format!("{} {:?} of {}: {why}", order.service(), order.way, order.who));
@@ -260,8 +261,15 @@ impl Order {
         Key { service, who: self.who, way: self.way.into() }
     }
 
-    /// E-2.3: a transfer that is told as done, now or before, moved what was asked.
-    fn otherwise(&self, reply: &dyn Any) -> Option<Wrong> {
+    /// E-2.3: what is told as done, now or before, moved what was asked.
+    fn otherwise(&self, reply: &dyn Any, books: &Books) -> Option<Wrong> {
+        if let Said::Ledger(Pay::RecordDeposit(of) | Pay::RecordWithdrawal(of)) = &self.said {
+            let asked = Some((of.account, of.amount.units()));
+            let is_done = matches!(reply.downcast_ref(), Some(Reply::Recorded { .. }));
+            let moved = books.moved(&of.reference);
+            return (is_done && moved != asked)
+                .then(|| format!("E-2.3: {of:?} was asked and told as done, and {moved:?} was moved"));
+        }
         let Said::Ledger(Pay::CreateTransfers { transfers, .. }) = &self.said else { return None };
         let Reply::Transfers(results) = reply.downcast_ref()? else { return None };
         let is_other = |(transfer, told): &(&Transfer, &TransferResult)| match &transfer.kind {

@@ -191,7 +191,7 @@ impl Day {
         let transfer =
             |(at, kind)| Transfer { id: self.world.fresh(), linked: linked && at < last, tag: 0, kind };
         let transfers: Vec<Transfer> = kinds.into_iter().enumerate().map(transfer).collect();
-        self.watch.audit.books.link(transfers.iter().map(|transfer| (transfer.id, transfer.linked)));
+        self.watch.audit.books.ask(&transfers);
         if let [alone] = &transfers[..] {
             self.transfers.push((who, *alone)); // one of a chain that failed may happen by itself
         }
@@ -215,6 +215,7 @@ impl Day {
             day.submitted += 1;
             let kind = day.payment(BULK, to, false, units, false);
             let transfers = vec![Transfer { id: day.world.fresh(), linked: false, tag: 0, kind }];
+            day.watch.audit.books.ask(&transfers);
             let said = Said::Ledger(Pay::CreateTransfers { via: Via::Number, transfers });
             day.clients.note(party(BULK), Way::Submission(day.submitted), said)
         };
@@ -396,6 +397,7 @@ impl Day {
             _ => {}
         }
         let transfers = vec![transfer];
+        self.watch.audit.books.ask(&transfers);
         self.ask(who, Said::Ledger(Pay::CreateTransfers { via: Via::Call, transfers }));
     }
 

@@ -94,6 +94,10 @@ impl Day {
             ("sessions that are not closed", world.market.look(sessions)),
             ("answers that staking waits for", world.staking.look(|state| state.awaited.len())),
             ("answers that emission waits for", world.emission.look(|state| state.awaited.len())),
+            (
+                "nodes that are owed",
+                world.emission.look(|state| state.nodes.values().filter(|node| node.owed > 0).count()),
+            ),
         ];
         let owed = counts.into_iter().filter(|(_, count)| *count > 0);
         let halted = SERVICES
@@ -118,7 +122,7 @@ impl Day {
                 self.wrong.push(format!("at rest: {what}: {told}"));
             }
         }
-        self.wrong.extend(self.watch.audit.at_rest());
+        self.wrong.extend(self.watch.audit.at_rest(self.world.rig.now()));
         self.wrong.extend(misbilled(self.world.events(), self.world.events()));
     }
 

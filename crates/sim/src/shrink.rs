@@ -26,7 +26,7 @@ pub struct Shrunk {
 }
 
 /// A reason without what differs from day to day: ids, numbers, bytes. The names of rules (E-1.1) stay.
-fn kind(reason: &str) -> String {
+pub fn kind(reason: &str) -> String {
     let words = reason.split(|c: char| !(c.is_alphanumeric() || matches!(c, '-' | '.' | '_')));
     let words = words.map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
     let says = |word: &&str| word.starts_with("E-") || !word.contains(|c: char| c.is_ascii_digit());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use holmes_kernel::id::PrincipalKind;
 use holmes_kernel::{Id, Principal, ServiceId, Time};
+use holmes_ledger::command::{Kind, Move, Transfer};
 use holmes_ledger::rows::{self, Row};
 use holmes_proto::columns::ids;
 use holmes_proto::ledger::v1::event::Event as Booked;
@@ -22,12 +23,14 @@ pub struct Books {
     reserved: BTreeMap<Id, i128>,
     owners: BTreeMap<Id, Principal>,
     frozen: BTreeSet<Id>,
-    /// Of money that came in or went out.
-    references: BTreeSet<String>,
     /// Transfers that happened.
     happened: BTreeMap<Id, Row>,
     /// Transfers that happen together or not at all.
     chains: Vec<Vec<Id>>,
+    /// What was asked, under each transfer's id.
+    asked: BTreeMap<Id, Vec<Kind>>,
+    /// What was moved under each reference.
+    moved: BTreeMap<String, (Id, u64)>,
 }
 
 /// An open hold.
@@ -65,15 +68,28 @@ impl Books {
         self.owners.get(&account).copied()
     }
 
-    /// Notes which transfers of a batch are asked for together: each is named with whether the next one belongs to it (E-2.2).
-    pub fn link(&mut self, transfers: impl Iterator<Item = (Id, bool)>) {
-        let mut chain = Vec::new();
-        for (id, linked) in transfers {
-            chain.push(id);
-            if !linked {
-                self.chains.extend(Some(std::mem::take(&mut chain)).filter(|chain| chain.len() > 1));
+    /// Notes what is asked of the ledger in one batch, and which of it happens together (E-2.2).
+    pub fn ask(&mut self, transfers: &[Transfer]) {
+        for chain in transfers.split_inclusive(|transfer| !transfer.linked) {
+            if chain.len() > 1 {
+                self.chains.push(chain.iter().map(|transfer| transfer.id).collect());
             }
         }
+        for transfer in transfers {
+            self.asked.entry(transfer.id).or_default().push(transfer.kind);
+        }
+    }
+
+    /// What came in or went out under a reference: the account, and how much.
+    pub fn moved(&self, reference: &str) -> Option<(Id, u64)> {
+        self.moved.get(reference).copied()
+    }
+
+    /// E-2.2: open holds whose time is over.
+    pub fn overdue(&self, now: Time) -> impl Iterator<Item = String> + '_ {
+        let over = move |held: &Held| held.expires.is_some_and(|at| at < now);
+        let overdue = self.holds.iter().filter(move |(_, held)| over(held));
+        overdue.map(|(id, _)| format!("E-2.2: hold {id} is open and its time is over"))
     }
 
     /// Chains of which a part has happened.
@@ -133,11 +149,11 @@ impl Books {
                 self.frozen.extend(e.frozen_out.then_some(id));
             }
             Booked::DepositRecorded(e) => {
-                wrong.extend(self.refer(&e.reference));
+                wrong.extend(self.refer(&e.reference, raw(&e.account), e.amount_units));
                 self.cross(&e.account, e.amount_units.into());
             }
             Booked::WithdrawalRecorded(e) => {
-                wrong.extend(self.refer(&e.reference));
+                wrong.extend(self.refer(&e.reference, raw(&e.account), e.amount_units));
                 wrong.extend(self.leaves_frozen(raw(&e.account)));
                 self.cross(&e.account, -i128::from(e.amount_units));
                 wrong.extend(self.overdrawn(raw(&e.account)));
@@ -160,6 +176,7 @@ impl Books {
         if self.happened.insert(row.id, *row).is_some() {
             wrong.push(format!("transfer {} happened twice", row.id));
         }
+        wrong.extend(self.otherwise(seen, row));
         match row.kind {
             TransferKind::Single | TransferKind::Hold => {
                 wrong.extend(self.leaves_frozen(row.debit));
@@ -185,6 +202,36 @@ impl Books {
             TransferKind::Unspecified => wrong.push("a transfer of no kind".into()),
         }
         wrong
+    }
+
+    /// What happened is what was asked, all of it; of a balancing transfer, as much as there was (E-2.2). Nothing burns (E-2.4,
+    /// profile H).
+    fn otherwise(&self, seen: &Seen, row: &Row) -> Option<String> {
+        let asked = self.asked.get(&row.id)?; // what was there before the first deed was asked of nobody here
+        let of = |amounts: &BTreeMap<Id, i128>| amounts.get(&row.debit).copied().unwrap_or(0);
+        let available = of(&self.balances) - of(&self.reserved);
+        let moves = |of: &Move| {
+            let units = i128::from(of.amount.units());
+            let units = if of.balancing { units.min(available) } else { units };
+            (of.debit, of.credit, units) == (row.debit, row.credit, row.amount.into())
+        };
+        let held = self.holds.get(&row.hold).map(|held| held.units);
+        let is = |kind: &Kind| match kind {
+            Kind::Single(of) => row.kind == TransferKind::Single && moves(of),
+            Kind::Hold { of, timeout_ms, .. } => {
+                let expires = timeout_ms.map(|ms| seen.at.after_millis(ms));
+                row.kind == TransferKind::Hold && moves(of) && row.expires == expires
+            }
+            Kind::Post { hold, amount } => {
+                let units = amount.map_or(held, |amount| Some(amount.units()));
+                row.kind == TransferKind::Post && row.hold == *hold && Some(row.amount) == units
+            }
+            Kind::Void { hold } => {
+                row.kind == TransferKind::Void && row.hold == *hold && Some(row.amount) == held
+            }
+        };
+        let right = row.burned == 0 && asked.iter().any(is);
+        (!right).then(|| format!("E-2.1: {asked:?} was asked, and this happened: {row:?}"))
     }
 
     fn hold(&mut self, seen: &Seen, row: &Row) {
@@ -250,9 +297,9 @@ impl Books {
     }
 
     /// What comes in or goes out has a reference that is unique for ever (design.md §7.1).
-    fn refer(&mut self, reference: &str) -> Option<String> {
-        let is_new = self.references.insert(reference.to_owned());
-        (!is_new).then(|| format!("reference {reference:?} moved money twice"))
+    fn refer(&mut self, reference: &str, account: Id, units: u64) -> Option<String> {
+        let before = self.moved.insert(reference.to_owned(), (account, units));
+        before.map(|_| format!("reference {reference:?} moved money twice"))
     }
 
     /// E-2.2: a hold ends at most once.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holmes_kernel::{Id, Principal, Time};
+use holmes_proto::market::v1::WorkCredit;
 use holmes_proto::market::v1::event::Event as Sold;
 use holmes_proto::scheduling::v1 as scheduling;
 use holmes_proto::scheduling::v1::event::Event as Placed;
@@ -20,6 +21,8 @@ const SCHEDULING: u16 = 4;
 const MARKET: u16 = 5;
 /// E-6.5: for so many days a compute node's bond stays.
 const UNBONDING_DAYS: u64 = 14;
+/// E-3.2: with fewer owners able to serve work counts a quarter.
+const OWNERS_FOR_FULL: usize = 3;
 
 /// Nodes, their leases and what unbonds of them.
 #[derive(Debug, Default)]
@@ -32,13 +35,26 @@ pub(super) struct Nodes {
     unbondings: BTreeMap<u64, Unbonding>,
     /// Calls that were metered, with their leases.
     metered: BTreeSet<(Bytes, Bytes)>,
+    /// Those that were checkpointed.
+    checkpointed: BTreeSet<(Bytes, Bytes)>,
+    /// Models' prices and work a token, read and written, behind entries of the market's log.
+    models: BTreeMap<String, BTreeMap<u64, [u64; 4]>>,
 }
 
 #[derive(Debug)]
 struct Node {
     owner: Principal,
-    /// Behind which entries of staking's log it may serve, or not.
-    serves: BTreeMap<u64, bool>,
+    /// How it stands behind which entries of staking's log.
+    stood: BTreeMap<u64, Standing>,
+}
+
+/// How staking says that a node stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Standing {
+    serves: bool,
+    /// Its bond and what unbonds, base units.
+    pub(super) slashable: u64,
+    pub(super) rating: u32,
 }
 
 #[derive(Debug)]
@@ -63,17 +79,30 @@ impl Nodes {
         self.nodes.get(&node).map(|node| node.owner)
     }
 
+    /// How a node stands for who knows so much of staking's log.
+    pub(super) fn standing(&self, node: Id, known: u64) -> Option<Standing> {
+        let stood = &self.nodes.get(&node)?.stood;
+        stood.range(..=known).next_back().map(|(_, standing)| *standing)
+    }
+
+    /// What was checkpointed of calls and never metered.
+    pub(super) fn unmetered(&self) -> impl Iterator<Item = String> + '_ {
+        let lost = self.checkpointed.difference(&self.metered);
+        lost.map(|(_, call)| format!("E-9.2: call {} was checkpointed and never metered", raw(call)))
+    }
+
     pub(super) fn staked(&mut self, seen: &Seen, event: Staked, books: &Books, heard: &Heard) -> Wrong {
         match event {
             Staked::NodeRegistered(e) => {
                 let owner = Principal::from_slice(&e.owner).unwrap_or(Principal::SYSTEM);
-                let serves = BTreeMap::from([(seen.first, false)]);
-                self.nodes.insert(raw(&e.node), Node { owner, serves });
+                let stood = BTreeMap::from([(seen.first, Standing::default())]);
+                self.nodes.insert(raw(&e.node), Node { owner, stood });
             }
             Staked::BondChanged(e) => {
                 let serves = e.qualified && e.state() == NodeState::Active;
                 if let Some(node) = self.nodes.get_mut(&raw(&e.node)) {
-                    node.serves.insert(seen.first, serves);
+                    let (slashable, rating) = (e.bond_units + e.unbonding_units, e.rating_milli_cu);
+                    node.stood.insert(seen.first, Standing { serves, slashable, rating });
                 }
             }
             Staked::UnbondingStarted(e) => return self.unbonds(seen, &e, heard).into_iter().collect(),
@@ -135,6 +164,10 @@ impl Nodes {
     pub(super) fn sold(&mut self, seen: &Seen, event: &Sold) {
         match event {
             Sold::SessionFunded(e) => drop(self.sessions.entry(raw(&e.session)).or_default()),
+            Sold::ModelPriced(e) => {
+                let each = [e.input_pico_usd, e.output_pico_usd, e.input_micro_units, e.output_micro_units];
+                self.models.entry(e.model.clone()).or_default().insert(seen.first, each);
+            }
             Sold::SessionClosing(e) => self.closed(seen, &e.session),
             Sold::SessionClosed(e) => self.closed(seen, &e.session),
             _ => {}
@@ -154,6 +187,10 @@ impl Nodes {
                 }
             }
             Placed::CallsMetered(e) => return self.metered(&e),
+            Placed::CallsCheckpointed(e) => {
+                let leases = e.leases.chunks_exact(20).map(Bytes::copy_from_slice);
+                self.checkpointed.extend(leases.zip(e.lines.into_iter().map(|line| line.call)));
+            }
             _ => {}
         }
         Wrong::new()
@@ -162,11 +199,22 @@ impl Nodes {
     fn granted(&mut self, seen: &Seen, event: scheduling::LeaseGranted, heard: &Heard) -> Wrong {
         let mut wrong = Wrong::new();
         let (node, known) = (raw(&event.node), heard.upto(SCHEDULING, STAKING));
-        let last = self.nodes.get(&node).and_then(|node| node.serves.range(..=known).next_back());
-        if !last.is_some_and(|(_, serves)| *serves) {
+        let serves = |node: &Id| self.standing(*node, known).is_some_and(|standing| standing.serves);
+        if !serves(&node) {
             wrong.push(format!("E-6.1: node {node} has a lease and may not serve"));
         }
+        let able: BTreeSet<_> =
+            self.nodes.iter().filter(|(id, _)| serves(id)).map(|(_, node)| node.owner).collect();
+        if event.credit() == WorkCredit::Full && able.len() < OWNERS_FOR_FULL {
+            wrong.push(format!("E-3.2: work counts in full with {} owners able", able.len()));
+        }
         let known = heard.upto(SCHEDULING, MARKET);
+        let each =
+            [event.input_pico_usd, event.output_pico_usd, event.input_micro_units, event.output_micro_units];
+        let priced = self.models.get(&event.model).and_then(|priced| priced.range(..=known).next_back());
+        if priced.map(|(_, each)| *each) != Some(each) {
+            wrong.push(format!("E-0.5: a lease of {} has {each:?} a token, not {priced:?}", event.model));
+        }
         let goes_on =
             self.sessions.get(&raw(&event.session)).is_some_and(|closed| closed.is_none_or(|at| at > known));
         if !goes_on {

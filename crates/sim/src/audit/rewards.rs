@@ -18,8 +18,7 @@ use holmes_proto::staking::v1::NodeKind;
 use close::Close;
 use grants::Clocks;
 
-use super::nodes::Nodes;
-use super::{Books, Seen, Wrong, asked_of_ledger, id, raw};
+use super::{Heard, Others, Seen, Wrong, asked_of_ledger, id, raw};
 
 /// What every pool has left, and what every node was promised.
 #[derive(Debug, Default)]
@@ -36,7 +35,20 @@ pub(super) struct Rewards {
     unheard: BTreeMap<(Fact, Id), i128>,
     /// Payments that the ledger has not answered.
     asked: BTreeMap<u64, Vec<(Id, u64)>>,
+    /// The last epoch whose close has begun.
+    last: u64,
+    /// Behind which entries of their logs others have said what of which epoch: work, presence, prices.
+    said: [BTreeMap<u64, u64>; 3],
+    prices: BTreeMap<u64, u64>,
 }
+
+/// Of whom emission hears what, in the order of [`Rewards::said`]: by the numbers of services.
+const WORK: usize = 0;
+const PRESENCE: usize = 1;
+const PRICE: usize = 2;
+const SOURCES: [u16; 3] = [5, 4, 5];
+const STAKING: u16 = 3;
+const EMISSION: u16 = 6;
 
 /// What emission hears of, added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,8 +114,9 @@ impl Node {
 
 impl Rewards {
     /// What scheduling says of presence.
-    pub(super) fn attended(&mut self, event: &Placed) {
+    pub(super) fn attended(&mut self, seen: &Seen, event: &Placed) {
         if let Placed::EpochAttendance(e) = event {
+            self.said[PRESENCE].insert(seen.first, e.epoch);
             for (node, beats) in ids(&e.nodes).zip(&e.beats_seen) {
                 self.said(Fact::Beats, node, i128::from(*beats));
             }
@@ -111,8 +124,13 @@ impl Rewards {
     }
 
     /// What the market says of work. E-3.2: of the same owner on both sides nothing counts.
-    pub(super) fn sold(&mut self, event: &Sold) {
+    pub(super) fn sold(&mut self, seen: &Seen, event: &Sold) {
+        if let Sold::PriceSealed(e) = event {
+            self.said[PRICE].insert(seen.first, e.epoch);
+            self.prices.insert(seen.first, e.token_price_micro_usd);
+        }
         let Sold::Settled(e) = event else { return };
+        self.said[WORK].insert(seen.first, e.epoch);
         let rows = ids(&e.nodes).zip(e.credits()).zip(e.units.iter().zip(&e.fees_micro_usd));
         for ((node, credit), (units, fees)) in rows.filter(|((_, credit), _)| *credit != WorkCredit::None) {
             self.said(Fact::Work(credit), node, i128::from(*units));
@@ -132,9 +150,22 @@ impl Rewards {
         })
     }
 
-    pub(super) fn emitted(&mut self, seen: &Seen, event: Emitted, books: &Books, nodes: &Nodes) -> Wrong {
+    /// What nodes were promised and not paid.
+    pub(super) fn unpaid(&self) -> impl Iterator<Item = String> + '_ {
+        let left = self.nodes.iter().filter(|(_, node)| node.owed > node.paid);
+        left.map(|(id, node)| format!("E-5.1: node {id} is owed {} and was paid {}", node.owed, node.paid))
+    }
+
+    /// E-0.5: a fact counts in the epoch of which it was said, or in the first that is open.
+    fn counts(&self, what: usize, epoch: u64, heard: &Heard) -> Option<String> {
+        let known = heard.upto(EMISSION, SOURCES[what]);
+        let said = self.said[what].range(..=known).next_back().map(|(_, epoch)| (*epoch).max(self.last + 1));
+        (said != Some(epoch)).then(|| format!("E-0.5: what is of epoch {said:?} counts in {epoch}"))
+    }
+
+    pub(super) fn emitted(&mut self, seen: &Seen, event: Emitted, others: &Others<'_>) -> Wrong {
         match event {
-            Emitted::NodeNoted(e) => self.node_noted(&e),
+            Emitted::NodeNoted(e) => return self.node_noted(&e, others),
             Emitted::RequiredNoted(e) => {
                 for (id, required) in ids(&e.nodes).zip(&e.required_units) {
                     if let Some(node) = self.nodes.get_mut(&id) {
@@ -146,21 +177,35 @@ impl Rewards {
                 ids(&e.nodes)
                     .for_each(|id| self.nodes.get_mut(&id).into_iter().for_each(|node| node.barred = true));
             }
-            Emitted::WorkNoted(e) => self.work_noted(&e),
+            Emitted::WorkNoted(e) => {
+                self.work_noted(&e);
+                return self.counts(WORK, e.epoch, others.heard).into_iter().collect();
+            }
             Emitted::AttendanceNoted(e) => {
                 for ((id, beats), active) in ids(&e.nodes).zip(&e.beats_seen).zip(&e.active) {
                     self.said(Fact::Beats, id, -i128::from(*beats));
                     let seen = self.facts.entry(e.epoch).or_default().seen.entry(id).or_default();
                     *seen = (seen.0 + beats, seen.1 || *active);
                 }
+                return self.counts(PRESENCE, e.epoch, others.heard).into_iter().collect();
             }
             Emitted::PriceNoted(e) => {
                 self.facts.entry(e.epoch).or_default().price = Some(e.token_price_micro_usd);
+                let known = others.heard.upto(EMISSION, SOURCES[PRICE]);
+                let sealed = self.prices.range(..=known).next_back().map(|(_, price)| *price);
+                let other = (sealed != Some(e.token_price_micro_usd)).then(|| {
+                    format!("E-3.2: the price is {}, sealed was {sealed:?}", e.token_price_micro_usd)
+                });
+                return other.into_iter().chain(self.counts(PRICE, e.epoch, others.heard)).collect();
             }
             Emitted::CloseBegun(e) => {
+                let wrong = (e.epoch != self.last + 1)
+                    .then(|| format!("E-0.5: epoch {} closes behind {}", e.epoch, self.last));
+                self.last = e.epoch;
                 let facts = self.facts.remove(&e.epoch).unwrap_or_default();
                 self.price = facts.price.unwrap_or(self.price);
                 self.close = Some(Close::begin(e.epoch, facts, self.price));
+                return wrong.into_iter().collect();
             }
             Emitted::NodesWeighed(e) => return self.weighed(&e),
             Emitted::SharesFloored(e) => self.close.iter_mut().for_each(|close| close.floored(&e)),
@@ -170,7 +215,7 @@ impl Rewards {
             Emitted::RewardsGranted(e) => return self.granted(&e),
             Emitted::GrantsUnlocked(e) => return self.unlocked(&e),
             Emitted::GrantExited(e) => return self.exited(seen, &e),
-            Emitted::PaymentsSent(e) => return self.pays(seen, &e, books, nodes),
+            Emitted::PaymentsSent(e) => return self.pays(seen, &e, others),
             Emitted::PaymentsAnswered(e) => {
                 let payments = self.asked.remove(&e.cause_seq).unwrap_or_default();
                 for ((id, units), _) in
@@ -184,7 +229,7 @@ impl Rewards {
         Wrong::new()
     }
 
-    fn node_noted(&mut self, event: &NodeNoted) {
+    fn node_noted(&mut self, event: &NodeNoted, others: &Others<'_>) -> Wrong {
         let owner = Principal::from_slice(&event.owner).unwrap_or(Principal::SYSTEM);
         let new = || Node {
             owner,
@@ -203,6 +248,14 @@ impl Rewards {
             stand.required = event.required_units;
             stand.rating = event.rating_milli_cu;
         });
+        let is_new = event.registered || event.barred;
+        let standing = others.nodes.standing(raw(&event.node), others.heard.upto(EMISSION, STAKING));
+        let said = standing.map(|standing| (standing.slashable, standing.rating));
+        let noted = Some((event.slashable_units, event.rating_milli_cu));
+        let wrong = (!is_new && said != noted).then(|| {
+            format!("E-0.6: of node {} {noted:?} is noted, and {said:?} was said", raw(&event.node))
+        });
+        wrong.into_iter().collect()
     }
 
     fn work_noted(&mut self, event: &WorkNoted) {
@@ -220,7 +273,7 @@ impl Rewards {
     }
 
     /// What is paid is owed, and goes to the node's owner.
-    fn pays(&mut self, seen: &Seen, event: &PaymentsSent, books: &Books, nodes: &Nodes) -> Wrong {
+    fn pays(&mut self, seen: &Seen, event: &PaymentsSent, others: &Others<'_>) -> Wrong {
         let mut wrong = Wrong::new();
         let transfers = asked_of_ledger(&event.send);
         if transfers.len() != event.units.len() {
@@ -231,8 +284,8 @@ impl Rewards {
             ));
         }
         for ((node, units), transfer) in ids(&event.nodes).zip(&event.units).zip(&transfers) {
-            let to = books.owner(id(&transfer.credit_account_id));
-            if to.is_none() || to != nodes.owner(node) || transfer.amount_units != *units {
+            let to = others.books.owner(id(&transfer.credit_account_id));
+            if to.is_none() || to != others.nodes.owner(node) || transfer.amount_units != *units {
                 wrong.push(format!("E-5.1: {units} of node {node} are paid to {to:?} by {transfer:?}"));
             }
             let left = self.nodes.get(&node).map_or(0, |node| node.owed.saturating_sub(node.paid));

@@ -29,6 +29,8 @@ type Key = (Id, Principal, i32);
 pub(super) struct Sales {
     sessions: BTreeMap<Id, Session>,
     accounts: BTreeMap<(Principal, u32), Id>,
+    /// The price of the token that was sealed last, micro-dollars.
+    price: Option<u64>,
     /// What waits for owners without an account, and what of it the ledger was asked to pay.
     owed: BTreeMap<(Principal, u32), [u64; 2]>,
 }
@@ -41,6 +43,11 @@ struct Session {
     hold: Id,
     /// Micro-dollars for one whole token; 0 of the dollar.
     token_price: u128,
+    /// What a hold covers at once, micro-dollars.
+    budget: u128,
+    /// What may be billed in all, and what was, pico-dollars.
+    cap: u128,
+    billed: u128,
     /// Pico-dollars of windows that are settled.
     settled: u128,
     /// Of the window that has ended and is not settled.
@@ -90,6 +97,9 @@ impl Session {
             account: raw(&event.account),
             hold: raw(&event.hold),
             token_price: event.token_price_micro_usd.into(),
+            budget: event.budget_micro_usd.into(),
+            cap: 0,
+            billed: 0,
             settled: 0,
             ended: None,
             ended_rows: BTreeMap::new(),
@@ -138,14 +148,29 @@ impl Session {
     /// What was metered and not settled is nobody's.
     fn lost(&mut self) {
         self.reopen();
-        self.rows.clear();
+        self.billed -= std::mem::take(&mut self.rows).values().map(|row| row.pico).sum::<u128>();
     }
 
-    fn noted(&mut self, event: &CallsNoted) {
+    /// E-9.1: base units that a hold reserves at most; a payer in the token has a margin of 5 %.
+    fn held(&self) -> u128 {
+        let units = self.paid_in(self.budget);
+        if self.token_price == 0 { units } else { units + ceiled(units, 5, 100) }
+    }
+
+    /// E-9.1: nothing is billed to nobody while the hold covers it.
+    fn noted(&mut self, event: &CallsNoted) -> Wrong {
         let key = (raw(&event.node), owner(&event.owner), event.credit);
         let [pico, work] =
             [&event.billed_pico_usd, &event.billed_micro_units].map(|sum| wide(sum).unwrap_or(0));
         self.rows.entry(key).or_default().add(Row { pico, work });
+        self.billed += pico;
+        let unbilled = wide(&event.unbilled_pico_usd).unwrap_or(0);
+        let wrong =
+            (self.billed > self.cap || (unbilled > 0 && self.billed + unbilled <= self.cap)).then(|| {
+                let (billed, cap, session) = (self.billed, self.cap, raw(&event.session));
+                format!("E-9.1: session {session} has billed {billed} of {cap}, and {unbilled} to nobody")
+            });
+        wrong.into_iter().collect()
     }
 
     /// E-9.1, E-9.2: what a window comes to is what the session comes to with it, less what it came to before; its rows
@@ -238,7 +263,8 @@ impl Session {
                     debit == market
                 }
                 TransferKind::Hold => {
-                    (debit, credit) == (self.account, market) && transfer.coordinator.is_some()
+                    let covered = units <= self.held();
+                    (debit, credit) == (self.account, market) && transfer.coordinator.is_some() && covered
                 }
                 TransferKind::Post | TransferKind::Void => self.ends_hold(&transfer),
                 TransferKind::Unspecified => false,
@@ -301,7 +327,11 @@ impl Sales {
             Sold::AccountSet(e) => return self.named(seen, &e),
             Sold::SessionOpened(e) => return self.opened(&e),
             Sold::HoldSent(e) => self.change(&e.session, |session| session.hold = raw(&e.hold)),
-            Sold::CallsNoted(e) => self.change(&e.session, |session| session.noted(&e)),
+            Sold::CallsNoted(e) => return self.judge(&e.session, |session| session.noted(&e)),
+            Sold::PriceSealed(e) => self.price = Some(e.token_price_micro_usd).filter(|price| *price > 0),
+            Sold::SessionFunded(e) => {
+                self.change(&e.session, |session| session.cap = wide(&e.cap_pico_usd).unwrap_or(0));
+            }
             Sold::WindowEnded(e) => return self.judge(&e.session.clone(), |session| session.window(e)),
             Sold::SettlementSent(e) => {
                 let accounts = self.accounts.clone();
@@ -337,7 +367,11 @@ impl Sales {
     fn opened(&mut self, event: &SessionOpened) -> Wrong {
         let session = Session::opened(event);
         let rates = [event.buyer_fee_ppb, event.seller_fee_ppb, event.surcharge_ppb].map(u128::from);
-        let wrong = (rates != session.rates()).then(|| format!("E-9.1: a session has the rates {rates:?}"));
+        let at_price =
+            event.asset == USD || self.price.is_none_or(|price| price == event.token_price_micro_usd);
+        let is_right = rates == session.rates() && session.held() == u128::from(event.hold_units) && at_price;
+        let wrong =
+            (!is_right).then(|| format!("E-9.1: a session has other rates, hold or price: {event:?}"));
         self.sessions.insert(raw(&event.session), session);
         wrong.into_iter().collect()
     }

@@ -93,7 +93,7 @@ fn changed<E: Event>(logs: &Logs, change: impl Fn(&mut E) -> Option<()>) -> Opti
 fn told(logs: Logs) -> Vec<String> {
     let mut watch = Watch::default();
     let wrong = watch.read(logs);
-    wrong.into_iter().chain(watch.audit.at_rest()).collect()
+    wrong.into_iter().chain(watch.audit.at_rest(holmes_kernel::Time::default())).collect()
 }
 
 /// A day whose logs are read over and over.
@@ -279,7 +279,7 @@ fn windows_that_are_not_as_the_rules_say_are_told() {
         Sold::Settled(e) => more(&mut e.paid_units),
         _ => None,
     });
-    read.sold("the rates", |event| match event {
+    read.sold("other rates", |event| match event {
         Sold::SessionOpened(e) => now_is(&mut e.seller_fee_ppb, 0),
         _ => None,
     });

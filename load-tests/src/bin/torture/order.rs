@@ -275,10 +275,16 @@ impl Order {
 pub(crate) fn is_honest(status: &Status) -> bool {
     let expected = match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted => true,
-        Code::Cancelled | Code::Unknown | Code::Internal => status.source().is_some(),
+        Code::Cancelled | Code::Unknown | Code::Internal => status.source().is_some_and(|why| !is_reset(why)),
         _ => false,
     };
     expected && !status.message().is_empty()
+}
+
+/// Whether the server gave up a call that it had taken, over a line that stands: what its HTTP/2 says when it panics.
+fn is_reset(why: &dyn std::error::Error) -> bool {
+    let told = format!("{why:?}"); // with all its causes
+    told.contains("Reset(") && told.contains("Remote")
 }
 
 #[cfg(test)]
@@ -290,6 +296,9 @@ mod tests {
         let broken = Status::from_error(Box::new(std::io::Error::other("the line broke")));
         assert!(is_honest(&broken), "{broken:?}");
         assert!(is_honest(&Status::unavailable("it goes down")));
+        let reset =
+            std::io::Error::other("hyper::Error(Http2, Error { kind: Reset(StreamId(1), CANCEL, Remote) })");
+        assert!(!is_honest(&Status::from_error(Box::new(reset))), "it panicked");
         for status in [Status::internal("it failed"), Status::unknown("?"), Status::unavailable("")] {
             assert!(!is_honest(&status), "{status:?}");
         }

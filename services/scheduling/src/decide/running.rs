@@ -1,7 +1,7 @@
 //! Calls that run: their checkpoints, and what becomes of these when nothing else is heard (design: settlement pays the
 //! last countersigned checkpoint).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use holmes_kernel::{Ctx, Id, Time};
 use holmes_proto::scheduling::v1::event::Event as Kind;
@@ -20,19 +20,33 @@ pub(super) fn checkpoint(state: &State, lines: &[(LeaseId, Line)], ctx: &Ctx) ->
     live(state, ctx)?;
     let mut tallies: BTreeMap<u64, Tally<'_>> = BTreeMap::new();
     let mut kept = CallsCheckpointed { gateway: bytes(ctx.principal.id), ..CallsCheckpointed::default() };
-    let (mut leases, mut taken) = (Vec::new(), BTreeSet::new());
-    for (id, line) in lines {
+    let mut leases = Vec::new();
+    let farthest = farthest(lines);
+    for (at, (id, line)) in lines.iter().enumerate() {
+        if farthest.get(&(id.seq, line.call)) != Some(&at) {
+            continue; // the call has come farther in another line
+        }
         let Some((lease, session)) = runs(state, *id, ctx) else { continue };
         let tally = tallies.entry(id.seq).or_insert_with(|| Tally::new(lease, session));
-        let is_news = is_news(lease, line) && !taken.contains(&(id.seq, line.call));
-        if is_news && tally.take(line).is_ok() {
-            taken.insert((id.seq, line.call)); // the first of a call: what follows comes with the next checkpoint
+        if is_news(lease, line) && tally.take(line).is_ok() {
             leases.extend(id.to_bytes());
             kept.lines.push(line.message());
         }
     }
     kept.leases = leases.into();
     Ok(if kept.lines.is_empty() { Vec::new() } else { vec![Kind::CallsCheckpointed(kept)] })
+}
+
+/// Of each call under a lease the line that says most: a call stands in a checkpoint once.
+fn farthest(lines: &[(LeaseId, Line)]) -> BTreeMap<(u64, Id), usize> {
+    let mut farthest = BTreeMap::new();
+    for (at, (id, line)) in lines.iter().enumerate() {
+        let best = farthest.entry((id.seq, line.call)).or_insert(at);
+        if line.output_tokens > lines[*best].1.output_tokens {
+            *best = at;
+        }
+    }
+    farthest
 }
 
 /// A lease under which calls of the caller run.

@@ -81,9 +81,13 @@ fn a_call_that_a_report_or_a_checkpoint_names_twice_counts_once() {
     // E-9.2
     let mut desk = Desk::with_nodes(&[(1, 1, 1_000)]);
     let (lease, _) = desk.grant();
-    let both = Command::Checkpoint(vec![(lease, lost(1, 5, 3)), (lease, lost(1, 5, 2))]);
-    let [Kind::CallsCheckpointed(kept)] = &desk.ask(GATEWAY, both).unwrap()[..] else { panic!("it is kept") };
-    assert_eq!(kept.lines, [lost(1, 5, 3).message()]);
+    for (outputs, most) in [([3, 2], 3), ([4, 9], 9)] {
+        let both = Command::Checkpoint(outputs.map(|output| (lease, lost(1, 5, output))).to_vec());
+        let [Kind::CallsCheckpointed(kept)] = &desk.ask(GATEWAY, both).unwrap()[..] else {
+            panic!("it is kept")
+        };
+        assert_eq!(kept.lines, [lost(1, 5, most).message()]);
+    }
     let lines = vec![line(2, 1, 1), line(1, 5, 4), line(1, 5, 9), line(2, 1, 1)];
     let Reply::Reported(told) = desk.told(GATEWAY, Command::ReportCalls { lease, lines }) else {
         panic!("a report is answered")
