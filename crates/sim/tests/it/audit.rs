@@ -15,7 +15,7 @@ use holmes_proto::{accounts, emission, market, scheduling, staking, treasury};
 use holmes_sim::deed::{Deed, SERVICES};
 use holmes_sim::play::Day;
 use holmes_sim::watch::Watch;
-use holmes_sim::world::{HOL, USD, account, log, node};
+use holmes_sim::world::{HOL, USD, account, log, node, party};
 use holmes_testing::now;
 use prost::Message as _;
 use prost::bytes::Bytes;
@@ -35,12 +35,22 @@ fn day() -> Logs {
         hold(900),
         Deed::EndHold { at: 0, post: Some(5), twice: false },
         hold(901),
+        Deed::Border { n: 4, out: false, units: 5, reference: 1 },
+        Deed::Border { n: 5, out: true, units: 6, reference: 2 },
+        Deed::Freeze { n: 3, token: true, frozen: true },
+        Deed::Freeze { n: 3, token: true, frozen: false },
+        Deed::Pay { from: 3, to: 5, token: true, units: 8, balancing: false },
+        Deed::Open { n: 5, token: true, budget: 1_000_000 },
+        Deed::Hear,
+        Deed::Close { at: 0 },
+        Deed::Hear,
         Deed::Open { n: 4, token: false, budget: 2_000_000 },
         Deed::Hear,
-        Deed::Place { at: 0, n: Some(1) },
+        Deed::Place { at: 1, n: Some(1) },
         Deed::Hear,
-        Deed::Place { at: 0, n: None },
+        Deed::Place { at: 1, n: None },
         Deed::Hear,
+        Deed::Checkpoint { at: 0, calls: vec![(40, 1_000)] },
         report(0, 1),
         wait.clone(),
         wait.clone(),
@@ -155,14 +165,18 @@ fn turned(column: &mut Bytes) -> Option<()> {
     Some(())
 }
 
-/// The first transfer of a send that the ledger is asked for goes elsewhere.
-fn astray(send: &mut Bytes, is: impl Fn(&ledger::Transfer) -> bool) -> Option<()> {
+/// The first transfer of a send that can be is another.
+fn in_send(send: &mut Bytes, change: impl Fn(&mut ledger::Transfer) -> Option<()>) -> Option<()> {
     let mut command = ledger::Command::decode(send.clone()).ok()?;
     let Some(Asked::CreateTransfers(asked)) = &mut command.command else { return None };
-    let transfer = asked.transfers.iter_mut().find(|transfer| is(transfer))?;
-    transfer.credit_account_id = account(5, USD).to_string();
+    asked.transfers.iter_mut().find_map(change)?;
     *send = command.encode_to_vec().into();
     Some(())
+}
+
+/// The first transfer of a send that is one of these goes elsewhere.
+fn astray(send: &mut Bytes, is: impl Fn(&ledger::Transfer) -> bool) -> Option<()> {
+    in_send(send, |transfer| is(transfer).then(|| transfer.credit_account_id = account(5, USD).to_string()))
 }
 
 #[test]
@@ -206,6 +220,28 @@ fn transfers_that_are_not_as_the_rules_say_are_told() {
         recorded.amounts_units[0] += 1 << 60;
         Some(())
     });
+    read.recorded("when its time was over", |recorded| match recorded.amounts_units[..] {
+        [900] => now_is(recorded.expiries_us.first_mut()?, 7),
+        _ => None,
+    });
+    read.says("which is frozen", |event: &mut ledger::Event| match event.event.as_mut()? {
+        Booked::AccountFrozen(e) if !e.frozen_out => {
+            e.frozen_out = true;
+            Some(())
+        }
+        _ => None,
+    });
+    read.says("moved money twice", |event: &mut ledger::Event| match event.event.as_mut()? {
+        Booked::WithdrawalRecorded(e) => {
+            e.reference = "wire 1".into();
+            Some(())
+        }
+        _ => None,
+    });
+    read.says("is overdrawn", |event: &mut ledger::Event| match event.event.as_mut()? {
+        Booked::WithdrawalRecorded(e) => now_is(&mut e.amount_units, 1 << 60),
+        _ => None,
+    });
     read.says("before its time", |event: &mut ledger::Event| match event.event.as_mut()? {
         Booked::TransfersRecorded(recorded) if recorded.amounts_units == [901] => {
             now_is(recorded.expiries_us.first_mut()?, 1 << 60)
@@ -230,6 +266,17 @@ fn leases_calls_and_bonds_that_are_not_as_the_rules_say_are_told() {
         Staked::PayoutSent(e) => astray(&mut e.send, |_| true),
         _ => None,
     });
+    read.staked("paid before its time", unbonding(|e| now_is(&mut e.ready_at_us, 1 << 60)));
+    read.sold("E-10.2", |event| match event {
+        Sold::SessionFunded(e) if e.renter == party(4).to_bytes().as_slice() => {
+            id_is(&mut e.session, [7; 16])
+        }
+        _ => None,
+    });
+    read.sold("E-0.5: a lease", |event| match event {
+        Sold::ModelPriced(e) => now_is(&mut e.output_pico_usd, 7),
+        _ => None,
+    });
     let lease = |change: fn(&mut scheduling::v1::LeaseGranted) -> Option<()>| {
         move |event: &mut Placed| match event {
             Placed::LeaseGranted(e) => change(e),
@@ -241,6 +288,10 @@ fn leases_calls_and_bonds_that_are_not_as_the_rules_say_are_told() {
     read.placed("E-10.2", lease(|e| id_is(&mut e.session, [7; 16])));
     read.placed("E-9.2: calls", |event| match event {
         Placed::CallsMetered(e) => turned(&mut e.lease),
+        _ => None,
+    });
+    read.placed("never metered", |event| match event {
+        Placed::CallsCheckpointed(e) => turned(&mut e.lines.first_mut()?.call),
         _ => None,
     });
     read.placed("metered twice", |event| match event {
@@ -281,6 +332,39 @@ fn windows_that_are_not_as_the_rules_say_are_told() {
     });
     read.sold("other rates", |event| match event {
         Sold::SessionOpened(e) => now_is(&mut e.seller_fee_ppb, 0),
+        _ => None,
+    });
+    read.sold("other rates", |event| match event {
+        Sold::SessionOpened(e) => now_is(&mut e.hold_units, 7),
+        _ => None,
+    });
+    read.sold("to nobody", |event| match event {
+        Sold::SessionFunded(e) if e.renter == party(4).to_bytes().as_slice() => {
+            e.cap_pico_usd = 1u128.to_be_bytes().to_vec().into();
+            Some(())
+        }
+        _ => None,
+    });
+    read.sold("to nobody", |event| match event {
+        Sold::CallsNoted(e) => {
+            e.unbilled_pico_usd = 1u128.to_be_bytes().to_vec().into();
+            Some(())
+        }
+        _ => None,
+    });
+    for kind in [TransferKind::Hold, TransferKind::Post] {
+        read.sold("is settled by", |event| match event {
+            Sold::SettlementSent(e) => in_send(&mut e.send, |transfer| {
+                (transfer.kind() == kind).then(|| transfer.amount_units += 1 << 40)
+            }),
+            _ => None,
+        });
+    }
+    read.sold("is settled by", |event| match event {
+        Sold::SettlementSent(e) => in_send(&mut e.send, |transfer| {
+            let single = transfer.kind() == TransferKind::Single;
+            single.then(|| transfer.debit_account_id = account(5, USD).to_string())
+        }),
         _ => None,
     });
     read.sold("reserves another's money", |event| match event {
@@ -355,6 +439,33 @@ fn rewards_that_are_not_as_the_rules_say_are_told() {
     });
     read.emitted("and paid", |event| match event {
         Emitted::PaymentsSent(e) => now_is(e.units.first_mut()?, 1 << 60),
+        _ => None,
+    });
+    read.emitted("E-0.6: of node", |event| match event {
+        Emitted::NodeNoted(e) if e.rating_milli_cu > 0 => now_is(&mut e.slashable_units, 7),
+        _ => None,
+    });
+    read.emitted("which is not its own", |event| match event {
+        Emitted::NodeNoted(e) if e.node == node(1).to_bytes().as_slice() => turned(&mut e.owner),
+        _ => None,
+    });
+    read.emitted("E-3.2: the price", |event| match event {
+        Emitted::PriceNoted(e) => now_is(&mut e.token_price_micro_usd, 7),
+        _ => None,
+    });
+    read.emitted("E-0.5: epoch", |event| match event {
+        Emitted::CloseBegun(e) => now_is(&mut e.epoch, 7),
+        _ => None,
+    });
+    read.emitted("E-0.5: what is of epoch", |event| match event {
+        Emitted::WorkNoted(e) => now_is(&mut e.epoch, 7),
+        _ => None,
+    });
+    read.emitted("and was paid", |event| match event {
+        Emitted::PaymentsAnswered(e) => {
+            e.reasons.first_mut()?.push_str("NO");
+            Some(())
+        }
         _ => None,
     });
     read.emitted("E-0.5", |event| match event {
