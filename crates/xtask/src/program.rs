@@ -2,9 +2,10 @@
 //! that is read here, too: so `--help`, and the answer to a wrong word, need no build.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{House, sh};
 
@@ -28,12 +29,13 @@ pub(crate) fn torture(house: &House) -> Result<()> {
     )
 }
 
-/// Builds, and passes on what was said behind the program's name. What it prints on stdout is the answer.
+/// Builds, and becomes the program, with what was said behind its name: its answer, its exit code and a Ctrl-C are its own.
 fn run(house: &House, program: &str, build: Vec<&str>) -> Result<()> {
     sh::run(sh::cargo(&house.root).args(["build", "--release"]).args(build))?;
     let words: Vec<OsString> = std::env::args_os().skip(2).collect();
     let program = house.metadata.target_directory.join("release").join(program);
-    sh::run_through(Command::new(program).current_dir(&house.root).args(words))
+    let why = Command::new(&program).current_dir(&house.root).args(words).exec();
+    Err(why).with_context(|| format!("{program} cannot be run"))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use holmes_proto::market::v1::{
 };
 
 use super::{Seen, Wrong, asked_of_ledger, ceiled, divided, id, is_shared, raw};
-use crate::world::USD;
+use crate::world::{EPOCH_S, START, USD};
 
 /// E-9.1: buyer's and seller's fee and the surcharge on the price of who pays in dollars, parts per billion.
 const RATES: [u128; 3] = [20_000_000, 30_000_000, 25_000_000];
@@ -338,7 +338,7 @@ impl Sales {
                 return self.judge(&e.session.clone(), |session| session.settles(e, &accounts));
             }
             Sold::SettlementRefused(e) => self.refused(&e.session, owner(&e.owner)),
-            Sold::Settled(e) => return self.settled(&e),
+            Sold::Settled(e) => return self.settled(seen, &e),
             Sold::HoldLost(e) => self.change(&e.session, Session::lost),
             Sold::OwedSent(e) => return self.pays_owed(&e),
             Sold::OwedPaid(e) => self.paid_owed(&e),
@@ -393,7 +393,7 @@ impl Sales {
         }
     }
 
-    fn settled(&mut self, event: &Settled) -> Wrong {
+    fn settled(&mut self, seen: &Seen, event: &Settled) -> Wrong {
         let Some(session) = self.sessions.get_mut(&raw(&event.session)) else {
             return vec![format!("session {} is settled and was not opened", raw(&event.session))];
         };
@@ -403,7 +403,10 @@ impl Sales {
         for (owner, units) in owners.filter(|(owner, units)| **units > 0 && !payees.contains(owner)) {
             self.owed.entry((owner, event.asset)).or_default()[0] += units;
         }
-        session.settled(event).into_iter().collect()
+        let epoch = (seen.at.millis() - START.millis()) / (EPOCH_S * 1_000) + 1;
+        let other = (event.epoch != epoch)
+            .then(|| format!("E-0.5: what is settled in {epoch} is of {}", event.epoch));
+        session.settled(event).into_iter().chain(other).collect()
     }
 
     fn paid_owed(&mut self, event: &OwedPaid) {

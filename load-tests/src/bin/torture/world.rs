@@ -1,6 +1,7 @@
 //! A directory of its own with a network in it, and the real binary that runs there.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -105,7 +106,10 @@ impl World {
 
     /// Runs a command to its end. A panic is a finding, whatever the command was.
     pub(crate) fn run(&self, words: &[&str]) -> Result<Ran> {
-        let done = self.command(words).stdin(Stdio::null()).output().context("the binary cannot be run")?;
+        let mut command = self.command(words);
+        // The terminal's Ctrl-C is not for it: the trial that is on goes to its end.
+        command.stdin(Stdio::null()).process_group(0);
+        let done = command.output().context("the binary cannot be run")?;
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         let ran = Ran { ok: done.status.success(), out: text(&done.stdout), err: text(&done.stderr) };
         ensure!(!ran.err.contains("panicked"), "`holmes {}` panicked: {}", words.join(" "), ran.err);
