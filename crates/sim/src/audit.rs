@@ -126,6 +126,7 @@ impl Audit {
     pub fn at_rest(&self, now: Time) -> Wrong {
         let books = self.books.torn().chain(self.books.overdue(now));
         books
+            .chain(self.nodes.unpaid(now))
             .chain(self.nodes.unmetered())
             .chain(self.rewards.unheard())
             .chain(self.rewards.unpaid())

@@ -118,6 +118,10 @@ impl Books {
     pub fn book(&mut self, seen: &Seen, event: Booked) -> Wrong {
         self.begin();
         let mut wrong = Wrong::new();
+        let of_the_house = matches!(seen.who.kind, PrincipalKind::Service | PrincipalKind::Staff);
+        if matches!(event, Booked::DepositRecorded(_) | Booked::WithdrawalRecorded(_)) && !of_the_house {
+            wrong.push(format!("{} moves money over the border", seen.who));
+        }
         match event {
             Booked::TransfersRecorded(recorded) => {
                 for row in rows::rows(&recorded) {

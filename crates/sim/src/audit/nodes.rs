@@ -85,6 +85,15 @@ impl Nodes {
         stood.range(..=known).next_back().map(|(_, standing)| *standing)
     }
 
+    /// E-6.5: what unbonds and was not paid long after its time. A day may pay as much as all bonds of a day here.
+    pub(super) fn unpaid(&self, now: Time) -> impl Iterator<Item = String> + '_ {
+        let late = move |unbonding: &&Unbonding| {
+            unbonding.left > 0 && unbonding.ready_at.after_millis(2 * EPOCH_S * 1_000) < now
+        };
+        let late = self.unbondings.values().filter(late);
+        late.map(|unbonding| format!("E-6.5: {} of node {} were not paid", unbonding.left, unbonding.node))
+    }
+
     /// What was checkpointed of calls and never metered.
     pub(super) fn unmetered(&self) -> impl Iterator<Item = String> + '_ {
         let lost = self.checkpointed.difference(&self.metered);

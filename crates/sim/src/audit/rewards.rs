@@ -214,6 +214,7 @@ impl Rewards {
             Emitted::EpochClosed(e) => return self.closed(&e),
             Emitted::RewardsGranted(e) => return self.granted(&e),
             Emitted::GrantsUnlocked(e) => return self.unlocked(&e),
+            Emitted::CloseEnded(_) => return self.still_locked(),
             Emitted::GrantExited(e) => return self.exited(seen, &e),
             Emitted::PaymentsSent(e) => return self.pays(seen, &e, others),
             Emitted::PaymentsAnswered(e) => {

@@ -48,6 +48,8 @@ struct Session {
     /// What may be billed in all, and what was, pico-dollars.
     cap: u128,
     billed: u128,
+    /// It takes no calls any more.
+    closed: bool,
     /// Pico-dollars of windows that are settled.
     settled: u128,
     /// Of the window that has ended and is not settled.
@@ -100,6 +102,7 @@ impl Session {
             budget: event.budget_micro_usd.into(),
             cap: 0,
             billed: 0,
+            closed: false,
             settled: 0,
             ended: None,
             ended_rows: BTreeMap::new(),
@@ -336,6 +339,16 @@ impl Sales {
             Sold::SettlementSent(e) => {
                 let accounts = self.accounts.clone();
                 return self.judge(&e.session.clone(), |session| session.settles(e, &accounts));
+            }
+            Sold::SessionClosed(e) => self.change(&e.session, |session| session.closed = true),
+            Sold::CallsUnbilled(e) => {
+                return self.judge(&e.session, |session| {
+                    let takes = session.cap > 0 && !session.closed;
+                    let wrong = takes.then(|| {
+                        format!("E-9.1: session {} takes calls, and these are nobody's", raw(&e.session))
+                    });
+                    wrong.into_iter().collect()
+                });
             }
             Sold::SettlementRefused(e) => self.refused(&e.session, owner(&e.owner)),
             Sold::Settled(e) => return self.settled(seen, &e),

@@ -66,6 +66,11 @@ impl Close {
         Close { epoch, facts, price, rows: BTreeMap::new() }
     }
 
+    /// Whether it has looked at a node.
+    pub(super) fn has(&self, id: &Id) -> bool {
+        self.rows.contains_key(id)
+    }
+
     fn row(&mut self, id: Id) -> &mut Row {
         self.rows.entry(id).or_default()
     }

@@ -99,6 +99,19 @@ impl Rewards {
         wrong
     }
 
+    /// E-5.1: at the end of a close nothing is locked that work has unlocked, of nodes that it has looked at.
+    pub(super) fn still_locked(&self) -> Wrong {
+        let Some(close) = &self.close else { return Wrong::new() };
+        let mut wrong = Wrong::new();
+        for (id, node) in self.nodes.iter().filter(|(id, node)| !node.barred && close.has(id)) {
+            let due = |(_, grant): &(&u64, &Grant)| node.clocks.unlocked(grant) > grant.unlocked;
+            wrong.extend(node.clocks.grants.iter().find(due).map(|(epoch, _)| {
+                format!("E-5.1: of node {id}'s grant of epoch {epoch} less is unlocked than its work has")
+            }));
+        }
+        wrong
+    }
+
     /// E-5.2: its owner takes what is locked, less what is burnt.
     pub(super) fn exited(&mut self, seen: &Seen, event: &GrantExited) -> Wrong {
         let id = raw(&event.node);
