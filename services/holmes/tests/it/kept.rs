@@ -7,11 +7,19 @@ use crate::harness::{Place, SERVE};
 const ROLES: [&str; 2] = ["--role", "all"];
 const KEYS: [&str; 3] = ["staff.key", "scheduling.key", "gateway.key"];
 
-/// Where a network has run once.
+/// Where a network has run until its log of scheduling knew its gateway, which says so soon behind the start.
 fn used() -> Place {
     let place = Place::new();
-    place.serve(&ROLES).terminate();
-    place
+    let knows = || place.run(&["replay", "--role", "scheduling"]).out.contains("gatewayStarted");
+    for tenths in 0..50 {
+        let server = place.serve(&ROLES);
+        std::thread::sleep(std::time::Duration::from_millis(100 * tenths));
+        server.terminate();
+        if knows() {
+            return place;
+        }
+    }
+    panic!("no gateway starts")
 }
 
 fn file(place: &Place, name: &str) -> PathBuf {
