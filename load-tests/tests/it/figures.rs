@@ -160,7 +160,7 @@ fn a_quick_look_takes_no_kept_figures_place() {
     };
     for words in [&["--runs", "2"][..], &["--seconds", "0.3"]] {
         let told = look(words);
-        assert!(told.contains("not kept: figures are of at least 3 runs of 2 s"), "{told}");
+        assert!(told.contains("not kept: figures are of at least 5 runs of 2 s"), "{told}");
     }
     assert!(!house.path().join("results").exists());
     for words in [&["--runs", "0"][..], &["--seconds", "0"]] {
