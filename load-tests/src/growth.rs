@@ -282,6 +282,7 @@ impl Table {
 
 /// Takes all of them.
 pub(crate) fn take(bench: &Bench<'_>, sizes: &Sizes) -> Result<Report> {
+    let commit = machine::commit(); // before: another may be made meanwhile
     let mut table = Table::default();
     std::fs::create_dir_all(bench.dir)?;
     for _ in 0..sizes.runs {
@@ -309,7 +310,7 @@ pub(crate) fn take(bench: &Bench<'_>, sizes: &Sizes) -> Result<Report> {
         format: FORMAT,
         name: NAME.into(),
         date: machine::today(),
-        commit: machine::commit(),
+        commit,
         profile: machine::profile(),
         machine: machine::facts(bench.dir),
         scenario: None,

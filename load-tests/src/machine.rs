@@ -54,7 +54,7 @@ pub(crate) fn commit() -> String {
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
     };
     let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else { return "unknown".into() };
-    if crate::length::is_changed(Path::new(".")) { format!("{commit} and changes") } else { commit }
+    if crate::kept::is_changed(Path::new(".")) { format!("{commit} and changes") } else { commit }
 }
 
 /// The profile that this was built in: the name of the directory that cargo put it into.

@@ -6,8 +6,8 @@ mod goals;
 mod growth;
 mod ids;
 mod job;
+mod kept;
 mod latency;
-mod length;
 mod machine;
 mod open;
 mod page;
@@ -74,7 +74,7 @@ struct Args {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
     /// How long each run counts, instead of what the scenario says.
-    #[arg(long, value_parser = length::length)]
+    #[arg(long, value_parser = kept::length)]
     seconds: Option<f64>,
     /// How long each run goes before it counts, instead of what the scenario says.
     #[arg(long)]
@@ -149,8 +149,8 @@ fn bench(house: &Path, args: &Args) -> Result<bool> {
     let mut reports = Vec::new();
     let mut done = |report: report::Report| -> Result<()> {
         print::report(&report);
-        if length::is_a_look(args.runs, args.seconds) {
-            let (runs, seconds) = (length::LEAST_RUNS, length::LEAST_SECONDS);
+        if kept::is_a_look(args.runs, args.seconds) {
+            let (runs, seconds) = (kept::LEAST_RUNS, kept::LEAST_SECONDS);
             eprintln!("not kept: figures are of at least {runs} runs of {seconds} s");
         } else if !args.no_results {
             eprintln!("kept as {}", report.keep(&house.join("results"))?.display());

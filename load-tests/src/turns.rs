@@ -87,6 +87,7 @@ impl Running {
 impl Bench<'_> {
     /// All loads of a scenario, one after the other.
     pub(crate) fn take(&self, scenario: &Scenario) -> Result<Report> {
+        let commit = machine::commit(); // before: another may be made meanwhile
         let mut rows = Vec::new();
         let mut others = Vec::new();
         for load in &scenario.loads {
@@ -96,7 +97,7 @@ impl Bench<'_> {
             format: FORMAT,
             name: scenario.name.clone(),
             date: machine::today(),
-            commit: machine::commit(),
+            commit,
             profile: machine::profile(),
             machine: machine::facts(self.dir),
             scenario: Some(scenario.clone()),

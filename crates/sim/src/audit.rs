@@ -1,6 +1,6 @@
-//! The economy's rules, held to what happened: everything is computed anew from the events of all logs, by none of the
-//! machines' code and with none of their numbers. Each part reads the events of a service in the order of its log, and behind
-//! what that service had taken in of others.
+//! The economy's rules, held to what happened: everything is computed anew from the events of all logs, by other formulas than
+//! the machines' and with the rules' own numbers. Each part reads the events of a service in the order of its log, and
+//! behind what that service had taken in of others.
 
 mod books;
 mod nodes;
@@ -10,7 +10,7 @@ mod sales;
 use std::collections::BTreeMap;
 
 use holmes_kernel::machine::SendTo;
-use holmes_kernel::{Amount, Id, Principal, ServiceId, Time};
+use holmes_kernel::{Amount, Event as _, Id, Principal, ServiceId, Time, wide};
 use holmes_ledger::command::{Kind, Move, Transfer};
 use holmes_proto::ledger::v1::TransferKind;
 use holmes_proto::ledger::v1::command::Command as Asked;
@@ -25,8 +25,11 @@ use sales::Sales;
 /// What was done against the rules, in words.
 type Wrong = Vec<String>;
 
-const LEDGER: ServiceId = ServiceId(1);
-const MARKET: ServiceId = ServiceId(5);
+const LEDGER: ServiceId = ledger::v1::Event::SERVICE;
+const STAKING: ServiceId = staking::v1::Event::SERVICE;
+const SCHEDULING: ServiceId = scheduling::v1::Event::SERVICE;
+const MARKET: ServiceId = market::v1::Event::SERVICE;
+const EMISSION: ServiceId = emission::v1::Event::SERVICE;
 
 /// Where an event stands, and who has caused it.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +67,8 @@ struct Heard(BTreeMap<(ServiceId, ServiceId), u64>);
 
 impl Heard {
     /// How much of a source's log a reader knows.
-    fn upto(&self, reader: u16, source: u16) -> u64 {
-        self.0.get(&(ServiceId(reader), ServiceId(source))).copied().unwrap_or(0)
+    fn upto(&self, reader: ServiceId, source: ServiceId) -> u64 {
+        self.0.get(&(reader, source)).copied().unwrap_or(0)
     }
 }
 
@@ -78,7 +81,7 @@ impl Audit {
     /// A service has asked another for something.
     pub fn sent(&mut self, send: &SendTo<'_>) {
         if send.to == LEDGER {
-            let transfers: Vec<_> = asked_of_ledger(send.command).iter().map(read).collect();
+            let transfers: Vec<_> = asked_of_ledger(send.command).iter().map(transfer).collect();
             self.books.ask(&transfers);
         }
     }
@@ -115,22 +118,15 @@ impl Audit {
     /// An event of emission.
     pub fn emission(&mut self, seen: &Seen, event: emission::v1::Event) -> Wrong {
         let Some(event) = event.event else { return Wrong::new() };
-        self.rewards.emitted(
-            seen,
-            event,
-            &Others { books: &self.books, nodes: &self.nodes, heard: &self.heard },
-        )
+        let others = Others { books: &self.books, nodes: &self.nodes, heard: &self.heard };
+        self.rewards.emitted(seen, event, &others)
     }
 
     /// What must be when nothing is on its way any more.
     pub fn at_rest(&self, now: Time) -> Wrong {
         let books = self.books.torn().chain(self.books.overdue(now));
-        books
-            .chain(self.nodes.unpaid(now))
-            .chain(self.nodes.unmetered())
-            .chain(self.rewards.unheard())
-            .chain(self.rewards.unpaid())
-            .collect()
+        let nodes = self.nodes.unpaid(now).chain(self.nodes.unmetered());
+        books.chain(nodes).chain(self.rewards.unheard()).chain(self.rewards.unpaid()).collect()
     }
 }
 
@@ -144,7 +140,7 @@ fn asked_of_ledger(command: &[u8]) -> Vec<ledger::v1::Transfer> {
 }
 
 /// A transfer as a send carries it.
-fn read(wire: &ledger::v1::Transfer) -> Transfer {
+fn transfer(wire: &ledger::v1::Transfer) -> Transfer {
     let of = Move {
         debit: id(&wire.debit_account_id),
         credit: id(&wire.credit_account_id),
@@ -176,6 +172,16 @@ fn raw(bytes: &[u8]) -> Id {
     Id::from_slice(bytes).unwrap_or_default()
 }
 
+/// A principal as events carry it; nobody's where it is none.
+fn owner(bytes: &[u8]) -> Principal {
+    Principal::from_slice(bytes).unwrap_or(Principal::SYSTEM)
+}
+
+/// The principals of a column of 17 bytes each.
+fn owners(column: &[u8]) -> impl Iterator<Item = Principal> + '_ {
+    column.chunks_exact(17).map(owner)
+}
+
 /// E-0.4: whether parts are shares of a whole by weights: together all of it, none further than a unit from its exact part,
 /// and the units that flooring leaves with the largest remainders.
 fn is_shared(whole: u64, parts: &[u64], weights: &[u128]) -> bool {
@@ -204,9 +210,8 @@ fn is_shared(whole: u64, parts: &[u64], weights: &[u128]) -> bool {
 
 /// `a · b / c`, floored, and what that leaves.
 fn divided(a: u128, b: u128, c: u128) -> (u128, u128) {
-    use ethnum::U256;
-    let (floor, rest) = (U256::from(a) * U256::from(b)).div_rem(U256::from(c));
-    (floor.as_u128(), rest.as_u128())
+    let floor = wide::mul_div_floor(a, b, c).expect("a part of a whole");
+    (floor, a.wrapping_mul(b).wrapping_sub(floor.wrapping_mul(c))) // the rest is below c, so that it fits
 }
 
 /// The same, ceiled.

@@ -22,3 +22,8 @@ pub const ALL: [(&str, Guard); 17] = [
     ("serves", Guard::Serves),
     ("kappa", Guard::Kappa),
 ];
+
+/// The guard of a word.
+pub fn named(word: &str) -> Option<Guard> {
+    ALL.into_iter().find(|(name, _)| *name == word).map(|(_, guard)| guard)
+}

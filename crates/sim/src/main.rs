@@ -30,9 +30,7 @@ fn main() -> ExitCode {
 
 /// Whether all went well.
 fn play(args: &Args) -> Result<bool> {
-    let guard =
-        args.without.as_deref().and_then(|word| guards::ALL.into_iter().find(|(name, _)| *name == word));
-    let guard = guard.map(|(_, guard)| guard);
+    let guard = args.without.as_deref().and_then(guards::named);
     if guard.is_some() && !WEAKENED {
         bail!(
             "this build has all guards on for ever: build it with --features weakened, as `cargo xtask sim --without` does"

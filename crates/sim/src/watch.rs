@@ -170,39 +170,30 @@ impl Watch {
         bytes: Bytes,
     ) -> Result<(), DecodeError> {
         match service {
-            ledger::v1::Event::SERVICE => {
-                let event = self.event::<ledger::v1::Event>(seq, bytes)?;
-                self.wrong.extend(self.audit.ledger(seen, event));
-            }
-            staking::v1::Event::SERVICE => {
-                let event = self.event::<staking::v1::Event>(seq, bytes)?;
-                self.wrong.extend(self.audit.staking(seen, event));
-            }
-            scheduling::v1::Event::SERVICE => {
-                let event = self.event::<scheduling::v1::Event>(seq, bytes)?;
-                self.wrong.extend(self.audit.scheduling(seen, event));
-            }
-            market::v1::Event::SERVICE => {
-                let event = self.event::<market::v1::Event>(seq, bytes)?;
-                self.wrong.extend(self.audit.market(seen, event));
-            }
-            emission::v1::Event::SERVICE => {
-                let event = self.event::<emission::v1::Event>(seq, bytes)?;
-                self.wrong.extend(self.audit.emission(seen, event));
-            }
-            treasury::v1::Event::SERVICE => drop(self.event::<treasury::v1::Event>(seq, bytes)?),
-            _ => drop(self.event::<accounts::v1::Event>(seq, bytes)?),
+            ledger::v1::Event::SERVICE => self.event(seen, seq, bytes, Audit::ledger),
+            staking::v1::Event::SERVICE => self.event(seen, seq, bytes, Audit::staking),
+            scheduling::v1::Event::SERVICE => self.event(seen, seq, bytes, Audit::scheduling),
+            market::v1::Event::SERVICE => self.event(seen, seq, bytes, Audit::market),
+            emission::v1::Event::SERVICE => self.event(seen, seq, bytes, Audit::emission),
+            treasury::v1::Event::SERVICE => self.event::<treasury::v1::Event>(seen, seq, bytes, nothing),
+            _ => self.event::<accounts::v1::Event>(seen, seq, bytes, nothing),
         }
-        Ok(())
     }
 
-    fn event<E: Event>(&mut self, seq: u64, bytes: Bytes) -> Result<E, DecodeError> {
+    fn event<E: Event>(
+        &mut self,
+        seen: &Seen,
+        seq: u64,
+        bytes: Bytes,
+        judge: fn(&mut Audit, &Seen, E) -> Vec<String>,
+    ) -> Result<(), DecodeError> {
         let event = E::decode(bytes)?;
         if let Some(send) = event.send() {
             self.sent.insert((send.to, E::SERVICE, seq));
             self.audit.sent(&send);
         }
-        Ok(event)
+        self.wrong.extend(judge(&mut self.audit, seen, event));
+        Ok(())
     }
 
     /// Nothing comes in twice, by whatever way.
@@ -249,4 +240,9 @@ impl Watch {
             self.wrong.push(format!("{key:?} ran twice, at {} and at {first}", before.first));
         }
     }
+}
+
+/// What the rules say of an event that none of them speaks of.
+fn nothing<E>(_: &mut Audit, _: &Seen, _: E) -> Vec<String> {
+    Vec::new()
 }

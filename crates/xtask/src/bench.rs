@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{House, sh, tools};
 
-#[path = "../../../load-tests/src/length.rs"]
-mod length;
+#[path = "../../../load-tests/src/kept.rs"]
+mod kept;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   cargo xtask bench --list                       what there is
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
     /// How long each run counts, instead of what the scenario says
-    #[arg(long, value_parser = length::length)]
+    #[arg(long, value_parser = kept::length)]
     seconds: Option<f64>,
     /// Where logs and databases are written: a directory of the disk to be measured
     #[arg(long)]
@@ -91,8 +91,8 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
         all.iter().for_each(|(name, about)| println!("{name:<14} {about}"));
         return Ok(());
     }
-    let keeps = !(args.smoke || args.page || args.no_results || length::is_a_look(args.runs, args.seconds));
-    if keeps && length::is_changed(root) {
+    let keeps = !(args.smoke || args.page || args.no_results || kept::is_a_look(args.runs, args.seconds));
+    if keeps && kept::is_changed(root) {
         bail!(
             "figures of a tree with changes could not be taken again: commit first, or keep none (--no-results)"
         );

@@ -1,6 +1,7 @@
 //! `torture` as a change sees it: short, and with journals that are wrong on purpose, which must be found.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -26,11 +27,13 @@ fn ended() -> (Value, usize) {
     torture
         .args(["--minutes", "8", "--only", "stop", "--trials", "1000", "-o", "json", "--dir"])
         .arg(dir.path());
-    let mut torture =
-        torture.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    torture.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut torture = torture.spawn().unwrap();
     let mut said = BufReader::new(torture.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(said.any(|line| line.contains(" of 1000")), "no progress was told");
-    let done = Command::new("kill").args(["-INT", &torture.id().to_string()]).status().unwrap();
+    // As a terminal does it: to all that are of its group, so that what it runs beside itself must be of another.
+    let group = format!("-{}", torture.id());
+    let done = Command::new("kill").args(["-INT", "--", &group]).status().unwrap();
     assert!(done.success());
     assert!(said.any(|line| line.contains("ending with the trial that is on")));
     said.for_each(drop);

@@ -118,8 +118,9 @@ impl Books {
     pub fn book(&mut self, seen: &Seen, event: Booked) -> Wrong {
         self.begin();
         let mut wrong = Wrong::new();
-        let of_the_house = matches!(seen.who.kind, PrincipalKind::Service | PrincipalKind::Staff);
-        if matches!(event, Booked::DepositRecorded(_) | Booked::WithdrawalRecorded(_)) && !of_the_house {
+        if matches!(event, Booked::DepositRecorded(_) | Booked::WithdrawalRecorded(_))
+            && !is_platform(seen.who)
+        {
             wrong.push(format!("{} moves money over the border", seen.who));
         }
         match event {
@@ -133,15 +134,7 @@ impl Books {
                 }
             }
             Booked::HoldsExpired(expired) => {
-                for id in ids(&expired.holds) {
-                    let early = |held: &Held| held.expires.is_none_or(|at| at > seen.at);
-                    match self.end(id) {
-                        Ok(held) if early(&held) => {
-                            wrong.push(format!("E-2.2: hold {id} expired before its time"))
-                        }
-                        ended => wrong.extend(ended.err()),
-                    }
-                }
+                ids(&expired.holds).for_each(|id| wrong.extend(self.expires(seen, id)));
             }
             Booked::AccountOpened(e) => {
                 let (id, owner) = (Id::from_slice(&e.account), Principal::from_slice(&e.owner));
@@ -184,8 +177,7 @@ impl Books {
         match row.kind {
             TransferKind::Single | TransferKind::Hold => {
                 wrong.extend(self.leaves_frozen(row.debit));
-                let of_the_house = matches!(seen.who.kind, PrincipalKind::Service | PrincipalKind::Staff);
-                if !of_the_house && self.owner(row.debit) != Some(seen.who) {
+                if !is_platform(seen.who) && self.owner(row.debit) != Some(seen.who) {
                     let who = seen.who;
                     wrong.push(format!(
                         "{who} has moved money of account {}, which is not its own",
@@ -212,8 +204,7 @@ impl Books {
     /// profile H).
     fn otherwise(&self, seen: &Seen, row: &Row) -> Option<String> {
         let asked = self.asked.get(&row.id)?; // what was there before the first deed was asked of nobody here
-        let of = |amounts: &BTreeMap<Id, i128>| amounts.get(&row.debit).copied().unwrap_or(0);
-        let available = of(&self.balances) - of(&self.reserved);
+        let available = self.available(row.debit);
         let moves = |of: &Move| {
             let units = i128::from(of.amount.units());
             let units = if of.balancing { units.min(available) } else { units };
@@ -289,10 +280,15 @@ impl Books {
             .then(|| format!("E-2.3: transfer {} was answered as the one before, and is another", row.id))
     }
 
+    /// What an account has, less what holds reserve of it.
+    fn available(&self, account: Id) -> i128 {
+        let of = |amounts: &BTreeMap<Id, i128>| amounts.get(&account).copied().unwrap_or(0);
+        of(&self.balances) - of(&self.reserved)
+    }
+
     /// E-2.1: what holds reserve counts, too. Only what stands for the outside may owe.
     fn overdrawn(&self, account: Id) -> Option<String> {
-        let of = |amounts: &BTreeMap<Id, i128>| amounts.get(&account).copied().unwrap_or(0);
-        let left = of(&self.balances) - of(&self.reserved);
+        let left = self.available(account);
         (left < 0).then(|| format!("E-2.1: account {account} is overdrawn by {}", -left))
     }
 
@@ -313,6 +309,15 @@ impl Books {
         Ok(held)
     }
 
+    /// E-2.2: not before its time.
+    fn expires(&mut self, seen: &Seen, id: Id) -> Option<String> {
+        match self.end(id) {
+            Ok(held) if held.expires.is_some_and(|at| at <= seen.at) => None,
+            Ok(_) => Some(format!("E-2.2: hold {id} expired before its time")),
+            Err(wrong) => Some(wrong),
+        }
+    }
+
     fn pay(&mut self, row: &Row) {
         self.add(row.debit, -i128::from(row.amount));
         self.add(row.credit, i128::from(row.amount) - i128::from(row.burned));
@@ -327,6 +332,11 @@ impl Books {
     fn add(&mut self, account: Id, units: i128) {
         *self.balances.entry(account).or_default() += units;
     }
+}
+
+/// Who may move what is not its own, and over the border.
+fn is_platform(who: Principal) -> bool {
+    matches!(who.kind, PrincipalKind::Service | PrincipalKind::Staff)
 }
 
 fn named(account: &str) -> Id {

@@ -13,12 +13,9 @@ use holmes_proto::staking::v1::NodeState;
 use holmes_proto::staking::v1::event::Event as Staked;
 use prost::bytes::Bytes;
 
-use super::{Books, Heard, Seen, Wrong, asked_of_ledger, id, raw};
+use super::{Books, Heard, MARKET, SCHEDULING, STAKING, Seen, Wrong, asked_of_ledger, id, owner, raw};
 use crate::world::EPOCH_S;
 
-const STAKING: u16 = 3;
-const SCHEDULING: u16 = 4;
-const MARKET: u16 = 5;
 /// E-6.5: for so many days a compute node's bond stays.
 const UNBONDING_DAYS: u64 = 14;
 /// E-3.2: with fewer owners able to serve work counts a quarter.
@@ -103,7 +100,7 @@ impl Nodes {
     pub(super) fn staked(&mut self, seen: &Seen, event: Staked, books: &Books, heard: &Heard) -> Wrong {
         match event {
             Staked::NodeRegistered(e) => {
-                let owner = Principal::from_slice(&e.owner).unwrap_or(Principal::SYSTEM);
+                let owner = owner(&e.owner);
                 let stood = BTreeMap::from([(seen.first, Standing::default())]);
                 self.nodes.insert(raw(&e.node), Node { owner, stood });
             }
@@ -229,7 +226,7 @@ impl Nodes {
         if !goes_on {
             wrong.push(format!("E-10.2: session {} has a lease and does not go on", raw(&event.session)));
         }
-        if self.owner(node).map(|owner| owner.to_bytes().to_vec()) != Some(event.owner.to_vec()) {
+        if self.owner(node) != Some(owner(&event.owner)) {
             wrong.push(format!("a lease names another owner of node {node}"));
         }
         let lease = Lease { node, session: event.session, granted: seen.first, ended: None };

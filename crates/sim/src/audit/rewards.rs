@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use holmes_kernel::{Id, Principal};
 use holmes_proto::columns::ids;
 use holmes_proto::emission::v1::event::Event as Emitted;
-use holmes_proto::emission::v1::{NodeNoted, PaymentsSent, WorkNoted};
+use holmes_proto::emission::v1::{
+    AttendanceNoted, NodeNoted, PaymentsAnswered, PaymentsSent, PriceNoted, WorkNoted,
+};
 use holmes_proto::market::v1::WorkCredit;
 use holmes_proto::market::v1::event::Event as Sold;
 use holmes_proto::scheduling::v1::event::Event as Placed;
@@ -18,7 +20,10 @@ use holmes_proto::staking::v1::NodeKind;
 use close::Close;
 use grants::Clocks;
 
-use super::{Heard, Others, Seen, Wrong, asked_of_ledger, id, raw};
+use super::{
+    EMISSION, Heard, MARKET, Others, SCHEDULING, STAKING, Seen, Wrong, asked_of_ledger, id, owner, owners,
+    raw,
+};
 
 /// What every pool has left, and what every node was promised.
 #[derive(Debug, Default)]
@@ -37,18 +42,21 @@ pub(super) struct Rewards {
     asked: BTreeMap<u64, Vec<(Id, u64)>>,
     /// The last epoch whose close has begun.
     last: u64,
-    /// Behind which entries of their logs others have said what of which epoch: work, presence, prices.
-    said: [BTreeMap<u64, u64>; 3],
+    /// Of which epoch work, presence and prices were said, behind which entries of their logs.
+    work: Epochs,
+    presence: Epochs,
+    priced: Epochs,
+    /// Prices behind the same entries.
     prices: BTreeMap<u64, u64>,
 }
 
-/// Of whom emission hears what, in the order of [`Rewards::said`]: by the numbers of services.
-const WORK: usize = 0;
-const PRESENCE: usize = 1;
-const PRICE: usize = 2;
-const SOURCES: [u16; 3] = [5, 4, 5];
-const STAKING: u16 = 3;
-const EMISSION: u16 = 6;
+/// Epochs by the entries of a log that speak of them.
+type Epochs = BTreeMap<u64, u64>;
+
+/// What was said last before who knows so much of a log.
+fn last(said: &BTreeMap<u64, u64>, known: u64) -> Option<u64> {
+    said.range(..=known).next_back().map(|(_, said)| *said)
+}
 
 /// What emission hears of, added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,7 +124,7 @@ impl Rewards {
     /// What scheduling says of presence.
     pub(super) fn attended(&mut self, seen: &Seen, event: &Placed) {
         if let Placed::EpochAttendance(e) = event {
-            self.said[PRESENCE].insert(seen.first, e.epoch);
+            self.presence.insert(seen.first, e.epoch);
             for (node, beats) in ids(&e.nodes).zip(&e.beats_seen) {
                 self.said(Fact::Beats, node, i128::from(*beats));
             }
@@ -126,11 +134,11 @@ impl Rewards {
     /// What the market says of work. E-3.2: of the same owner on both sides nothing counts.
     pub(super) fn sold(&mut self, seen: &Seen, event: &Sold) {
         if let Sold::PriceSealed(e) = event {
-            self.said[PRICE].insert(seen.first, e.epoch);
+            self.priced.insert(seen.first, e.epoch);
             self.prices.insert(seen.first, e.token_price_micro_usd);
         }
         let Sold::Settled(e) = event else { return };
-        self.said[WORK].insert(seen.first, e.epoch);
+        self.work.insert(seen.first, e.epoch);
         let rows = ids(&e.nodes).zip(e.credits()).zip(e.units.iter().zip(&e.fees_micro_usd));
         for ((node, credit), (units, fees)) in rows.filter(|((_, credit), _)| *credit != WorkCredit::None) {
             self.said(Fact::Work(credit), node, i128::from(*units));
@@ -157,9 +165,8 @@ impl Rewards {
     }
 
     /// E-0.5: a fact counts in the epoch of which it was said, or in the first that is open.
-    fn counts(&self, what: usize, epoch: u64, heard: &Heard) -> Option<String> {
-        let known = heard.upto(EMISSION, SOURCES[what]);
-        let said = self.said[what].range(..=known).next_back().map(|(_, epoch)| (*epoch).max(self.last + 1));
+    fn counts(&self, said: Option<u64>, epoch: u64) -> Option<String> {
+        let said = said.map(|said| said.max(self.last + 1));
         (said != Some(epoch)).then(|| format!("E-0.5: what is of epoch {said:?} counts in {epoch}"))
     }
 
@@ -174,39 +181,14 @@ impl Rewards {
                 }
             }
             Emitted::NodesBarred(e) => {
-                ids(&e.nodes)
-                    .for_each(|id| self.nodes.get_mut(&id).into_iter().for_each(|node| node.barred = true));
-            }
-            Emitted::WorkNoted(e) => {
-                self.work_noted(&e);
-                return self.counts(WORK, e.epoch, others.heard).into_iter().collect();
-            }
-            Emitted::AttendanceNoted(e) => {
-                for ((id, beats), active) in ids(&e.nodes).zip(&e.beats_seen).zip(&e.active) {
-                    self.said(Fact::Beats, id, -i128::from(*beats));
-                    let seen = self.facts.entry(e.epoch).or_default().seen.entry(id).or_default();
-                    *seen = (seen.0 + beats, seen.1 || *active);
+                for id in ids(&e.nodes) {
+                    self.nodes.get_mut(&id).into_iter().for_each(|node| node.barred = true);
                 }
-                return self.counts(PRESENCE, e.epoch, others.heard).into_iter().collect();
             }
-            Emitted::PriceNoted(e) => {
-                self.facts.entry(e.epoch).or_default().price = Some(e.token_price_micro_usd);
-                let known = others.heard.upto(EMISSION, SOURCES[PRICE]);
-                let sealed = self.prices.range(..=known).next_back().map(|(_, price)| *price);
-                let other = (sealed != Some(e.token_price_micro_usd)).then(|| {
-                    format!("E-3.2: the price is {}, sealed was {sealed:?}", e.token_price_micro_usd)
-                });
-                return other.into_iter().chain(self.counts(PRICE, e.epoch, others.heard)).collect();
-            }
-            Emitted::CloseBegun(e) => {
-                let wrong = (e.epoch != self.last + 1)
-                    .then(|| format!("E-0.5: epoch {} closes behind {}", e.epoch, self.last));
-                self.last = e.epoch;
-                let facts = self.facts.remove(&e.epoch).unwrap_or_default();
-                self.price = facts.price.unwrap_or(self.price);
-                self.close = Some(Close::begin(e.epoch, facts, self.price));
-                return wrong.into_iter().collect();
-            }
+            Emitted::WorkNoted(e) => return self.work_noted(&e, others.heard),
+            Emitted::AttendanceNoted(e) => return self.attendance_noted(&e, others.heard),
+            Emitted::PriceNoted(e) => return self.price_noted(&e, others.heard),
+            Emitted::CloseBegun(e) => return self.begun(e.epoch),
             Emitted::NodesWeighed(e) => return self.weighed(&e),
             Emitted::SharesFloored(e) => self.close.iter_mut().for_each(|close| close.floored(&e)),
             Emitted::SharesRounded(e) => self.close.iter_mut().for_each(|close| close.rounded(&e)),
@@ -217,23 +199,15 @@ impl Rewards {
             Emitted::CloseEnded(_) => return self.still_locked(),
             Emitted::GrantExited(e) => return self.exited(seen, &e),
             Emitted::PaymentsSent(e) => return self.pays(seen, &e, others),
-            Emitted::PaymentsAnswered(e) => {
-                let payments = self.asked.remove(&e.cause_seq).unwrap_or_default();
-                for ((id, units), _) in
-                    payments.iter().zip(&e.reasons).filter(|(_, reason)| reason.is_empty())
-                {
-                    self.nodes.get_mut(id).into_iter().for_each(|node| node.paid += u128::from(*units));
-                }
-            }
+            Emitted::PaymentsAnswered(e) => self.answered(&e),
             _ => {}
         }
         Wrong::new()
     }
 
     fn node_noted(&mut self, event: &NodeNoted, others: &Others<'_>) -> Wrong {
-        let owner = Principal::from_slice(&event.owner).unwrap_or(Principal::SYSTEM);
         let new = || Node {
-            owner,
+            owner: owner(&event.owner),
             compute: true,
             barred: false,
             stands: Vec::new(),
@@ -259,9 +233,8 @@ impl Rewards {
         wrong.into_iter().collect()
     }
 
-    fn work_noted(&mut self, event: &WorkNoted) {
-        let owners = event.owners.chunks_exact(17).filter_map(Principal::from_slice);
-        let rows = ids(&event.nodes).zip(owners).zip(event.credits());
+    fn work_noted(&mut self, event: &WorkNoted, heard: &Heard) -> Wrong {
+        let rows = ids(&event.nodes).zip(owners(&event.owners)).zip(event.credits());
         for (((id, owner), credit), (units, fees)) in rows.zip(event.units.iter().zip(&event.fees_micro_usd))
         {
             self.said(Fact::Work(credit), id, -i128::from(*units));
@@ -270,6 +243,44 @@ impl Rewards {
                 (self.facts.entry(event.epoch).or_default(), usize::from(credit != WorkCredit::Full));
             facts.work.entry(id).or_default()[at] += u128::from(*units);
             facts.fees.entry(owner).or_default()[at] += u128::from(*fees);
+        }
+        self.counts(last(&self.work, heard.upto(EMISSION, MARKET)), event.epoch).into_iter().collect()
+    }
+
+    fn attendance_noted(&mut self, event: &AttendanceNoted, heard: &Heard) -> Wrong {
+        for ((id, beats), active) in ids(&event.nodes).zip(&event.beats_seen).zip(&event.active) {
+            self.said(Fact::Beats, id, -i128::from(*beats));
+            let seen = self.facts.entry(event.epoch).or_default().seen.entry(id).or_default();
+            *seen = (seen.0 + beats, seen.1 || *active);
+        }
+        self.counts(last(&self.presence, heard.upto(EMISSION, SCHEDULING)), event.epoch).into_iter().collect()
+    }
+
+    /// E-3.2: the price that bounds rewards is the one that the market has sealed.
+    fn price_noted(&mut self, event: &PriceNoted, heard: &Heard) -> Wrong {
+        let (price, known) = (event.token_price_micro_usd, heard.upto(EMISSION, MARKET));
+        self.facts.entry(event.epoch).or_default().price = Some(price);
+        let sealed = last(&self.prices, known);
+        let other =
+            (sealed != Some(price)).then(|| format!("E-3.2: the price is {price}, sealed was {sealed:?}"));
+        other.into_iter().chain(self.counts(last(&self.priced, known), event.epoch)).collect()
+    }
+
+    /// E-0.5: epochs close in order.
+    fn begun(&mut self, epoch: u64) -> Wrong {
+        let wrong =
+            (epoch != self.last + 1).then(|| format!("E-0.5: epoch {epoch} closes behind {}", self.last));
+        self.last = epoch;
+        let facts = self.facts.remove(&epoch).unwrap_or_default();
+        self.price = facts.price.unwrap_or(self.price);
+        self.close = Some(Close::begin(epoch, facts, self.price));
+        wrong.into_iter().collect()
+    }
+
+    fn answered(&mut self, event: &PaymentsAnswered) {
+        let payments = self.asked.remove(&event.cause_seq).unwrap_or_default();
+        for ((id, units), _) in payments.iter().zip(&event.reasons).filter(|(_, reason)| reason.is_empty()) {
+            self.nodes.get_mut(id).into_iter().for_each(|node| node.paid += u128::from(*units));
         }
     }
 

@@ -11,7 +11,7 @@ use holmes_proto::market::v1::{
     AccountSet, CallsNoted, OwedPaid, OwedSent, SessionOpened, Settled, SettlementSent, WindowEnded,
 };
 
-use super::{Seen, Wrong, asked_of_ledger, ceiled, divided, id, is_shared, raw};
+use super::{Seen, Wrong, asked_of_ledger, ceiled, divided, id, is_shared, owner, owners, raw};
 use crate::world::{EPOCH_S, START, USD};
 
 /// E-9.1: buyer's and seller's fee and the surcharge on the price of who pays in dollars, parts per billion.
@@ -199,7 +199,7 @@ impl Session {
             ("price", is_shared(narrow(after - before), &event.price_micro_usd, &pico)),
             ("buyer's fee", is_shared(buyer, &event.buyer_fee_micro_usd, &prices)),
             ("seller's fee", is_shared(seller, &event.seller_fee_micro_usd, &prices)),
-            ("owners' part", is_shared(paid, &event.paid_units, &nets) || all_is_nothing(&nets)),
+            ("owners' part", is_shared(paid, &event.paid_units, &nets)),
             ("surcharge", event.surcharge_micro_usd == surcharge),
             ("charge", u128::from(event.charged_units) == is.charged - was.charged),
             ("fees' units", u128::from(event.fee_units) == is.fees - was.fees),
@@ -393,7 +393,7 @@ impl Sales {
     fn refused(&mut self, session: &[u8], astray: Principal) {
         let found = self.sessions.get(&raw(session)).and_then(|session| {
             let sent = session.sent.as_ref()?;
-            let payees = sent.payees.chunks_exact(17).map(owner).zip(ids(&sent.accounts));
+            let payees = owners(&sent.payees).zip(ids(&sent.accounts));
             payees
                 .into_iter()
                 .find(|(payee, _)| *payee == astray)
@@ -410,9 +410,8 @@ impl Sales {
         let Some(session) = self.sessions.get_mut(&raw(&event.session)) else {
             return vec![format!("session {} is settled and was not opened", raw(&event.session))];
         };
-        let payees: Vec<Principal> =
-            session.sent.iter().flat_map(|sent| sent.payees.chunks_exact(17).map(owner)).collect();
-        let owners = event.owners.chunks_exact(17).map(owner).zip(&event.paid_units);
+        let payees: Vec<Principal> = session.sent.iter().flat_map(|sent| owners(&sent.payees)).collect();
+        let owners = owners(&event.owners).zip(&event.paid_units);
         for (owner, units) in owners.filter(|(owner, units)| **units > 0 && !payees.contains(owner)) {
             self.owed.entry((owner, event.asset)).or_default()[0] += units;
         }
@@ -442,17 +441,9 @@ impl Sales {
     }
 }
 
-fn owner(bytes: &[u8]) -> Principal {
-    Principal::from_slice(bytes).unwrap_or(Principal::SYSTEM)
-}
-
 fn keys(event: &WindowEnded) -> impl Iterator<Item = Key> + '_ {
-    let owners = event.owners.chunks_exact(17).map(owner);
+    let owners = owners(&event.owners);
     ids(&event.nodes).zip(owners).zip(&event.credits).map(|((node, owner), credit)| (node, owner, *credit))
-}
-
-fn all_is_nothing(weights: &[u128]) -> bool {
-    weights.iter().all(|weight| *weight == 0)
 }
 
 fn narrow(wide: u128) -> u64 {

@@ -289,7 +289,46 @@ fn is_reset(why: &dyn std::error::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tonic::body::Body;
+    use tonic::codegen::{Service, http};
+
     use super::*;
+
+    /// A ledger that fails over every call.
+    #[derive(Clone)]
+    struct Panics;
+
+    impl tonic::server::NamedService for Panics {
+        const NAME: &'static str = "holmes.ledger.v1.Ledger";
+    }
+
+    impl Service<http::Request<Body>> for Panics {
+        type Response = http::Response<Body>;
+        type Error = std::convert::Infallible;
+        type Future = std::future::Ready<Result<http::Response<Body>, std::convert::Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+            panic!("the server fails over this call")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_panics_over_a_call_is_not_honest() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let at = format!("http://{}", listener.local_addr().unwrap());
+        let incoming =
+            tonic::transport::server::TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
+        tokio::spawn(tonic::transport::Server::builder().add_service(Panics).serve_with_incoming(incoming));
+        let channel = Channel::from_shared(at).unwrap().connect().await.unwrap();
+        let told = LedgerClient::new(channel).get_supply(wire::GetSupplyRequest::default()).await;
+        let told = told.expect_err("it panics");
+        assert!(!is_honest(&told), "{told:?}");
+    }
 
     #[test]
     fn a_broken_line_is_honest_and_a_server_that_failed_is_not() {

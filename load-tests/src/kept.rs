@@ -15,14 +15,14 @@ pub(crate) fn is_a_look(runs: Option<u32>, seconds: Option<f64>) -> bool {
     runs.is_some_and(|runs| runs < LEAST_RUNS) || seconds.is_some_and(|length| length < LEAST_SECONDS)
 }
 
-/// Whether a checkout is another than its commit, the figures themselves left out.
+/// Whether a checkout is another than its commit, the figures themselves left out; also where there is none.
 pub(crate) fn is_changed(root: &Path) -> bool {
     let mut git = Command::new("git");
     git.args(["-c", "safe.directory=*", "status", "--porcelain", "--", "."]);
-    git.args(WRITTEN)
+    !git.args(WRITTEN)
         .current_dir(root)
         .output()
-        .is_ok_and(|out| out.status.success() && !out.stdout.is_empty())
+        .is_ok_and(|out| out.status.success() && out.stdout.is_empty())
 }
 
 /// A length in seconds that something can be measured in.
