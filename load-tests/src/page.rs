@@ -52,9 +52,6 @@ pub(crate) fn book(goals: &[Goal], reports: &[Report]) -> Book {
     book
 }
 
-/// Cores that others may use beside a figure, in most of its runs.
-const QUIET: f64 = 0.1;
-
 const INTRODUCTION: &str = "# Performance
 
 <!-- Written by `cargo xtask bench` from load-tests/results/*.json: edit load-tests/src/page.rs instead. -->
@@ -121,7 +118,7 @@ impl Book {
             machine.join("; "),
             spread(Some(report.others_cores))
         ));
-        if report.others_cores.median > QUIET {
+        if !report.was_quiet() {
             self.line("\n**Others were busy meanwhile: these figures are no better than that.**");
         }
         let unit = report.scenario.as_ref().map_or("", |scenario| scenario.work.unit());

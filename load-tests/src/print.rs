@@ -11,6 +11,9 @@ pub(crate) fn report(report: &Report) {
         println!("  {key}: {value}");
     }
     println!("  cores that others used meanwhile: {}", spread(Some(report.others_cores)));
+    if !report.was_quiet() {
+        println!("  WARNING: others were busy meanwhile: these figures are no better than that");
+    }
     let unit = report.scenario.as_ref().map_or("", |scenario| scenario.work.unit());
     for rows in report.by_load() {
         println!("\n{} callers × batch, {unit}/s: min, median, max", rows[0].load.label());

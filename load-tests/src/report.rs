@@ -132,7 +132,15 @@ impl Series {
     }
 }
 
+/// Cores that others may use beside a figure, in most of its runs.
+const QUIET: f64 = 0.1;
+
 impl Report {
+    /// Whether others left the machine to it.
+    pub(crate) fn was_quiet(&self) -> bool {
+        self.others_cores.median <= QUIET
+    }
+
     /// The row of a subject under a load.
     pub(crate) fn row(&self, load: &str, subject: Kind) -> Option<&Row> {
         self.rows.iter().find(|row| row.load.label() == load && row.subject == subject)

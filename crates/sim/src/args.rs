@@ -9,22 +9,22 @@ use clap::Parser;
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim", after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// How many seeds
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..MOST_SEEDS))]
     pub(crate) seeds: u64,
     /// The first seed
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..MOST_SEEDS))]
     pub(crate) from: u64,
     /// One seed alone
-    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    #[arg(long, group = "one", conflicts_with_all = ["seeds", "from"])]
     pub(crate) seed: Option<u64>,
     /// A kept day instead of a seed
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "from", "seed"], value_parser = a_file)]
+    #[arg(long, value_name = "FILE", group = "one", conflicts_with_all = ["seeds", "from"], value_parser = a_file)]
     pub(crate) case: Option<PathBuf>,
     /// How many deeds a day has
     #[arg(long, default_value_t = 120, value_parser = at_least_one)]
     pub(crate) steps: usize,
-    /// Tell every deed before it is played
-    #[arg(long)]
+    /// Tell every deed before it is played: of one day
+    #[arg(long, requires = "one")]
     pub(crate) trace: bool,
     /// Switch a guard of the product off: days must then go wrong
     #[arg(long, value_name = "GUARD", value_parser = GUARDS)]
@@ -36,6 +36,9 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) no_shrink: bool,
 }
+
+/// Seeds are counted up from the first: far from where counting ends.
+const MOST_SEEDS: u64 = 1 << 62;
 
 /// What can be switched off; `guards` says what each is.
 pub(crate) const GUARDS: [&str; 17] = [
@@ -61,7 +64,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-const EXAMPLES: &str = "The talk goes to stderr, the verdict to stdout. The exit status is 1 when a day went wrong; it is then cut down to what
+const EXAMPLES: &str = "The talk goes to stderr, the verdict to stdout. The exit status is 1 when a day went wrong; it is then cut down to what \
 it needs and kept in crates/sim/cases, where a test plays it from then on.
 
 Examples:

@@ -4,6 +4,7 @@
 
 mod books;
 mod nodes;
+mod presence;
 mod rewards;
 mod sales;
 
@@ -19,6 +20,7 @@ use prost::Message as _;
 
 pub use books::Books;
 use nodes::Nodes;
+use presence::Presence;
 use rewards::Rewards;
 use sales::Sales;
 
@@ -48,6 +50,7 @@ pub struct Audit {
     /// The ledger's.
     pub books: Books,
     nodes: Nodes,
+    presence: Presence,
     sales: Sales,
     rewards: Rewards,
     /// Up to where each service has taken in each other's log.
@@ -104,7 +107,9 @@ impl Audit {
     pub fn scheduling(&mut self, seen: &Seen, event: scheduling::v1::Event) -> Wrong {
         let Some(event) = event.event else { return Wrong::new() };
         self.rewards.attended(seen, &event);
-        self.nodes.scheduled(seen, event, &self.heard)
+        let mut wrong = self.presence.happened(seen, &event);
+        wrong.extend(self.nodes.scheduled(seen, event, &self.heard));
+        wrong
     }
 
     /// An event of the market.

@@ -258,7 +258,7 @@ fn units(rng: &mut fastrand::Rng) -> u64 {
 
 fn calls(rng: &mut fastrand::Rng) -> Vec<(u8, u64)> {
     // Now and then a node counts what it cannot have done.
-    let tokens = |rng: &mut fastrand::Rng| if rng.u8(..) < 12 { rng.u64(..) } else { rng.u64(..400_000) };
+    let tokens = |rng: &mut fastrand::Rng| if rng.u8(..) < 12 { rng.u64(..) } else { rng.u64(..500_000) };
     (0..rng.usize(1..4)).map(|_| (rng.u8(..), tokens(rng))).collect()
 }
 
@@ -289,7 +289,7 @@ fn asked(rng: &mut fastrand::Rng) -> Deed {
             units: units(rng) % 5_000_000,
             reference: rng.u8(..12),
         },
-        27..32 => Deed::Open { n: rng.u8(4..=5), token, budget: rng.u64(50_000..2_000_000) },
+        27..32 => Deed::Open { n: rng.u8(1..=5), token, budget: rng.u64(50_000..2_000_000) },
         32..34 => Deed::Close { at },
         34..43 => Deed::Place { at, n: if rng.bool() { Some(rng.u8(1..=3)) } else { None } },
         43..54 => Deed::Report { at, calls: calls(rng) },

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,12 +40,16 @@ fn play(args: &Args) -> Result<bool> {
     if let Some(path) = &args.case {
         let kept = case::read(path)?;
         switch_off(guard);
-        return Ok(one(&format!("--case {}", path.display()), &kept.deeds, args.trace));
+        let went_well = one(&format!("--case {}", path.display()), &kept.deeds, args);
+        if let Some(off) = wants(path).filter(|_| args.without.is_none()) {
+            println!("this day goes wrong only where a guard is off: --without {off}");
+        }
+        return Ok(went_well);
     }
     if let Some(seed) = args.seed {
         switch_off(guard);
         let deeds = day(seed, args.steps);
-        return Ok(one(&format!("--seed {seed} --steps {}", args.steps), &deeds, args.trace));
+        return Ok(one(&format!("--seed {seed} --steps {}", args.steps), &deeds, args));
     }
     many(args, guard)
 }
@@ -57,10 +62,15 @@ fn switch_off(guard: Option<Guard>) {
 #[cfg(not(feature = "weakened"))]
 fn switch_off(_: Option<Guard>) {}
 
+/// The guard that a kept day was found without, by its file's name.
+fn wants(case: &Path) -> Option<&str> {
+    case.file_stem()?.to_str()?.strip_prefix("without-")
+}
+
 /// One day, with its verdict.
-fn one(named: &str, deeds: &[Deed], trace: bool) -> bool {
-    let outcome = run(deeds, |at, deed| {
-        if trace {
+fn one(named: &str, deeds: &[Deed], args: &Args) -> bool {
+    let outcome = play_day(args, deeds, |at, deed| {
+        if args.trace {
             eprintln!("{at:>5}  {deed:?}");
         }
     });
@@ -97,7 +107,7 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
                     if seed >= end {
                         return;
                     }
-                    let outcome = play_day(args, &day(seed, args.steps));
+                    let outcome = play_day(args, &day(seed, args.steps), |_, _| {});
                     frames.fetch_add(outcome.frames, Ordering::Relaxed);
                     played.fetch_add(1, Ordering::Relaxed);
                     if let Some(failure) = outcome.failure {
@@ -137,8 +147,8 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
 }
 
 /// A day, once, or twice where that was asked.
-fn play_day(args: &Args, deeds: &[Deed]) -> Outcome {
-    let mut outcome = run(deeds, |_, _| {});
+fn play_day(args: &Args, deeds: &[Deed], told: impl FnMut(usize, &Deed)) -> Outcome {
+    let mut outcome = run(deeds, told);
     if args.twice && outcome.failure.is_none() {
         let again = run(deeds, |_, _| {});
         if again != outcome {
@@ -164,7 +174,7 @@ fn keep(args: &Args, seed: u64) -> Result<()> {
     let mut asked = 0;
     let shrunk = shrink::same(day(seed, args.steps), 400, |deeds| {
         asked += 1;
-        play_day(args, deeds).failure?.wrong.into_iter().next()
+        play_day(args, deeds, |_, _| {}).failure?.wrong.into_iter().next()
     });
     let shrink::Shrunk { deeds, reason: note } = shrunk;
     let left = deeds.len();

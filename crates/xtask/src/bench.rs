@@ -20,7 +20,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
   cargo xtask bench --page                       only write the page anew
   cargo xtask bench --smoke                      whether every subject runs and is read back whole
 
-Run it on a machine that does nothing else: what others use meanwhile is written beside the figures.
+Run it on a machine that does nothing else: what others use meanwhile is written beside the figures. \
 Results are kept of a committed tree alone, in load-tests/results/; the page is docs/reference/performance.md.";
 
 /// What is taken, and how.
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["runs", "seconds", "no_results"])]
     smoke: bool,
     /// Measure nothing, only write the page anew from the results that there are
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["names", "smoke", "runs", "seconds", "dir", "keep", "no_results"])]
     page: bool,
     /// How often each subject runs, instead of what the scenario says
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]

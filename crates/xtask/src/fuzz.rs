@@ -18,8 +18,8 @@ pub(crate) const EXAMPLES: &str = "Examples:
   cargo xtask fuzz gguf --case FILE         one input again, with its backtrace
   cargo xtask fuzz --seconds 300 --keep     and keep the least inputs that reach what was reached
 
-An input that makes a target fail is written to fuzz/cases/TARGET/ and stays there: `cargo test -p holmes-fuzzing` tries it
-again without a fuzzer. Inputs that reached new code wait in target/fuzz/corpus/; --keep brings the best to fuzz/corpus/.
+An input that makes a target fail is written to fuzz/cases/TARGET/ and stays there: `cargo test -p holmes-fuzzing` tries it \
+again without a fuzzer. Inputs that reached new code wait in target/fuzz/corpus/; --keep brings the best to fuzz/corpus/. \
 It needs a C++ compiler.";
 
 /// What to fuzz.

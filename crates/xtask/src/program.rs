@@ -34,7 +34,8 @@ fn run(house: &House, program: &str, build: Vec<&str>) -> Result<()> {
     sh::run(sh::cargo(&house.root).args(["build", "--release"]).args(build))?;
     let words: Vec<OsString> = std::env::args_os().skip(2).collect();
     let program = house.metadata.target_directory.join("release").join(program);
-    let why = Command::new(&program).current_dir(&house.root).args(words).exec();
+    // Where one stands: so the files that were named are those that were meant.
+    let why = Command::new(&program).args(words).exec();
     Err(why).with_context(|| format!("{program} cannot be run"))
 }
 

@@ -15,7 +15,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
   cargo xtask test -- apportion                        of the Rust tests, those whose name holds a word
   cargo xtask test -- -E 'package(holmes-kernel)'      of the Rust tests, those of one package
 
-Tests find the environment's Python in HOLMES_PYTHON. With the engine in the workspace the models are fetched and
+Tests find the environment's Python in HOLMES_PYTHON. With the engine in the workspace the models are fetched and \
 HOLMES_REQUIRE_MODELS=1 makes a test that needs one fail where it is missing.";
 
 /// Unless tests/requirements.txt names another.

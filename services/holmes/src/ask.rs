@@ -28,8 +28,8 @@ use crate::wallet::{self, Wallet};
   holmes ask --model smollm2-135m-instruct --most 200 \"Write a poem about logs\" > poem.txt
   holmes ask --model holmes-tiny -o json \"Sort these numbers: 41, 7\" | jq .price_micro_usd
 
-The words go to stdout as they come; node, lease, price, receipts and balances to stderr. The renter's account and key are
-made as docs/how-to/rent-inference.md says. When an answer breaks off, what was delivered is billed; the question asked
+The words go to stdout as they come; node, lease, price, receipts and balances to stderr. The renter's account and key are \
+made as docs/how-to/rent-inference.md says. When an answer breaks off, what was delivered is billed; the question asked \
 again with its --request-id does not run twice, but is refused with the name of the receipt.")]
 pub(crate) struct Args {
     /// The question.

@@ -28,7 +28,7 @@ use fields::{amount, array, integer, rows, same, small, whole, within};
   holmes calc apportion < cases.json
   echo '{\"cases\":[{\"in\":{\"total\":7,\"weights\":[[\"a\",1],[\"b\",2]]}}]}' | holmes calc apportion
 
-Integers of any size are exact. Amounts are base units, *_ppb parts per billion.
+Integers of any size are exact. Amounts are base units, *_ppb parts per billion. \
 An `out` that is given is compared: where another one is computed, stderr names the case and the exit code is 1.")]
 pub(crate) struct Args {
     /// The formula. Nothing: list what there is.

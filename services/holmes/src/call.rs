@@ -37,9 +37,9 @@ const TIMEOUT_S: u64 = 30;
   holmes call Ledger/GetAccount '{\"account_id\": \"0192f3a0-7c1d-7b43-9b0e-3f1d2c4b5a69\"}'
   echo '{…}' | holmes call Ledger/CreateTransfers -     the request from stdin
 
-A request_id that the request has and the JSON leaves out is made and told on stderr; after a failure whose outcome
-is not known, send the same one again. Other ids that the caller chooses are made by `holmes keys id`. Bytes are
-base64 (in answers ids, principals and leases are their texts), amounts decimal strings; of an enum's value the part
+A request_id that the request has and the JSON leaves out is made and told on stderr; after a failure whose outcome \
+is not known, send the same one again. Other ids that the caller chooses are made by `holmes keys id`. Bytes are \
+base64 (in answers ids, principals and leases are their texts), amounts decimal strings; of an enum's value the part \
 behind its type's name will do.")]
 pub(crate) struct Args {
     /// Service and method; the package may be left out where the name is unique. Nothing: list what there is.

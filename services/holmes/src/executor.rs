@@ -23,12 +23,12 @@ use crate::{keys, serve};
       --hardware 4090 --region eu-west --slots 16 \\
       --model llama=/models/llama-3.1-8b --model minilm=/models/minilm
 
-A model is one of `holmes models list`, or NAME=PATH: a GGUF file, a directory with model.gguf, or a Hugging Face
-directory. Its name is the one that the market knows. The node dials out and needs no open port. One process runs a
-node: when another one attaches with the same key, the older one ends. Before it is given work it must be registered
+A model is one of `holmes models list`, or NAME=PATH: a GGUF file, a directory with model.gguf, or a Hugging Face \
+directory. Its name is the one that the market knows. The node dials out and needs no open port. One process runs a \
+node: when another one attaches with the same key, the older one ends. Before it is given work it must be registered \
 and bonded; this prints what Staking/RegisterNode takes:
   holmes keys offer node.key --as staking-node --owner ACCOUNT
-On SIGTERM or Ctrl-C the gateway is told, calls in progress end, then the process exits. Receipts that no gateway has
+On SIGTERM or Ctrl-C the gateway is told, calls in progress end, then the process exits. Receipts that no gateway has \
 accepted yet wait in the state directory and are sent when it runs again: keep it.")]
 pub(crate) struct Args {
     /// Where the gateway's gRPC port is: http://HOST:PORT, or HOST:PORT.

@@ -58,7 +58,7 @@ const _: () = assert!(
   holmes verify                        rebuild every service from its log and compare
   holmes calc apportion < cases.json   check a number by hand
 
-Exit codes: 0 done; 1 it did not work, the reason is on stderr; 2 the command line is wrong.
+Exit codes: 0 done; 1 it did not work, the reason is on stderr; 2 the command line is wrong. \
 Data goes to stdout, talk to stderr."
 )]
 struct Cli {

@@ -32,7 +32,7 @@ const PAGE_BYTES: usize = 4 * 1024 * 1024;
   holmes replay --role market --after -1m      what was written in the last minute
   holmes replay --frames DIR                   raw frames, one file for each service: DIR/ledger.frames
 
-A file of frames is a row of frames, each behind its length (u32, little-endian); proto/holmes/log/v1/log.proto
+A file of frames is a row of frames, each behind its length (u32, little-endian); proto/holmes/log/v1/log.proto \
 describes a frame.")]
 pub(crate) struct Args {
     /// Data directory.

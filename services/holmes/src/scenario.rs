@@ -42,7 +42,7 @@ pub(crate) use file::WrongIn;
   holmes scenario run my.yaml -o json                    every reply as a line of JSON, then digests and invariants
   holmes scenario check my.yaml                          read it only: unknown keys, methods, fields, names
 
-A scenario boots every service in memory on virtual time; ten years take seconds. The same file gives the same bytes.
+A scenario boots every service in memory on virtual time; ten years take seconds. The same file gives the same bytes. \
 How one is written: docs/how-to/write-a-scenario.md")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -58,8 +58,8 @@ enum Action {
   holmes scenario run my.yaml -o json > my.jsonl
   holmes scenario run my.yaml --trace 2> calls.jsonl     also what people and gateway do around the steps
 
-With -o json there is a line for every reply, then one for each service (events, digest, chain, invariants), for what
-services must agree on, for each asset's supply, and a verdict. Exit codes: 0 all holds; 1 an expectation or an
+With -o json there is a line for every reply, then one for each service (events, digest, chain, invariants), for what \
+services must agree on, for each asset's supply, and a verdict. Exit codes: 0 all holds; 1 an expectation or an \
 invariant does not, or the file is wrong.")]
     Run {
         /// The files, played one after the other.

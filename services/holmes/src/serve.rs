@@ -31,10 +31,10 @@ use crate::roles::{Deps, GATEWAY, Role, Started};
   holmes serve --dir /var/lib/holmes --profile hol  a network of its own profile
   holmes serve --role ledger,accounts               only these
 
-A directory without logs is opened with the profile; its staff key is made beside them (DIR/staff.key) and signs
-what only staff may do: holmes call … --sign-with DIR/staff.key
-Keep a copy of DIR: where logs depend on a file that is missing or another one's, nothing starts and none is made anew.
-On SIGTERM or Ctrl-C calls in progress end, everything queued becomes durable, then the process exits.
+A directory without logs is opened with the profile; its staff key is made beside them (DIR/staff.key) and signs \
+what only staff may do: holmes call … --sign-with DIR/staff.key \
+Keep a copy of DIR: where logs depend on a file that is missing or another one's, nothing starts and none is made anew. \
+On SIGTERM or Ctrl-C calls in progress end, everything queued becomes durable, then the process exits. \
 Where it listens is told on stderr; with telemetry.format = \"json\" as a log line, and nothing else is said there.")]
 pub(crate) struct Args {
     /// Roles to run.

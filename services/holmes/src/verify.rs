@@ -33,9 +33,9 @@ use wrong::Wrong;
   holmes verify                 the data directory of the configuration
   holmes verify --dir /copy     a copy of one; a running server's own directory is locked
 
-Every frame's checksum and chain is checked, every event applied, every invariant evaluated.
-Then services are held to each other: what a service has in the ledger must be there to the
-unit, unless a send that explains the difference is in flight; and a log that another one has
+Every frame's checksum and chain is checked, every event applied, every invariant evaluated. \
+Then services are held to each other: what a service has in the ledger must be there to the \
+unit, unless a send that explains the difference is in flight; and a log that another one has \
 heard must still have the chain that was heard, so that one that was cut or made anew is found.")]
 pub(crate) struct Args {
     /// Data directory.

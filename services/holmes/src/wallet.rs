@@ -25,8 +25,8 @@ use crate::profile;
   holmes wallet open HOL --sign-with wallet.key
   holmes wallet send 12.5 --from ACCOUNT --to ACCOUNT --sign-with wallet.key
 
-An API key sees what there is; it moves money only when it has the scope `admin`. A transfer that does not happen
-is exit code 1, with its reason on stderr; when the outcome is not known, the same --id makes sure that it happens
+An API key sees what there is; it moves money only when it has the scope `admin`. A transfer that does not happen \
+is exit code 1, with its reason on stderr; when the outcome is not known, the same --id makes sure that it happens \
 once.")]
 pub(crate) struct Args {
     #[command(subcommand)]

@@ -214,6 +214,10 @@ impl Nodes {
         if event.credit() == WorkCredit::Full && able.len() < OWNERS_FOR_FULL {
             wrong.push(format!("E-3.2: work counts in full with {} owners able", able.len()));
         }
+        if (event.credit() == WorkCredit::None) != (event.renter == event.owner) {
+            let credit = event.credit();
+            wrong.push(format!("E-3.2: work for {} at node {node} is {credit:?}", owner(&event.renter)));
+        }
         let known = heard.upto(SCHEDULING, MARKET);
         let each =
             [event.input_pico_usd, event.output_pico_usd, event.input_micro_units, event.output_micro_units];

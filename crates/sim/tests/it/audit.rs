@@ -286,6 +286,13 @@ fn leases_calls_and_bonds_that_are_not_as_the_rules_say_are_told() {
     read.placed("names another owner", lease(|e| id_is(&mut e.node, node(2).to_bytes())));
     read.placed("E-6.1", lease(|e| id_is(&mut e.node, [7; 16])));
     read.placed("E-10.2", lease(|e| id_is(&mut e.session, [7; 16])));
+    read.placed(
+        "E-3.2: work for",
+        lease(|e| {
+            e.renter = e.owner.clone();
+            Some(())
+        }),
+    );
     read.placed("E-9.2: calls", |event| match event {
         Placed::CallsMetered(e) => turned(&mut e.lease),
         _ => None,
@@ -296,6 +303,68 @@ fn leases_calls_and_bonds_that_are_not_as_the_rules_say_are_told() {
     });
     read.placed("metered twice", |event| match event {
         Placed::CallsMetered(e) => e.lines.first().cloned().map(|line| e.lines.push(line)),
+        _ => None,
+    });
+}
+
+#[test]
+fn presence_that_is_not_as_the_rules_say_is_told() {
+    // E-0.6
+    let read = Read(day());
+    let attendance = |change: fn(&mut scheduling::v1::EpochAttendance) -> Option<()>| {
+        move |event: &mut Placed| match event {
+            Placed::EpochAttendance(e) => change(e),
+            _ => None,
+        }
+    };
+    read.placed("was seen in", attendance(|e| e.beats_seen.first_mut().map(|beats| *beats += 1)));
+    read.placed("active is true", attendance(|e| e.active.first_mut().map(|active| *active = !*active)));
+    read.placed(
+        "is told twice",
+        attendance(|e| {
+            let mut nodes = e.nodes.to_vec();
+            nodes.extend_from_within(..16);
+            e.beats_seen.push(*e.beats_seen.first()?);
+            e.active.push(*e.active.first()?);
+            e.nodes = nodes.into();
+            Some(())
+        }),
+    );
+    read.placed(
+        "not of everybody was told",
+        attendance(|e| {
+            e.nodes = e.nodes.slice(16..);
+            e.beats_seen.remove(0);
+            e.active.remove(0);
+            Some(())
+        }),
+    );
+    read.placed("E-0.5: epoch 9 is sealed", |event| match event {
+        Placed::EpochSealed(e) if e.epoch > 1 => now_is(&mut e.epoch, 9),
+        _ => None,
+    });
+    read.placed("count, not", |event| match event {
+        Placed::EpochSealed(e) => {
+            e.beats -= 1;
+            Some(())
+        }
+        _ => None,
+    });
+    let reported = |change: fn(&mut scheduling::v1::PresenceRecorded) -> Option<()>| {
+        move |event: &mut Placed| match event {
+            Placed::PresenceRecorded(e) => change(e),
+            _ => None,
+        }
+    };
+    // The last of its epoch: each tells of all beats up to then.
+    read.placed(
+        "was seen in",
+        reported(|e| (e.beats > 40).then(|| e.bitmaps = vec![0; e.bitmaps.len()].into())),
+    );
+    read.placed("tells of node", reported(|e| turned(&mut e.nodes)));
+    read.placed("are told at", reported(|e| now_is(&mut e.epoch, 99)));
+    read.placed("tells of node", |event| match event {
+        Placed::NodeAttached(e) => turned(&mut e.gateway),
         _ => None,
     });
 }

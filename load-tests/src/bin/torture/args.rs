@@ -24,9 +24,10 @@ pub(crate) struct Args {
     /// Trials of each other campaign, instead of its full number.
     #[arg(long)]
     pub(crate) trials: Option<u64>,
-    /// Where networks are made and broken; a directory of its own is made inside and taken away.
-    #[arg(long, default_value = "target/torture")]
-    pub(crate) dir: PathBuf,
+    /// Where networks are made and broken; a directory of its own is made inside and taken away. By default `torture`
+    /// beside what was built.
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
     /// Keep the directory of each failed trial here.
     #[arg(long)]
     pub(crate) keep: Option<PathBuf>,
@@ -50,10 +51,10 @@ const EXAMPLES: &str = "Examples:
   cargo xtask torture --only kill --kills 200      nothing but deaths
   cargo xtask torture --only power,flip --seed 7 --keep failed
 
-Campaigns: kill (SIGKILL at any moment), power (writes dropped and torn, from a trace of a real run), flip (one bit of
-one file), full (no room on the disk), readonly (a disk that takes nothing), clock (jumps back and ahead), stop (SIGSTOP).
-Progress is told on stderr, the report on stdout, and the exit code is 1 when anything was found. full, readonly and
-power need what not every machine gives (mount, chattr +i, strace), clock needs cc: what is left out is said, with the
+Campaigns: kill (SIGKILL at any moment), power (writes dropped and torn, from a trace of a real run), flip (one bit of \
+one file), full (no room on the disk), readonly (a disk that takes nothing), clock (jumps back and ahead), stop (SIGSTOP). \
+Progress is told on stderr, the report on stdout, and the exit code is 1 when anything was found. full, readonly and \
+power need what not every machine gives (mount, chattr +i, strace), clock needs cc: what is left out is said, with the \
 reason. On busy cores a campaign gets less far, and the verdict says so.";
 
 fn a_file(text: &str) -> Result<PathBuf, String> {

@@ -49,8 +49,9 @@ fn run(args: Args) -> Result<bool> {
         return Ok(true);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    std::fs::create_dir_all(&args.dir).with_context(|| format!("{}", args.dir.display()))?;
-    let scratch = tempfile::Builder::new().prefix("run-").tempdir_in(args.dir.canonicalize()?)?;
+    let dir = args.dir.map_or_else(|| Ok(beside_me()?.with_file_name("torture")), Ok::<_, anyhow::Error>)?;
+    std::fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+    let scratch = tempfile::Builder::new().prefix("run-").tempdir_in(dir.canonicalize()?)?;
     runtime.spawn(plan::end_on_signal(scratch.path().to_owned()));
     let plan = Plan {
         bin: binary(args.bin)?,
@@ -77,12 +78,14 @@ fn run(args: Args) -> Result<bool> {
     Ok(report.holds())
 }
 
+/// The directory of this program.
+fn beside_me() -> Result<PathBuf> {
+    let me = std::env::current_exe()?;
+    Ok(me.parent().context("this program lies in no directory")?.to_owned())
+}
+
 fn binary(named: Option<PathBuf>) -> Result<PathBuf> {
-    let beside = || -> Result<PathBuf> {
-        let me = std::env::current_exe()?;
-        Ok(me.parent().context("a directory")?.join("holmes"))
-    };
-    let bin = named.map_or_else(beside, Ok)?;
+    let bin = named.map_or_else(|| Ok(beside_me()?.join("holmes")), Ok::<_, anyhow::Error>)?;
     ensure!(
         bin.is_file(),
         "there is no binary {}: build it (cargo build --release -p holmes), or name one with --bin",

@@ -186,8 +186,14 @@ impl Checker {
             profile.map_err(|why| at(params_line)(format!("{why:#}")))
         };
         let assets = assets(&opened(&over)?).map_err(at(params_line))?;
+        let opens = |over: &toml::Table, line: u64, why: &str| {
+            let profile = opened(over)?;
+            roles::openable(profile).map_err(|error| at(line)(format!("{why}{error:#}")))
+        };
+        opens(&over, params_line, "")?;
         let grants = grants(file, &cast, &assets).map_err(|wrong| Wrong(vec![wrong]))?;
-        if !grants.is_empty() {
+        if let Some(most) = grants.iter().max_by_key(|grant| grant.units).map(|grant| grant.line) {
+            let grants = grants.into_iter().map(|grant| grant.written.into());
             let treasury = over.entry("treasury").or_insert_with(|| toml::Table::new().into());
             if let Some(treasury) = treasury.as_table_mut() {
                 let list = treasury.entry("grants").or_insert_with(|| toml::Value::Array(Vec::new()));
@@ -195,8 +201,8 @@ impl Checker {
                     list.extend(grants);
                 }
             }
+            opens(&over, most, "what people have of tokens comes out of genesis: ")?;
         }
-        roles::openable(opened(&over)?).map_err(|why| at(params_line)(format!("{why:#}")))?;
         let profile = opened(&over)?;
         let epoch_s = profile.epoch_s().map_err(|why| at(params_line)(format!("{why:#}")))?;
         let start = start(file.start.as_ref()).map_err(|wrong| Wrong(vec![wrong]))?;
@@ -425,18 +431,26 @@ fn assets(profile: &Profile) -> Result<Vec<Asset>, String> {
     Params::decode(params.as_slice()).map(|params| params.assets).map_err(|why| why.to_string())
 }
 
+/// What genesis pays to somebody.
+struct Grant {
+    units: u64,
+    line: u64,
+    /// As a profile has it.
+    written: toml::Table,
+}
+
 /// What genesis pays to people: tokens of which all exist from the first moment (E-1.1).
-fn grants(file: &File, cast: &Cast, assets: &[Asset]) -> Result<Vec<toml::Value>, (u64, String)> {
+fn grants(file: &File, cast: &Cast, assets: &[Asset]) -> Result<Vec<Grant>, (u64, String)> {
     let mut grants = Vec::new();
     for (name, person) in &file.people {
         for text in &person.value.has {
             let (asset, units) = amount(assets, &text.value).map_err(|why| (line(text), why))?;
             let Some(party) = cast.party(name).filter(|_| asset.cap_units > 0 && units > 0) else { continue };
-            let mut grant = toml::Table::new();
-            grant.insert("name".into(), name.replace('-', "_").into());
-            grant.insert("owner".into(), party.principal().to_string().into());
-            grant.insert("amount_units".into(), units.to_string().into());
-            grants.push(grant.into());
+            let mut written = toml::Table::new();
+            written.insert("name".into(), name.replace('-', "_").into());
+            written.insert("owner".into(), party.principal().to_string().into());
+            written.insert("amount_units".into(), units.to_string().into());
+            grants.push(Grant { units, line: line(text), written });
         }
     }
     Ok(grants)

@@ -265,8 +265,19 @@ pub(super) fn parse(text: &str) -> Result<File, Wrong> {
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(text, options).map_err(|why| {
         let line = why.location().map_or(1, |at| at.line());
-        Wrong(vec![(line, in_words(&why))])
+        let what = in_words(&why);
+        let quotes = if wants_quotes(text, line, &what) { WANTS_QUOTES } else { "" };
+        Wrong(vec![(line, what + quotes)])
     })
+}
+
+const WANTS_QUOTES: &str =
+    "; inside { } and [ ] what is referred to stands in quotes, as in { account_id: \"${alice.USD}\" }";
+
+/// Whether the braces of `${…}` were taken for YAML's own.
+fn wants_quotes(text: &str, line: u64, what: &str) -> bool {
+    let before = usize::try_from(line).unwrap_or(usize::MAX).saturating_sub(1);
+    what.contains("flow") && text.lines().nth(before).is_some_and(|line| line.contains("${"))
 }
 
 fn in_words(why: &serde_saphyr::Error) -> String {
