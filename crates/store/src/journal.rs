@@ -3,6 +3,8 @@
 pub mod embedded;
 mod head;
 pub mod memory;
+#[cfg(feature = "scylla")]
+pub mod scylla;
 
 use holmes_kernel::ports::{self, Claim, DamagedSnapshot, JournalError, Snapshot};
 use holmes_kernel::{Frame, LogId};

@@ -8,4 +8,6 @@ mod it {
     mod directory;
     mod full;
     mod kill;
+    #[cfg(feature = "scylla")]
+    mod scylla;
 }

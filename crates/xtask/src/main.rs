@@ -5,6 +5,7 @@ mod ci;
 mod deny;
 mod docs;
 mod fuzz;
+mod infra;
 mod models;
 mod new_service;
 mod program;
@@ -53,6 +54,9 @@ enum Task {
     /// Feed what comes from outside with what reaches new code; keep what breaks something
     #[command(after_help = fuzz::EXAMPLES)]
     Fuzz(fuzz::Args),
+    /// Start, stop and show real servers for tests: NATS, and a CQL server
+    #[command(after_help = infra::EXAMPLES)]
+    Infra(infra::Args),
     /// Make an empty state-machine service with every room
     #[command(after_help = new_service::EXAMPLES)]
     NewService(new_service::Args),
@@ -117,6 +121,7 @@ fn run(task: Task) -> Result<()> {
         Task::Tidy => tidy::run(&house),
         Task::Models => models::run(&house.root),
         Task::Fuzz(args) => fuzz::run(&house, &args),
+        Task::Infra(args) => infra::run(&house, &args),
         Task::NewService(args) => new_service::run(&house, &args),
         Task::Sim(args) => program::sim(&house, &args),
         Task::Tools => tools::run(&house.root),

@@ -1,0 +1,206 @@
+//! The journal on ScyllaDB or Apache Cassandra: one frame is one row, one append is one conditional write, and whoever owns
+//! a log stands in the partition that he writes to, so that no clock and no lease is ever trusted (design: Journal).
+
+mod append;
+mod bucket;
+mod read;
+mod schema;
+mod session;
+mod snapshots;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use holmes_kernel::ports::{self, Claim, DamagedSnapshot, JournalError, Snapshot};
+use holmes_kernel::{Frame, LogId, ServiceId};
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+
+use bucket::Bucket;
+pub use schema::Replication;
+use session::{Statements, failed};
+
+/// How the server is reached, and which logs are whose.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Some of the servers: `host:port`.
+    pub nodes: Vec<String>,
+    /// The cell's keyspace.
+    pub keyspace: String,
+    /// The cell.
+    pub cell: u16,
+    /// The services whose logs are reached, each with the name of its tables.
+    pub services: BTreeMap<ServiceId, String>,
+}
+
+/// Logs in tables.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    session: Session,
+    cell: u16,
+    services: BTreeMap<ServiceId, Service>,
+    /// The last bucket of logs that this process owns, as it has left it.
+    owned: Mutex<BTreeMap<LogId, Bucket>>,
+}
+
+#[derive(Debug)]
+struct Service {
+    /// Of its tables.
+    name: String,
+    statements: Statements,
+    known: Mutex<Known>,
+}
+
+/// What never changes once it is so.
+#[derive(Debug, Default)]
+struct Known {
+    /// Where each bucket begins.
+    bases: Vec<u64>,
+    /// The last bucket there was.
+    last: i32,
+}
+
+impl Service {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner) // every change is whole
+    }
+}
+
+impl Journal {
+    /// Makes keyspace and tables where they are not there; it may be said again at any time.
+    ///
+    /// # Errors
+    /// When a server cannot be reached, or refuses.
+    pub async fn migrate(options: &Options, replication: &Replication) -> Result<(), JournalError> {
+        let session = connected(options).await?;
+        for statement in schema::statements(&options.keyspace, options.services.values(), replication) {
+            session.query_unpaged(statement.as_str(), ()).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Connects, and prepares everything that will be asked.
+    ///
+    /// # Errors
+    /// When no server can be reached, or a table is not there.
+    pub async fn connect(options: Options) -> Result<Journal, JournalError> {
+        let session = connected(&options).await?;
+        let mut services = BTreeMap::new();
+        for (id, name) in options.services {
+            let statements = Statements::prepare(&session, &options.keyspace, &name).await?;
+            services.insert(id, Service { name, statements, known: Mutex::default() });
+        }
+        let inner = Inner { session, cell: options.cell, services, owned: Mutex::default() };
+        Ok(Journal { inner: Arc::new(inner) })
+    }
+}
+
+async fn connected(options: &Options) -> Result<Session, JournalError> {
+    let builder = SessionBuilder::new().known_nodes(&options.nodes);
+    builder.build().await.map_err(|why| {
+        JournalError::Io(format!("no CQL server answers at {}: {why}", options.nodes.join(", ")))
+    })
+}
+
+impl Inner {
+    fn service(&self, log: LogId) -> Result<&Service, JournalError> {
+        let service = self.services.get(&log.svc).filter(|_| log.cell == self.cell && log.shard == 0);
+        service.ok_or(JournalError::Missing(log))
+    }
+
+    fn hinted(&self, log: LogId) -> i32 {
+        self.service(log).map_or(0, |service| service.known().last)
+    }
+
+    fn hint(&self, log: LogId, bucket: i32) {
+        if let Ok(service) = self.service(log) {
+            service.known().last = bucket;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LogId, Bucket>> {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner) // every change is whole
+    }
+
+    /// Remembers how this process, as its owner, has left a log.
+    fn own(&self, log: LogId, bucket: Bucket) {
+        self.lock().insert(log, bucket);
+    }
+
+    /// How the owner of this claim has left its log, if this process remembers.
+    fn owned(&self, claim: &Claim) -> Option<Bucket> {
+        let bucket = self.lock().get(&claim.log).copied()?;
+        let Bucket { header: bucket::Header { head, .. }, .. } = bucket;
+        (head.term == claim.term && head.nonce == claim.nonce).then_some(bucket)
+    }
+}
+
+/// A number as the server has it.
+fn signed(value: u64) -> Result<i64, JournalError> {
+    i64::try_from(value).map_err(|_| JournalError::Io(format!("{value} is larger than the server's numbers")))
+}
+
+/// A bucket's number as the server has it.
+fn number(bucket: usize) -> Result<i32, JournalError> {
+    i32::try_from(bucket).map_err(|_| JournalError::Io(format!("there are no more buckets than {bucket}")))
+}
+
+impl ports::Journal for Journal {
+    async fn provision(&self, first: &Frame) -> Result<(), JournalError> {
+        self.inner.provision(first).await
+    }
+
+    async fn claim(&self, log: LogId) -> Result<Claim, JournalError> {
+        self.inner.claim(log).await
+    }
+
+    async fn append(&self, claim: &Claim, frame: &Frame) -> Result<(), JournalError> {
+        self.inner.append(claim, frame).await
+    }
+
+    async fn confirm(&self, claim: &Claim) -> Result<(), JournalError> {
+        self.inner.confirm(claim).await
+    }
+
+    async fn read(&self, log: LogId, after: u64, max_bytes: usize) -> Result<Vec<Frame>, JournalError> {
+        self.inner.read(log, after, max_bytes).await
+    }
+
+    async fn logs(&self) -> Result<Vec<LogId>, JournalError> {
+        let mut logs = Vec::new();
+        for svc in self.inner.services.keys() {
+            let log = LogId::new(self.inner.cell, *svc);
+            if self.inner.header(log, 0).await?.is_some_and(|header| header.head.tail.seq > 0) {
+                logs.push(log);
+            }
+        }
+        Ok(logs)
+    }
+
+    async fn keep_snapshot(&self, snapshot: &Snapshot) -> Result<(), JournalError> {
+        self.inner.keep_snapshot(snapshot).await
+    }
+
+    async fn snapshot(
+        &self,
+        log: LogId,
+        state_version: u32,
+        at_most: u64,
+    ) -> Result<Option<Snapshot>, JournalError> {
+        self.inner.snapshot(log, state_version, at_most).await
+    }
+
+    async fn damaged_snapshots(
+        &self,
+        log: LogId,
+        state_version: u32,
+        above: u64,
+    ) -> Result<Vec<DamagedSnapshot>, JournalError> {
+        self.inner.damaged_snapshots(log, state_version, above).await
+    }
+}
