@@ -258,8 +258,9 @@ pub(crate) fn rules() -> &'static [Rule] {
 const HEAD: &str = "# Access
 
 Who may call what, made of the option `(holmes.access)` that stands beside every RPC in the `.proto` files; a test keeps
-this page and them together, and others hold the server to it: what they try stands at the end. [Signing](signing.md) says
-how a request is proved and what a proof may do.
+this page and them together (`services/holmes/tests/it/rules.rs`), and others hold the server to it (`access.rs`, `others.rs`,
+`strangers.rs` and `scopes.rs` beside it): what they try stands at the end. [Signing](signing.md) says how a request is proved
+and what a proof may do.
 
 - **callers**: the kinds of principals that may call it. *Accounts* are the tenants: renters, operators, holders, by API
   key or signature. *Staff* are the people who keep the network, *services* and *gateways* its own processes, *nodes* the
