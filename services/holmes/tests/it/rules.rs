@@ -68,6 +68,9 @@ pub(crate) struct Rule {
     input: MessageDescriptor,
 }
 
+/// How calls begin that change nothing.
+const READING: [&str; 5] = ["Get", "List", "Find", "Quote", "Explain"];
+
 impl Rule {
     fn of(method: &MethodDescriptor) -> Rule {
         let pool = method.parent_pool();
@@ -90,6 +93,14 @@ impl Rule {
             method: full_name,
         };
         rule.makes = rule.names_every_thing();
+        // Otherwise nobody would try it again, nor as a stranger: a stream of both sides asks for its nonce instead.
+        let reads =
+            READING.iter().any(|verb| method.name().starts_with(verb)) || method.is_client_streaming();
+        assert!(
+            rule.once || reads,
+            "{}: what changes something has a request_id, what reads begins with one of {READING:?}",
+            rule.method
+        );
         rule
     }
 
