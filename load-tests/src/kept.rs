@@ -28,8 +28,8 @@ pub(crate) fn is_changed(root: &Path) -> bool {
 /// A length in seconds that something can be measured in.
 pub(crate) fn length(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(seconds) if seconds > 0.0 && seconds.is_finite() => Ok(seconds),
-        Ok(_) => Err("a run lasts longer than 0 seconds".into()),
+        Ok(seconds) if (0.01..=3_600.0).contains(&seconds) => Ok(seconds),
+        Ok(_) => Err("a run lasts 0.01 to 3600 seconds".into()),
         Err(why) => Err(why.to_string()),
     }
 }

@@ -282,7 +282,9 @@ mod tests {
     fn two_principals_may_use_one_id_only_where_ids_belong_to_principals() {
         let mut per = window(9, 9);
         per.insert(who(1), id(START_MS, 1), 1);
+        per.insert(who(2), id(START_MS, 2), 2); // both are known
         assert_eq!(per.get(&who(2), id(START_MS, 1)), None);
+        assert_eq!(per.get(&who(1), id(START_MS, 2)), None);
         let mut shared: Window<u32, false> = Window::new(WindowLimits::DEFAULT);
         shared.insert(who(1), id(START_MS, 1), 1);
         assert_eq!(shared.get(&who(2), id(START_MS, 1)), Some(&1));

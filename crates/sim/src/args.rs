@@ -18,13 +18,13 @@ pub(crate) struct Args {
     #[arg(long, group = "one", conflicts_with_all = ["seeds", "from"])]
     pub(crate) seed: Option<u64>,
     /// A kept day instead of a seed
-    #[arg(long, value_name = "FILE", group = "one", conflicts_with_all = ["seeds", "from"], value_parser = a_file)]
+    #[arg(long, value_name = "FILE", group = "one", conflicts_with_all = ["seeds", "from", "steps"], value_parser = a_file)]
     pub(crate) case: Option<PathBuf>,
     /// How many deeds a day has
-    #[arg(long, default_value_t = 120, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 120, value_parser = a_days_deeds)]
     pub(crate) steps: usize,
     /// Tell every deed before it is played: of one day
-    #[arg(long, requires = "one")]
+    #[arg(long, requires = "one", conflicts_with_all = ["seeds", "from"])]
     pub(crate) trace: bool,
     /// Switch a guard of the product off: days must then go wrong
     #[arg(long, value_name = "GUARD", value_parser = GUARDS)]
@@ -39,6 +39,9 @@ pub(crate) struct Args {
 
 /// Seeds are counted up from the first: far from where counting ends.
 const MOST_SEEDS: u64 = 1 << 62;
+
+/// A day's deeds are drawn before it begins.
+const MOST_STEPS: usize = 1_000_000;
 
 /// What can be switched off; `guards` says what each is.
 pub(crate) const GUARDS: [&str; 17] = [
@@ -56,10 +59,10 @@ fn a_file(text: &str) -> Result<PathBuf, String> {
 }
 
 /// A day without deeds would say nothing of anything.
-fn at_least_one(text: &str) -> Result<usize, String> {
+fn a_days_deeds(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("a day has at least one deed".into()),
-        Ok(steps) => Ok(steps),
+        Ok(steps @ 1..=MOST_STEPS) => Ok(steps),
+        Ok(_) => Err(format!("a day has 1 to {MOST_STEPS} deeds")),
         Err(why) => Err(format!("{why}")),
     }
 }
@@ -69,7 +72,7 @@ it needs and kept in crates/sim/cases, where a test plays it from then on.
 
 Examples:
   cargo xtask sim                              200 days of 120 deeds, as the tests do
-  cargo xtask sim --seeds 10000                a night
+  cargo xtask sim --seeds 10000                what runs every night: some minutes
   cargo xtask sim --seed 4711 --trace          one day, deed by deed
   cargo xtask sim --case crates/sim/cases/without-age.json --trace
   cargo xtask sim --without inbox              what the days would find if the inbox were not checked";

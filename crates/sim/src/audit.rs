@@ -3,6 +3,7 @@
 //! behind what that service had taken in of others.
 
 mod books;
+mod leases;
 mod nodes;
 mod presence;
 mod rewards;
@@ -19,6 +20,7 @@ use holmes_proto::{emission, ledger, market, scheduling, staking};
 use prost::Message as _;
 
 pub use books::Books;
+use leases::Leases;
 use nodes::Nodes;
 use presence::Presence;
 use rewards::Rewards;
@@ -50,6 +52,7 @@ pub struct Audit {
     /// The ledger's.
     pub books: Books,
     nodes: Nodes,
+    leases: Leases,
     presence: Presence,
     sales: Sales,
     rewards: Rewards,
@@ -108,6 +111,7 @@ impl Audit {
         let Some(event) = event.event else { return Wrong::new() };
         self.rewards.attended(seen, &event);
         let mut wrong = self.presence.happened(seen, &event);
+        wrong.extend(self.leases.happened(seen, &event));
         wrong.extend(self.nodes.scheduled(seen, event, &self.heard));
         wrong
     }
@@ -130,7 +134,7 @@ impl Audit {
     /// What must be when nothing is on its way any more.
     pub fn at_rest(&self, now: Time) -> Wrong {
         let books = self.books.torn().chain(self.books.overdue(now));
-        let nodes = self.nodes.unpaid(now).chain(self.nodes.unmetered());
+        let nodes = self.nodes.unpaid(now).chain(self.nodes.unmetered()).chain(self.leases.endless());
         books.chain(nodes).chain(self.rewards.unheard()).chain(self.rewards.unpaid()).collect()
     }
 }

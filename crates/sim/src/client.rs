@@ -1,6 +1,7 @@
 //! Those who ask: what they asked, what they heard, and whether the two and the log agree.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 
 use holmes_kernel::canon::{self, Digest};
 use holmes_kernel::shard::Ticket;
@@ -70,6 +71,9 @@ struct Copied {
 const GOOD_FOR_MS: u64 = 60 * 60 * 1_000;
 const AHEAD_MS: u64 = 5 * 60 * 1_000;
 
+/// Something else was asked for before under the same id, by the same caller.
+const REUSED: &str = "REQUEST_ID_REUSED";
+
 /// What was acknowledged against the rules.
 pub type Wrong = String;
 
@@ -77,6 +81,8 @@ pub type Wrong = String;
 #[derive(Debug, Default)]
 pub struct Clients {
     orders: Vec<Order>,
+    /// How many orders go under each id or number.
+    under: BTreeMap<Key, u32>,
     /// Answers that were heard.
     pub heard: u64,
     /// Those of them that say that something was done.
@@ -125,7 +131,9 @@ impl Clients {
         let digest = said.digest();
         let (under_way, settled) = (Vec::new(), None);
         let (sent, refused, nonsense) = (0, 0, false);
-        self.orders.push(Order { who, way, said, digest, under_way, sent, refused, settled, nonsense });
+        let order = Order { who, way, said, digest, under_way, sent, refused, settled, nonsense };
+        *self.under.entry(order.key()).or_default() += 1;
+        self.orders.push(order);
         self.orders.len() - 1
     }
 
@@ -181,7 +189,12 @@ impl Clients {
                 self.done += u64::from(told.answer.is_ok());
                 leases.extend(told.reply.downcast_ref::<holmes_scheduling::Reply>().cloned());
                 wrong.extend(order.otherwise(&*told.reply, &watch.audit.books));
-                let (found, now) = (watch.found(&order.key()), world.rig.now());
+                let (key, now) = (order.key(), world.rig.now());
+                let is_first = self.under.get(&key) == Some(&1);
+                if is_first && told.answer.as_ref().is_err_and(|refusal| refusal.reason == REUSED) {
+                    wrong.push(format!("{key:?} was never used, and is refused as if it were"));
+                }
+                let found = watch.found(&key);
                 if let Err(why) = order.settle(told.answer, copied, found, now) {
                     wrong.push(format!("{} {:?} of {}: {why}", order.service(), order.way, order.who));
                 }

@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -97,12 +97,16 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
     let (next, played, frames) = (AtomicU64::new(args.from), AtomicU64::new(0), AtomicU64::new(0));
     let failed = Mutex::new(BTreeMap::new());
     let end = args.from.saturating_add(args.seeds);
+    std::thread::spawn(end_on_interrupt);
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 switch_off(guard);
                 loop {
+                    if INTERRUPTED.load(Ordering::Relaxed) {
+                        return;
+                    }
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end {
                         return;
@@ -127,23 +131,47 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
     for seed in failed.keys().take(if args.no_shrink { 0 } else { most_kept(args) }) {
         keep(args, *seed)?;
     }
-    let (seconds, frames) = (began.elapsed().as_secs_f64(), frames.into_inner());
+    let (seconds, frames, played) = (began.elapsed().as_secs_f64(), frames.into_inner(), played.into_inner());
     println!(
-        "{} seeds of {} deeds in {seconds:.1} s: {:.1} seeds/s, {frames} frames",
-        args.seeds,
+        "{played} seeds of {} deeds in {seconds:.1} s: {:.1} seeds/s, {frames} frames",
         args.steps,
-        args.seeds as f64 / seconds
+        played as f64 / seconds
     );
     for (seed, failure) in failed.iter().take(10) {
         println!("  seed {seed}: {}", failure.wrong[0]);
         let without = args.without.as_ref().map(|guard| format!(" --without {guard}")).unwrap_or_default();
         println!("    again: cargo xtask sim --seed {seed} --steps {} --trace{without}", args.steps);
     }
+    let short = if played < args.seeds {
+        format!("; {} were not played", args.seeds - played)
+    } else {
+        String::new()
+    };
     match failed.len() {
-        0 => println!("verdict: nothing went wrong in seeds {} to {}", args.from, end - 1),
-        wrong => println!("verdict: {wrong} of {} days went WRONG", args.seeds),
+        0 if played == 0 => println!("verdict: NOTHING PLAYED"),
+        0 => println!(
+            "verdict: nothing went wrong in seeds {} to {}{short}",
+            args.from,
+            args.from + played - 1
+        ),
+        wrong => println!("verdict: {wrong} of {played} days went WRONG{short}"),
     }
-    Ok(failed.is_empty())
+    Ok(failed.is_empty() && played > 0)
+}
+
+/// Whether somebody wants the end: of the days that are on, no other begins.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Waits for Ctrl-C; a second one ends at once.
+fn end_on_interrupt() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let Ok(runtime) = runtime else { return }; // then Ctrl-C ends it as it ends any program
+    while runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nending with the days that are on; once more ends at once");
+    }
 }
 
 /// A day, once, or twice where that was asked.
@@ -193,7 +221,7 @@ fn tell_progress(seeds: u64, played: &AtomicU64, began: Instant) {
     loop {
         let done = played.load(Ordering::Relaxed);
         let every = Duration::from_secs(if terminal { 1 } else { 30 });
-        if done >= seeds {
+        if done >= seeds || INTERRUPTED.load(Ordering::Relaxed) {
             break;
         }
         if began.elapsed() >= told + every {

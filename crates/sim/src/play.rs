@@ -343,7 +343,7 @@ impl Day {
     fn meddle(&mut self, kind: u8, at: usize) {
         let other = |n: u8| party(1 + n % 5);
         let n = 1 + at as u8 % 3;
-        let taken = match kind % 7 {
+        let taken = match kind % 8 {
             0 | 1 => {
                 let Some((n, hold)) = self.holds.get(at % self.holds.len().max(1)).copied() else { return };
                 let kind = if kind.is_multiple_of(2) {
@@ -370,10 +370,11 @@ impl Day {
                 self.clients.forbid(close);
                 return self.clients.send(&self.world, &self.watch, close);
             }
+            5 => return self.pay_under_anothers_id(at),
             whose => {
                 // Nobody can know whose account that is but the ledger: then it does not pay from it.
                 let (n, asset) = (4 + at as u8 % 2, asset(at.is_multiple_of(4)));
-                let account = account(if whose == 5 { 9 - n } else { n }, asset);
+                let account = account(if whose == 6 { 9 - n } else { n }, asset);
                 return self.ask(party(n), Said::Market(Trade::SetAccount { asset, account }));
             }
         };
@@ -424,6 +425,19 @@ impl Day {
             let at = self.clients.note(who, way, Said::Ledger(Pay::CreateTransfers { via, transfers }));
             self.clients.send(&self.world, &self.watch, at);
         }
+    }
+
+    /// Ids are each caller's own: under another's one is served as under any, and hears nothing of his.
+    fn pay_under_anothers_id(&mut self, back: usize) {
+        let Some(order) = self.clients.back(back).map(|at| self.clients.order(at)) else { return };
+        let (Way::Request(_), Said::Ledger(_)) = (order.way, &order.said) else { return };
+        let (way, n) = (order.way, if order.who == party(4) { 5 } else { 4 });
+        let kind = self.payment(n, 9 - n, false, 2, false);
+        let transfers = vec![Transfer { id: self.world.fresh(), linked: false, tag: 2, kind }];
+        self.watch.audit.books.ask(&transfers);
+        let said = Said::Ledger(Pay::CreateTransfers { via: Via::Call, transfers });
+        let at = self.clients.note(party(n), way, said);
+        self.clients.send(&self.world, &self.watch, at);
     }
 
     /// Time passes while the gateway reports every five seconds who is there.

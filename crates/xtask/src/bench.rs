@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// Print the tables, and keep no result: what a tree with changes can have
     #[arg(long)]
     no_results: bool,
-    /// The profile to build in: `dist` for figures, else `release`, which builds faster
+    /// The profile to build in: by default `dist` for figures that are kept, `release`, which builds faster, for a look
     #[arg(long)]
     profile: Option<String>,
 }
@@ -97,12 +97,13 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
             "figures of a tree with changes could not be taken again: commit first, or keep none (--no-results)"
         );
     }
-    let usual = if args.smoke || args.page { "release" } else { "dist" };
-    let profile = args.profile.as_deref().unwrap_or(usual);
+    let is_a_look = args.smoke || args.page || kept::is_a_look(args.runs, args.seconds);
+    let profile = args.profile.as_deref().unwrap_or(if is_a_look { "release" } else { "dist" });
+    eprintln!("building in profile `{profile}`: minutes the first time, as everything is optimised");
     let grows = args.names.is_empty() || args.names.iter().any(|name| name == "growth");
     // Growth looks at how the server idles. One call for both: their crates are built once.
-    let packages: &[&str] = if grows && !args.page { &[DRIVER, "holmes"] } else { &[DRIVER] };
-    let driver = build(root, packages, profile)?;
+    let programs: &[&str] = if grows && !args.page { &[DRIVER, "holmes"] } else { &[DRIVER] };
+    let driver = build(root, programs, profile)?;
     if args.page {
         return sh::run_through(Command::new(&driver).current_dir(root).arg("page"));
     }
@@ -129,10 +130,10 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
 /// The package that takes the figures.
 const DRIVER: &str = "holmes-load-tests";
 
-/// Builds packages. Back: where the driver lies.
-fn build(root: &Path, packages: &[&str], profile: &str) -> Result<PathBuf> {
-    let packages = packages.iter().flat_map(|package| ["--package", package]);
-    sh::run(sh::cargo(root).args(["build", "--profile", profile]).args(packages))?;
+/// Builds programs, each the one of its package that has its name. Back: where the driver lies.
+fn build(root: &Path, programs: &[&str], profile: &str) -> Result<PathBuf> {
+    let programs = programs.iter().flat_map(|program| ["--package", program, "--bin", program]);
+    sh::run(sh::cargo(root).args(["build", "--profile", profile]).args(programs))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let dir = if profile == "dev" { "debug" } else { profile };
     Ok(root.join(target).join(dir).join(DRIVER))

@@ -98,6 +98,7 @@ fn check_all(files: &[PathBuf]) -> Result<bool> {
     for file in files {
         match read(file) {
             Ok(plan) => {
+                plan.warning().iter().for_each(|warning| eprintln!("warning: {warning}"));
                 output::text(&format!("{}: {}, {} steps", file.display(), plan.name, plan.steps.len()))?
             }
             Err(why) => {
@@ -120,6 +121,7 @@ fn play_all(files: &[PathBuf], config: &Config, format: Format, trace: bool) -> 
     for (plan, file) in plans.into_iter().zip(files) {
         let mut teller = tell::Teller::new(format, trace, files.len() > 1);
         let name = plan.name.clone();
+        plan.warning().iter().for_each(|warning| eprintln!("warning: {warning}"));
         let played = runtime.block_on(play::play(plan, config, &mut teller));
         let verdict = played.with_context(|| format!("{} cannot be played", file.display()))?;
         expectations += verdict.expectations;

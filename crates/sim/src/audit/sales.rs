@@ -8,7 +8,8 @@ use holmes_proto::columns::{ids, wide};
 use holmes_proto::ledger::v1::{Transfer, TransferKind};
 use holmes_proto::market::v1::event::Event as Sold;
 use holmes_proto::market::v1::{
-    AccountSet, CallsNoted, OwedPaid, OwedSent, SessionOpened, Settled, SettlementSent, WindowEnded,
+    AccountSet, CallsNoted, OwedPaid, OwedSent, SessionFunded, SessionOpened, Settled, SettlementSent,
+    WindowEnded,
 };
 
 use super::{Seen, Wrong, asked_of_ledger, ceiled, divided, id, is_shared, owner, owners, raw};
@@ -158,6 +159,23 @@ impl Session {
     fn held(&self) -> u128 {
         let units = self.paid_in(self.budget);
         if self.token_price == 0 { units } else { units + ceiled(units, 5, 100) }
+    }
+
+    /// E-9.1: as much may be metered as a buyer can pay from a hold of the budget, behind what is settled.
+    fn funded(&mut self, event: &SessionFunded) -> Option<String> {
+        let pays = |price: u128| {
+            let [buyer, _, surcharge] = bill(price, self.rates());
+            price + buyer + surcharge
+        };
+        let (covers, cap) = (pays(self.settled / PICO_PER_MICRO) + self.budget, wide(&event.cap_pico_usd));
+        let cap = cap.unwrap_or(0);
+        let (price, rest) = (cap / PICO_PER_MICRO, cap % PICO_PER_MICRO);
+        let is_most = rest == 0 && pays(price) <= covers && pays(price + 1) > covers;
+        let before = std::mem::replace(&mut self.cap, cap);
+        (!is_most && cap != before).then(|| {
+            let session = raw(&event.session);
+            format!("E-9.1: session {session} may be metered {cap} with a hold that covers {covers}")
+        })
     }
 
     /// E-9.1: nothing is billed to nobody while the hold covers it.
@@ -333,7 +351,7 @@ impl Sales {
             Sold::CallsNoted(e) => return self.judge(&e.session, |session| session.noted(&e)),
             Sold::PriceSealed(e) => self.price = Some(e.token_price_micro_usd).filter(|price| *price > 0),
             Sold::SessionFunded(e) => {
-                self.change(&e.session, |session| session.cap = wide(&e.cap_pico_usd).unwrap_or(0));
+                return self.judge(&e.session, |session| session.funded(&e).into_iter().collect());
             }
             Sold::WindowEnded(e) => return self.judge(&e.session.clone(), |session| session.window(e)),
             Sold::SettlementSent(e) => {

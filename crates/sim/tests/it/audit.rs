@@ -308,6 +308,38 @@ fn leases_calls_and_bonds_that_are_not_as_the_rules_say_are_told() {
 }
 
 #[test]
+fn leases_that_hold_otherwise_than_the_rules_say_are_told() {
+    let read = Read(day());
+    let lease = |change: fn(&mut scheduling::v1::LeaseGranted) -> Option<()>| {
+        move |event: &mut Placed| match event {
+            Placed::LeaseGranted(e) => change(e),
+            _ => None,
+        }
+    };
+    read.placed("has a lease until", lease(|e| now_is(&mut e.expires_at_us, 1 << 60)));
+    read.placed("one of attachment", lease(|e| now_is(&mut e.generation, 7)));
+    read.placed("more is metered than is allowed", lease(|e| now_is(&mut e.allowance_pico_usd, 1)));
+    let ended = |change: fn(&mut scheduling::v1::LeaseEnded) -> Option<()>| {
+        move |event: &mut Placed| match event {
+            Placed::LeaseEnded(e) => change(e),
+            _ => None,
+        }
+    };
+    read.placed(
+        "a lease ends",
+        ended(|e| {
+            e.reason = scheduling::v1::LeaseEnd::NodeLost.into();
+            Some(())
+        }),
+    );
+    read.placed("never end", ended(|e| turned(&mut e.lease)));
+    read.sold("with a hold that covers", |event| match event {
+        Sold::SessionFunded(e) => turned(&mut e.cap_pico_usd),
+        _ => None,
+    });
+}
+
+#[test]
 fn presence_that_is_not_as_the_rules_say_is_told() {
     // E-0.6
     let read = Read(day());

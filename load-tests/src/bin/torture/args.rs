@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 #[command(name = "cargo xtask torture", bin_name = "cargo xtask torture", after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// How long at most, all campaigns together; each gets a share, and ends when it has its full number.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_080))]
     pub(crate) minutes: u64,
     /// Only these campaigns, with commas between them.
     #[arg(long, value_delimiter = ',')]
@@ -19,10 +19,10 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     /// Deaths of the campaign `kill`, where time allows.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) kills: u64,
     /// Trials of each other campaign, instead of its full number.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) trials: Option<u64>,
     /// Where networks are made and broken; a directory of its own is made inside and taken away. By default `torture`
     /// beside what was built.

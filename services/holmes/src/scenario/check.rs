@@ -36,6 +36,25 @@ pub(super) struct Plan {
     pub cast: Cast,
     pub steps: Vec<Planned>,
     pub closing: file::Closing,
+    /// How long it lasts at least.
+    lasts: Duration,
+}
+
+/// Epochs that are closed in seconds; each takes every service some milliseconds.
+const MANY_EPOCHS: u64 = 10_000;
+
+impl Plan {
+    /// What to know before it is played: that it takes long, and what would not.
+    pub(super) fn warning(&self) -> Option<String> {
+        let (epochs, epoch_s) = (self.lasts.as_secs() / self.calendar.epoch_s(), self.calendar.epoch_s());
+        (epochs > MANY_EPOCHS).then(|| {
+            format!(
+                "{} closes {epochs} epochs of {epoch_s} s, which takes long: with `profile: hol` an epoch is a day, \
+                 and with `presence: once-an-epoch` years take seconds",
+                self.name
+            )
+        })
+    }
 }
 
 /// A step that can be played.
@@ -125,6 +144,7 @@ pub(super) fn plan(text: &str) -> Result<Plan, Wrong> {
         cast: checker.cast,
         steps,
         closing,
+        lasts: checker.now,
     })
 }
 

@@ -24,6 +24,8 @@ use crate::models::OWN_MODEL;
 
 /// Most beats of one report.
 const MOST_BEATS: u32 = 1_024;
+/// Epochs that pass without a word of how far it is.
+const MOST_EPOCHS_AT_ONCE: u64 = 1_000;
 /// The context of a node where nothing answers.
 const CONTEXT: u32 = 2_048;
 
@@ -150,7 +152,9 @@ impl World<'_> {
             self.plan.start.micros().saturating_add(u64::try_from(after.as_micros()).unwrap_or(u64::MAX));
         while self.cluster.now().micros() < target {
             let now = self.cluster.now().micros();
-            let next = self.next_report().unwrap_or(target).clamp(now + 1, target);
+            // Where nobody reports, in parts all the same: so that it can be told how far it is.
+            let part = now + MOST_EPOCHS_AT_ONCE * self.plan.calendar.epoch_s() * 1_000_000;
+            let next = self.next_report().unwrap_or(part).clamp(now + 1, target);
             self.cluster.advance(Duration::from_micros(next - now));
             self.report_if_due().await?;
             self.teller.goes_on(self.after());

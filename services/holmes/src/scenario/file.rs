@@ -293,6 +293,9 @@ fn in_words(why: &serde_saphyr::Error) -> String {
     }
 }
 
+/// Beside what was probably meant more would only hide it.
+const MOST_NAMED: usize = 20;
+
 /// What was probably meant, and what there is.
 pub(super) fn meant<T: AsRef<str>>(word: &str, known: &[T]) -> String {
     let lower = word.to_lowercase();
@@ -303,6 +306,7 @@ pub(super) fn meant<T: AsRef<str>>(word: &str, known: &[T]) -> String {
         .filter(|(distance, known)| *distance <= 2.max(known.len() / 3));
     let all: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
     match (near, all.is_empty()) {
+        (Some((_, near)), _) if all.len() > MOST_NAMED => format!(": did you mean `{near}`?"),
         (Some((_, near)), _) => format!(": did you mean `{near}`? There are: {}", all.join(", ")),
         (None, false) => format!(": there are {}", all.join(", ")),
         (None, true) => ": there are none".to_owned(),

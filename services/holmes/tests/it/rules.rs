@@ -68,6 +68,9 @@ pub(crate) struct Rule {
     input: MessageDescriptor,
 }
 
+/// How calls begin that change nothing.
+const READING: [&str; 5] = ["Get", "List", "Find", "Quote", "Explain"];
+
 impl Rule {
     fn of(method: &MethodDescriptor) -> Rule {
         let pool = method.parent_pool();
@@ -90,6 +93,14 @@ impl Rule {
             method: full_name,
         };
         rule.makes = rule.names_every_thing();
+        // Otherwise nobody would try it again, nor as a stranger: a stream of both sides asks for its nonce instead.
+        let reads =
+            READING.iter().any(|verb| method.name().starts_with(verb)) || method.is_client_streaming();
+        assert!(
+            rule.once || reads,
+            "{}: what changes something has a request_id, what reads begins with one of {READING:?}",
+            rule.method
+        );
         rule
     }
 
@@ -258,8 +269,9 @@ pub(crate) fn rules() -> &'static [Rule] {
 const HEAD: &str = "# Access
 
 Who may call what, made of the option `(holmes.access)` that stands beside every RPC in the `.proto` files; a test keeps
-this page and them together, and others hold the server to it: what they try stands at the end. [Signing](signing.md) says
-how a request is proved and what a proof may do.
+this page and them together (`services/holmes/tests/it/rules.rs`), and others hold the server to it (`access.rs`, `others.rs`,
+`strangers.rs` and `scopes.rs` beside it): what they try stands at the end. [Signing](signing.md) says how a request is proved
+and what a proof may do.
 
 - **callers**: the kinds of principals that may call it. *Accounts* are the tenants: renters, operators, holders, by API
   key or signature. *Staff* are the people who keep the network, *services* and *gateways* its own processes, *nodes* the

@@ -267,6 +267,22 @@ fn the_page_on_scenarios_works_as_it_is_typed() {
     assert!(said.contains("my holds:") && said.contains("bob.USD has 5.000000 USD"), "{said}");
 }
 
+#[test]
+fn a_play_of_more_epochs_than_pass_in_seconds_is_told_beforehand_with_what_is_quick() {
+    let place = Place::new();
+    let check = |text: String| {
+        std::fs::write(place.path("long.yaml"), text).expect("written");
+        let ran = place.run(&["scenario", "check", "long.yaml"]);
+        assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+        ran.err
+    };
+    let steps = "steps:\n  - do: advance 400d\n";
+    let warned = check(format!("{HEAD}{steps}"));
+    assert!(warned.contains("t closes 768000 epochs of 45 s") && warned.contains("profile: hol"), "{warned}");
+    assert_eq!(check(format!("{HEAD}profile: hol\n{steps}")), "");
+    assert_eq!(check(format!("{HEAD}{}", steps.replace("400d", "5d"))), "");
+}
+
 /// What stands in front of what is wrong.
 const HEAD: &str = "name: t\nabout: t\nengine: fake\npeople:\n  ada: { is: operator, has: [9 HOL] }\n  dora: { is: renter, has: [5 USD] }\n";
 

@@ -1,0 +1,185 @@
+//! How long leases hold: on a node that has room and can be reached, for a session that takes calls, for a minute at most and
+//! then again, for no more than was allowed (E-6.1, E-9.1, E-10.2). Scheduling's log alone says all of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holmes_kernel::{Id, Time};
+use holmes_proto::columns::ids;
+use holmes_proto::scheduling::v1::event::Event as Placed;
+use holmes_proto::scheduling::v1::{
+    CallsMetered, Capabilities, Lease as Renewed, LeaseEnd, LeaseEnded, LeaseGranted,
+};
+use prost::Message as _;
+use prost::bytes::Bytes;
+
+use super::{Seen, Wrong, raw};
+
+/// The longest that a lease holds without being renewed.
+const LONGEST_MS: u64 = 60_000;
+
+/// Leases, and what they hang on.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    leases: BTreeMap<Bytes, Lease>,
+    sessions: BTreeMap<Id, Session>,
+    /// Of nodes that are attached: which attachment it is, and how many calls they take at once.
+    attached: BTreeMap<Id, (u64, usize)>,
+    /// Whose leases are open, by node.
+    open: BTreeMap<Id, BTreeSet<Bytes>>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    node: Id,
+    session: Id,
+    expires_at: Time,
+    /// Pico-dollars: of a token read and one written, what may be metered, and what was.
+    prices: [u128; 2],
+    allowance: u128,
+    metered: u128,
+    /// Why it must end, whatever else comes.
+    doomed: Option<LeaseEnd>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Session {
+    expires_at: Time,
+    /// It gets no lease any more.
+    closing: bool,
+}
+
+impl Leases {
+    pub(super) fn happened(&mut self, seen: &Seen, event: &Placed) -> Wrong {
+        match event {
+            Placed::NodeAttached(e) => {
+                let slots = Capabilities::decode(e.capabilities.clone()).map_or(0, |offer| offer.slots);
+                self.attached.insert(raw(&e.node), (e.generation, slots as usize));
+            }
+            Placed::NodeDetached(e) => {
+                self.attached.remove(&raw(&e.node));
+                self.doom_of(raw(&e.node), LeaseEnd::NodeLost);
+            }
+            Placed::NodesNoted(e) => {
+                let barred = e.nodes.iter().filter(|node| !node.qualified).map(|node| raw(&node.node));
+                for node in barred.chain(ids(&e.unqualified)).collect::<Vec<_>>() {
+                    self.doom_of(node, LeaseEnd::NodeUnqualified);
+                }
+            }
+            Placed::SessionNoted(e) => {
+                let expires_at = Time::from_micros(e.expires_at_us);
+                self.sessions.entry(raw(&e.session)).or_insert(Session { expires_at, closing: false });
+            }
+            Placed::SessionDraining(e) => self.close(raw(&e.session)),
+            Placed::SessionDrained(e) => self.close(raw(&e.session)),
+            Placed::SessionEnded(e) => self.close(raw(&e.session)),
+            Placed::LeaseGranted(e) => return self.granted(seen, e),
+            Placed::LeaseRenewed(e) => {
+                return e.renewed.iter().flat_map(|it| self.renewed(seen, it)).collect();
+            }
+            Placed::LeaseEnded(e) => return self.ended(seen, e).into_iter().collect(),
+            Placed::CallsMetered(e) => return self.metered(e).into_iter().collect(),
+            _ => {}
+        }
+        Wrong::new()
+    }
+
+    /// What is still open when nothing is on its way any more.
+    pub(super) fn endless(&self) -> impl Iterator<Item = String> + '_ {
+        let open = self.open.iter().filter(|(_, leases)| !leases.is_empty());
+        open.map(|(node, leases)| format!("E-10.2: {} leases of node {node} never end", leases.len()))
+    }
+
+    fn doom_of(&mut self, node: Id, why: LeaseEnd) {
+        for lease in self.open.get(&node).into_iter().flatten() {
+            if let Some(lease) = self.leases.get_mut(lease) {
+                lease.doomed.get_or_insert(why);
+            }
+        }
+    }
+
+    fn close(&mut self, session: Id) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.closing = true;
+        }
+    }
+
+    /// Whether a session gets a lease until then, now.
+    fn lasts(&self, seen: &Seen, session: Id, until: Time) -> Option<String> {
+        let known = self.sessions.get(&session);
+        let takes = known.is_some_and(|session| {
+            !session.closing && session.expires_at > seen.at && until <= session.expires_at
+        });
+        let short = until <= seen.at.after_millis(LONGEST_MS);
+        (!takes || !short).then(|| {
+            format!("E-10.2: at {:?} session {session} has a lease until {until:?}: {known:?}", seen.at)
+        })
+    }
+
+    fn granted(&mut self, seen: &Seen, event: &LeaseGranted) -> Wrong {
+        let (node, session) = (raw(&event.node), raw(&event.session));
+        let expires_at = Time::from_micros(event.expires_at_us);
+        let mut wrong: Wrong = self.lasts(seen, session, expires_at).into_iter().collect();
+        let open = self.open.entry(node).or_default();
+        open.insert(event.lease.clone());
+        match self.attached.get(&node) {
+            Some((generation, slots)) if *generation == event.generation && open.len() <= *slots => {}
+            other => wrong.push(format!(
+                "E-6.1: node {node} has {} leases, one of attachment {}: it is {other:?}",
+                open.len(),
+                event.generation
+            )),
+        }
+        let prices = [event.input_pico_usd, event.output_pico_usd].map(u128::from);
+        let allowance = event.allowance_pico_usd.into();
+        let (doomed, ended, metered) = (None, false, 0);
+        let lease = Lease { node, session, expires_at, prices, allowance, metered, doomed, ended };
+        self.leases.insert(event.lease.clone(), lease);
+        wrong
+    }
+
+    fn renewed(&mut self, seen: &Seen, event: &Renewed) -> Wrong {
+        let until = Time::from_micros(event.expires_at_us);
+        let Some(lease) = self.leases.get_mut(&event.lease) else {
+            return vec![format!("E-10.2: a lease is renewed that nobody has granted: {event:?}")];
+        };
+        let session = lease.session;
+        let (goes_on, allowance) = (!lease.ended && lease.doomed.is_none(), event.allowance_pico_usd.into());
+        let is_less = allowance < lease.allowance;
+        (lease.expires_at, lease.allowance) = (until, allowance);
+        let mut wrong: Wrong = self.lasts(seen, session, until).into_iter().collect();
+        if !goes_on || is_less {
+            wrong.push(format!("E-10.2: a lease is renewed that is over, or for less: {event:?}"));
+        }
+        wrong
+    }
+
+    /// For the first reason that it had, or by itself in its time, or with its session, or as its gateway asks.
+    fn ended(&mut self, seen: &Seen, event: &LeaseEnded) -> Option<String> {
+        let lease = self.leases.get_mut(&event.lease)?;
+        let again = std::mem::replace(&mut lease.ended, true);
+        self.open.entry(lease.node).or_default().remove(&event.lease);
+        let closing = self.sessions.get(&lease.session).is_none_or(|session| session.closing);
+        let right = match (lease.doomed, event.reason()) {
+            (_, LeaseEnd::SessionClosed) => closing,
+            (Some(why), reason) => why == reason,
+            (None, LeaseEnd::Expired) => lease.expires_at <= seen.at,
+            (None, reason) => reason == LeaseEnd::Released,
+        };
+        (again || !right)
+            .then(|| format!("E-10.2: a lease ends {:?} as {:?}: {lease:?}", seen.at, event.reason()))
+    }
+
+    /// E-9.1: no more than the lease allows.
+    fn metered(&mut self, event: &CallsMetered) -> Option<String> {
+        let lease = self.leases.get_mut(&event.lease)?;
+        let [input, output] = lease.prices;
+        let price = event
+            .lines
+            .iter()
+            .map(|line| input * u128::from(line.input_tokens) + output * u128::from(line.output_tokens));
+        lease.metered += price.sum::<u128>();
+        (lease.metered > lease.allowance)
+            .then(|| format!("E-9.1: more is metered than is allowed: {lease:?}"))
+    }
+}
