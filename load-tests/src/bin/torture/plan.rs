@@ -154,7 +154,10 @@ pub(crate) async fn end_on_signal(scratch: PathBuf) -> Result<()> {
         }
         if ENDED.swap(true, Ordering::Relaxed) {
             let dir = scratch.display();
-            eprintln!("ended at once: what lies in {dir} stays there, mounted or immutable as it may be");
+            eprintln!(
+                "ended at once: what lies in {dir} stays there, perhaps mounted or immutable; to take it away: \
+                 umount {dir}/*/*; chattr -R -i {dir}; rm -r {dir}"
+            );
             std::process::exit(130);
         }
         eprintln!("ending with the trial that is on; once more ends at once");
