@@ -31,9 +31,8 @@ pub(crate) struct EndedWithUs;
 
 /// Whether a process ended as on Ctrl-C or SIGTERM, and this one was told the same: of which it may hear a little later.
 pub(crate) fn ended_with_us(status: ExitStatus) -> bool {
-    const SIGINT: i32 = 2;
-    const SIGTERM: i32 = 15;
-    let is_asked_for = matches!(status.signal(), Some(SIGINT | SIGTERM));
+    let ends = [Signal::INT, Signal::TERM].map(|signal| Some(signal.as_raw()));
+    let is_asked_for = ends.contains(&status.signal());
     if is_asked_for {
         std::thread::sleep(Duration::from_millis(100));
     }
