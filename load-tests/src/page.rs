@@ -148,6 +148,9 @@ impl Book {
         for row in rows {
             self.line(row_of(row, &ours));
         }
+        if !rows[0].load.only.is_empty() {
+            self.line("\nThe scenario names these alone for this load: the others were not asked.");
+        }
         if rows.iter().any(|row| row.open.is_some()) {
             self.line(format!(
                 "\nArrivals by a schedule, waits from the moment that the schedule names:\n\n\

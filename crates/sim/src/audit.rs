@@ -110,8 +110,8 @@ impl Audit {
     pub fn scheduling(&mut self, seen: &Seen, event: scheduling::v1::Event) -> Wrong {
         let Some(event) = event.event else { return Wrong::new() };
         self.rewards.attended(seen, &event);
-        let mut wrong = self.presence.happened(seen, &event);
-        wrong.extend(self.leases.happened(seen, &event));
+        let mut wrong = self.leases.happened(seen, &event);
+        wrong.extend(self.presence.happened(seen, &event, &self.leases));
         wrong.extend(self.nodes.scheduled(seen, event, &self.heard));
         wrong
     }
@@ -134,7 +134,7 @@ impl Audit {
     /// What must be when nothing is on its way any more.
     pub fn at_rest(&self, now: Time) -> Wrong {
         let books = self.books.torn().chain(self.books.overdue(now));
-        let nodes = self.nodes.unpaid(now).chain(self.nodes.unmetered()).chain(self.leases.endless());
+        let nodes = self.nodes.unpaid(now).chain(self.leases.unmetered()).chain(self.leases.endless());
         books.chain(nodes).chain(self.rewards.unheard()).chain(self.rewards.unpaid()).collect()
     }
 }

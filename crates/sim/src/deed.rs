@@ -61,6 +61,8 @@ pub enum Deed {
     Nonsense { kind: u8 },
     /// Somebody reaches for what is another's.
     Meddle { kind: u8, at: usize },
+    /// A payment under the id of a request that another has made.
+    Borrow { back: usize },
     /// A party asks for a transfer under an id that it has used: the same, or another.
     Retransfer { back: usize, change: u8 },
     /// A client that heard nothing, or did, asks again: so many requests back.
@@ -309,7 +311,8 @@ fn asked(rng: &mut fastrand::Rng) -> Deed {
         84..95 => Deed::Wait { ms: rng.u64(1..9_000) },
         95 => Deed::Silence { n: rng.u8(1..=3), silent: rng.bool() },
         96 => Deed::Account { kind: rng.u8(..), at },
-        98..101 => Deed::Meddle { kind: rng.u8(..), at },
+        98..100 => Deed::Meddle { kind: rng.u8(..), at },
+        100 => Deed::Borrow { back: at },
         101..104 => Deed::Retransfer { back: rng.usize(..12), change: rng.u8(..) },
         97 => Deed::Freeze { n: party(rng), token, frozen: rng.u8(..) < 100 },
         _ => Deed::Hear,

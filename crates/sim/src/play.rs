@@ -147,6 +147,7 @@ impl Day {
             }
             Deed::Nonsense { kind } => self.nonsense(*kind),
             Deed::Meddle { kind, at } => self.meddle(*kind, *at),
+            Deed::Borrow { back } => self.pay_under_anothers_id(*back),
             Deed::Retransfer { back, change } => self.retransfer(*back, *change),
             Deed::Again { back } => {
                 if let Some(at) = self.clients.back(*back) {
@@ -343,7 +344,7 @@ impl Day {
     fn meddle(&mut self, kind: u8, at: usize) {
         let other = |n: u8| party(1 + n % 5);
         let n = 1 + at as u8 % 3;
-        let taken = match kind % 8 {
+        let taken = match kind % 7 {
             0 | 1 => {
                 let Some((n, hold)) = self.holds.get(at % self.holds.len().max(1)).copied() else { return };
                 let kind = if kind.is_multiple_of(2) {
@@ -370,11 +371,10 @@ impl Day {
                 self.clients.forbid(close);
                 return self.clients.send(&self.world, &self.watch, close);
             }
-            5 => return self.pay_under_anothers_id(at),
             whose => {
                 // Nobody can know whose account that is but the ledger: then it does not pay from it.
                 let (n, asset) = (4 + at as u8 % 2, asset(at.is_multiple_of(4)));
-                let account = account(if whose == 6 { 9 - n } else { n }, asset);
+                let account = account(if whose == 5 { 9 - n } else { n }, asset);
                 return self.ask(party(n), Said::Market(Trade::SetAccount { asset, account }));
             }
         };

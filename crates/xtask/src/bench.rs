@@ -91,13 +91,12 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
         all.iter().for_each(|(name, about)| println!("{name:<14} {about}"));
         return Ok(());
     }
-    let keeps = !(args.smoke || args.page || args.no_results || kept::is_a_look(args.runs, args.seconds));
-    if keeps && kept::is_changed(root) {
+    let is_a_look = args.smoke || args.page || kept::is_a_look(args.runs, args.seconds);
+    if !is_a_look && !args.no_results && kept::is_changed(root) {
         bail!(
             "figures of a tree with changes could not be taken again: commit first, or keep none (--no-results)"
         );
     }
-    let is_a_look = args.smoke || args.page || kept::is_a_look(args.runs, args.seconds);
     let profile = args.profile.as_deref().unwrap_or(if is_a_look { "release" } else { "dist" });
     eprintln!("building in profile `{profile}`: minutes the first time, as everything is optimised");
     let grows = args.names.is_empty() || args.names.iter().any(|name| name == "growth");

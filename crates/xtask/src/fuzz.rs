@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{House, sh};
+use crate::{House, program, sh};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   cargo xtask fuzz                          every target for 5 seconds
@@ -38,16 +38,11 @@ pub(crate) struct Args {
     #[arg(long)]
     list: bool,
     /// Run one input and no others
-    #[arg(long, value_name = "FILE", requires = "target", value_parser = a_file)]
+    #[arg(long, value_name = "FILE", requires = "target", value_parser = program::torture::a_file)]
     case: Option<PathBuf>,
     /// Keep the least inputs that reach everything that was reached
     #[arg(long)]
     keep: bool,
-}
-
-fn a_file(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.is_file() { Ok(path) } else { Err("there is no such file".into()) }
 }
 
 /// What `cargo fuzz run --sanitizer none` asks of the compiler; stable knows all of it.

@@ -83,9 +83,14 @@ fn no_power_cut_takes_anything_from_the_journal_or_keeps_a_network_from_starting
 }
 
 #[test]
-fn what_was_asked_for_and_not_tried_is_no_success() {
-    let (held, report) = torture(&["--only", "stop", "--trials", "0"]);
-    assert!(!held && report["holds"] == false, "{report:#}");
+fn what_would_try_nothing_is_refused() {
+    for words in
+        [["--trials", "0"], ["--kills", "0"], ["--minutes", "0"], ["--minutes", "18446744073709551615"]]
+    {
+        let done = Command::new(env!("CARGO_BIN_EXE_torture")).args(words).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.code() == Some(2) && said.contains(words[0]), "{words:?}: {said}");
+    }
 }
 
 #[test]

@@ -90,7 +90,9 @@ pub(crate) fn run(args: Args, config: &Config, format: Format) -> Result<ExitCod
 
 fn read(file: &std::path::Path) -> Result<check::Plan> {
     let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    check::plan(&text).map_err(|wrong| wrong.of(file).into())
+    let plan = check::plan(&text).map_err(|wrong| wrong.of(file))?;
+    plan.warning().iter().for_each(|warning| eprintln!("warning: {warning}"));
+    Ok(plan)
 }
 
 fn check_all(files: &[PathBuf]) -> Result<bool> {
@@ -98,7 +100,6 @@ fn check_all(files: &[PathBuf]) -> Result<bool> {
     for file in files {
         match read(file) {
             Ok(plan) => {
-                plan.warning().iter().for_each(|warning| eprintln!("warning: {warning}"));
                 output::text(&format!("{}: {}, {} steps", file.display(), plan.name, plan.steps.len()))?
             }
             Err(why) => {
@@ -121,7 +122,6 @@ fn play_all(files: &[PathBuf], config: &Config, format: Format, trace: bool) -> 
     for (plan, file) in plans.into_iter().zip(files) {
         let mut teller = tell::Teller::new(format, trace, files.len() > 1);
         let name = plan.name.clone();
-        plan.warning().iter().for_each(|warning| eprintln!("warning: {warning}"));
         let played = runtime.block_on(play::play(plan, config, &mut teller));
         let verdict = played.with_context(|| format!("{} cannot be played", file.display()))?;
         expectations += verdict.expectations;

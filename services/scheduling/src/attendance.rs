@@ -16,10 +16,10 @@ pub fn overflows(bitmap: &[u8], beats: u32) -> bool {
     rest != 0 && bitmap.last().is_some_and(|last| last >> rest != 0)
 }
 
-/// Adds the beats of a report to what is known of a node: both bitmaps together.
-pub fn unite(known: &mut Vec<u8>, first_beat: u32, reported: &[u8]) {
-    for beat in set(reported) {
-        let at = first_beat.saturating_add(beat);
+/// Adds the beats of a report to what is known of a node: both bitmaps together. An epoch has so many: what is beyond them
+/// would be kept for nothing.
+pub fn unite(known: &mut Vec<u8>, first_beat: u32, reported: &[u8], beats: u32) {
+    for at in set(reported).filter_map(|beat| first_beat.checked_add(beat)).filter(|at| *at < beats) {
         let byte = at as usize / 8;
         if known.len() <= byte {
             known.resize(byte + 1, 0);
@@ -91,6 +91,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_beyond_the_epoch_is_not_kept() {
+        let mut known = Vec::new();
+        unite(&mut known, u32::MAX - 3, &[0xff], 45);
+        assert!(known.is_empty(), "{} bytes", known.len());
+        unite(&mut known, 44, &[0b11], 45);
+        assert_eq!(known, [0, 0, 0, 0, 0, 0b1_0000]);
+    }
+
+    #[test]
     fn bits_behind_the_last_beat_are_seen() {
         assert!(!overflows(&[0b111], 3) && overflows(&[0b1111], 3) && !overflows(&[0xff], 8));
     }
@@ -99,7 +108,7 @@ mod tests {
         #[test]
         fn a_report_adds_its_beats_and_takes_none(a: Vec<u8>, first in 0u32..200, b: Vec<u8>) {
             let mut both = a.clone();
-            unite(&mut both, first, &b);
+            unite(&mut both, first, &b, u32::MAX);
             let mut expected: std::collections::BTreeSet<u32> = set(&a).collect();
             expected.extend(set(&b).map(|beat| beat + first));
             prop_assert!(set(&both).eq(expected.iter().copied()));

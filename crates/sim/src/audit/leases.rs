@@ -1,5 +1,6 @@
 //! How long leases hold: on a node that has room and can be reached, for a session that takes calls, for a minute at most and
-//! then again, for no more than was allowed (E-6.1, E-9.1, E-10.2). Scheduling's log alone says all of it.
+//! then again (E-6.1, E-10.2); and what is metered under them: each call once, for no more than was allowed (E-9.1, E-9.2).
+//! Scheduling's log alone says all of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,10 +23,21 @@ const LONGEST_MS: u64 = 60_000;
 pub(super) struct Leases {
     leases: BTreeMap<Bytes, Lease>,
     sessions: BTreeMap<Id, Session>,
-    /// Of nodes that are attached: which attachment it is, and how many calls they take at once.
-    attached: BTreeMap<Id, (u64, usize)>,
+    attached: BTreeMap<Id, Attached>,
     /// Whose leases are open, by node.
     open: BTreeMap<Id, BTreeSet<Bytes>>,
+    /// Calls that were metered, with their leases.
+    metered: BTreeSet<(Bytes, Bytes)>,
+    /// Those that were checkpointed.
+    checkpointed: BTreeSet<(Bytes, Bytes)>,
+}
+
+/// Where a node is attached, which attachment that is, and how many calls it takes at once.
+#[derive(Clone, Copy, Debug)]
+struct Attached {
+    gateway: Id,
+    generation: u64,
+    slots: usize,
 }
 
 #[derive(Debug)]
@@ -54,7 +66,8 @@ impl Leases {
         match event {
             Placed::NodeAttached(e) => {
                 let slots = Capabilities::decode(e.capabilities.clone()).map_or(0, |offer| offer.slots);
-                self.attached.insert(raw(&e.node), (e.generation, slots as usize));
+                let (gateway, generation, slots) = (raw(&e.gateway), e.generation, slots as usize);
+                self.attached.insert(raw(&e.node), Attached { gateway, generation, slots });
             }
             Placed::NodeDetached(e) => {
                 self.attached.remove(&raw(&e.node));
@@ -78,10 +91,25 @@ impl Leases {
                 return e.renewed.iter().flat_map(|it| self.renewed(seen, it)).collect();
             }
             Placed::LeaseEnded(e) => return self.ended(seen, e).into_iter().collect(),
-            Placed::CallsMetered(e) => return self.metered(e).into_iter().collect(),
+            Placed::CallsMetered(e) => return self.metered(e),
+            Placed::CallsCheckpointed(e) => {
+                let leases = e.leases.chunks_exact(20).map(Bytes::copy_from_slice);
+                self.checkpointed.extend(leases.zip(e.lines.iter().map(|line| line.call.clone())));
+            }
             _ => {}
         }
         Wrong::new()
+    }
+
+    /// The gateway that a node is attached to.
+    pub(super) fn gateway_of(&self, node: Id) -> Option<Id> {
+        self.attached.get(&node).map(|attached| attached.gateway)
+    }
+
+    /// What was checkpointed of calls and never metered.
+    pub(super) fn unmetered(&self) -> impl Iterator<Item = String> + '_ {
+        let lost = self.checkpointed.difference(&self.metered);
+        lost.map(|(_, call)| format!("E-9.2: call {} was checkpointed and never metered", raw(call)))
     }
 
     /// What is still open when nothing is on its way any more.
@@ -123,7 +151,7 @@ impl Leases {
         let open = self.open.entry(node).or_default();
         open.insert(event.lease.clone());
         match self.attached.get(&node) {
-            Some((generation, slots)) if *generation == event.generation && open.len() <= *slots => {}
+            Some(it) if it.generation == event.generation && open.len() <= it.slots => {}
             other => wrong.push(format!(
                 "E-6.1: node {node} has {} leases, one of attachment {}: it is {other:?}",
                 open.len(),
@@ -170,16 +198,26 @@ impl Leases {
             .then(|| format!("E-10.2: a lease ends {:?} as {:?}: {lease:?}", seen.at, event.reason()))
     }
 
-    /// E-9.1: no more than the lease allows.
-    fn metered(&mut self, event: &CallsMetered) -> Option<String> {
-        let lease = self.leases.get_mut(&event.lease)?;
+    /// E-9.1, E-9.2: each call once, under a lease of that node and session, and all for no more than it allows.
+    fn metered(&mut self, event: &CallsMetered) -> Wrong {
+        let (node, session) = (raw(&event.node), raw(&event.session));
+        let mut wrong = Wrong::new();
+        for line in &event.lines {
+            if !self.metered.insert((event.lease.clone(), line.call.clone())) {
+                wrong.push(format!("E-9.2: call {} is metered twice", raw(&line.call)));
+            }
+        }
+        let lease = self.leases.get_mut(&event.lease);
+        let Some(lease) = lease.filter(|lease| (lease.node, lease.session) == (node, session)) else {
+            wrong.push(format!("E-9.2: calls of node {node} are metered without a lease"));
+            return wrong;
+        };
         let [input, output] = lease.prices;
-        let price = event
-            .lines
-            .iter()
-            .map(|line| input * u128::from(line.input_tokens) + output * u128::from(line.output_tokens));
-        lease.metered += price.sum::<u128>();
-        (lease.metered > lease.allowance)
-            .then(|| format!("E-9.1: more is metered than is allowed: {lease:?}"))
+        let tokens = event.lines.iter().map(|line| [line.input_tokens, line.output_tokens].map(u128::from));
+        lease.metered += tokens.map(|[read, written]| input * read + output * written).sum::<u128>();
+        if lease.metered > lease.allowance {
+            wrong.push(format!("E-9.1: more is metered than is allowed: {lease:?}"));
+        }
+        wrong
     }
 }

@@ -1,5 +1,5 @@
-//! Who serves, and what leaves with a bond: leases go to nodes that may serve and to sessions that go on (E-6.1, E-10.2), calls
-//! are metered once under the lease that they were made under (E-9.2), and no node with a lease unbonds (E-6.5).
+//! Who serves, and what leaves with a bond, as far as the logs of staking, market and scheduling know of each other: leases go
+//! to nodes that may serve and to sessions that go on (E-6.1, E-10.2), and no node with a lease unbonds (E-6.5).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,10 +30,6 @@ pub(super) struct Nodes {
     /// Sessions, and which entry of the market's log has closed them.
     sessions: BTreeMap<Id, Option<u64>>,
     unbondings: BTreeMap<u64, Unbonding>,
-    /// Calls that were metered, with their leases.
-    metered: BTreeSet<(Bytes, Bytes)>,
-    /// Those that were checkpointed.
-    checkpointed: BTreeSet<(Bytes, Bytes)>,
     /// Models' prices and work a token, read and written, behind entries of the market's log.
     models: BTreeMap<String, BTreeMap<u64, [u64; 4]>>,
 }
@@ -57,7 +53,6 @@ pub(super) struct Standing {
 #[derive(Debug)]
 struct Lease {
     node: Id,
-    session: Bytes,
     /// The entries of scheduling's log that have granted and ended it.
     granted: u64,
     ended: Option<u64>,
@@ -89,12 +84,6 @@ impl Nodes {
         };
         let late = self.unbondings.values().filter(late);
         late.map(|unbonding| format!("E-6.5: {} of node {} were not paid", unbonding.left, unbonding.node))
-    }
-
-    /// What was checkpointed of calls and never metered.
-    pub(super) fn unmetered(&self) -> impl Iterator<Item = String> + '_ {
-        let lost = self.checkpointed.difference(&self.metered);
-        lost.map(|(_, call)| format!("E-9.2: call {} was checkpointed and never metered", raw(call)))
     }
 
     pub(super) fn staked(&mut self, seen: &Seen, event: Staked, books: &Books, heard: &Heard) -> Wrong {
@@ -192,11 +181,6 @@ impl Nodes {
                     lease.ended = Some(seen.first);
                 }
             }
-            Placed::CallsMetered(e) => return self.metered(&e),
-            Placed::CallsCheckpointed(e) => {
-                let leases = e.leases.chunks_exact(20).map(Bytes::copy_from_slice);
-                self.checkpointed.extend(leases.zip(e.lines.into_iter().map(|line| line.call)));
-            }
             _ => {}
         }
         Wrong::new()
@@ -233,23 +217,8 @@ impl Nodes {
         if self.owner(node) != Some(owner(&event.owner)) {
             wrong.push(format!("a lease names another owner of node {node}"));
         }
-        let lease = Lease { node, session: event.session, granted: seen.first, ended: None };
+        let lease = Lease { node, granted: seen.first, ended: None };
         self.leases.insert(event.lease, lease);
-        wrong
-    }
-
-    /// E-9.2: each call once, under a lease of that node and session.
-    fn metered(&mut self, event: &scheduling::CallsMetered) -> Wrong {
-        let mut wrong = Wrong::new();
-        let is_of = |lease: &Lease| lease.node == raw(&event.node) && lease.session == event.session;
-        if !self.leases.get(&event.lease).is_some_and(is_of) {
-            wrong.push(format!("E-9.2: calls of node {} are metered without a lease", raw(&event.node)));
-        }
-        for line in &event.lines {
-            if !self.metered.insert((event.lease.clone(), line.call.clone())) {
-                wrong.push(format!("E-9.2: call {} is metered twice", raw(&line.call)));
-            }
-        }
         wrong
     }
 }

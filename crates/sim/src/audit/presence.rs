@@ -7,13 +7,13 @@ use holmes_proto::columns::ids;
 use holmes_proto::scheduling::v1::event::Event as Placed;
 use holmes_proto::scheduling::v1::{EpochAttendance, EpochSealed, NodesNoted, PresenceRecorded};
 
-use super::{Seen, Wrong, raw};
+use super::{Leases, Seen, Wrong, raw};
 use crate::world::{EPOCH_S, START};
 
 /// A beat is a second here.
 const BEATS: u32 = EPOCH_S as u32;
 
-/// Nodes, where they are attached, and in which beats they were seen.
+/// Nodes, and in which beats they were seen.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     nodes: BTreeMap<Id, Node>,
@@ -28,8 +28,6 @@ pub(super) struct Presence {
 
 #[derive(Debug, Default)]
 struct Node {
-    /// Its gateway, and which attachment that is.
-    attached: Option<(Id, u64)>,
     required: u64,
     /// From when on it may serve, or not.
     qualified: Vec<(Time, bool)>,
@@ -51,19 +49,10 @@ impl Node {
 }
 
 impl Presence {
-    pub(super) fn happened(&mut self, seen: &Seen, event: &Placed) -> Wrong {
+    pub(super) fn happened(&mut self, seen: &Seen, event: &Placed, leases: &Leases) -> Wrong {
         match event {
             Placed::NodesNoted(e) => self.noted(seen, e),
-            Placed::NodeAttached(e) => {
-                let node = self.nodes.entry(raw(&e.node)).or_default();
-                node.attached = Some((raw(&e.gateway), e.generation));
-            }
-            Placed::NodeDetached(e) => {
-                if let Some(node) = self.nodes.get_mut(&raw(&e.node)) {
-                    node.attached.take_if(|(_, generation)| *generation == e.generation);
-                }
-            }
-            Placed::PresenceRecorded(e) => return self.reported(seen, e),
+            Placed::PresenceRecorded(e) => return self.reported(seen, e, leases),
             Placed::EpochAttendance(e) => return self.attended(e),
             Placed::EpochSealed(e) => return self.sealed(e),
             _ => {}
@@ -83,7 +72,7 @@ impl Presence {
     }
 
     /// A gateway tells of nodes that are attached to it, of beats that have begun, of an epoch that is not sealed.
-    fn reported(&mut self, seen: &Seen, event: &PresenceRecorded) -> Wrong {
+    fn reported(&mut self, seen: &Seen, event: &PresenceRecorded, leases: &Leases) -> Wrong {
         let mut wrong = Wrong::new();
         let last = u64::from(event.first_beat) + u64::from(event.beats.max(1)) - 1;
         let begins = START.after_millis((event.epoch.saturating_sub(1) * EPOCH_S + last) * 1_000);
@@ -97,7 +86,7 @@ impl Presence {
         let epoch = self.seen.entry(event.epoch).or_default();
         let bytes = event.beats.div_ceil(8).max(1) as usize;
         for (id, bitmap) in ids(&event.nodes).zip(event.bitmaps.chunks_exact(bytes)) {
-            let gateway = self.nodes.get(&id).and_then(|node| node.attached).map(|(gateway, _)| gateway);
+            let gateway = leases.gateway_of(id);
             if gateway != Some(seen.who.id) || seen.who.kind != PrincipalKind::Gateway {
                 wrong.push(format!("E-0.6: {} tells of node {id}, which is at {gateway:?}", seen.who));
             }

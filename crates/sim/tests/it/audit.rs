@@ -140,6 +140,16 @@ impl Read {
     }
 }
 
+/// A change of one kind of event, and of no other: a function cannot take a variant.
+macro_rules! only {
+    ($kind:path, $event:ident => $change:expr) => {
+        |event| match event {
+            $kind($event) => $change,
+            _ => None,
+        }
+    };
+}
+
 /// One more of the first number that is not 0.
 fn more(column: &mut [u64]) -> Option<()> {
     column.iter_mut().find(|number| **number > 0).map(|number| *number += 1)
@@ -253,107 +263,83 @@ fn transfers_that_are_not_as_the_rules_say_are_told() {
 #[test]
 fn leases_calls_and_bonds_that_are_not_as_the_rules_say_are_told() {
     let read = Read(day());
-    let unbonding = |change: fn(&mut staking::v1::UnbondingStarted) -> Option<()>| {
-        move |event: &mut Staked| match event {
-            Staked::UnbondingStarted(e) => change(e),
-            _ => None,
-        }
-    };
-    read.staked("E-6.5: what unbonds", unbonding(|e| now_is(&mut e.ready_at_us, 7)));
-    read.staked("which is not its own", unbonding(|e| id_is(&mut e.node, node(1).to_bytes())));
-    read.staked("are paid", unbonding(|e| now_is(&mut e.amount_units, 1)));
-    read.staked("does not go to its owner", |event| match event {
-        Staked::PayoutSent(e) => astray(&mut e.send, |_| true),
-        _ => None,
-    });
-    read.staked("paid before its time", unbonding(|e| now_is(&mut e.ready_at_us, 1 << 60)));
+    read.staked("E-6.5: what unbonds", only!(Staked::UnbondingStarted, e => now_is(&mut e.ready_at_us, 7)));
+    read.staked(
+        "which is not its own",
+        only!(Staked::UnbondingStarted, e => id_is(&mut e.node, node(1).to_bytes())),
+    );
+    read.staked("are paid", only!(Staked::UnbondingStarted, e => now_is(&mut e.amount_units, 1)));
+    read.staked("does not go to its owner", only!(Staked::PayoutSent, e => astray(&mut e.send, |_| true)));
+    read.staked(
+        "paid before its time",
+        only!(Staked::UnbondingStarted, e => now_is(&mut e.ready_at_us, 1 << 60)),
+    );
     read.sold("E-10.2", |event| match event {
         Sold::SessionFunded(e) if e.renter == party(4).to_bytes().as_slice() => {
             id_is(&mut e.session, [7; 16])
         }
         _ => None,
     });
-    read.sold("E-0.5: a lease", |event| match event {
-        Sold::ModelPriced(e) => now_is(&mut e.output_pico_usd, 7),
-        _ => None,
-    });
-    let lease = |change: fn(&mut scheduling::v1::LeaseGranted) -> Option<()>| {
-        move |event: &mut Placed| match event {
-            Placed::LeaseGranted(e) => change(e),
-            _ => None,
-        }
-    };
-    read.placed("names another owner", lease(|e| id_is(&mut e.node, node(2).to_bytes())));
-    read.placed("E-6.1", lease(|e| id_is(&mut e.node, [7; 16])));
-    read.placed("E-10.2", lease(|e| id_is(&mut e.session, [7; 16])));
+    read.sold("E-0.5: a lease", only!(Sold::ModelPriced, e => now_is(&mut e.output_pico_usd, 7)));
+    read.placed(
+        "names another owner",
+        only!(Placed::LeaseGranted, e => id_is(&mut e.node, node(2).to_bytes())),
+    );
+    read.placed("E-6.1", only!(Placed::LeaseGranted, e => id_is(&mut e.node, [7; 16])));
+    read.placed("E-10.2", only!(Placed::LeaseGranted, e => id_is(&mut e.session, [7; 16])));
     read.placed(
         "E-3.2: work for",
-        lease(|e| {
+        only!(Placed::LeaseGranted, e => {
             e.renter = e.owner.clone();
             Some(())
         }),
     );
-    read.placed("E-9.2: calls", |event| match event {
-        Placed::CallsMetered(e) => turned(&mut e.lease),
-        _ => None,
-    });
-    read.placed("never metered", |event| match event {
-        Placed::CallsCheckpointed(e) => turned(&mut e.lines.first_mut()?.call),
-        _ => None,
-    });
-    read.placed("metered twice", |event| match event {
-        Placed::CallsMetered(e) => e.lines.first().cloned().map(|line| e.lines.push(line)),
-        _ => None,
-    });
+    read.placed("E-9.2: calls", only!(Placed::CallsMetered, e => turned(&mut e.lease)));
+    read.placed(
+        "never metered",
+        only!(Placed::CallsCheckpointed, e => turned(&mut e.lines.first_mut()?.call)),
+    );
+    read.placed(
+        "metered twice",
+        only!(Placed::CallsMetered, e => e.lines.first().cloned().map(|line| e.lines.push(line))),
+    );
 }
 
 #[test]
 fn leases_that_hold_otherwise_than_the_rules_say_are_told() {
     let read = Read(day());
-    let lease = |change: fn(&mut scheduling::v1::LeaseGranted) -> Option<()>| {
-        move |event: &mut Placed| match event {
-            Placed::LeaseGranted(e) => change(e),
-            _ => None,
-        }
-    };
-    read.placed("has a lease until", lease(|e| now_is(&mut e.expires_at_us, 1 << 60)));
-    read.placed("one of attachment", lease(|e| now_is(&mut e.generation, 7)));
-    read.placed("more is metered than is allowed", lease(|e| now_is(&mut e.allowance_pico_usd, 1)));
-    let ended = |change: fn(&mut scheduling::v1::LeaseEnded) -> Option<()>| {
-        move |event: &mut Placed| match event {
-            Placed::LeaseEnded(e) => change(e),
-            _ => None,
-        }
-    };
+    read.placed("has a lease until", only!(Placed::LeaseGranted, e => now_is(&mut e.expires_at_us, 1 << 60)));
+    read.placed("one of attachment", only!(Placed::LeaseGranted, e => now_is(&mut e.generation, 7)));
+    read.placed(
+        "more is metered than is allowed",
+        only!(Placed::LeaseGranted, e => now_is(&mut e.allowance_pico_usd, 1)),
+    );
     read.placed(
         "a lease ends",
-        ended(|e| {
+        only!(Placed::LeaseEnded, e => {
             e.reason = scheduling::v1::LeaseEnd::NodeLost.into();
             Some(())
         }),
     );
-    read.placed("never end", ended(|e| turned(&mut e.lease)));
-    read.sold("with a hold that covers", |event| match event {
-        Sold::SessionFunded(e) => turned(&mut e.cap_pico_usd),
-        _ => None,
-    });
+    read.placed("never end", only!(Placed::LeaseEnded, e => turned(&mut e.lease)));
+    read.sold("with a hold that covers", only!(Sold::SessionFunded, e => turned(&mut e.cap_pico_usd)));
 }
 
 #[test]
 fn presence_that_is_not_as_the_rules_say_is_told() {
     // E-0.6
     let read = Read(day());
-    let attendance = |change: fn(&mut scheduling::v1::EpochAttendance) -> Option<()>| {
-        move |event: &mut Placed| match event {
-            Placed::EpochAttendance(e) => change(e),
-            _ => None,
-        }
-    };
-    read.placed("was seen in", attendance(|e| e.beats_seen.first_mut().map(|beats| *beats += 1)));
-    read.placed("active is true", attendance(|e| e.active.first_mut().map(|active| *active = !*active)));
+    read.placed(
+        "was seen in",
+        only!(Placed::EpochAttendance, e => e.beats_seen.first_mut().map(|beats| *beats += 1)),
+    );
+    read.placed(
+        "active is true",
+        only!(Placed::EpochAttendance, e => e.active.first_mut().map(|active| *active = !*active)),
+    );
     read.placed(
         "is told twice",
-        attendance(|e| {
+        only!(Placed::EpochAttendance, e => {
             let mut nodes = e.nodes.to_vec();
             nodes.extend_from_within(..16);
             e.beats_seen.push(*e.beats_seen.first()?);
@@ -364,7 +350,7 @@ fn presence_that_is_not_as_the_rules_say_is_told() {
     );
     read.placed(
         "not of everybody was told",
-        attendance(|e| {
+        only!(Placed::EpochAttendance, e => {
             e.nodes = e.nodes.slice(16..);
             e.beats_seen.remove(0);
             e.active.remove(0);
@@ -375,70 +361,52 @@ fn presence_that_is_not_as_the_rules_say_is_told() {
         Placed::EpochSealed(e) if e.epoch > 1 => now_is(&mut e.epoch, 9),
         _ => None,
     });
-    read.placed("count, not", |event| match event {
-        Placed::EpochSealed(e) => {
+    read.placed(
+        "count, not",
+        only!(Placed::EpochSealed, e => {
             e.beats -= 1;
             Some(())
-        }
-        _ => None,
-    });
-    let reported = |change: fn(&mut scheduling::v1::PresenceRecorded) -> Option<()>| {
-        move |event: &mut Placed| match event {
-            Placed::PresenceRecorded(e) => change(e),
-            _ => None,
-        }
-    };
+        }),
+    );
     // The last of its epoch: each tells of all beats up to then.
     read.placed(
         "was seen in",
-        reported(|e| (e.beats > 40).then(|| e.bitmaps = vec![0; e.bitmaps.len()].into())),
+        only!(Placed::PresenceRecorded, e => (e.beats > 40).then(|| e.bitmaps = vec![0; e.bitmaps.len()].into())),
     );
-    read.placed("tells of node", reported(|e| turned(&mut e.nodes)));
-    read.placed("are told at", reported(|e| now_is(&mut e.epoch, 99)));
-    read.placed("tells of node", |event| match event {
-        Placed::NodeAttached(e) => turned(&mut e.gateway),
-        _ => None,
-    });
+    read.placed("tells of node", only!(Placed::PresenceRecorded, e => turned(&mut e.nodes)));
+    read.placed("are told at", only!(Placed::PresenceRecorded, e => now_is(&mut e.epoch, 99)));
+    read.placed("tells of node", only!(Placed::NodeAttached, e => turned(&mut e.gateway)));
 }
 
 #[test]
 fn windows_that_are_not_as_the_rules_say_are_told() {
     let read = Read(day());
-    let window = |change: fn(&mut market::v1::WindowEnded) -> Option<()>| {
-        move |event: &mut Sold| match event {
-            Sold::WindowEnded(e) => change(e),
-            _ => None,
-        }
-    };
-    read.sold("the price", window(|e| more(&mut e.price_micro_usd)));
-    read.sold("the buyer's fee", window(|e| more(&mut e.buyer_fee_micro_usd)));
-    read.sold("the seller's fee", window(|e| more(&mut e.seller_fee_micro_usd)));
-    read.sold("the owners' part", window(|e| more(&mut e.paid_units)));
-    read.sold("the work", window(|e| more(&mut e.units)));
-    read.sold("the surcharge is", window(|e| more(std::slice::from_mut(&mut e.surcharge_micro_usd))));
-    read.sold("the charge", window(|e| more(std::slice::from_mut(&mut e.charged_units))));
-    read.sold("the fees' units", window(|e| more(std::slice::from_mut(&mut e.fee_units))));
-    read.sold("the surcharge's units", window(|e| more(std::slice::from_mut(&mut e.surcharge_units))));
-    read.sold("due is", |event| match event {
-        Sold::SettlementSent(e) => astray(&mut e.send, |transfer| transfer.kind() == TransferKind::Single),
-        _ => None,
-    });
-    read.sold("is settled by", |event| match event {
-        Sold::SettlementSent(e) => astray(&mut e.send, |transfer| transfer.kind() == TransferKind::Hold),
-        _ => None,
-    });
-    read.sold("what is settled", |event| match event {
-        Sold::Settled(e) => more(&mut e.paid_units),
-        _ => None,
-    });
-    read.sold("other rates", |event| match event {
-        Sold::SessionOpened(e) => now_is(&mut e.seller_fee_ppb, 0),
-        _ => None,
-    });
-    read.sold("other rates", |event| match event {
-        Sold::SessionOpened(e) => now_is(&mut e.hold_units, 7),
-        _ => None,
-    });
+    read.sold("the price", only!(Sold::WindowEnded, e => more(&mut e.price_micro_usd)));
+    read.sold("the buyer's fee", only!(Sold::WindowEnded, e => more(&mut e.buyer_fee_micro_usd)));
+    read.sold("the seller's fee", only!(Sold::WindowEnded, e => more(&mut e.seller_fee_micro_usd)));
+    read.sold("the owners' part", only!(Sold::WindowEnded, e => more(&mut e.paid_units)));
+    read.sold("the work", only!(Sold::WindowEnded, e => more(&mut e.units)));
+    read.sold(
+        "the surcharge is",
+        only!(Sold::WindowEnded, e => more(std::slice::from_mut(&mut e.surcharge_micro_usd))),
+    );
+    read.sold("the charge", only!(Sold::WindowEnded, e => more(std::slice::from_mut(&mut e.charged_units))));
+    read.sold("the fees' units", only!(Sold::WindowEnded, e => more(std::slice::from_mut(&mut e.fee_units))));
+    read.sold(
+        "the surcharge's units",
+        only!(Sold::WindowEnded, e => more(std::slice::from_mut(&mut e.surcharge_units))),
+    );
+    read.sold(
+        "due is",
+        only!(Sold::SettlementSent, e => astray(&mut e.send, |transfer| transfer.kind() == TransferKind::Single)),
+    );
+    read.sold(
+        "is settled by",
+        only!(Sold::SettlementSent, e => astray(&mut e.send, |transfer| transfer.kind() == TransferKind::Hold)),
+    );
+    read.sold("what is settled", only!(Sold::Settled, e => more(&mut e.paid_units)));
+    read.sold("other rates", only!(Sold::SessionOpened, e => now_is(&mut e.seller_fee_ppb, 0)));
+    read.sold("other rates", only!(Sold::SessionOpened, e => now_is(&mut e.hold_units, 7)));
     read.sold("to nobody", |event| match event {
         Sold::SessionFunded(e) if e.renter == party(4).to_bytes().as_slice() => {
             e.cap_pico_usd = 1u128.to_be_bytes().to_vec().into();
@@ -446,13 +414,13 @@ fn windows_that_are_not_as_the_rules_say_are_told() {
         }
         _ => None,
     });
-    read.sold("to nobody", |event| match event {
-        Sold::CallsNoted(e) => {
+    read.sold(
+        "to nobody",
+        only!(Sold::CallsNoted, e => {
             e.unbilled_pico_usd = 1u128.to_be_bytes().to_vec().into();
             Some(())
-        }
-        _ => None,
-    });
+        }),
+    );
     for kind in [TransferKind::Hold, TransferKind::Post] {
         read.sold("is settled by", |event| match event {
             Sold::SettlementSent(e) => in_send(&mut e.send, |transfer| {
@@ -461,17 +429,14 @@ fn windows_that_are_not_as_the_rules_say_are_told() {
             _ => None,
         });
     }
-    read.sold("is settled by", |event| match event {
-        Sold::SettlementSent(e) => in_send(&mut e.send, |transfer| {
+    read.sold(
+        "is settled by",
+        only!(Sold::SettlementSent, e => in_send(&mut e.send, |transfer| {
             let single = transfer.kind() == TransferKind::Single;
             single.then(|| transfer.debit_account_id = account(5, USD).to_string())
-        }),
-        _ => None,
-    });
-    read.sold("reserves another's money", |event| match event {
-        Sold::SessionOpened(e) => turned(&mut e.renter),
-        _ => None,
-    });
+        })),
+    );
+    read.sold("reserves another's money", only!(Sold::SessionOpened, e => turned(&mut e.renter)));
     read.sold("says where", |event| match event {
         Sold::AccountSet(e) if e.asset == HOL => turned(&mut e.principal),
         _ => None,
@@ -481,29 +446,11 @@ fn windows_that_are_not_as_the_rules_say_are_told() {
 #[test]
 fn rewards_that_are_not_as_the_rules_say_are_told() {
     let read = Read(day());
-    let weighed = |change: fn(&mut emission::v1::NodesWeighed) -> Option<()>| {
-        move |event: &mut Emitted| match event {
-            Emitted::NodesWeighed(e) => change(e),
-            _ => None,
-        }
-    };
-    read.emitted("E-4.6", weighed(|e| turned(&mut e.trr_weights)));
-    read.emitted("E-4.6", weighed(|e| turned(&mut e.br_weights)));
-    read.emitted("E-4.6", weighed(|e| turned(&mut e.units)));
-    read.emitted("E-0.4", |event| match event {
-        Emitted::SharesFloored(e) => more(&mut e.br_units),
-        _ => None,
-    });
-    read.emitted("E-3.2", |event| match event {
-        Emitted::OwnerCut(e) => more(&mut e.cut_units),
-        _ => None,
-    });
-    let closed = |change: fn(&mut emission::v1::EpochClosed) -> Option<()>| {
-        move |event: &mut Emitted| match event {
-            Emitted::EpochClosed(e) => change(e),
-            _ => None,
-        }
-    };
+    read.emitted("E-4.6", only!(Emitted::NodesWeighed, e => turned(&mut e.trr_weights)));
+    read.emitted("E-4.6", only!(Emitted::NodesWeighed, e => turned(&mut e.br_weights)));
+    read.emitted("E-4.6", only!(Emitted::NodesWeighed, e => turned(&mut e.units)));
+    read.emitted("E-0.4", only!(Emitted::SharesFloored, e => more(&mut e.br_units)));
+    read.emitted("E-3.2", only!(Emitted::OwnerCut, e => more(&mut e.cut_units)));
     for at in 0..3 {
         let pool = move |change: fn(&mut emission::v1::PoolClose) -> Option<()>| {
             move |event: &mut Emitted| match event {
@@ -515,33 +462,15 @@ fn rewards_that_are_not_as_the_rules_say_are_told() {
         read.emitted("E-4.1", pool(|pool| now_is(&mut pool.paid_units, 7)));
         read.emitted("E-4.1", pool(|pool| now_is(&mut pool.remaining_units, 1)));
     }
-    read.emitted("E-4.7", closed(|e| now_is(&mut e.scheduled_units, 7)));
-    read.emitted("E-4.7", closed(|e| now_is(&mut e.ceiling_units, 7)));
-    read.emitted("E-0.6", closed(|e| now_is(&mut e.active_nodes, 7)));
-    read.emitted("E-5.1", |event| match event {
-        Emitted::RewardsGranted(e) => more(&mut e.liquid_units),
-        _ => None,
-    });
-    read.emitted("E-5.1", |event| match event {
-        Emitted::RewardsGranted(e) => more(&mut e.locked_units),
-        _ => None,
-    });
-    read.emitted("E-5.1", |event| match event {
-        Emitted::GrantsUnlocked(e) => more(&mut e.units),
-        _ => None,
-    });
-    read.emitted("E-5.2", |event| match event {
-        Emitted::GrantExited(e) => now_is(&mut e.burned_units, 7),
-        _ => None,
-    });
-    read.emitted("are paid to", |event| match event {
-        Emitted::PaymentsSent(e) => astray(&mut e.send, |_| true),
-        _ => None,
-    });
-    read.emitted("and paid", |event| match event {
-        Emitted::PaymentsSent(e) => now_is(e.units.first_mut()?, 1 << 60),
-        _ => None,
-    });
+    read.emitted("E-4.7", only!(Emitted::EpochClosed, e => now_is(&mut e.scheduled_units, 7)));
+    read.emitted("E-4.7", only!(Emitted::EpochClosed, e => now_is(&mut e.ceiling_units, 7)));
+    read.emitted("E-0.6", only!(Emitted::EpochClosed, e => now_is(&mut e.active_nodes, 7)));
+    read.emitted("E-5.1", only!(Emitted::RewardsGranted, e => more(&mut e.liquid_units)));
+    read.emitted("E-5.1", only!(Emitted::RewardsGranted, e => more(&mut e.locked_units)));
+    read.emitted("E-5.1", only!(Emitted::GrantsUnlocked, e => more(&mut e.units)));
+    read.emitted("E-5.2", only!(Emitted::GrantExited, e => now_is(&mut e.burned_units, 7)));
+    read.emitted("are paid to", only!(Emitted::PaymentsSent, e => astray(&mut e.send, |_| true)));
+    read.emitted("and paid", only!(Emitted::PaymentsSent, e => now_is(e.units.first_mut()?, 1 << 60)));
     read.emitted("E-0.6: of node", |event| match event {
         Emitted::NodeNoted(e) if e.rating_milli_cu > 0 => now_is(&mut e.slashable_units, 7),
         _ => None,
@@ -550,31 +479,22 @@ fn rewards_that_are_not_as_the_rules_say_are_told() {
         Emitted::NodeNoted(e) if e.node == node(1).to_bytes().as_slice() => turned(&mut e.owner),
         _ => None,
     });
-    read.emitted("E-3.2: the price", |event| match event {
-        Emitted::PriceNoted(e) => now_is(&mut e.token_price_micro_usd, 7),
-        _ => None,
-    });
-    read.emitted("E-0.5: epoch", |event| match event {
-        Emitted::CloseBegun(e) => now_is(&mut e.epoch, 7),
-        _ => None,
-    });
-    read.emitted("E-0.5: what is of epoch", |event| match event {
-        Emitted::WorkNoted(e) => now_is(&mut e.epoch, 7),
-        _ => None,
-    });
-    read.emitted("and was paid", |event| match event {
-        Emitted::PaymentsAnswered(e) => {
+    read.emitted(
+        "E-3.2: the price",
+        only!(Emitted::PriceNoted, e => now_is(&mut e.token_price_micro_usd, 7)),
+    );
+    read.emitted("E-0.5: epoch", only!(Emitted::CloseBegun, e => now_is(&mut e.epoch, 7)));
+    read.emitted("E-0.5: what is of epoch", only!(Emitted::WorkNoted, e => now_is(&mut e.epoch, 7)));
+    read.emitted(
+        "and was paid",
+        only!(Emitted::PaymentsAnswered, e => {
             e.reasons.first_mut()?.push_str("NO");
             Some(())
-        }
-        _ => None,
-    });
-    read.emitted("E-0.5", |event| match event {
-        Emitted::WorkNoted(e) => more(&mut e.fees_micro_usd),
-        _ => None,
-    });
-    read.emitted("E-0.5", |event| match event {
-        Emitted::AttendanceNoted(e) => e.beats_seen.iter_mut().next().map(|beats| *beats += 1),
-        _ => None,
-    });
+        }),
+    );
+    read.emitted("E-0.5", only!(Emitted::WorkNoted, e => more(&mut e.fees_micro_usd)));
+    read.emitted(
+        "E-0.5",
+        only!(Emitted::AttendanceNoted, e => e.beats_seen.iter_mut().next().map(|beats| *beats += 1)),
+    );
 }

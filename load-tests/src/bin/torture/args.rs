@@ -57,7 +57,8 @@ Progress is told on stderr, the report on stdout, and the exit code is 1 when an
 power need what not every machine gives (mount, chattr +i, strace), clock needs cc: what is left out is said, with the \
 reason. On busy cores a campaign gets less far, and the verdict says so.";
 
-fn a_file(text: &str) -> Result<PathBuf, String> {
+/// A file that is there.
+pub(crate) fn a_file(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if path.is_file() { Ok(path) } else { Err("there is no such file".into()) }
 }

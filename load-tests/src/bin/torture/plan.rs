@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Campaign, Output, Which};
 use crate::books::Counts;
+use crate::server::EndedWithUs;
 use crate::{clock, disk, flip, kill, power, stop};
 
 /// Behind so many findings a campaign ends: the first ones are to be read.
@@ -143,6 +144,11 @@ impl Plan {
 /// Somebody wants an end.
 static ENDED: AtomicBool = AtomicBool::new(false);
 
+/// Whether somebody wants an end.
+pub(crate) fn is_ended() -> bool {
+    ENDED.load(Ordering::Relaxed)
+}
+
 /// On Ctrl-C or SIGTERM the trial that is on is finished, so that nothing stays mounted or immutable, and the report is of
 /// what was tried. Servers are in process groups of their own: the terminal's Ctrl-C does not reach them.
 pub(crate) async fn end_on_signal(scratch: PathBuf) -> Result<()> {
@@ -154,7 +160,10 @@ pub(crate) async fn end_on_signal(scratch: PathBuf) -> Result<()> {
         }
         if ENDED.swap(true, Ordering::Relaxed) {
             let dir = scratch.display();
-            eprintln!("ended at once: what lies in {dir} stays there, mounted or immutable as it may be");
+            eprintln!(
+                "ended at once: what lies in {dir} stays there, perhaps mounted or immutable; to take it away: \
+                 umount {dir}/*/*; chattr -R -i {dir}; rm -r {dir}"
+            );
             std::process::exit(130);
         }
         eprintln!("ending with the trial that is on; once more ends at once");
@@ -164,7 +173,7 @@ pub(crate) async fn end_on_signal(scratch: PathBuf) -> Result<()> {
 impl Trials<'_> {
     /// Whether another trial is due.
     pub(crate) fn more(&self) -> bool {
-        let goes_on = Instant::now() < self.until && !ENDED.load(Ordering::Relaxed);
+        let goes_on = Instant::now() < self.until && !is_ended();
         self.done < self.wanted && goes_on && self.findings.len() < MOST_FINDINGS
     }
 
@@ -203,6 +212,9 @@ impl Trials<'_> {
     /// What was looked at beside the trials; kept and answered as a trial is.
     pub(crate) fn seen(&mut self, result: Result<()>, dir: &Path) -> bool {
         let Err(why) = result else { return true };
+        if why.downcast_ref::<EndedWithUs>().is_some() {
+            return true;
+        }
         let trial = self.number();
         let kept = self.plan.keep.as_ref().map(|keep| keep.join(format!("{}-{trial}", self.campaign.name())));
         let kept = kept.filter(|to| copy(dir, to).map_err(|why| eprintln!("nothing kept: {why:#}")).is_ok());

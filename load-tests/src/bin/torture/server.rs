@@ -1,7 +1,7 @@
 //! A real server as a child: started, told to stop and go on, killed.
 
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::plan::is_ended;
 
 /// How long anything may take before it counts as hanging.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,6 +22,21 @@ pub(crate) struct Server {
     said: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
     address: String,
+}
+
+/// Who wants an end has ended the server, too: nothing was found.
+#[derive(Debug, thiserror::Error)]
+#[error("the server was ended together with the campaign")]
+pub(crate) struct EndedWithUs;
+
+/// Whether a process ended as on Ctrl-C or SIGTERM, and this one was told the same: of which it may hear a little later.
+pub(crate) fn ended_with_us(status: ExitStatus) -> bool {
+    let ends = [Signal::INT, Signal::TERM].map(|signal| Some(signal.as_raw()));
+    let is_asked_for = ends.contains(&status.signal());
+    if is_asked_for {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    is_asked_for && is_ended()
 }
 
 impl Server {
@@ -50,6 +67,8 @@ impl Server {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
+                // Between its fork and the group of its own the terminal's Ctrl-C reaches it, too.
+                ensure!(!ended_with_us(status), EndedWithUs);
                 bail!("the server ended ({status}) before it answered: {}", self.last_words());
             }
             ensure!(Instant::now() < end, "the server does not answer: {}", self.last_words());

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::logs::{self, Logs};
-use crate::server::Server;
+use crate::server::{EndedWithUs, Server, ended_with_us};
 
 /// The network's data, inside the directory.
 pub(crate) const DATA: &str = "data";
@@ -110,6 +110,7 @@ impl World {
         // The terminal's Ctrl-C is not for it: the trial that is on goes to its end.
         command.stdin(Stdio::null()).process_group(0);
         let done = command.output().context("the binary cannot be run")?;
+        ensure!(!ended_with_us(done.status), EndedWithUs);
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         let ran = Ran { ok: done.status.success(), out: text(&done.stdout), err: text(&done.stderr) };
         ensure!(!ran.err.contains("panicked"), "`holmes {}` panicked: {}", words.join(" "), ran.err);

@@ -159,7 +159,7 @@ impl World {
             .chain([("emil", emil, 1_000)]);
         std::fs::write(&profile, profile_text(grants)?)?;
         let network = Network { genesis: Profile::load(&profile.display().to_string())?.hash(), cell: 1 };
-        let (grpc, http, admin) = (free_port()?, free_port()?, free_port()?);
+        let [grpc, http, admin] = free_ports()?;
         let mut processes = Processes::new(&dir);
         let url = format!("http://127.0.0.1:{grpc}");
         let pid = processes.start("server", &server_args(&dir, &profile, [grpc, http, admin]))?;
@@ -379,10 +379,16 @@ fn port(url: &str) -> Result<u16> {
     digits.parse().with_context(|| format!("{url} has no port"))
 }
 
-/// A port that nobody listens on now.
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("no port is free on this machine")?;
-    Ok(listener.local_addr()?.port())
+/// Ports that nobody listens on now, each another: all are held until the last is found.
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let mut held = Vec::new();
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind("127.0.0.1:0").context("no port is free on this machine")?;
+        *port = listener.local_addr()?.port();
+        held.push(listener);
+    }
+    Ok(ports)
 }
 
 /// A page of a server, as text.

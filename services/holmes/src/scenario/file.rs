@@ -263,6 +263,9 @@ impl fmt::Display for WrongIn {
 /// Reads YAML; what is misspelt is named with its line and what was probably meant.
 pub(super) fn parse(text: &str) -> Result<File, Wrong> {
     let options = serde_saphyr::options! { with_snippet: false };
+    if text.trim().is_empty() {
+        return Err(Wrong(vec![(1, "the file is empty: docs/scenarios has some to begin with".into())]));
+    }
     serde_saphyr::from_str_with_options(text, options).map_err(|why| {
         let line = why.location().map_or(1, |at| at.line());
         let what = in_words(&why);

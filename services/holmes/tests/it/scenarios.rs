@@ -298,6 +298,7 @@ fn a_file_that_is_wrong_says_where_why_and_what_was_meant() {
         (format!("{HEAD}steps: []\n"), 1, "no steps"),
         (HEAD.replace("is: renter", "is: rentier") + "steps: []\n", 6, "did you mean `renter`"),
         ("name: [\n".into(), 1, "expected string"),
+        (" \n".into(), 1, "docs/scenarios has some"),
         (step(&get.replace('"', "")), 10, "stands in quotes"),
         (step(get).replace("9 HOL", "900000000 HOL"), 5, "people have of tokens comes out of genesis"),
         // moments

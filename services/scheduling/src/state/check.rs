@@ -41,10 +41,13 @@ pub fn check_step(state: &State, events: &[Event]) -> Result<(), Broken> {
             let session = Id::from_slice(&e.session).and_then(|id| Some((id, state.sessions.get(&id)?)));
             session.map_or(Ok(()), |(id, session)| check_budget(&id, session))
         }
-        Kind::PresenceRecorded(_)
-        | Kind::BeatsWeighed(_)
-        | Kind::EpochAttendance(_)
-        | Kind::EpochSealed(_) => Ok(()),
+        Kind::PresenceRecorded(e) => {
+            let (end, beats) = (u64::from(e.first_beat) + u64::from(e.beats), state.params.beats());
+            must(end <= beats.into(), || {
+                format!("E-0.6: beats up to {end} are told, and an epoch has {beats}")
+            })
+        }
+        Kind::BeatsWeighed(_) | Kind::EpochAttendance(_) | Kind::EpochSealed(_) => Ok(()),
         Kind::GatewayStarted(_) | Kind::GatewayHeard(_) | Kind::GatewayLost(_) => Ok(()),
         Kind::CallsCheckpointed(e) => {
             let mut leases = e.leases.chunks_exact(LEASE_BYTES);

@@ -15,11 +15,12 @@ impl State {
     }
 
     pub(super) fn presence_recorded(&mut self, event: &PresenceRecorded) {
+        let beats = self.params.beats();
         let nodes = self.presence.entry(event.epoch).or_default();
         let bitmaps = event.bitmaps.chunks_exact(bytes_of(event.beats).max(1));
         let seen = ids(&event.nodes).zip(bitmaps).filter(|(_, bitmap)| count(bitmap) > 0);
         for (node, bitmap) in seen {
-            unite(nodes.get_or_insert_with(node, Vec::new), event.first_beat, bitmap);
+            unite(nodes.get_or_insert_with(node, Vec::new), event.first_beat, bitmap, beats);
         }
     }
 
