@@ -118,6 +118,14 @@ pub enum JournalError {
         /// The owner's term.
         by: u64,
     },
+    /// The servers are set up so that two could own a log at once: nothing is claimed meanwhile.
+    #[error("the log of {log} is not claimed, since its servers are not safe: {why}")]
+    Unsafe {
+        /// Which log.
+        log: LogId,
+        /// Each fault, with what mends it.
+        why: String,
+    },
     /// Not known whether the append applied: send the same bytes again.
     #[error("the outcome is not known yet: {0}")]
     Unknown(String),

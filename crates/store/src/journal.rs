@@ -16,6 +16,9 @@ pub enum Journal {
     Memory(memory::Journal),
     /// A directory of this machine.
     Embedded(embedded::Journal),
+    /// Tables of a ScyllaDB or Cassandra.
+    #[cfg(feature = "scylla")]
+    Scylla(scylla::Journal),
 }
 
 impl Journal {
@@ -25,6 +28,8 @@ impl Journal {
         match self {
             Journal::Memory(_) => {}
             Journal::Embedded(journal) => journal.close().await,
+            #[cfg(feature = "scylla")]
+            Journal::Scylla(_) => {}
         }
     }
 }
@@ -41,12 +46,21 @@ impl From<embedded::Journal> for Journal {
     }
 }
 
+#[cfg(feature = "scylla")]
+impl From<scylla::Journal> for Journal {
+    fn from(journal: scylla::Journal) -> Journal {
+        Journal::Scylla(journal)
+    }
+}
+
 /// The same call on whichever engine it is.
 macro_rules! on {
     ($self:ident, $journal:ident => $call:expr) => {
         match $self {
             Journal::Memory($journal) => $call,
             Journal::Embedded($journal) => $call,
+            #[cfg(feature = "scylla")]
+            Journal::Scylla($journal) => $call,
         }
     };
 }

@@ -4,12 +4,14 @@
 mod append;
 mod bucket;
 mod read;
+mod safety;
 mod schema;
 mod session;
 mod snapshots;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use holmes_kernel::ports::{self, Claim, DamagedSnapshot, JournalError, Snapshot};
 use holmes_kernel::{Frame, LogId, ServiceId};
@@ -17,6 +19,7 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 
 use bucket::Bucket;
+pub use safety::Check;
 pub use schema::Replication;
 use session::{Statements, failed};
 
@@ -31,7 +34,14 @@ pub struct Options {
     pub cell: u16,
     /// The services whose logs are reached, each with the name of its tables.
     pub services: BTreeMap<ServiceId, String>,
+    /// For development: one copy of each row is enough.
+    pub dev: bool,
 }
+
+/// How long what was looked at counts.
+const CHECKED_FOR: Duration = Duration::from_secs(60);
+/// How often the driver looks whether every server knows a new table.
+const AGREEMENT: Duration = Duration::from_millis(20);
 
 /// Logs in tables.
 #[derive(Clone, Debug)]
@@ -42,8 +52,12 @@ pub struct Journal {
 #[derive(Debug)]
 struct Inner {
     session: Session,
+    keyspace: String,
+    dev: bool,
     cell: u16,
     services: BTreeMap<ServiceId, Service>,
+    /// When the servers were found safe.
+    safe: Mutex<Option<Instant>>,
     /// The last bucket of logs that this process owns, as it has left it.
     owned: Mutex<BTreeMap<LogId, Bucket>>,
 }
@@ -81,6 +95,10 @@ impl Journal {
         for statement in schema::statements(&options.keyspace, options.services.values(), replication) {
             session.query_unpaged(statement.as_str(), ()).await.map_err(failed)?;
         }
+        let keyspace = &options.keyspace;
+        let text = format!("INSERT INTO {keyspace}.provisioned (one, datacenter, copies) VALUES (1, ?, ?) IF NOT EXISTS");
+        let copies = i8::try_from(replication.copies).map_err(failed)?;
+        session.query_unpaged(text, (&replication.datacenter, copies)).await.map_err(failed)?;
         Ok(())
     }
 
@@ -95,13 +113,49 @@ impl Journal {
             let statements = Statements::prepare(&session, &options.keyspace, &name).await?;
             services.insert(id, Service { name, statements, known: Mutex::default() });
         }
-        let inner = Inner { session, cell: options.cell, services, owned: Mutex::default() };
+        let inner = Inner {
+            session,
+            keyspace: options.keyspace,
+            dev: options.dev,
+            cell: options.cell,
+            services,
+            safe: Mutex::default(),
+            owned: Mutex::default(),
+        };
         Ok(Journal { inner: Arc::new(inner) })
+    }
+
+    /// Looks at everything that the fence needs of the servers.
+    ///
+    /// # Errors
+    /// When they cannot be asked.
+    pub async fn checks(&self) -> Result<Vec<Check>, JournalError> {
+        let facts = safety::gather(&self.inner.session, &self.inner.keyspace).await?;
+        Ok(safety::judge(&facts, self.inner.dev))
+    }
+}
+
+impl Journal {
+    /// Nothing is claimed where two could own a log at once.
+    async fn safe(&self, log: LogId) -> Result<(), JournalError> {
+        let remembered = || self.inner.safe.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered().is_some_and(|at| at.elapsed() < CHECKED_FOR) {
+            return Ok(());
+        }
+        let faults: Vec<String> = self.checks().await?.into_iter().filter_map(Check::told).collect();
+        if !faults.is_empty() {
+            return Err(JournalError::Unsafe { log, why: faults.join("; ") });
+        }
+        *remembered() = Some(Instant::now());
+        Ok(())
     }
 }
 
 async fn connected(options: &Options) -> Result<Session, JournalError> {
-    let builder = SessionBuilder::new().known_nodes(&options.nodes);
+    let builder = SessionBuilder::new()
+        .known_nodes(&options.nodes)
+        .keyspaces_to_fetch([&options.keyspace])
+        .schema_agreement_interval(AGREEMENT);
     builder.build().await.map_err(|why| {
         JournalError::Io(format!("no CQL server answers at {}: {why}", options.nodes.join(", ")))
     })
@@ -156,6 +210,7 @@ impl ports::Journal for Journal {
     }
 
     async fn claim(&self, log: LogId) -> Result<Claim, JournalError> {
+        self.safe(log).await?;
         self.inner.claim(log).await
     }
 

@@ -14,7 +14,7 @@ fn options(keyspace: String) -> Options {
         "HOLMES_CQL names no CQL server: `cargo xtask infra up` starts one and says what to set; `cargo xtask test` does both",
     );
     let services: BTreeMap<ServiceId, String> = (1..=8).map(|svc| (ServiceId(svc), format!("s{svc}"))).collect();
-    Options { nodes: nodes.split(',').map(str::to_owned).collect(), keyspace, cell: 1, services }
+    Options { nodes: nodes.split(',').map(str::to_owned).collect(), keyspace, cell: 1, services, dev: true }
 }
 
 impl Storage for Scylla {

@@ -8,6 +8,7 @@ pub(super) fn statements<'a>(keyspace: &str, services: impl Iterator<Item = &'a 
          {{'class': 'NetworkTopologyStrategy', '{}': {}}}",
         replication.datacenter, replication.copies
     )];
+    all.push(PROVISIONED.replace("KEYSPACE", keyspace));
     for name in services {
         all.push(JOURNAL.replace("KEYSPACE", keyspace).replace("NAME", name));
         all.push(SNAPSHOT.replace("KEYSPACE", keyspace).replace("NAME", name));
@@ -24,6 +25,11 @@ pub struct Replication {
     /// How often a row is kept there: odd, at least 3 but for development.
     pub copies: u8,
 }
+
+/// Where rows were kept when the cell was made: later it may only be found so.
+const PROVISIONED: &str = "CREATE TABLE IF NOT EXISTS KEYSPACE.provisioned (
+    one int PRIMARY KEY, datacenter text, copies tinyint
+)";
 
 /// A bucket is a partition: what its owner compares and sets is static, each frame is a row, and the row at −1, which is
 /// never deleted, says that the bucket was opened. `base` is where the log ended then, `genesis` the chain of the first
