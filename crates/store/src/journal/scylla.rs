@@ -36,7 +36,12 @@ pub struct Options {
     pub services: BTreeMap<ServiceId, String>,
     /// For development: one copy of each row is enough.
     pub dev: bool,
+    /// Frames of a bucket at most: a partition stays one that servers like.
+    pub bucket_frames: i32,
 }
+
+/// Frames of a bucket at most, unless it is said otherwise.
+pub const BUCKET_FRAMES: i32 = 8_192;
 
 /// How long what was looked at counts.
 const CHECKED_FOR: Duration = Duration::from_secs(60);
@@ -54,6 +59,7 @@ struct Inner {
     session: Session,
     keyspace: String,
     dev: bool,
+    bucket_frames: i32,
     cell: u16,
     services: BTreeMap<ServiceId, Service>,
     /// When the servers were found safe.
@@ -99,7 +105,12 @@ impl Journal {
         let text = format!("INSERT INTO {keyspace}.provisioned (one, datacenter, copies) VALUES (1, ?, ?) IF NOT EXISTS");
         let copies = i8::try_from(replication.copies).map_err(failed)?;
         session.query_unpaged(text, (&replication.datacenter, copies)).await.map_err(failed)?;
-        Ok(())
+        match safety::gather(&session, keyspace).await?.provisioned {
+            Some(then) if then == *replication => Ok(()),
+            then => Err(JournalError::Io(format!(
+                "the keyspace {keyspace} was made for {then:?}, not for {replication:?}: nothing moves copies but a restore"
+            ))),
+        }
     }
 
     /// Connects, and prepares everything that will be asked.
@@ -117,6 +128,7 @@ impl Journal {
             session,
             keyspace: options.keyspace,
             dev: options.dev,
+            bucket_frames: options.bucket_frames,
             cell: options.cell,
             services,
             safe: Mutex::default(),

@@ -2,19 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use holmes_kernel::ServiceId;
-use holmes_store::conformance::Storage;
-use holmes_store::journal::scylla::{Journal, Options, Replication};
+use holmes_kernel::ports::{Claim, Journal as _, JournalError};
+use holmes_kernel::{Frame, LogId, ServiceId, Tail};
+use holmes_store::conformance::{Storage, assert_chain, first, frame, log};
+use holmes_store::journal::scylla::{BUCKET_FRAMES, Journal, Options, Replication};
 
 /// A keyspace of its own, which is left behind: the server is there for tests alone.
 struct Scylla(Options);
+
+fn one_copy() -> Replication {
+    Replication { datacenter: "datacenter1".into(), copies: 1 }
+}
 
 fn options(keyspace: String) -> Options {
     let nodes = std::env::var("HOLMES_CQL").expect(
         "HOLMES_CQL names no CQL server: `cargo xtask infra up` starts one and says what to set; `cargo xtask test` does both",
     );
     let services: BTreeMap<ServiceId, String> = (1..=8).map(|svc| (ServiceId(svc), format!("s{svc}"))).collect();
-    Options { nodes: nodes.split(',').map(str::to_owned).collect(), keyspace, cell: 1, services, dev: true }
+    Options { nodes: nodes.split(',').map(str::to_owned).collect(), keyspace, cell: 1, services, dev: true, bucket_frames: BUCKET_FRAMES }
 }
 
 impl Storage for Scylla {
@@ -25,8 +30,7 @@ impl Storage for Scylla {
         getrandom::fill(&mut drawn).unwrap();
         let name: String = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
         let options = options(format!("t_{name}"));
-        let replication = Replication { datacenter: "datacenter1".into(), copies: 1 };
-        Journal::migrate(&options, &replication).await.unwrap();
+        Journal::migrate(&options, &one_copy()).await.unwrap();
         Scylla(options)
     }
 
@@ -40,3 +44,83 @@ impl Storage for Scylla {
 }
 
 holmes_store::conformance_suite!(Scylla);
+
+/// Of a log whose buckets hold three frames.
+async fn narrow() -> Scylla {
+    let Scylla(options) = Scylla::fresh().await;
+    let journal = Journal::connect(options.clone()).await.unwrap();
+    journal.provision(&first(log(1))).await.unwrap();
+    Scylla(Options { bucket_frames: 3, ..options })
+}
+
+async fn extend(journal: &Journal, claim: &Claim, tail: &mut Tail, count: usize) {
+    for _ in 0..count {
+        let next = frame(claim.log, claim.term, tail, 2, 100);
+        journal.append(claim, &next).await.unwrap();
+        *tail = next.tail();
+    }
+}
+
+async fn whole(journal: &Journal, log: LogId) -> Vec<Frame> {
+    let mut frames: Vec<Frame> = Vec::new();
+    loop {
+        let after = frames.last().map_or(0, |frame| frame.header().last);
+        let page = journal.read(log, after, 300).await.unwrap();
+        if page.is_empty() {
+            return frames;
+        }
+        frames.extend(page);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_many_buckets_reads_as_one_whoever_wrote_it() {
+    let storage = narrow().await;
+    let mut tail = first(log(1)).tail();
+    for owner in 0..4 {
+        let journal = storage.handle().await; // knows of no bucket yet
+        let claim = journal.claim(log(1)).await.unwrap();
+        assert_eq!(claim.tail, tail, "owner {owner}");
+        extend(&journal, &claim, &mut tail, 7).await;
+        let frames = whole(&storage.handle().await, log(1)).await;
+        assert_eq!((frames.len(), assert_chain(log(1), &frames)), (1 + 7 * (owner + 1), tail));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_fenced_where_a_bucket_ends_neither_seals_nor_opens() {
+    let storage = narrow().await;
+    let (old, new) = (storage.handle().await, storage.handle().await);
+    let mut tail = first(log(1)).tail();
+    let fenced = old.claim(log(1)).await.unwrap();
+    extend(&old, &fenced, &mut tail, 2).await; // the bucket is full
+    let late = frame(log(1), fenced.term, &tail, 1, 10);
+    let claim = new.claim(log(1)).await.unwrap();
+    let refused = old.append(&fenced, &late).await;
+    assert!(matches!(refused, Err(JournalError::Fenced { by, .. }) if by == claim.term), "{refused:?}");
+    extend(&new, &claim, &mut tail, 4).await;
+    let refused = old.append(&fenced, &late).await;
+    assert!(matches!(refused, Err(JournalError::Fenced { .. })), "{refused:?}");
+    assert_eq!(assert_chain(log(1), &whole(&old, log(1)).await), tail);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_copy_is_claimed_for_development_alone() {
+    let Scylla(options) = narrow().await;
+    let checks = Journal::connect(options.clone()).await.unwrap().checks().await.unwrap();
+    assert!(checks.len() >= 4 && checks.iter().all(|check| check.fault.is_none()), "{checks:#?}");
+    let strict = Journal::connect(Options { dev: false, ..options }).await.unwrap();
+    let refused = strict.claim(log(1)).await;
+    let Err(JournalError::Unsafe { why, .. }) = &refused else { panic!("{refused:?}") };
+    assert!(why.contains("odd number of copies"), "{why}");
+    assert_eq!(whole(&strict, log(1)).await.len(), 1, "what is there can be read");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migrating_again_is_no_change_and_other_copies_are_refused() {
+    let Scylla(options) = narrow().await;
+    Journal::migrate(&options, &one_copy()).await.unwrap();
+    assert_eq!(whole(&Journal::connect(options.clone()).await.unwrap(), log(1)).await.len(), 1);
+    let refused = Journal::migrate(&options, &Replication { copies: 3, ..one_copy() }).await;
+    assert!(refused.unwrap_err().to_string().contains("nothing moves copies"));
+}

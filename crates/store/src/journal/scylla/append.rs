@@ -83,7 +83,7 @@ impl Inner {
                 None => self.last_bucket(log).await?,
             };
             match known.header.head.admit(claim, frame) {
-                Ok(Admitted::Next(_)) if known.header.sealed || known.header.is_full() => {
+                Ok(Admitted::Next(_)) if known.header.sealed || known.header.is_full(self.bucket_frames) => {
                     bucket = self.roll(log, known).await?;
                 }
                 Ok(Admitted::Next(head)) => match self.write_frame(log, &known, frame).await {

@@ -9,8 +9,7 @@ use super::session::Outcome;
 use super::{Inner, Service, number, signed};
 use crate::journal::head::Head;
 
-/// Frames of a bucket at most, and bytes about: so that a partition stays one that servers like.
-const MOST_FRAMES: i32 = 8_192;
+/// Bytes of a bucket, about.
 const MOST_BYTES: i64 = 64 * 1024 * 1024;
 
 /// What is static in a bucket's partition.
@@ -37,8 +36,8 @@ impl Header {
     }
 
     /// Whether its next frame belongs into the next bucket.
-    pub(super) fn is_full(&self) -> bool {
-        self.frames >= MOST_FRAMES || self.bytes >= MOST_BYTES
+    pub(super) fn is_full(&self, most_frames: i32) -> bool {
+        self.frames >= most_frames || self.bytes >= MOST_BYTES
     }
 
     /// The values of `Statements::open`, in its order.
