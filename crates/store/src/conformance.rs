@@ -27,6 +27,11 @@ pub trait Storage: Send + Sync + Sized + 'static {
     /// A storage without logs. A journal with a table per service needs those of the services 1 to 8.
     fn fresh() -> impl Future<Output = Self> + Send;
 
+    /// What it needs and does not have here: its tests say so and are not run.
+    fn missing() -> Option<String> {
+        None
+    }
+
     /// A handle, as another owner has it: independent of those given out before where the engine allows it.
     fn handle(&self) -> impl Future<Output = Self::Journal> + Send;
 
@@ -152,7 +157,10 @@ macro_rules! conformance_suite {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                $crate::conformance::$name::<$storage>().await;
+                match <$storage as $crate::conformance::Storage>::missing() {
+                    Some(what) => eprintln!("NOT TESTED: {what}"),
+                    None => $crate::conformance::$name::<$storage>().await,
+                }
             }
         )*
     };

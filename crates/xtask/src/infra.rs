@@ -66,12 +66,54 @@ const GRACE: Duration = Duration::from_secs(15);
 
 /// Starts, stops, tells.
 pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
-    let dir = house.metadata.target_directory.as_std_path().join("infra");
+    let dir = directory(house);
     match args.what {
-        What::Up { nodes } => up(&house.root, &dir, nodes),
+        What::Up { nodes } => {
+            let Addresses { nats, cql } = up(&house.root, &dir, nodes)?;
+            println!("HOLMES_NATS={nats}\nHOLMES_CQL={cql}");
+            Ok(())
+        }
         What::Down { purge } => down(&dir, purge),
         What::Status => status(&dir),
     }
+}
+
+/// Where servers are.
+pub(crate) struct Addresses {
+    pub(crate) nats: String,
+    pub(crate) cql: String,
+}
+
+/// Servers for one run of the tests: those that run already stay, those that are started for it end with it.
+pub(crate) struct Lent {
+    pub(crate) at: Addresses,
+    dir: PathBuf,
+    ours: Vec<String>,
+}
+
+impl Lent {
+    pub(crate) fn up(house: &House) -> Result<Lent> {
+        let dir = directory(house);
+        let ran: Vec<_> = servers(&dir).iter().map(|server| server.pid().is_some()).collect();
+        let at = up(&house.root, &dir, 1)?;
+        let started = servers(&dir).into_iter().zip(ran).filter(|(server, ran)| !ran && server.pid().is_some());
+        let ours = started.map(|(server, _)| server.name).collect();
+        Ok(Lent { at, dir, ours })
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        for server in servers(&self.dir).into_iter().filter(|server| self.ours.contains(&server.name)) {
+            if let Err(error) = server.stop() {
+                eprintln!("WARNING: {error:#}");
+            }
+        }
+    }
+}
+
+fn directory(house: &House) -> PathBuf {
+    house.metadata.target_directory.as_std_path().join("infra")
 }
 
 fn servers(dir: &Path) -> Vec<Server> {
@@ -90,7 +132,7 @@ fn servers(dir: &Path) -> Vec<Server> {
     std::iter::once(nats).chain((1..=3).map(cassandra)).collect()
 }
 
-fn up(root: &Path, dir: &Path, nodes: u8) -> Result<()> {
+fn up(root: &Path, dir: &Path, nodes: u8) -> Result<Addresses> {
     ensure!(nodes != 2, "one Cassandra or three: of two, none may fail");
     let program = tools::need(root, &tools::NATS)?;
     let theirs = std::env::var("HOLMES_CQL").ok();
@@ -115,10 +157,8 @@ fn up(root: &Path, dir: &Path, nodes: u8) -> Result<()> {
             server.wait(child)?;
         }
     }
-    println!("HOLMES_NATS=127.0.0.1:4222");
     let ours = (1..=nodes).map(|n| format!("127.0.0.{n}:{}", cassandra::PORT)).collect::<Vec<_>>().join(",");
-    println!("HOLMES_CQL={}", theirs.unwrap_or(ours));
-    Ok(())
+    Ok(Addresses { nats: "127.0.0.1:4222".into(), cql: theirs.unwrap_or(ours) })
 }
 
 fn down(dir: &Path, purge: bool) -> Result<()> {

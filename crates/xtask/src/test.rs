@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::infra::Lent;
 use crate::tools::{self, Venv};
 use crate::{House, models, sh};
 
@@ -64,6 +65,8 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
 struct Environment {
     python: Option<PathBuf>,
     models: bool,
+    /// Real servers, where they could be had.
+    servers: Option<Lent>,
 }
 
 impl Environment {
@@ -84,6 +87,10 @@ impl Environment {
         {
             eprintln!("WARNING: figures are not tested beside JetStream: {error:#}");
         }
+        match Lent::up(house) {
+            Ok(servers) => self.servers = Some(servers),
+            Err(error) => eprintln!("WARNING: the journal on CQL is NOT tested: {error:#}"),
+        }
         if args.no_models {
             eprintln!("WARNING: --no-models: tests that need a model are not run in full");
         } else if house.has_member("crates/engine") {
@@ -96,6 +103,9 @@ impl Environment {
     fn apply<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         if let Some(python) = &self.python {
             command.env("HOLMES_PYTHON", python);
+        }
+        if let Some(Lent { at, .. }) = &self.servers {
+            command.env("HOLMES_CQL", &at.cql).env("HOLMES_NATS", &at.nats);
         }
         if self.models {
             command.env("HOLMES_REQUIRE_MODELS", "1");
@@ -176,7 +186,7 @@ mod tests {
     fn tests_are_told_to_insist_on_models_only_when_models_were_fetched() {
         let insists = |models| {
             let mut command = Command::new("cargo");
-            Environment { models, python: None }.apply(&mut command);
+            Environment { models, ..Environment::default() }.apply(&mut command);
             command.get_envs().any(|(name, _)| name == "HOLMES_REQUIRE_MODELS")
         };
         assert!(insists(true));
