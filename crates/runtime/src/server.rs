@@ -77,7 +77,9 @@ pub async fn serve(
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(holmes_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
         served.iter().fold(builder, |builder, name| builder.with_service_name(*name))
     };
     let routes = routes
@@ -154,7 +156,11 @@ impl Health {
     fn served(&self) -> Vec<&'static str> {
         let mut served = self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !served.is_empty() {
-            served.extend(["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]);
+            served.extend([
+                "grpc.health.v1.Health",
+                "grpc.reflection.v1.ServerReflection",
+                "grpc.reflection.v1alpha.ServerReflection",
+            ]);
         }
         served
     }
