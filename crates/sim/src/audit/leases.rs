@@ -18,6 +18,9 @@ use super::{Seen, Wrong, raw};
 /// The longest that a lease holds without being renewed.
 const LONGEST_MS: u64 = 60_000;
 
+/// So soon a lease is told as ended once anything is told behind its time: where the clock has leapt, others may come first.
+const SOON_MS: u64 = 10_000;
+
 /// Leases, and what they hang on.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
@@ -30,6 +33,8 @@ pub(super) struct Leases {
     metered: BTreeSet<(Bytes, Bytes)>,
     /// Those that were checkpointed.
     checkpointed: BTreeSet<(Bytes, Bytes)>,
+    /// The moment of the frame that is read.
+    now: Time,
 }
 
 /// Where a node is attached, which attachment that is, and how many calls it takes at once.
@@ -52,6 +57,8 @@ struct Lease {
     /// Why it must end, whatever else comes.
     doomed: Option<LeaseEnd>,
     ended: bool,
+    /// The first moment behind its time at which anything was told, while it is open.
+    over_since: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -63,6 +70,12 @@ struct Session {
 
 impl Leases {
     pub(super) fn happened(&mut self, seen: &Seen, event: &Placed) -> Wrong {
+        let mut wrong = self.late(seen.at);
+        wrong.extend(self.told(seen, event));
+        wrong
+    }
+
+    fn told(&mut self, seen: &Seen, event: &Placed) -> Wrong {
         match event {
             Placed::NodeAttached(e) => {
                 let slots = Capabilities::decode(e.capabilities.clone()).map_or(0, |offer| offer.slots);
@@ -118,6 +131,24 @@ impl Leases {
         open.map(|(node, leases)| format!("E-10.2: {} leases of node {node} never end", leases.len()))
     }
 
+    /// E-10.2: what is over ends soon.
+    fn late(&mut self, now: Time) -> Wrong {
+        if now <= std::mem::replace(&mut self.now, now) {
+            return Wrong::new(); // of the same frame
+        }
+        let mut late = Wrong::new();
+        for lease in self.open.values().flatten() {
+            let Some(lease) = self.leases.get_mut(lease).filter(|lease| lease.expires_at < now) else {
+                continue;
+            };
+            let since = *lease.over_since.get_or_insert(now);
+            if since.after_millis(SOON_MS) < now {
+                late.push(format!("E-10.2: a lease is open at {now:?}, though it is over: {lease:?}"));
+            }
+        }
+        late
+    }
+
     fn doom_of(&mut self, node: Id, why: LeaseEnd) {
         for lease in self.open.get(&node).into_iter().flatten() {
             if let Some(lease) = self.leases.get_mut(lease) {
@@ -160,8 +191,9 @@ impl Leases {
         }
         let prices = [event.input_pico_usd, event.output_pico_usd].map(u128::from);
         let allowance = event.allowance_pico_usd.into();
-        let (doomed, ended, metered) = (None, false, 0);
-        let lease = Lease { node, session, expires_at, prices, allowance, metered, doomed, ended };
+        let (doomed, ended, metered, over_since) = (None, false, 0, None);
+        let lease =
+            Lease { node, session, expires_at, prices, allowance, metered, doomed, ended, over_since };
         self.leases.insert(event.lease.clone(), lease);
         wrong
     }
@@ -174,7 +206,7 @@ impl Leases {
         let session = lease.session;
         let (goes_on, allowance) = (!lease.ended && lease.doomed.is_none(), event.allowance_pico_usd.into());
         let is_less = allowance < lease.allowance;
-        (lease.expires_at, lease.allowance) = (until, allowance);
+        (lease.expires_at, lease.allowance, lease.over_since) = (until, allowance, None);
         let mut wrong: Wrong = self.lasts(seen, session, until).into_iter().collect();
         if !goes_on || is_less {
             wrong.push(format!("E-10.2: a lease is renewed that is over, or for less: {event:?}"));
