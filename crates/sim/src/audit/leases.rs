@@ -18,8 +18,10 @@ use super::{Seen, Wrong, raw};
 /// The longest that a lease holds without being renewed.
 const LONGEST_MS: u64 = 60_000;
 
-/// So soon a lease is told as ended once anything is told behind its time: where the clock has leapt, others may come first.
-const SOON_MS: u64 = 10_000;
+/// A lease is told as ended before anything is told at more moments than these behind its time: where the clock has leapt, or
+/// the disk has failed, others may come first.
+const SOON: u32 = 3;
+const APART_MS: u64 = 1_000;
 
 /// Leases, and what they hang on.
 #[derive(Debug, Default)]
@@ -57,8 +59,8 @@ struct Lease {
     /// Why it must end, whatever else comes.
     doomed: Option<LeaseEnd>,
     ended: bool,
-    /// The first moment behind its time at which anything was told, while it is open.
-    over_since: Option<Time>,
+    /// At how many moments behind its time, a second apart, anything was told while it is open; and the last of these.
+    over_at: (u32, Time),
 }
 
 #[derive(Debug)]
@@ -141,8 +143,11 @@ impl Leases {
             let Some(lease) = self.leases.get_mut(lease).filter(|lease| lease.expires_at < now) else {
                 continue;
             };
-            let since = *lease.over_since.get_or_insert(now);
-            if since.after_millis(SOON_MS) < now {
+            let (moments, last) = lease.over_at;
+            if last.after_millis(APART_MS) < now {
+                lease.over_at = (moments + 1, now);
+            }
+            if moments > SOON {
                 late.push(format!("E-10.2: a lease is open at {now:?}, though it is over: {lease:?}"));
             }
         }
@@ -191,9 +196,8 @@ impl Leases {
         }
         let prices = [event.input_pico_usd, event.output_pico_usd].map(u128::from);
         let allowance = event.allowance_pico_usd.into();
-        let (doomed, ended, metered, over_since) = (None, false, 0, None);
-        let lease =
-            Lease { node, session, expires_at, prices, allowance, metered, doomed, ended, over_since };
+        let (doomed, ended, metered, over_at) = (None, false, 0, (0, Time::default()));
+        let lease = Lease { node, session, expires_at, prices, allowance, metered, doomed, ended, over_at };
         self.leases.insert(event.lease.clone(), lease);
         wrong
     }
@@ -206,7 +210,7 @@ impl Leases {
         let session = lease.session;
         let (goes_on, allowance) = (!lease.ended && lease.doomed.is_none(), event.allowance_pico_usd.into());
         let is_less = allowance < lease.allowance;
-        (lease.expires_at, lease.allowance, lease.over_since) = (until, allowance, None);
+        (lease.expires_at, lease.allowance, lease.over_at) = (until, allowance, (0, Time::default()));
         let mut wrong: Wrong = self.lasts(seen, session, until).into_iter().collect();
         if !goes_on || is_less {
             wrong.push(format!("E-10.2: a lease is renewed that is over, or for less: {event:?}"));
