@@ -3,14 +3,11 @@
 //! v1alpha) are there for everyone. The HTTP port ([`serve_http`]) takes as little on trust.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tonic::service::Routes;
 use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 use tower::ServiceBuilder;
 
 use crate::auth::Auth;
@@ -22,6 +19,7 @@ mod connections;
 mod guests;
 mod layers;
 mod places;
+mod services;
 mod share;
 mod web;
 
@@ -33,6 +31,7 @@ use places::Admit;
 
 pub use connections::{Connection, Most};
 pub use places::Stay;
+pub use services::{Grpc, Services};
 pub use web::{Web, serve_http};
 
 /// Why a port could not be opened or served.
@@ -63,27 +62,15 @@ pub async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener,
 
 type Serving = std::pin::Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>;
 
-/// Serves `routes` until `stop` says so, then lets calls in progress end within the drain time.
+/// Serves `services` until `stop` says so, then lets calls in progress end within the drain time.
 pub async fn serve(
     listener: TcpListener,
-    routes: Routes,
-    health: Health,
+    services: Services,
     auth: Auth,
     settings: &Settings,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), ServerError> {
-    // What this process serves, not all that the build knows.
-    let served = health.served();
-    let reflection = || {
-        let builder = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(holmes_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        served.iter().fold(builder, |builder, name| builder.with_service_name(*name))
-    };
-    let routes = routes
-        .add_service(health.service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
+    let (routes, reporter) = services.told()?;
     let within = Within {
         default: Duration::from_millis(settings.deadline_ms),
         longest: Duration::from_millis(settings.longest_deadline_ms),
@@ -91,7 +78,6 @@ pub async fn serve(
     };
     let layers =
         ServiceBuilder::new().layer(Observe::new()).layer(within).layer(auth).layer(Admit::new(settings));
-    let reporter = health.reporter.clone();
     let (drain, drained) = (Duration::from_millis(settings.drain_ms), stop.clone());
     let most =
         Most { connections: settings.max_connections, per_address: settings.max_connections_per_address };
@@ -129,51 +115,6 @@ pub async fn serve(
 
 async fn wait_for_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await; // an error means that everything is going down
-}
-
-/// What every service tells about itself through gRPC health.
-pub struct Health {
-    /// The gRPC services that are followed.
-    followed: Mutex<Vec<&'static str>>,
-    reporter: HealthReporter,
-    service: tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService>,
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        let reporter = HealthReporter::new();
-        let service = tonic_health::pb::health_server::HealthServer::new(
-            tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
-        );
-        Health { followed: Mutex::default(), reporter, service }
-    }
-}
-
-impl Health {
-    /// What reflection lists: the followed services, health and itself; all that the build knows when none is followed.
-    fn served(&self) -> Vec<&'static str> {
-        let mut served = self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if !served.is_empty() {
-            served.extend(["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]);
-        }
-        served
-    }
-
-    /// Follows a machine: its gRPC service is healthy while it answers.
-    pub fn follow(&self, service: &'static str, mut machine: watch::Receiver<Status>) {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner).push(service);
-        let reporter = self.reporter.clone();
-        tokio::spawn(async move {
-            loop {
-                let serving = *machine.borrow_and_update() == Status::Serving;
-                let now = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-                reporter.set_service_status(service, now).await;
-                if machine.changed().await.is_err() {
-                    return reporter.set_service_status(service, ServingStatus::NotServing).await;
-                }
-            }
-        });
-    }
 }
 
 /// Serves metrics, liveness and readiness until `stop` says so and every machine has ended: who watches a drain sees it.

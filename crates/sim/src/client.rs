@@ -285,6 +285,9 @@ impl Order {
         }
         let Said::Ledger(Pay::CreateTransfers { transfers, .. }) = &self.said else { return None };
         let Reply::Transfers(results) = reply.downcast_ref()? else { return None };
+        if transfers.len() != results.len() {
+            return Some(format!("{} transfers were asked, and {} told", transfers.len(), results.len()));
+        }
         let is_other = |(transfer, told): &(&Transfer, &TransferResult)| match &transfer.kind {
             _ if !matches!(told.code, TransferCode::Ok | TransferCode::Exists) => false,
             Kind::Single(of) | Kind::Hold { of, .. } if of.balancing => told.amount > of.amount,

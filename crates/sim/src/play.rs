@@ -50,7 +50,9 @@ impl Day {
         let mut world = World::peopled();
         let bulk = Pay::RegisterSubmitter { submitter: party(BULK), registered: true };
         let asked = world.ask(&world.ledger.clone(), staff(), bulk);
-        let (clients, watch) = (Clients::default(), Watch::default());
+        let (clients, mut watch) = (Clients::default(), Watch::default());
+        // Each frame of the morning is a microsecond behind the last.
+        watch.audit.books.dawn = Some(world.rig.now().after_millis(1));
         let wrong = asked.err().map(|refusal| refusal.to_string()).into_iter().collect();
         Day {
             world,
@@ -419,6 +421,7 @@ impl Day {
         let kind = self.payment(4, 5, false, 1, false);
         let via = if matches!(way, Way::Request(_)) { Via::Call } else { Via::Number };
         let transfers = vec![Transfer { id: self.world.fresh(), linked: false, tag: 1, kind }];
+        self.watch.audit.books.ask(&transfers); // under an id that is forgotten it is done
         // A submitter's number that was never sent would be this one's for ever, and the day's own would wait behind it.
         let open = self.clients.open().contains(&at) && via == Via::Number;
         if !open {

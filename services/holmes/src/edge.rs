@@ -10,13 +10,12 @@ use holmes_kernel::{At, Handle as _, Id, Principal, PrincipalKind, Refusal};
 use holmes_proto::market::v1::Params;
 use holmes_runtime::auth::{Keys, Network};
 use holmes_runtime::config::{Config, Server};
-use holmes_runtime::server::{Most, Web, serve_http};
-use holmes_runtime::{Clock, MachineHandle, Peer};
+use holmes_runtime::server::{Most, Services, Web, serve_http};
+use holmes_runtime::{Clock, MachineHandle, Peer, Status};
 use holmes_scheduling::{Scheduling, State};
 use prost_reflect::prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tonic::service::{Routes, RoutesBuilder};
 
 use crate::profile::Profile;
 use crate::roles::{GATEWAY, Role, Started};
@@ -27,6 +26,7 @@ const NEEDED: [&str; 2] = ["scheduling", "market"];
 /// A gateway in this process.
 pub(crate) struct Edge {
     gateway: Gateway,
+    status: watch::Sender<Status>,
 }
 
 /// Refuses a gateway without those that it needs, before any of them runs.
@@ -67,12 +67,10 @@ pub(crate) fn start(
 ) -> Result<Edge> {
     let scheduling = started.iter().find(|role| role.name == "scheduling").with_context(without)?;
     let principal = Principal::new(PrincipalKind::Gateway, Id::of_key(&key.verifying_key().to_bytes()));
-    let mut routes = Routes::builder();
-    for role in started {
-        role.add_routes(&mut routes);
-    }
+    let mut services = Services::default();
+    started.iter().for_each(|role| role.add_to(&mut services));
     let gateway = holmes_gateway::start(Deps {
-        peer: Peer::here(routes.routes(), principal),
+        peer: Peer::here(services.here(), principal),
         key,
         network: network.clone(),
         clock: clock.clone(),
@@ -80,7 +78,7 @@ pub(crate) fn start(
         receipts: Arc::new(scheduling.feed.clone()),
         settings: settings(config)?,
     });
-    Ok(Edge { gateway })
+    Ok(Edge { gateway, status: watch::Sender::new(Status::Serving) })
 }
 
 /// Limits are the configuration's, or the defaults; what pays besides dollars is the network's.
@@ -101,12 +99,10 @@ fn settings(config: &Config) -> Result<Settings> {
 }
 
 impl Edge {
-    /// Its gRPC services, by their names.
-    pub(crate) const SERVICES: [&str; 2] = ["holmes.inference.v1.Inference", "holmes.gateway.v1.Gateway"];
-
     /// Adds its gRPC services.
-    pub(crate) fn add_routes(&self, routes: &mut RoutesBuilder) {
-        routes.add_service(self.gateway.inference()).add_service(self.gateway.attach());
+    pub(crate) fn add_to(&self, services: &mut Services) {
+        services.add(self.gateway.inference(), self.status.subscribe());
+        services.add(self.gateway.attach(), self.status.subscribe());
     }
 
     /// Serves until `stop` says so, then lets calls in progress end.

@@ -1,6 +1,5 @@
 //! Every service as a role of the one binary: one line each.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -19,14 +18,13 @@ use holmes_runtime::driver::{Running, Settings, start};
 use holmes_runtime::feed::follow;
 use holmes_runtime::recover::{Extent, RecoverError, recover};
 use holmes_runtime::rig::{Rig, Seat};
+use holmes_runtime::server::{Grpc, Services};
 use holmes_runtime::{Clock, Feed, MachineHandle, Status};
 use holmes_scheduling::Scheduling;
 use holmes_staking::Staking;
 use holmes_store::Journal;
 use holmes_treasury::Treasury;
 use tokio::sync::watch;
-use tonic::body::Body;
-use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 
 use crate::profile::Profile;
@@ -111,15 +109,13 @@ trait Does: Send + Sync {
 pub(crate) struct Started {
     /// The role's name.
     pub name: &'static str,
-    /// Its gRPC service.
-    pub grpc: &'static str,
     /// How its machine is.
     pub status: watch::Receiver<Status>,
     /// Its log, for those who listen to it.
     pub feed: Feed,
     /// Its machine's door, for those who know its type.
     pub handle: Box<dyn std::any::Any + Send + Sync>,
-    routes: Box<dyn Fn(&mut RoutesBuilder) + Send + Sync>,
+    add: Box<dyn Fn(&mut Services) + Send + Sync>,
     follow: Follow,
     stop: Box<dyn FnOnce() -> Doing<()> + Send>,
 }
@@ -164,35 +160,6 @@ pub(crate) struct Replayed {
     pub heard: Vec<(LogId, Position)>,
     /// The `Replica<M>` itself, for those who know its type.
     pub replica: Box<dyn std::any::Any + Send>,
-}
-
-/// A gRPC service as routes take it.
-trait Grpc:
-    tower_service::Service<
-        http::Request<Body>,
-        Response = http::Response<Body>,
-        Error = Infallible,
-        Future: Send + 'static,
-    > + NamedService
-    + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<S> Grpc for S where
-    S: tower_service::Service<
-            http::Request<Body>,
-            Response = http::Response<Body>,
-            Error = Infallible,
-            Future: Send + 'static,
-        > + NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static
-{
 }
 
 fn role<M: Machine, S: Grpc, T: Grpc>(
@@ -280,8 +247,8 @@ impl Role {
 
 impl Started {
     /// Adds the role's gRPC service.
-    pub(crate) fn add_routes(&self, routes: &mut RoutesBuilder) {
-        (self.routes)(routes);
+    pub(crate) fn add_to(&self, services: &mut Services) {
+        (self.add)(services);
     }
 
     /// Listens to those of the others whose logs it reads.
@@ -345,15 +312,14 @@ impl<M: Machine, S: Grpc, T: Grpc> Does for Of<M, S, T> {
                 .await
                 .with_context(|| format!("{} cannot take up its log ({log})", M::NAME))?;
             let (to_follow, to_stop) = (handle.clone(), handle.clone());
-            let service = server(handle.clone(), &deps);
+            let (service, status) = (server(handle.clone(), &deps), handle.status());
             Ok(Started {
                 name: M::NAME,
-                grpc: S::NAME,
                 status: handle.status(),
                 feed,
                 handle: Box::new(handle),
-                routes: Box::new(move |routes| {
-                    routes.add_service(service.clone());
+                add: Box::new(move |services| {
+                    services.add(service.clone(), status.clone());
                 }),
                 follow: Box::new(move |feed, clock| {
                     if feed.concerns::<M>(log) {

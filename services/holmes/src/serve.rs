@@ -10,15 +10,14 @@ use holmes_kernel::ports::Journal as _;
 use holmes_runtime::auth::Auth;
 use holmes_runtime::config::Config;
 use holmes_runtime::driver::Settings;
-use holmes_runtime::server::{Health, bind, serve, serve_admin};
-use holmes_runtime::{Clock, Feed, MachineHandle, Status, telemetry};
+use holmes_runtime::server::{Services, bind, serve, serve_admin};
+use holmes_runtime::{Clock, Feed, MachineHandle, telemetry};
 use holmes_store::Journal;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
-use tonic::service::Routes;
 
 use crate::data;
-use crate::edge::{self, Edge};
+use crate::edge;
 use crate::kept::{self, Directory, Kept, STAFF_KEY};
 use crate::keyring::Keyring;
 use crate::profile::{self, Profile};
@@ -109,13 +108,8 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let deps = Arc::new(Deps { lease_key: kept.lease, network: profile::network(&config)? });
     let started = start(&config, &roles, &journal, &clock, &deps).await?;
     let (stop, stopped) = watch::channel(false);
-    let edge_status = watch::Sender::new(Status::Serving);
-    let health = Health::default();
-    let mut routes = Routes::builder();
-    for role in &started {
-        health.follow(role.grpc, role.status.clone());
-        role.add_routes(&mut routes);
-    }
+    let mut services = Services::default();
+    started.iter().for_each(|role| role.add_to(&mut services));
     let keyring = keyring(&started, &clock);
     let (most, unproven) = (config.server.max_request_bytes, config.server.max_unproven_bytes);
     let auth = Auth::new(keyring.clone(), deps.network.clone(), clock.clone(), most, unproven);
@@ -123,17 +117,13 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     if let (Some(http), Some(key)) = (http, kept.gateway) {
         edge::tell_if_new(&started, &key).await?;
         let edge = edge::start(&config, &started, key, &deps.network, keyring, &clock)?;
-        edge.add_routes(&mut routes);
-        for name in Edge::SERVICES {
-            health.follow(name, edge_status.subscribe());
-        }
+        edge.add_to(&mut services);
         edge_task = Some(tokio::spawn(edge.run(http, edge::web(&config), stopped.clone())));
     }
     let statuses = started.iter().map(|role| (role.name, role.status.clone())).collect();
     let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), statuses, stopped.clone()));
     let settings = edge::drained(&config.server);
-    let server =
-        tokio::spawn(async move { serve(grpc, routes.routes(), health, auth, &settings, stopped).await });
+    let server = tokio::spawn(async move { serve(grpc, services, auth, &settings, stopped).await });
     greet(&config, &roles, &addresses, kept.staff.is_some());
     if guided && !telemetry::is_json() {
         guide(&config, &addresses, kept.staff.is_some());

@@ -11,7 +11,7 @@ use holmes_kernel::{Code, Id, Principal, PrincipalKind, Refusal, Time};
 use holmes_proto::edge::{self, Roles, Scope};
 use holmes_runtime::auth::{Auth, Keys, Network};
 use holmes_runtime::config::{Server as Settings, Telemetry};
-use holmes_runtime::server::{self, Health};
+use holmes_runtime::server::{self, Services};
 use holmes_runtime::telemetry::Metrics;
 use holmes_runtime::{Clock, telemetry};
 use prost::Message;
@@ -19,7 +19,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
-use tonic::service::Routes;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
@@ -164,9 +163,9 @@ impl Up {
         let listener = server::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "server.listen").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let health = Health::default();
         let machine = watch::Sender::new(holmes_runtime::Status::Serving);
-        health.follow(NAME, machine.subscribe());
+        let mut services = Services::default();
+        services.add(Toy(pause.clone()), machine.subscribe());
         let auth = Auth::new(
             Arc::new(Ring),
             NETWORK,
@@ -174,13 +173,8 @@ impl Up {
             settings.max_request_bytes,
             settings.max_unproven_bytes,
         );
-        let mut routes = Routes::builder();
-        routes.add_service(Toy(pause.clone()));
-        let routes = routes.routes();
         let task =
-            tokio::spawn(
-                async move { server::serve(listener, routes, health, auth, &settings, stopped).await },
-            );
+            tokio::spawn(async move { server::serve(listener, services, auth, &settings, stopped).await });
         Up { address, stop, pause, machine, task }
     }
 

@@ -31,6 +31,9 @@ pub struct Books {
     asked: BTreeMap<Id, Vec<Kind>>,
     /// What was moved under each reference.
     moved: BTreeMap<String, (Id, u64)>,
+    /// When the day's first deed was played: what was there before was asked of nobody here. None of logs whose day is not
+    /// known.
+    pub dawn: Option<Time>,
 }
 
 /// An open hold.
@@ -177,8 +180,10 @@ impl Books {
         match row.kind {
             TransferKind::Single | TransferKind::Hold => {
                 wrong.extend(self.leaves_frozen(row.debit));
-                if !is_platform(seen.who) && self.owner(row.debit) != Some(seen.who) {
-                    let who = seen.who;
+                let (who, owner) = (seen.who, self.owner(row.debit));
+                // Staff moves the platform's money and its own, no party's.
+                let by_staff = who.kind == PrincipalKind::Staff && owner.is_none_or(|of| !is_party(of));
+                if who.kind != PrincipalKind::Service && owner != Some(who) && !by_staff {
                     wrong.push(format!(
                         "{who} has moved money of account {}, which is not its own",
                         row.debit
@@ -203,7 +208,10 @@ impl Books {
     /// What happened is what was asked, all of it; of a balancing transfer, as much as there was (E-2.2). Nothing burns (E-2.4,
     /// profile H).
     fn otherwise(&self, seen: &Seen, row: &Row) -> Option<String> {
-        let asked = self.asked.get(&row.id)?; // what was there before the first deed was asked of nobody here
+        let Some(asked) = self.asked.get(&row.id) else {
+            let by_day = self.dawn.is_some_and(|dawn| seen.at > dawn);
+            return by_day.then(|| format!("E-2.1: nobody has asked for this: {row:?}"));
+        };
         let available = self.available(row.debit);
         let moves = |of: &Move| {
             let units = i128::from(of.amount.units());
@@ -335,6 +343,11 @@ impl Books {
 }
 
 /// Who may move what is not its own, and over the border.
+/// Somebody outside: an account, a node, a gateway.
+fn is_party(who: Principal) -> bool {
+    matches!(who.kind, PrincipalKind::Account | PrincipalKind::Node | PrincipalKind::Gateway)
+}
+
 fn is_platform(who: Principal) -> bool {
     matches!(who.kind, PrincipalKind::Service | PrincipalKind::Staff)
 }

@@ -18,6 +18,11 @@ use super::{Seen, Wrong, raw};
 /// The longest that a lease holds without being renewed.
 const LONGEST_MS: u64 = 60_000;
 
+/// A lease is told as ended before anything is told at more moments than these behind its time: where the clock has leapt, or
+/// the disk has failed, others may come first.
+const SOON: u32 = 3;
+const APART_MS: u64 = 1_000;
+
 /// Leases, and what they hang on.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
@@ -30,6 +35,8 @@ pub(super) struct Leases {
     metered: BTreeSet<(Bytes, Bytes)>,
     /// Those that were checkpointed.
     checkpointed: BTreeSet<(Bytes, Bytes)>,
+    /// The moment of the frame that is read.
+    now: Time,
 }
 
 /// Where a node is attached, which attachment that is, and how many calls it takes at once.
@@ -52,6 +59,8 @@ struct Lease {
     /// Why it must end, whatever else comes.
     doomed: Option<LeaseEnd>,
     ended: bool,
+    /// At how many moments behind its time, a second apart, anything was told while it is open; and the last of these.
+    over_at: (u32, Time),
 }
 
 #[derive(Debug)]
@@ -63,6 +72,12 @@ struct Session {
 
 impl Leases {
     pub(super) fn happened(&mut self, seen: &Seen, event: &Placed) -> Wrong {
+        let mut wrong = self.late(seen.at);
+        wrong.extend(self.told(seen, event));
+        wrong
+    }
+
+    fn told(&mut self, seen: &Seen, event: &Placed) -> Wrong {
         match event {
             Placed::NodeAttached(e) => {
                 let slots = Capabilities::decode(e.capabilities.clone()).map_or(0, |offer| offer.slots);
@@ -118,6 +133,27 @@ impl Leases {
         open.map(|(node, leases)| format!("E-10.2: {} leases of node {node} never end", leases.len()))
     }
 
+    /// E-10.2: what is over ends soon.
+    fn late(&mut self, now: Time) -> Wrong {
+        if now <= std::mem::replace(&mut self.now, now) {
+            return Wrong::new(); // of the same frame
+        }
+        let mut late = Wrong::new();
+        for lease in self.open.values().flatten() {
+            let Some(lease) = self.leases.get_mut(lease).filter(|lease| lease.expires_at < now) else {
+                continue;
+            };
+            let (moments, last) = lease.over_at;
+            if last.after_millis(APART_MS) < now {
+                lease.over_at = (moments + 1, now);
+            }
+            if moments > SOON {
+                late.push(format!("E-10.2: a lease is open at {now:?}, though it is over: {lease:?}"));
+            }
+        }
+        late
+    }
+
     fn doom_of(&mut self, node: Id, why: LeaseEnd) {
         for lease in self.open.get(&node).into_iter().flatten() {
             if let Some(lease) = self.leases.get_mut(lease) {
@@ -160,8 +196,8 @@ impl Leases {
         }
         let prices = [event.input_pico_usd, event.output_pico_usd].map(u128::from);
         let allowance = event.allowance_pico_usd.into();
-        let (doomed, ended, metered) = (None, false, 0);
-        let lease = Lease { node, session, expires_at, prices, allowance, metered, doomed, ended };
+        let (doomed, ended, metered, over_at) = (None, false, 0, (0, Time::default()));
+        let lease = Lease { node, session, expires_at, prices, allowance, metered, doomed, ended, over_at };
         self.leases.insert(event.lease.clone(), lease);
         wrong
     }
@@ -174,7 +210,7 @@ impl Leases {
         let session = lease.session;
         let (goes_on, allowance) = (!lease.ended && lease.doomed.is_none(), event.allowance_pico_usd.into());
         let is_less = allowance < lease.allowance;
-        (lease.expires_at, lease.allowance) = (until, allowance);
+        (lease.expires_at, lease.allowance, lease.over_at) = (until, allowance, (0, Time::default()));
         let mut wrong: Wrong = self.lasts(seen, session, until).into_iter().collect();
         if !goes_on || is_less {
             wrong.push(format!("E-10.2: a lease is renewed that is over, or for less: {event:?}"));

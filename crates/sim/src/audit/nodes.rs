@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holmes_kernel::{Id, Principal, Time};
+use holmes_proto::columns::ids;
 use holmes_proto::market::v1::WorkCredit;
 use holmes_proto::market::v1::event::Event as Sold;
 use holmes_proto::scheduling::v1 as scheduling;
@@ -30,6 +31,8 @@ pub(super) struct Nodes {
     /// Sessions, and which entry of the market's log has closed them.
     sessions: BTreeMap<Id, Option<u64>>,
     unbondings: BTreeMap<u64, Unbonding>,
+    /// Nodes that staking has called tombstoned, behind which entry of its log.
+    tombstoned: BTreeMap<Id, u64>,
     /// Models' prices and work a token, read and written, behind entries of the market's log.
     models: BTreeMap<String, BTreeMap<u64, [u64; 4]>>,
 }
@@ -77,6 +80,11 @@ impl Nodes {
         stood.range(..=known).next_back().map(|(_, standing)| *standing)
     }
 
+    /// Whether who knows so much of staking's log may call a node tombstoned (E-6.1).
+    pub(super) fn is_tombstoned(&self, node: Id, known: u64) -> bool {
+        self.tombstoned.get(&node).is_some_and(|said| *said <= known)
+    }
+
     /// E-6.5: what unbonds and was not paid long after its time. A day may pay as much as all bonds of a day here.
     pub(super) fn unpaid(&self, now: Time) -> impl Iterator<Item = String> + '_ {
         let late = move |unbonding: &&Unbonding| {
@@ -94,10 +102,18 @@ impl Nodes {
                 self.nodes.insert(raw(&e.node), Node { owner, stood });
             }
             Staked::BondChanged(e) => {
+                if e.state() == NodeState::Tombstoned {
+                    self.tombstoned.entry(raw(&e.node)).or_insert(seen.first);
+                }
                 let serves = e.qualified && e.state() == NodeState::Active;
                 if let Some(node) = self.nodes.get_mut(&raw(&e.node)) {
                     let (slashable, rating) = (e.bond_units + e.unbonding_units, e.rating_milli_cu);
                     node.stood.insert(seen.first, Standing { serves, slashable, rating });
+                }
+            }
+            Staked::OwnerTombstoned(e) => {
+                for node in ids(&e.nodes) {
+                    self.tombstoned.entry(node).or_insert(seen.first);
                 }
             }
             Staked::UnbondingStarted(e) => return self.unbonds(seen, &e, heard).into_iter().collect(),
@@ -128,8 +144,10 @@ impl Nodes {
             let granted = lease.granted;
             return Some(format!("E-6.5: node {node} unbonds with the lease of {granted} open"));
         }
-        let early = ready_at < seen.at.after_millis(UNBONDING_DAYS * EPOCH_S * 1_000);
-        early.then(|| format!("E-6.5: what unbonds of node {node} is ready before {UNBONDING_DAYS} days"))
+        let due = seen.at.after_millis(UNBONDING_DAYS * EPOCH_S * 1_000);
+        (ready_at != due).then(|| {
+            format!("E-6.5: what unbonds of node {node} is ready at {ready_at:?}, its {UNBONDING_DAYS} days end at {due:?}")
+        })
     }
 
     /// E-6.5: nothing is paid before its time, more than unbonds, or to anybody but the owner.

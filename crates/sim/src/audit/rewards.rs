@@ -120,6 +120,13 @@ impl Node {
     }
 }
 
+/// E-5.2: only a tombstone takes from a node what it has earned, and staking has said so.
+fn lost(node: Id, others: &Others<'_>) -> Option<String> {
+    let known = others.heard.upto(EMISSION, STAKING);
+    (!others.nodes.is_tombstoned(node, known))
+        .then(|| format!("E-5.2: node {node} loses its rewards, and staking knows of no tombstone"))
+}
+
 impl Rewards {
     /// What scheduling says of presence.
     pub(super) fn attended(&mut self, seen: &Seen, event: &Placed) {
@@ -184,7 +191,9 @@ impl Rewards {
                 for id in ids(&e.nodes) {
                     self.nodes.get_mut(&id).into_iter().for_each(|node| node.barred = true);
                 }
+                return ids(&e.nodes).filter_map(|id| lost(id, others)).collect();
             }
+            Emitted::LockedBurned(e) => return ids(&e.nodes).filter_map(|id| lost(id, others)).collect(),
             Emitted::WorkNoted(e) => return self.work_noted(&e, others.heard),
             Emitted::AttendanceNoted(e) => return self.attendance_noted(&e, others.heard),
             Emitted::PriceNoted(e) => return self.price_noted(&e, others.heard),
@@ -223,14 +232,15 @@ impl Rewards {
             stand.required = event.required_units;
             stand.rating = event.rating_milli_cu;
         });
-        let is_new = event.registered || event.barred;
+        let is_new = event.registered;
         let standing = others.nodes.standing(raw(&event.node), others.heard.upto(EMISSION, STAKING));
         let said = standing.map(|standing| (standing.slashable, standing.rating));
         let noted = Some((event.slashable_units, event.rating_milli_cu));
+        let barred = event.barred.then(|| lost(raw(&event.node), others)).flatten();
         let wrong = (!is_new && said != noted).then(|| {
             format!("E-0.6: of node {} {noted:?} is noted, and {said:?} was said", raw(&event.node))
         });
-        wrong.into_iter().collect()
+        wrong.into_iter().chain(barred).collect()
     }
 
     fn work_noted(&mut self, event: &WorkNoted, heard: &Heard) -> Wrong {

@@ -234,6 +234,13 @@ fn transfers_that_are_not_as_the_rules_say_are_told() {
         [900] => now_is(recorded.expiries_us.first_mut()?, 7),
         _ => None,
     });
+    let mut watch = Watch::default();
+    watch.audit.books.dawn = Some(holmes_kernel::Time::default());
+    let wrong = watch.read(read.0.clone());
+    assert!(
+        wrong.iter().any(|wrong| wrong.contains("nobody has asked")),
+        "who reads logs alone has heard nobody ask"
+    );
     read.says("which is frozen", |event: &mut ledger::Event| match event.event.as_mut()? {
         Booked::AccountFrozen(e) if !e.frozen_out => {
             e.frozen_out = true;
@@ -264,6 +271,10 @@ fn transfers_that_are_not_as_the_rules_say_are_told() {
 fn leases_calls_and_bonds_that_are_not_as_the_rules_say_are_told() {
     let read = Read(day());
     read.staked("E-6.5: what unbonds", only!(Staked::UnbondingStarted, e => now_is(&mut e.ready_at_us, 7)));
+    read.staked(
+        "E-6.5: what unbonds",
+        only!(Staked::UnbondingStarted, e => { e.ready_at_us += 1; Some(()) }),
+    );
     read.staked(
         "which is not its own",
         only!(Staked::UnbondingStarted, e => id_is(&mut e.node, node(1).to_bytes())),
@@ -479,6 +490,7 @@ fn rewards_that_are_not_as_the_rules_say_are_told() {
         Emitted::NodeNoted(e) if e.node == node(1).to_bytes().as_slice() => turned(&mut e.owner),
         _ => None,
     });
+    read.emitted("E-5.2: node", only!(Emitted::NodeNoted, e => { e.barred = true; Some(()) }));
     read.emitted(
         "E-3.2: the price",
         only!(Emitted::PriceNoted, e => now_is(&mut e.token_price_micro_usd, 7)),

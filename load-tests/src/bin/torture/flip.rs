@@ -18,7 +18,7 @@ use crate::world::{DATA, World};
 
 /// Bits that are tried on one network, before another is made: on a small one, and on one whose log fills tables, which
 /// takes longer to read.
-const BITS: [u64; 2] = [180, 20];
+const BITS: [u64; 2] = [90, 60];
 /// So few bits are all tried on a small network.
 const FEW: u64 = 20;
 /// Only a table of frames is as large.

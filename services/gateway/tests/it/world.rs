@@ -16,7 +16,7 @@ use holmes_proto::inference::v1::{
 use holmes_proto::market::v1::market_server::MarketServer;
 use holmes_proto::scheduling::v1::scheduling_server::SchedulingServer;
 use holmes_runtime::auth::{Auth, Keys, Network};
-use holmes_runtime::server::Health;
+use holmes_runtime::server::{self, Services as Served};
 use holmes_runtime::{Clock, Peer};
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -135,13 +135,13 @@ impl World {
         let network = Network { genesis: GENESIS, cell: CELL };
         let (most, unproven) = (settings.max_request_bytes, settings.max_unproven_bytes);
         let auth = Auth::new(Arc::new(KnownKeys), network, Clock::System, most, unproven);
-        let routes = Routes::new(self.gateway.inference()).add_service(self.gateway.attach());
+        let (status, mut services) = (watch::Sender::new(holmes_runtime::Status::Serving), Served::default());
+        services.add(self.gateway.inference(), status.subscribe());
+        services.add(self.gateway.attach(), status.subscribe());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = self.stop.subscribe();
-        tokio::spawn(async move {
-            holmes_runtime::server::serve(listener, routes, Health::default(), auth, &settings, stop).await
-        });
+        tokio::spawn(async move { server::serve(listener, services, auth, &settings, stop).await });
         Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
     }
 

@@ -16,7 +16,7 @@ pub(super) const LENGTHS: &str = "a number with its unit, as in 500ms, 5s, 10m, 
                                   spaces between";
 
 /// The longest: a century is beyond every parameter, and far from where log time ends.
-const MOST: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(super) const MOST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// A length of time.
 pub(super) fn length(text: &str) -> Option<Duration> {

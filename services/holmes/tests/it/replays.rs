@@ -14,7 +14,7 @@ use crate::harness::{Place, Server};
 use crate::raw::{
     Fields, Signing, answer, call, connect, described, genesis, now_ms, of_key, reason, secret,
 };
-use crate::rules::{Rule, rules};
+use crate::rules::{ATTACH, Rule, rules};
 use crate::scopes::{id_of, machine, wallet};
 use crate::traces::nothing_asked;
 
@@ -128,6 +128,31 @@ async fn a_signature_counts_for_the_one_request_that_it_covers() {
     }
     assert!(wrong.is_empty(), "{} answers are wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(settled(&server), before, "nothing of this was done");
+    let end = server.heads();
+    server.terminate();
+    nothing_asked(&place, &people.names(), &start, &end);
+}
+
+/// What reads is known by its name alone, and so by what it leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_reads_leaves_nothing_in_any_log() {
+    let place = Place::of("hol");
+    let server = place.serve(&["--role", "all"]);
+    let people = People::of(&place, &server);
+    let channel = connect(&server).await;
+    settled(&server);
+    let (start, mut answered) = (server.heads(), Vec::new());
+    for rule in rules().iter().filter(|rule| !rule.once && rule.method != ATTACH) {
+        let input = described(&rule.method).expect("a method of ours").input();
+        for message in [Vec::new(), whole(&input, 0).encode_to_vec()] {
+            let id = holmes_runtime::fresh_id();
+            let proof = signer(rule, &people).fields(&rule.method, &message, id, now_ms() + 60_000);
+            if call(&channel, &rule.method, message, &proof).await.is_none() {
+                answered.push(&rule.method);
+            }
+        }
+    }
+    assert!(answered.len() >= 15, "few are answered, so that this says little: {answered:?}");
     let end = server.heads();
     server.terminate();
     nothing_asked(&place, &people.names(), &start, &end);

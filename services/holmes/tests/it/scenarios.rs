@@ -307,6 +307,9 @@ fn a_file_that_is_wrong_says_where_why_and_what_was_meant() {
         (format!("{}  - at: 4s\n    {get}\n", step(&format!("at: 5s\n    {get}"))), 12, "never reached"),
         (format!("{}  - at: 1y\n    {get}\n", step("do: advance 2y")), 9, "never reached"),
         (step(&format!("{get}\n    repeat: 0")), 11, "never reached"),
+        (step(&format!("{get}\n    repeat: 4294967296")), 11, "at most 1000000"),
+        (step("do: advance 100y\n    every: 100y\n    repeat: 1000000"), 8, "within a century"),
+        (step(&format!("at: epoch 18446744073709551615\n    {get}")), 8, "within a century"),
         (step(&format!("{get}\n    every: 5s")), 8, "write `repeat` too"),
         // who and what
         (step(&get.replace("as: dora", "as: doria")), 8, "did you mean `dora`"),

@@ -15,6 +15,9 @@ use crate::scenario::{cast, expect, fields, moment, names};
 /// Members of an answer that are numbers.
 const NUMBERS: [&str; 4] = ["inputTokens", "outputTokens", "priceMicroUsd", "mostMicroUsd"];
 
+/// How often a step may be repeated: a scenario is played in memory.
+const MOST_REPEATED: u64 = 1_000_000;
+
 const DEEDS: &str =
     "restart, restart SERVICE, advance 30d, lose NODE, attach NODE, stop gateway or start gateway";
 
@@ -35,15 +38,18 @@ impl Checker {
                 "repeated 0 times, it is never reached: leave it out",
             );
         }
+        if repeat > MOST_REPEATED {
+            let how = format!("repeated {repeat} times; at most {MOST_REPEATED} are played");
+            self.wrong(of.repeat.as_ref().map_or(at_line, line), how);
+        }
         let every = of.every.as_ref().and_then(|text| self.length(text)).unwrap_or_default();
         if of.every.is_some() && repeat < 2 {
             self.wrong(at_line, "`every` is the time between repetitions: write `repeat` too");
         }
-        self.now += every.saturating_mul(u32::try_from(repeat.saturating_sub(1)).unwrap_or(u32::MAX));
-        let repeated = u32::try_from(repeat).unwrap_or(u32::MAX);
+        self.goes_on(at_line, every, repeat.saturating_sub(1));
         match &what {
-            Some(What::Do(Deed::Advance(by))) => self.now += by.saturating_mul(repeated),
-            Some(What::Ask { lasts, .. }) => self.now += lasts.saturating_mul(repeated),
+            Some(What::Do(Deed::Advance(by))) => self.goes_on(at_line, *by, repeat),
+            Some(What::Ask { lasts, .. }) => self.goes_on(at_line, *lasts, repeat),
             _ => {}
         }
         if let Some(name) = &of.save {
@@ -54,6 +60,17 @@ impl Checker {
         }
         let refused = of.refused.as_ref().map(|reason| reason.value.clone());
         Some(Planned { number, line: at_line, at, what: what?, save, expect, refused, repeat, every })
+    }
+
+    /// So much time passes so often. A century is the most, far from where log time ends.
+    fn goes_on(&mut self, at_line: u64, each: Duration, times: u64) {
+        let times = u32::try_from(times).unwrap_or(u32::MAX);
+        let now = self.now.saturating_add(each.saturating_mul(times));
+        if now > moment::MOST {
+            let how = format!("by then {} have passed; a scenario ends within a century", moment::shown(now));
+            return self.wrong(at_line, how); // and time stands for what follows
+        }
+        self.now = now;
     }
 
     /// Moments rise: what lies behind the step before would never be reached at its time.
@@ -71,6 +88,14 @@ impl Checker {
                 Duration::from_micros(begins) + beyond
             }
         };
+        if at > moment::MOST {
+            let given = moment::shown(at);
+            self.wrong(
+                line(text),
+                format!("this is {given} after the start; a scenario ends within a century"),
+            );
+            return None;
+        }
         if at < self.now {
             let (given, now) = (moment::shown(at), moment::shown(self.now));
             self.wrong(
