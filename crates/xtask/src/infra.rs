@@ -96,7 +96,8 @@ impl Lent {
         let dir = directory(house);
         let ran: Vec<_> = servers(&dir).iter().map(|server| server.pid().is_some()).collect();
         let at = up(&house.root, &dir, 1)?;
-        let started = servers(&dir).into_iter().zip(ran).filter(|(server, ran)| !ran && server.pid().is_some());
+        let started =
+            servers(&dir).into_iter().zip(ran).filter(|(server, ran)| !ran && server.pid().is_some());
         let ours = started.map(|(server, _)| server.name).collect();
         Ok(Lent { at, dir, ours })
     }
@@ -233,7 +234,8 @@ impl Server {
     fn stop(&self) -> Result<()> {
         let Some(pid) = self.pid() else { return Ok(()) };
         let signal = |word: &str| sh::output(Command::new("kill").args([word, &pid.to_string()]));
-        signal("-TERM").with_context(|| format!("{} cannot be stopped: process {pid} is another's", self.name))?;
+        signal("-TERM")
+            .with_context(|| format!("{} cannot be stopped: process {pid} is another's", self.name))?;
         let began = Instant::now();
         while self.pid().is_some() {
             if began.elapsed() > GRACE {
@@ -274,7 +276,12 @@ mod tests {
 
     fn server(dir: &Path) -> Server {
         let answers = |_| false;
-        Server { name: "sleeper".into(), at: SocketAddr::from(([127, 0, 0, 1], 1)), dir: dir.to_owned(), answers }
+        Server {
+            name: "sleeper".into(),
+            at: SocketAddr::from(([127, 0, 0, 1], 1)),
+            dir: dir.to_owned(),
+            answers,
+        }
     }
 
     #[test]

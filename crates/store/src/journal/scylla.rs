@@ -102,7 +102,9 @@ impl Journal {
             session.query_unpaged(statement.as_str(), ()).await.map_err(failed)?;
         }
         let keyspace = &options.keyspace;
-        let text = format!("INSERT INTO {keyspace}.provisioned (one, datacenter, copies) VALUES (1, ?, ?) IF NOT EXISTS");
+        let text = format!(
+            "INSERT INTO {keyspace}.provisioned (one, datacenter, copies) VALUES (1, ?, ?) IF NOT EXISTS"
+        );
         let copies = i8::try_from(replication.copies).map_err(failed)?;
         session.query_unpaged(text, (&replication.datacenter, copies)).await.map_err(failed)?;
         match safety::gather(&session, keyspace).await?.provisioned {

@@ -16,8 +16,16 @@ fn one_copy() -> Replication {
 
 fn options(keyspace: String) -> Options {
     let nodes = std::env::var("HOLMES_CQL").expect("asked only where it is set");
-    let services: BTreeMap<ServiceId, String> = (1..=8).map(|svc| (ServiceId(svc), format!("s{svc}"))).collect();
-    Options { nodes: nodes.split(',').map(str::to_owned).collect(), keyspace, cell: 1, services, dev: true, bucket_frames: BUCKET_FRAMES }
+    let services: BTreeMap<ServiceId, String> =
+        (1..=8).map(|svc| (ServiceId(svc), format!("s{svc}"))).collect();
+    Options {
+        nodes: nodes.split(',').map(str::to_owned).collect(),
+        keyspace,
+        cell: 1,
+        services,
+        dev: true,
+        bucket_frames: BUCKET_FRAMES,
+    }
 }
 
 impl Storage for Scylla {

@@ -63,7 +63,10 @@ pub(super) fn fetched(root: &Path) -> Result<PathBuf> {
     if whole.exists() {
         return Ok(jars);
     }
-    ensure!(sh::output(Command::new("mvn").arg("--version")).is_some(), "Maven fetches Cassandra once; {fix}");
+    ensure!(
+        sh::output(Command::new("mvn").arg("--version")).is_some(),
+        "Maven fetches Cassandra once; {fix}"
+    );
     fs::create_dir_all(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     fs::write(dir.join("pom.xml"), POM.replace("VERSION", VERSION))?;
     let out = format!("-DoutputDirectory={}", jars.display());
@@ -98,6 +101,8 @@ pub(super) fn command(jars: &Path, dir: &Path, at: SocketAddr, nodes: u8) -> Res
         ("cassandra.ring_delay_ms", "2000".into()),
         ("cassandra.skip_wait_for_gossip_to_settle", "0".into()),
         ("cassandra.superuser_setup_delay_ms", "0".into()),
+        // Tables are made and dropped all the time; the commit log has them.
+        ("cassandra.test.flush_local_schema_changes", "false".into()),
         ("cassandra.jmx.local.port", (7_190 + u16::from(last)).to_string()),
         ("jdk.attach.allowAttachSelf", "true".into()),
         ("io.netty.tryReflectionSetAccessible", "true".into()),

@@ -57,7 +57,9 @@ impl Inner {
     }
 
     async fn raise(&self, log: LogId, bucket: i32, head: &Head, claimed: &Head) -> Outcome {
-        let (Ok(service), Ok(term), Ok(before)) = (self.service(log), signed(claimed.term), signed(head.term)) else {
+        let (Ok(service), Ok(term), Ok(before)) =
+            (self.service(log), signed(claimed.term), signed(head.term))
+        else {
             return Outcome::unknown(log);
         };
         let (owner, last_owner) = (claimed.nonce.to_vec(), head.nonce.to_vec());
@@ -149,8 +151,12 @@ impl Bucket {
     fn with(&self, head: Head, frame: &Frame) -> Bucket {
         let bytes = i64::try_from(frame.bytes().len()).unwrap_or(i64::MAX);
         let Header { frames, bytes: before, .. } = self.header;
-        let header =
-            Header { head, frames: frames.saturating_add(1), bytes: before.saturating_add(bytes), ..self.header };
+        let header = Header {
+            head,
+            frames: frames.saturating_add(1),
+            bytes: before.saturating_add(bytes),
+            ..self.header
+        };
         Bucket { header, ..*self }
     }
 }

@@ -35,7 +35,8 @@ impl Inner {
             }
             // This bucket has no more: perhaps there is a next one, opened where this one ends.
             let next = self.bucket_of(log, behind).await?;
-            if next <= bucket && !(self.learn_next(log).await? && self.bucket_of(log, behind).await? > bucket) {
+            if next <= bucket && !(self.learn_next(log).await? && self.bucket_of(log, behind).await? > bucket)
+            {
                 return Ok(frames);
             }
             bucket += 1;

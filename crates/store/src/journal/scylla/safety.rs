@@ -153,7 +153,8 @@ pub(super) async fn gather(session: &Session, keyspace: &str) -> Result<Facts, J
     let answer = session.query_unpaged(provisioned, ()).await.map_err(failed)?;
     let row = answer.into_rows_result().map_err(failed)?;
     let row = row.maybe_first_row::<(String, i8)>().map_err(failed)?;
-    let provisioned = row.map(|(datacenter, copies)| Replication { datacenter, copies: copies.unsigned_abs() });
+    let provisioned =
+        row.map(|(datacenter, copies)| Replication { datacenter, copies: copies.unsigned_abs() });
     let mut servers = Vec::new();
     for node in session.get_cluster_state().get_nodes_info() {
         let address = node.address.to_string();
@@ -165,7 +166,8 @@ pub(super) async fn gather(session: &Session, keyspace: &str) -> Result<Facts, J
             let row = answer.into_rows_result().ok()?.maybe_first_row::<Row>().ok()??;
             row.columns.into_iter().next()??.into_string()
         };
-        let kind = if let Some(release) = ask("SELECT version FROM system.versions WHERE key = 'local'").await {
+        let kind = if let Some(release) = ask("SELECT version FROM system.versions WHERE key = 'local'").await
+        {
             Kind::Scylla { release }
         } else {
             let setting = async |name: &str| {
@@ -241,7 +243,11 @@ mod tests {
     fn every_server_is_held_to_its_release_and_its_settings() {
         let of = |kind| Facts { servers: vec![Server { address: "a".into(), kind }], ..sound() };
         let cassandra = |release: &str, paxos: &str, sync: &str| {
-            of(Kind::Cassandra { release: release.into(), paxos_variant: paxos.into(), commitlog_sync: sync.into() })
+            of(Kind::Cassandra {
+                release: release.into(),
+                paxos_variant: paxos.into(),
+                commitlog_sync: sync.into(),
+            })
         };
         assert_eq!(faults(&cassandra("4.1.0", "v2", "group"), false), [""; 0]);
         assert_eq!(faults(&cassandra("4.0.11", "v2", "batch"), false), ["a release"]);
@@ -251,8 +257,14 @@ mod tests {
             faults(&cassandra("not told", "not told", "not told"), false),
             ["a release", "a paxos_variant", "a commitlog_sync"]
         );
-        for (release, sound) in [("2025.4.0", true), ("2026.1.0~rc1", true), ("2025.3.9", false), ("5.4.0", false)] {
-            assert_eq!(faults(&of(Kind::Scylla { release: release.into() }), false).is_empty(), sound, "{release}");
+        for (release, sound) in
+            [("2025.4.0", true), ("2026.1.0~rc1", true), ("2025.3.9", false), ("5.4.0", false)]
+        {
+            assert_eq!(
+                faults(&of(Kind::Scylla { release: release.into() }), false).is_empty(),
+                sound,
+                "{release}"
+            );
         }
     }
 }

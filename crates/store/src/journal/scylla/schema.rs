@@ -2,7 +2,11 @@
 //! have a role of its own that reaches nothing else.
 
 /// What is done once, in order; each statement may be said again.
-pub(super) fn statements<'a>(keyspace: &str, services: impl Iterator<Item = &'a String>, replication: &Replication) -> Vec<String> {
+pub(super) fn statements<'a>(
+    keyspace: &str,
+    services: impl Iterator<Item = &'a String>,
+    replication: &Replication,
+) -> Vec<String> {
     let mut all = vec![format!(
         "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = \
          {{'class': 'NetworkTopologyStrategy', '{}': {}}}",

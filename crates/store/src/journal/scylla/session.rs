@@ -57,7 +57,11 @@ pub(super) struct Statements {
 
 impl Statements {
     /// Prepares them: a table that is not there is told now.
-    pub(super) async fn prepare(session: &Session, keyspace: &str, name: &str) -> Result<Statements, JournalError> {
+    pub(super) async fn prepare(
+        session: &Session,
+        keyspace: &str,
+        name: &str,
+    ) -> Result<Statements, JournalError> {
         // Never tried again by the driver, never sent to two nodes at once: only we know when that is safe.
         let conditional = ExecutionProfile::builder()
             .consistency(Consistency::LocalQuorum)
@@ -130,14 +134,20 @@ const KEEP_SNAPSHOT: &str = "INSERT INTO TABLE_snapshot (shard, version, seq, pa
      VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
 const SNAPSHOTS: &str = "SELECT seq, parts, digest, chain, ts, term FROM TABLE_snapshot \
      WHERE shard = ? AND version = ? AND seq <= ?";
-const A_PART: &str = "SELECT bytes FROM TABLE_snapshot_part WHERE shard = ? AND version = ? AND seq = ? AND part = ?";
+const A_PART: &str =
+    "SELECT bytes FROM TABLE_snapshot_part WHERE shard = ? AND version = ? AND seq = ? AND part = ?";
 const DROP_SNAPSHOT: &str = "DELETE FROM TABLE_snapshot WHERE shard = ? AND version = ? AND seq = ?";
-const DROP_PART: &str = "DELETE FROM TABLE_snapshot_part WHERE shard = ? AND version = ? AND seq = ? AND part = ?";
+const DROP_PART: &str =
+    "DELETE FROM TABLE_snapshot_part WHERE shard = ? AND version = ? AND seq = ? AND part = ?";
 
 impl Inner {
     /// A conditional write. Both servers answer `[applied]` first; what else they tell differs, so that whoever needs more
     /// reads the header.
-    pub(super) async fn conditional(&self, statement: &PreparedStatement, values: impl SerializeRow) -> Outcome {
+    pub(super) async fn conditional(
+        &self,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Outcome {
         let answer = match self.session.execute_unpaged(statement, values).await {
             Ok(answer) => answer,
             Err(why) => return Outcome::Unknown(why.to_string()),

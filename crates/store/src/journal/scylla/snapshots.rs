@@ -36,8 +36,7 @@ impl Inner {
             parts += 1;
         }
         let (ts, term) = (signed(at.ts.micros())?, signed(at.term)?);
-        let values =
-            (shard, version, seq, parts, snapshot.digest.to_vec(), at.chain.to_vec(), ts, term);
+        let values = (shard, version, seq, parts, snapshot.digest.to_vec(), at.chain.to_vec(), ts, term);
         self.write(&statements.keep_snapshot, values).await?;
         let kept = self.snapshots(*log, *state_version, u64::MAX).await?;
         let seqs: Vec<u64> = kept.iter().map(|kept| kept.seq).collect();
@@ -90,11 +89,8 @@ impl Inner {
         state_version: u32,
         at_most: u64,
     ) -> Result<Vec<Kept>, JournalError> {
-        let place = (
-            i32::from(log.shard),
-            i64::from(state_version),
-            i64::try_from(at_most).unwrap_or(i64::MAX),
-        );
+        let place =
+            (i32::from(log.shard), i64::from(state_version), i64::try_from(at_most).unwrap_or(i64::MAX));
         let rows: Vec<Row> = self.all(&self.service(log)?.statements.snapshots, place).await?;
         let read = |(seq, parts, digest, chain, ts, term): Row| {
             let [seq, ts, term] = [seq, ts, term].map(|value| u64::try_from(value).unwrap_or_default());
