@@ -293,7 +293,7 @@ mod tests {
         let mut command = Command::new("sh");
         // A grandchild, as it would be when the next command stops it: nobody here waits for its end.
         command.args(["-c", &format!("sh -c \"{script}\" & echo $! > {}/its", dir.path().display())]);
-        server.start(&mut command).expect("started");
+        server.start(&mut command).expect("started").wait().expect("it has gone");
         let its = dir.path().join("its");
         while fs::read_to_string(&its).is_ok_and(|text| text.is_empty()) || !its.exists() {
             std::thread::sleep(Duration::from_millis(20));

@@ -6,9 +6,20 @@ use holmes_kernel::ports::{Claim, Journal as _, JournalError};
 use holmes_kernel::{Frame, LogId, ServiceId, Tail};
 use holmes_store::conformance::{Storage, assert_chain, first, frame, log};
 use holmes_store::journal::scylla::{BUCKET_FRAMES, Journal, Options, Replication};
+use scylla::client::session_builder::SessionBuilder;
 
-/// A keyspace of its own, which is left behind: the server is there for tests alone.
+/// A keyspace of its own, which goes with it: a small server has room for few.
 struct Scylla(Options);
+
+impl Drop for Scylla {
+    fn drop(&mut self) {
+        let gone = async {
+            let session = SessionBuilder::new().known_nodes(&self.0.nodes).build().await.unwrap();
+            session.query_unpaged(format!("DROP KEYSPACE {}", self.0.keyspace), ()).await.unwrap();
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(gone));
+    }
+}
 
 fn one_copy() -> Replication {
     Replication { datacenter: "datacenter1".into(), copies: 1 }
@@ -62,10 +73,10 @@ async fn narrow() -> Option<Scylla> {
         eprintln!("NOT TESTED: {what}");
         return None;
     }
-    let Scylla(options) = Scylla::fresh().await;
-    let journal = Journal::connect(options.clone()).await.unwrap();
-    journal.provision(&first(log(1))).await.unwrap();
-    Some(Scylla(Options { bucket_frames: 3, ..options }))
+    let mut storage = Scylla::fresh().await;
+    storage.handle().await.provision(&first(log(1))).await.unwrap();
+    storage.0.bucket_frames = 3;
+    Some(storage)
 }
 
 async fn extend(journal: &Journal, claim: &Claim, tail: &mut Tail, count: usize) {
@@ -121,7 +132,8 @@ async fn whoever_is_fenced_where_a_bucket_ends_neither_seals_nor_opens() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_copy_is_claimed_for_development_alone() {
-    let Some(Scylla(options)) = narrow().await else { return };
+    let Some(storage) = narrow().await else { return };
+    let options = storage.0.clone();
     let checks = Journal::connect(options.clone()).await.unwrap().checks().await.unwrap();
     assert!(checks.len() >= 4 && checks.iter().all(|check| check.fault.is_none()), "{checks:#?}");
     let strict = Journal::connect(Options { dev: false, ..options }).await.unwrap();
@@ -133,9 +145,10 @@ async fn one_copy_is_claimed_for_development_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn migrating_again_is_no_change_and_other_copies_are_refused() {
-    let Some(Scylla(options)) = narrow().await else { return };
-    Journal::migrate(&options, &one_copy()).await.unwrap();
+    let Some(storage) = narrow().await else { return };
+    let options = &storage.0;
+    Journal::migrate(options, &one_copy()).await.unwrap();
     assert_eq!(whole(&Journal::connect(options.clone()).await.unwrap(), log(1)).await.len(), 1);
-    let refused = Journal::migrate(&options, &Replication { copies: 3, ..one_copy() }).await;
+    let refused = Journal::migrate(options, &Replication { copies: 3, ..one_copy() }).await;
     assert!(refused.unwrap_err().to_string().contains("nothing moves copies"));
 }

@@ -5,11 +5,41 @@ use std::time::Duration;
 
 use holmes_kernel::ports::{Claim, JournalError};
 use holmes_kernel::{Frame, LogId};
+use scylla::SerializeRow;
 
 use super::bucket::{Bucket, Header};
 use super::session::Outcome;
 use super::{Inner, signed};
 use crate::journal::head::{Admitted, Head, nonce};
+
+#[derive(SerializeRow)]
+struct Claiming<'a> {
+    term: i64,
+    owner: &'a [u8],
+    shard: i32,
+    bucket: i32,
+    term_before: i64,
+    owner_before: &'a [u8],
+}
+
+#[derive(SerializeRow)]
+struct Appending<'a> {
+    shard: i32,
+    bucket: i32,
+    seq: i64,
+    last: i64,
+    body: &'a [u8],
+    head: i64,
+    chain: Vec<u8>,
+    head_ts: i64,
+    head_term: i64,
+    frames: i32,
+    bytes: i64,
+    term: i64,
+    owner: Vec<u8>,
+    head_before: i64,
+    chain_before: Vec<u8>,
+}
 
 /// How often a claim is tried against others who claim, and an append against an answer that does not come.
 const MOST_CLAIMS: u32 = 200;
@@ -57,13 +87,13 @@ impl Inner {
     }
 
     async fn raise(&self, log: LogId, bucket: i32, head: &Head, claimed: &Head) -> Outcome {
-        let (Ok(service), Ok(term), Ok(before)) =
+        let (Ok(service), Ok(term), Ok(term_before)) =
             (self.service(log), signed(claimed.term), signed(head.term))
         else {
             return Outcome::unknown(log);
         };
-        let (owner, last_owner) = (claimed.nonce.to_vec(), head.nonce.to_vec());
-        let values = (term, owner, i32::from(log.shard), bucket, before, last_owner);
+        let (owner, owner_before) = (&claimed.nonce[..], &head.nonce[..]);
+        let values = Claiming { term, owner, shard: i32::from(log.shard), bucket, term_before, owner_before };
         self.conditional(&service.statements.claim, values).await
     }
 
@@ -123,21 +153,30 @@ impl Inner {
     async fn write_frame(&self, log: LogId, bucket: &Bucket, frame: &Frame) -> Outcome {
         let Header { head, .. } = bucket.header;
         let next = bucket.with(Head { tail: frame.tail(), ..head }, frame).header;
-        let numbers = [head.term, head.tail.seq, frame.header().first, frame.header().last].map(signed);
-        let tail = [next.head.tail.ts.micros(), next.head.tail.term].map(signed);
-        let (Ok(service), [Ok(term), Ok(seq), Ok(first), Ok(last)], [Ok(ts), Ok(tail_term)]) =
-            (self.service(log), numbers, tail)
+        let (first, last) = (signed(frame.header().first), signed(frame.header().last));
+        let (Ok(service), Ok(before), Ok(after), Ok(first), Ok(last)) =
+            (self.service(log), bucket.header.columns(), next.columns(), first, last)
         else {
             return Outcome::unknown(log);
         };
-        let set = (last, next.head.tail.chain.to_vec(), ts, tail_term, next.frames, next.bytes);
-        let values = (
-            (set.0, set.1, set.2, set.3, set.4, set.5, last, frame.bytes().to_vec()),
-            (i32::from(log.shard), bucket.number, first),
-            (term, head.nonce.to_vec(), seq, head.tail.chain.to_vec()),
-        );
-        let ((a, b, c, d, e, f, g, h), (i, j, k), (l, m, n, o)) = values;
-        self.conditional(&service.statements.append, (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o)).await
+        let values = Appending {
+            shard: i32::from(log.shard),
+            bucket: bucket.number,
+            seq: first,
+            last,
+            body: frame.bytes(),
+            head: after.head,
+            chain: after.chain,
+            head_ts: after.head_ts,
+            head_term: after.head_term,
+            frames: after.frames,
+            bytes: after.bytes,
+            term: before.term,
+            owner: before.owner,
+            head_before: before.head,
+            chain_before: before.chain,
+        };
+        self.conditional(&service.statements.append, values).await
     }
 
     pub(super) async fn confirm(&self, claim: &Claim) -> Result<(), JournalError> {

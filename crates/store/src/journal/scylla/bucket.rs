@@ -3,12 +3,14 @@
 
 use holmes_kernel::ports::JournalError;
 use holmes_kernel::{Chain, LogId, Tail, Time};
-use scylla::value::{CqlValue, Row};
+use scylla::{DeserializeRow, SerializeRow};
 
 use super::session::Outcome;
 use super::{Inner, Service, number, signed};
 use crate::journal::head::Head;
 
+/// Where its row stands, before every frame.
+const HEADER: i64 = -1;
 /// Bytes of a bucket, about.
 const MOST_BYTES: i64 = 64 * 1024 * 1024;
 
@@ -40,42 +42,73 @@ impl Header {
         self.frames >= most_frames || self.bytes >= MOST_BYTES
     }
 
-    /// The values of `Statements::open`, in its order.
-    fn values(&self) -> Result<(i64, Vec<u8>, i64, Vec<u8>, i64, i64, i64, Vec<u8>), JournalError> {
-        let Head { first, term, nonce, tail } = &self.head;
-        Ok((
-            signed(*term)?,
-            nonce.to_vec(),
-            signed(tail.seq)?,
-            tail.chain.to_vec(),
-            signed(tail.ts.micros())?,
-            signed(tail.term)?,
-            signed(self.base)?,
-            first.to_vec(),
-        ))
-    }
-
-    /// From the row that `Statements::header` gives; `None` where it is not one.
-    fn read(row: &Row) -> Option<Header> {
-        let value = |at: usize| row.columns.get(at)?.as_ref();
-        let int = |at| value(at).and_then(CqlValue::as_bigint).and_then(|n| u64::try_from(n).ok());
-        let bytes = |at| value(at).and_then(CqlValue::as_blob);
-        let tail = Tail {
-            seq: int(2)?,
-            chain: bytes(3)?.as_slice().try_into().ok()?,
-            ts: Time::from_micros(int(4)?),
-            term: int(5)?,
-        };
-        let nonce = bytes(1)?.as_slice().try_into().ok()?;
-        let first = bytes(9)?.as_slice().try_into().ok()?;
-        Some(Header {
-            head: Head { first, term: int(0)?, nonce, tail },
-            sealed: value(6).and_then(CqlValue::as_boolean)?,
-            base: int(10)?,
-            frames: value(7).and_then(CqlValue::as_int)?,
-            bytes: value(8).and_then(CqlValue::as_bigint)?,
+    /// As the server has it.
+    pub(super) fn columns(&self) -> Result<Columns, JournalError> {
+        let Header { head: Head { first, term, nonce, tail }, sealed, base, frames, bytes } = *self;
+        Ok(Columns {
+            seq: HEADER,
+            term: signed(term)?,
+            owner: nonce.to_vec(),
+            sealed,
+            head: signed(tail.seq)?,
+            chain: tail.chain.to_vec(),
+            head_ts: signed(tail.ts.micros())?,
+            head_term: signed(tail.term)?,
+            frames,
+            bytes,
+            base: signed(base)?,
+            genesis: first.to_vec(),
         })
     }
+}
+
+/// A header as the server has it.
+#[derive(SerializeRow, DeserializeRow)]
+pub(super) struct Columns {
+    seq: i64,
+    pub(super) term: i64,
+    pub(super) owner: Vec<u8>,
+    sealed: bool,
+    pub(super) head: i64,
+    pub(super) chain: Vec<u8>,
+    pub(super) head_ts: i64,
+    pub(super) head_term: i64,
+    pub(super) frames: i32,
+    pub(super) bytes: i64,
+    base: i64,
+    genesis: Vec<u8>,
+}
+
+impl Columns {
+    /// `None` where it is no header.
+    fn header(&self) -> Option<Header> {
+        let [term, seq, ts, head_term, base] =
+            [self.term, self.head, self.head_ts, self.head_term, self.base].map(u64::try_from);
+        let chain = self.chain.as_slice().try_into().ok()?;
+        let tail = Tail { seq: seq.ok()?, chain, ts: Time::from_micros(ts.ok()?), term: head_term.ok()? };
+        let nonce = self.owner.as_slice().try_into().ok()?;
+        let head = Head { first: self.genesis.as_slice().try_into().ok()?, term: term.ok()?, nonce, tail };
+        let Columns { sealed, frames, bytes, .. } = *self;
+        Some(Header { head, sealed, base: base.ok()?, frames, bytes })
+    }
+}
+
+#[derive(SerializeRow)]
+struct Opening {
+    shard: i32,
+    bucket: i32,
+    #[scylla(flatten)]
+    header: Columns,
+}
+
+#[derive(SerializeRow)]
+struct Sealing {
+    shard: i32,
+    bucket: i32,
+    term: i64,
+    owner: Vec<u8>,
+    head: i64,
+    chain: Vec<u8>,
 }
 
 /// A bucket of a log.
@@ -89,9 +122,9 @@ impl Inner {
     /// A bucket's header, read at SERIAL: whatever is under way is finished first. `None` where it was never opened.
     pub(super) async fn header(&self, log: LogId, bucket: i32) -> Result<Option<Header>, JournalError> {
         let statement = &self.service(log)?.statements.header;
-        let row: Option<Row> = self.row(statement, (i32::from(log.shard), bucket)).await?;
+        let row: Option<Columns> = self.row(statement, (i32::from(log.shard), bucket)).await?;
         let damaged = || JournalError::Io(format!("the header of bucket {bucket} of {log} cannot be read"));
-        row.map(|row| Header::read(&row).ok_or_else(damaged)).transpose()
+        row.map(|row| row.header().ok_or_else(damaged)).transpose()
     }
 
     /// The last bucket of a log. None is skipped, so that it is found in few steps from the one that was last before.
@@ -120,19 +153,18 @@ impl Inner {
     /// Opens a bucket, unless it is open.
     pub(super) async fn open(&self, log: LogId, bucket: i32, header: &Header) -> Outcome {
         let Ok(service) = self.service(log) else { return Outcome::unknown(log) };
-        let Ok((term, owner, head, chain, ts, head_term, base, genesis)) = header.values() else {
-            return Outcome::unknown(log);
-        };
-        let place = (i32::from(log.shard), bucket);
-        let values = (place.0, place.1, term, owner, head, chain, ts, head_term, base, genesis);
+        let Ok(header) = header.columns() else { return Outcome::unknown(log) };
+        let values = Opening { shard: i32::from(log.shard), bucket, header };
         self.conditional(&service.statements.open, values).await
     }
 
     /// No frame comes into a bucket any more.
     pub(super) async fn seal(&self, log: LogId, bucket: &Bucket) -> Outcome {
         let Ok(service) = self.service(log) else { return Outcome::unknown(log) };
-        let Ok((term, owner, head, chain, ..)) = bucket.header.values() else { return Outcome::unknown(log) };
-        let values = (i32::from(log.shard), bucket.number, term, owner, head, chain);
+        let Ok(Columns { term, owner, head, chain, .. }) = bucket.header.columns() else {
+            return Outcome::unknown(log);
+        };
+        let values = Sealing { shard: i32::from(log.shard), bucket: bucket.number, term, owner, head, chain };
         self.conditional(&service.statements.seal, values).await
     }
 

@@ -113,16 +113,17 @@ impl Statements {
     }
 }
 
-const OPEN: &str = "INSERT INTO TABLE_journal (shard, bucket, seq, term, owner, head, chain, head_ts, head_term, base, \
-     genesis, sealed, frames, bytes) VALUES (?, ?, -1, ?, ?, ?, ?, ?, ?, ?, ?, false, 0, 0) IF NOT EXISTS";
-const CLAIM: &str = "UPDATE TABLE_journal SET term = ?, owner = ? WHERE shard = ? AND bucket = ? \
-     IF term = ? AND owner = ? AND sealed = false";
-const APPEND: &str = "UPDATE TABLE_journal SET head = ?, chain = ?, head_ts = ?, head_term = ?, frames = ?, bytes = ?, \
-     last = ?, body = ? WHERE shard = ? AND bucket = ? AND seq = ? \
-     IF term = ? AND owner = ? AND head = ? AND chain = ? AND sealed = false";
+const OPEN: &str = "INSERT INTO TABLE_journal (shard, bucket, seq, term, owner, sealed, head, chain, head_ts, head_term, \
+     frames, bytes, base, genesis) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS";
+const CLAIM: &str = "UPDATE TABLE_journal SET term = :term, owner = :owner WHERE shard = :shard AND bucket = :bucket \
+     IF term = :term_before AND owner = :owner_before AND sealed = false";
+const APPEND: &str = "UPDATE TABLE_journal SET head = :head, chain = :chain, head_ts = :head_ts, head_term = :head_term, \
+     frames = :frames, bytes = :bytes, last = :last, body = :body WHERE shard = :shard AND bucket = :bucket AND seq = :seq \
+     IF term = :term AND owner = :owner AND head = :head_before AND chain = :chain_before AND sealed = false";
 const SEAL: &str = "UPDATE TABLE_journal SET sealed = true WHERE shard = ? AND bucket = ? \
      IF term = ? AND owner = ? AND head = ? AND chain = ? AND sealed = false";
-const HEADER: &str = "SELECT term, owner, head, chain, head_ts, head_term, sealed, frames, bytes, genesis, base, seq \
+// Servers find one row only where a column of it is asked for, and not of its partition alone: hence `seq`.
+const HEADER: &str = "SELECT seq, term, owner, sealed, head, chain, head_ts, head_term, frames, bytes, base, genesis \
      FROM TABLE_journal WHERE shard = ? AND bucket = ? AND seq = -1";
 const ROWS: &str = "SELECT seq, last, body FROM TABLE_journal WHERE shard = ? AND bucket = ? AND seq > ?";
 const ROW_BEFORE: &str = "SELECT seq, last, body FROM TABLE_journal WHERE shard = ? AND bucket = ? AND seq <= ? \
