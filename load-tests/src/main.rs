@@ -77,7 +77,7 @@ struct Args {
     #[arg(long, value_parser = kept::length)]
     seconds: Option<f64>,
     /// How long each run goes before it counts, instead of what the scenario says.
-    #[arg(long)]
+    #[arg(long, value_parser = kept::warm_up)]
     warm_up: Option<f64>,
     /// Where logs and databases are written: a directory of the disk to be measured.
     #[arg(long, default_value = "target/load-tests")]
