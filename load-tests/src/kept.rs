@@ -33,12 +33,3 @@ pub(crate) fn length(text: &str) -> Result<f64, String> {
         Err(why) => Err(why.to_string()),
     }
 }
-
-/// Seconds that a run goes before it counts.
-pub(crate) fn warm_up(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=3_600.0).contains(&seconds) => Ok(seconds),
-        Ok(_) => Err("a run warms up for 0 to 3600 seconds".into()),
-        Err(why) => Err(why.to_string()),
-    }
-}
