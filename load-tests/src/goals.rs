@@ -232,6 +232,24 @@ mod tests {
         }
     }
 
+    /// From 10^3 to 10^6 log n grows by so much: the mildest bound that a figure of these sizes can have.
+    const LOG_N: f64 = 0.1;
+
+    #[test]
+    fn every_figure_that_grows_faster_than_log_n_is_held_to_a_goal() {
+        let house = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let goals = read(&house.join(FILE)).expect("goals");
+        let reports = crate::report::newest(&house.join("results")).expect("results");
+        let steep = reports.iter().flat_map(|report| &report.series);
+        for series in steep.filter(|series| series.exponent().is_some_and(|exponent| exponent > LOG_N)) {
+            let speaks = |goal: &Goal| match &goal.of {
+                Of::Point { figure, .. } | Of::Growth { figure, .. } => *figure == series.figure,
+                Of::Rate { .. } | Of::Ratio { .. } => false,
+            };
+            assert!(goals.iter().any(speaks), "{}: no goal says how it may grow", series.figure);
+        }
+    }
+
     #[test]
     fn a_ratio_is_taken_of_the_best_that_the_others_have() {
         let few = report(

@@ -77,7 +77,7 @@ struct Args {
     #[arg(long, value_parser = kept::length)]
     seconds: Option<f64>,
     /// How long each run goes before it counts, instead of what the scenario says.
-    #[arg(long)]
+    #[arg(long, value_parser = warm_up)]
     warm_up: Option<f64>,
     /// Where logs and databases are written: a directory of the disk to be measured.
     #[arg(long, default_value = "target/load-tests")]
@@ -165,6 +165,15 @@ fn bench(house: &Path, args: &Args) -> Result<bool> {
         done(growth::take(&bench, &args.sized(growth::Sizes::read(house)?))?)?;
     }
     Ok(print::verdict(&goals, &reports))
+}
+
+/// Seconds that a run goes before it counts.
+fn warm_up(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=3_600.0).contains(&seconds) => Ok(seconds),
+        Ok(_) => Err("a run warms up for 0 to 3600 seconds".into()),
+        Err(why) => Err(why.to_string()),
+    }
 }
 
 impl Args {

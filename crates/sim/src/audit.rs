@@ -8,6 +8,7 @@ mod nodes;
 mod presence;
 mod rewards;
 mod sales;
+mod seams;
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,7 @@ use nodes::Nodes;
 use presence::Presence;
 use rewards::Rewards;
 use sales::Sales;
+use seams::Seams;
 
 /// What was done against the rules, in words.
 type Wrong = Vec<String>;
@@ -56,6 +58,7 @@ pub struct Audit {
     presence: Presence,
     sales: Sales,
     rewards: Rewards,
+    seams: Seams,
     /// Up to where each service has taken in each other's log.
     heard: Heard,
 }
@@ -64,6 +67,7 @@ pub struct Audit {
 struct Others<'a> {
     books: &'a Books,
     nodes: &'a Nodes,
+    seams: &'a Seams,
     heard: &'a Heard,
 }
 
@@ -95,6 +99,7 @@ impl Audit {
     /// An event of the ledger.
     pub fn ledger(&mut self, seen: &Seen, event: ledger::v1::Event) -> Wrong {
         let Some(event) = event.event else { return Wrong::new() };
+        self.seams.ledger(&event);
         let reserved = self.books.reserved_by(MARKET, &event);
         let taken = reserved.into_iter().filter(|(session, owner)| self.sales.renter(*session) != *owner);
         let taken = taken.map(|(session, _)| format!("E-9.1: session {session} reserves another's money"));
@@ -103,14 +108,18 @@ impl Audit {
 
     /// An event of staking.
     pub fn staking(&mut self, seen: &Seen, event: staking::v1::Event) -> Wrong {
-        event.event.map(|event| self.nodes.staked(seen, event, &self.books, &self.heard)).unwrap_or_default()
+        let Some(event) = event.event else { return Wrong::new() };
+        let mut wrong = self.seams.staking(seen, &event, &self.heard);
+        wrong.extend(self.nodes.staked(seen, event, &self.books, &self.heard));
+        wrong
     }
 
     /// An event of scheduling.
     pub fn scheduling(&mut self, seen: &Seen, event: scheduling::v1::Event) -> Wrong {
         let Some(event) = event.event else { return Wrong::new() };
         self.rewards.attended(seen, &event);
-        let mut wrong = self.leases.happened(seen, &event);
+        let mut wrong = self.seams.scheduling(&event, &self.heard);
+        wrong.extend(self.leases.happened(seen, &event));
         wrong.extend(self.presence.happened(seen, &event, &self.leases));
         wrong.extend(self.nodes.scheduled(seen, event, &self.heard));
         wrong
@@ -121,21 +130,31 @@ impl Audit {
         let Some(event) = event.event else { return Wrong::new() };
         self.nodes.sold(seen, &event);
         self.rewards.sold(seen, &event);
-        self.sales.sold(seen, event)
+        let mut wrong = self.seams.market(seen, &event);
+        wrong.extend(self.sales.sold(seen, event));
+        wrong
     }
 
     /// An event of emission.
     pub fn emission(&mut self, seen: &Seen, event: emission::v1::Event) -> Wrong {
         let Some(event) = event.event else { return Wrong::new() };
-        let others = Others { books: &self.books, nodes: &self.nodes, heard: &self.heard };
-        self.rewards.emitted(seen, event, &others)
+        let mut wrong = self.seams.emission(seen, &event, &self.heard);
+        let others =
+            Others { books: &self.books, nodes: &self.nodes, seams: &self.seams, heard: &self.heard };
+        wrong.extend(self.rewards.emitted(seen, event, &others));
+        wrong
+    }
+
+    /// The tokens that were metered of a call under a lease.
+    pub fn metered(&self, lease: &[u8], call: Id) -> Option<[u64; 2]> {
+        self.leases.tokens(lease, call)
     }
 
     /// What must be when nothing is on its way any more.
     pub fn at_rest(&self, now: Time) -> Wrong {
         let books = self.books.torn().chain(self.books.overdue(now));
         let nodes = self.nodes.unpaid(now).chain(self.leases.unmetered()).chain(self.leases.endless());
-        books.chain(nodes).chain(self.rewards.unheard()).chain(self.rewards.unpaid()).collect()
+        books.chain(nodes).chain(self.seams.apart()).chain(self.rewards.unpaid()).collect()
     }
 }
 

@@ -9,8 +9,10 @@ use holmes_kernel::{Answer, Call, Code, Machine, Principal, Refusal, Time, Way};
 use holmes_ledger::command::{Command as Pay, Kind, Reply, Transfer, TransferResult};
 use holmes_proto::ledger::v1::TransferCode;
 use holmes_runtime::rig::Seat;
+use holmes_scheduling::command::{Command as Place, Line, Reply as Placed, Reported, Told as Metered};
+use holmes_scheduling::state::LeaseId;
 
-use crate::audit::Books;
+use crate::audit::Audit;
 use crate::journal::Journal;
 use crate::watch::{Found, Key, Watch};
 use crate::world::World;
@@ -188,7 +190,7 @@ impl Clients {
                 self.heard += 1;
                 self.done += u64::from(told.answer.is_ok());
                 leases.extend(told.reply.downcast_ref::<holmes_scheduling::Reply>().cloned());
-                wrong.extend(order.otherwise(&*told.reply, &watch.audit.books));
+                wrong.extend(order.otherwise(&*told.reply, &watch.audit));
                 let (key, now) = (order.key(), world.rig.now());
                 let is_first = self.under.get(&key) == Some(&1);
                 if is_first && told.answer.as_ref().is_err_and(|refusal| refusal.reason == REUSED) {
@@ -274,12 +276,17 @@ impl Order {
         Key { service, who: self.who, way: self.way.into() }
     }
 
-    /// E-2.3: what is told as done, now or before, moved what was asked.
-    fn otherwise(&self, reply: &dyn Any, books: &Books) -> Option<Wrong> {
+    /// What is told as done is what was asked: E-2.3 of money, now or before; E-9.2 of calls.
+    fn otherwise(&self, reply: &dyn Any, audit: &Audit) -> Option<Wrong> {
+        if let Said::Scheduling(Place::ReportCalls { lease, lines }) = &self.said
+            && let Some(Placed::Reported(reported)) = reply.downcast_ref()
+        {
+            return unmetered(*lease, lines, reported, audit);
+        }
         if let Said::Ledger(Pay::RecordDeposit(of) | Pay::RecordWithdrawal(of)) = &self.said {
             let asked = Some((of.account, of.amount.units()));
             let is_done = matches!(reply.downcast_ref(), Some(Reply::Recorded { .. }));
-            let moved = books.moved(&of.reference);
+            let moved = audit.books.moved(&of.reference);
             return (is_done && moved != asked)
                 .then(|| format!("E-2.3: {of:?} was asked and told as done, and {moved:?} was moved"));
         }
@@ -380,6 +387,17 @@ impl Order {
         }
         Ok(())
     }
+}
+
+/// E-9.2: a line that is told as metered is: by this report with its tokens, or before with those of then.
+fn unmetered(lease: LeaseId, lines: &[Line], reported: &Reported, audit: &Audit) -> Option<Wrong> {
+    let stands = |(line, told): (&Line, &Metered)| match (told, audit.metered(&lease.to_bytes(), line.call)) {
+        (Metered::Metered(_), found) => found == Some([line.input_tokens, line.output_tokens]),
+        (Metered::Before(..), found) => found.is_some(),
+        (Metered::Refused(_), _) => true,
+    };
+    let all = lines.len() == reported.lines.len() && lines.iter().zip(&reported.lines).all(stands);
+    (!all).then(|| format!("E-9.2: {lines:?} were reported and told as {reported:?}, which they are not"))
 }
 
 /// Whether an acknowledgement speaks of its entry.

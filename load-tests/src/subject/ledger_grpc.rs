@@ -12,11 +12,10 @@ use holmes_proto::ledger::v1::ledger_client::LedgerClient;
 use holmes_proto::ledger::v1::{CreateTransfersRequest, Transfer, TransferCode, TransferKind};
 use holmes_runtime::auth::{Auth, Keys, Network};
 use holmes_runtime::config::Server as Settings;
-use holmes_runtime::server::{Health, bind, serve};
+use holmes_runtime::server::{Services, bind, serve};
 use holmes_runtime::{Clock, fresh_id};
 use tokio::sync::watch;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::service::Routes;
 use tonic::transport::Channel;
 
 use super::events::our_settings;
@@ -63,14 +62,14 @@ impl OverGrpc {
         let settings = Settings { listen: ([127, 0, 0, 1], 0).into(), ..Settings::default() };
         let listener = bind(settings.listen, "--").await?;
         let address = format!("http://{}", listener.local_addr()?);
-        let routes = Routes::new(holmes_ledger::api::server(bed.ledger.clone()));
+        let mut services = Services::default();
+        services.add(holmes_ledger::api::server(bed.ledger.clone()), bed.ledger.status());
         let network = Network { genesis: [0; 16], cell: 1 };
         let (largest, unproven) = (settings.max_request_bytes, settings.max_unproven_bytes);
         let auth = Auth::new(Arc::new(OneKey), network, Clock::System, largest, unproven);
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(async move {
-            Ok(serve(listener, routes, Health::default(), auth, &settings, stopped).await?)
-        });
+        let server =
+            tokio::spawn(async move { Ok(serve(listener, services, auth, &settings, stopped).await?) });
         let mut clients = Vec::new();
         for _ in 0..CONNECTIONS.min(start.callers) {
             clients.push(LedgerClient::new(Channel::from_shared(address.clone())?.connect().await?));

@@ -4,16 +4,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ed25519_dalek::{Signature, VerifyingKey};
 use holmes_kernel::{Id, Time};
 use holmes_proto::columns::ids;
 use holmes_proto::scheduling::v1::event::Event as Placed;
 use holmes_proto::scheduling::v1::{
-    CallsMetered, Capabilities, Lease as Renewed, LeaseEnd, LeaseEnded, LeaseGranted,
+    CallLine, CallsMetered, Capabilities, Lease as Renewed, LeaseEnd, LeaseEnded, LeaseGranted,
 };
+use holmes_proto::statements::call_line;
 use prost::Message as _;
 use prost::bytes::Bytes;
 
-use super::{Seen, Wrong, raw};
+use super::{Seen, Wrong, owner, raw};
+use crate::world::GENESIS;
 
 /// The longest that a lease holds without being renewed.
 const LONGEST_MS: u64 = 60_000;
@@ -31,10 +34,12 @@ pub(super) struct Leases {
     attached: BTreeMap<Id, Attached>,
     /// Whose leases are open, by node.
     open: BTreeMap<Id, BTreeSet<Bytes>>,
-    /// Calls that were metered, with their leases.
-    metered: BTreeSet<(Bytes, Bytes)>,
+    /// Tokens of the calls that were metered, by lease and call.
+    metered: BTreeMap<(Bytes, Bytes), [u64; 2]>,
     /// Those that were checkpointed.
     checkpointed: BTreeSet<(Bytes, Bytes)>,
+    /// What nodes and gateways sign with.
+    keys: BTreeMap<Id, Bytes>,
     /// The moment of the frame that is read.
     now: Time,
 }
@@ -52,8 +57,8 @@ struct Lease {
     node: Id,
     session: Id,
     expires_at: Time,
-    /// Pico-dollars: of a token read and one written, what may be metered, and what was.
-    prices: [u128; 2],
+    terms: Terms,
+    /// Pico-dollars: what may be metered, and what was.
     allowance: u128,
     metered: u128,
     /// Why it must end, whatever else comes.
@@ -63,8 +68,20 @@ struct Lease {
     over_at: (u32, Time),
 }
 
+/// What a lease is granted for, and its calls are metered by.
+#[derive(Debug, PartialEq)]
+struct Terms {
+    renter: Bytes,
+    owner: Bytes,
+    model: String,
+    credit: i32,
+    /// Pico-dollars and millionths of a unit, of a token read and one written.
+    each: [u64; 4],
+}
+
 #[derive(Debug)]
 struct Session {
+    renter: Bytes,
     expires_at: Time,
     /// It gets no lease any more.
     closing: bool,
@@ -88,7 +105,9 @@ impl Leases {
                 self.attached.remove(&raw(&e.node));
                 self.doom_of(raw(&e.node), LeaseEnd::NodeLost);
             }
+            Placed::GatewayStarted(e) => drop(self.keys.insert(raw(&e.gateway), e.public_key.clone())),
             Placed::NodesNoted(e) => {
+                self.keys.extend(e.nodes.iter().map(|node| (raw(&node.node), node.public_key.clone())));
                 let barred = e.nodes.iter().filter(|node| !node.qualified).map(|node| raw(&node.node));
                 for node in barred.chain(ids(&e.unqualified)).collect::<Vec<_>>() {
                     self.doom_of(node, LeaseEnd::NodeUnqualified);
@@ -96,7 +115,9 @@ impl Leases {
             }
             Placed::SessionNoted(e) => {
                 let expires_at = Time::from_micros(e.expires_at_us);
-                self.sessions.entry(raw(&e.session)).or_insert(Session { expires_at, closing: false });
+                let renter = e.renter.clone();
+                let fresh = Session { renter, expires_at, closing: false };
+                self.sessions.entry(raw(&e.session)).or_insert(fresh);
             }
             Placed::SessionDraining(e) => self.close(raw(&e.session)),
             Placed::SessionDrained(e) => self.close(raw(&e.session)),
@@ -123,7 +144,7 @@ impl Leases {
 
     /// What was checkpointed of calls and never metered.
     pub(super) fn unmetered(&self) -> impl Iterator<Item = String> + '_ {
-        let lost = self.checkpointed.difference(&self.metered);
+        let lost = self.checkpointed.iter().filter(|call| !self.metered.contains_key(*call));
         lost.map(|(_, call)| format!("E-9.2: call {} was checkpointed and never metered", raw(call)))
     }
 
@@ -194,10 +215,26 @@ impl Leases {
                 event.generation
             )),
         }
-        let prices = [event.input_pico_usd, event.output_pico_usd].map(u128::from);
+        let is_theirs = self.sessions.get(&session).is_some_and(|session| session.renter == event.renter);
+        if !is_theirs {
+            wrong
+                .push(format!("E-10.2: {} has a lease of another's session {session}", owner(&event.renter)));
+        }
+        let terms = Terms {
+            renter: event.renter.clone(),
+            owner: event.owner.clone(),
+            model: event.model.clone(),
+            credit: event.credit,
+            each: [
+                event.input_pico_usd,
+                event.output_pico_usd,
+                event.input_micro_units,
+                event.output_micro_units,
+            ],
+        };
         let allowance = event.allowance_pico_usd.into();
         let (doomed, ended, metered, over_at) = (None, false, 0, (0, Time::default()));
-        let lease = Lease { node, session, expires_at, prices, allowance, metered, doomed, ended, over_at };
+        let lease = Lease { node, session, expires_at, terms, allowance, metered, doomed, ended, over_at };
         self.leases.insert(event.lease.clone(), lease);
         wrong
     }
@@ -234,13 +271,37 @@ impl Leases {
             .then(|| format!("E-10.2: a lease ends {:?} as {:?}: {lease:?}", seen.at, event.reason()))
     }
 
-    /// E-9.1, E-9.2: each call once, under a lease of that node and session, and all for no more than it allows.
+    /// The tokens that were metered of a call under a lease.
+    pub(super) fn tokens(&self, lease: &[u8], call: Id) -> Option<[u64; 2]> {
+        let of = (Bytes::copy_from_slice(lease), Bytes::copy_from_slice(&call.to_bytes()));
+        self.metered.get(&of).copied()
+    }
+
+    /// E-9.2: the node has signed that it has computed a call, and the gateway that it has delivered it.
+    fn is_signed(&self, event: &CallsMetered, line: &CallLine) -> bool {
+        let Ok(lease) = event.lease.as_ref().try_into() else { return false };
+        let said = call_line(&GENESIS, 1, lease, line);
+        let by = |who: &[u8], signature: &[u8]| {
+            let key = self.keys.get(&raw(who)).and_then(|key| VerifyingKey::try_from(key.as_ref()).ok());
+            let signature = Signature::from_slice(signature);
+            key.zip(signature.ok()).is_some_and(|(key, it)| key.verify_strict(&said, &it).is_ok())
+        };
+        by(&event.node, &line.node_signature) && by(&event.gateway, &line.gateway_signature)
+    }
+
+    /// E-9.1, E-9.2: each call once, as it was signed, under a lease of that node and session, on its terms, and all for no
+    /// more than it allows.
     fn metered(&mut self, event: &CallsMetered) -> Wrong {
         let (node, session) = (raw(&event.node), raw(&event.session));
         let mut wrong = Wrong::new();
         for line in &event.lines {
-            if !self.metered.insert((event.lease.clone(), line.call.clone())) {
+            let tokens = [line.input_tokens, line.output_tokens];
+            if self.metered.insert((event.lease.clone(), line.call.clone()), tokens).is_some() {
                 wrong.push(format!("E-9.2: call {} is metered twice", raw(&line.call)));
+            }
+            if !self.is_signed(event, line) {
+                wrong
+                    .push(format!("E-9.2: call {} is metered otherwise than it was signed", raw(&line.call)));
             }
         }
         let lease = self.leases.get_mut(&event.lease);
@@ -248,7 +309,22 @@ impl Leases {
             wrong.push(format!("E-9.2: calls of node {node} are metered without a lease"));
             return wrong;
         };
-        let [input, output] = lease.prices;
+        let terms = Terms {
+            renter: event.renter.clone(),
+            owner: event.owner.clone(),
+            model: event.model.clone(),
+            credit: event.credit,
+            each: [
+                event.input_pico_usd,
+                event.output_pico_usd,
+                event.input_micro_units,
+                event.output_micro_units,
+            ],
+        };
+        if terms != lease.terms {
+            wrong.push(format!("E-9.2: calls are metered as {terms:?}, granted was {:?}", lease.terms));
+        }
+        let [input, output] = [lease.terms.each[0], lease.terms.each[1]].map(u128::from);
         let tokens = event.lines.iter().map(|line| [line.input_tokens, line.output_tokens].map(u128::from));
         lease.metered += tokens.map(|[read, written]| input * read + output * written).sum::<u128>();
         if lease.metered > lease.allowance {

@@ -40,17 +40,8 @@ pub(super) struct Nodes {
 #[derive(Debug)]
 struct Node {
     owner: Principal,
-    /// How it stands behind which entries of staking's log.
-    stood: BTreeMap<u64, Standing>,
-}
-
-/// How staking says that a node stands.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Standing {
-    serves: bool,
-    /// Its bond and what unbonds, base units.
-    pub(super) slashable: u64,
-    pub(super) rating: u32,
+    /// Whether it may serve, behind which entries of staking's log.
+    serves: BTreeMap<u64, bool>,
 }
 
 #[derive(Debug)]
@@ -74,10 +65,10 @@ impl Nodes {
         self.nodes.get(&node).map(|node| node.owner)
     }
 
-    /// How a node stands for who knows so much of staking's log.
-    pub(super) fn standing(&self, node: Id, known: u64) -> Option<Standing> {
-        let stood = &self.nodes.get(&node)?.stood;
-        stood.range(..=known).next_back().map(|(_, standing)| *standing)
+    /// Whether a node may serve for who knows so much of staking's log.
+    fn serves(&self, node: Id, known: u64) -> bool {
+        let said = self.nodes.get(&node).and_then(|node| node.serves.range(..=known).next_back());
+        said.is_some_and(|(_, serves)| *serves)
     }
 
     /// Whether who knows so much of staking's log may call a node tombstoned (E-6.1).
@@ -98,8 +89,8 @@ impl Nodes {
         match event {
             Staked::NodeRegistered(e) => {
                 let owner = owner(&e.owner);
-                let stood = BTreeMap::from([(seen.first, Standing::default())]);
-                self.nodes.insert(raw(&e.node), Node { owner, stood });
+                let serves = BTreeMap::from([(seen.first, false)]);
+                self.nodes.insert(raw(&e.node), Node { owner, serves });
             }
             Staked::BondChanged(e) => {
                 if e.state() == NodeState::Tombstoned {
@@ -107,8 +98,7 @@ impl Nodes {
                 }
                 let serves = e.qualified && e.state() == NodeState::Active;
                 if let Some(node) = self.nodes.get_mut(&raw(&e.node)) {
-                    let (slashable, rating) = (e.bond_units + e.unbonding_units, e.rating_milli_cu);
-                    node.stood.insert(seen.first, Standing { serves, slashable, rating });
+                    node.serves.insert(seen.first, serves);
                 }
             }
             Staked::OwnerTombstoned(e) => {
@@ -207,7 +197,7 @@ impl Nodes {
     fn granted(&mut self, seen: &Seen, event: scheduling::LeaseGranted, heard: &Heard) -> Wrong {
         let mut wrong = Wrong::new();
         let (node, known) = (raw(&event.node), heard.upto(SCHEDULING, STAKING));
-        let serves = |node: &Id| self.standing(*node, known).is_some_and(|standing| standing.serves);
+        let serves = |node: &Id| self.serves(*node, known);
         if !serves(&node) {
             wrong.push(format!("E-6.1: node {node} has a lease and may not serve"));
         }

@@ -36,8 +36,6 @@ pub(super) struct Rewards {
     close: Option<Close>,
     /// What the last close has left: of each pool, and what was scheduled.
     pools: close::Pools,
-    /// What services have said, less what emission has noted of it: 0 each when nothing is on its way.
-    unheard: BTreeMap<(Fact, Id), i128>,
     /// Payments that the ledger has not answered.
     asked: BTreeMap<u64, Vec<(Id, u64)>>,
     /// The last epoch whose close has begun.
@@ -56,14 +54,6 @@ type Epochs = BTreeMap<u64, u64>;
 /// What was said last before who knows so much of a log.
 fn last(said: &BTreeMap<u64, u64>, known: u64) -> Option<u64> {
     said.range(..=known).next_back().map(|(_, said)| *said)
-}
-
-/// What emission hears of, added up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fact {
-    Work(WorkCredit),
-    Fees(WorkCredit),
-    Beats,
 }
 
 /// What counts in an epoch.
@@ -132,37 +122,18 @@ impl Rewards {
     pub(super) fn attended(&mut self, seen: &Seen, event: &Placed) {
         if let Placed::EpochAttendance(e) = event {
             self.presence.insert(seen.first, e.epoch);
-            for (node, beats) in ids(&e.nodes).zip(&e.beats_seen) {
-                self.said(Fact::Beats, node, i128::from(*beats));
-            }
         }
     }
 
-    /// What the market says of work. E-3.2: of the same owner on both sides nothing counts.
+    /// What the market says of work and of the price.
     pub(super) fn sold(&mut self, seen: &Seen, event: &Sold) {
         if let Sold::PriceSealed(e) = event {
             self.priced.insert(seen.first, e.epoch);
             self.prices.insert(seen.first, e.token_price_micro_usd);
         }
-        let Sold::Settled(e) = event else { return };
-        self.work.insert(seen.first, e.epoch);
-        let rows = ids(&e.nodes).zip(e.credits()).zip(e.units.iter().zip(&e.fees_micro_usd));
-        for ((node, credit), (units, fees)) in rows.filter(|((_, credit), _)| *credit != WorkCredit::None) {
-            self.said(Fact::Work(credit), node, i128::from(*units));
-            self.said(Fact::Fees(credit), node, i128::from(*fees));
+        if let Sold::Settled(e) = event {
+            self.work.insert(seen.first, e.epoch);
         }
-    }
-
-    fn said(&mut self, what: Fact, of: Id, more: i128) {
-        *self.unheard.entry((what, of)).or_default() += more;
-    }
-
-    /// What was said of nodes and is not what emission has noted.
-    pub(super) fn unheard(&self) -> impl Iterator<Item = String> + '_ {
-        let apart = self.unheard.iter().filter(|(_, left)| **left != 0);
-        apart.map(|((what, node), left)| {
-            format!("E-0.5: of node {node}, {left} of {what:?} were said and not noted")
-        })
     }
 
     /// What nodes were promised and not paid.
@@ -232,23 +203,13 @@ impl Rewards {
             stand.required = event.required_units;
             stand.rating = event.rating_milli_cu;
         });
-        let is_new = event.registered;
-        let standing = others.nodes.standing(raw(&event.node), others.heard.upto(EMISSION, STAKING));
-        let said = standing.map(|standing| (standing.slashable, standing.rating));
-        let noted = Some((event.slashable_units, event.rating_milli_cu));
-        let barred = event.barred.then(|| lost(raw(&event.node), others)).flatten();
-        let wrong = (!is_new && said != noted).then(|| {
-            format!("E-0.6: of node {} {noted:?} is noted, and {said:?} was said", raw(&event.node))
-        });
-        wrong.into_iter().chain(barred).collect()
+        event.barred.then(|| lost(raw(&event.node), others)).flatten().into_iter().collect()
     }
 
     fn work_noted(&mut self, event: &WorkNoted, heard: &Heard) -> Wrong {
         let rows = ids(&event.nodes).zip(owners(&event.owners)).zip(event.credits());
         for (((id, owner), credit), (units, fees)) in rows.zip(event.units.iter().zip(&event.fees_micro_usd))
         {
-            self.said(Fact::Work(credit), id, -i128::from(*units));
-            self.said(Fact::Fees(credit), id, -i128::from(*fees));
             let (facts, at) =
                 (self.facts.entry(event.epoch).or_default(), usize::from(credit != WorkCredit::Full));
             facts.work.entry(id).or_default()[at] += u128::from(*units);
@@ -259,7 +220,6 @@ impl Rewards {
 
     fn attendance_noted(&mut self, event: &AttendanceNoted, heard: &Heard) -> Wrong {
         for ((id, beats), active) in ids(&event.nodes).zip(&event.beats_seen).zip(&event.active) {
-            self.said(Fact::Beats, id, -i128::from(*beats));
             let seen = self.facts.entry(event.epoch).or_default().seen.entry(id).or_default();
             *seen = (seen.0 + beats, seen.1 || *active);
         }
@@ -306,8 +266,9 @@ impl Rewards {
             ));
         }
         for ((node, units), transfer) in ids(&event.nodes).zip(&event.units).zip(&transfers) {
-            let to = others.books.owner(id(&transfer.credit_account_id));
-            if to.is_none() || to != others.nodes.owner(node) || transfer.amount_units != *units {
+            let account = id(&transfer.credit_account_id);
+            let (to, named) = (others.books.owner(account), others.seams.payout(node) == Some(account));
+            if to.is_none() || to != others.nodes.owner(node) || !named || transfer.amount_units != *units {
                 wrong.push(format!("E-5.1: {units} of node {node} are paid to {to:?} by {transfer:?}"));
             }
             let left = self.nodes.get(&node).map_or(0, |node| node.owed.saturating_sub(node.paid));

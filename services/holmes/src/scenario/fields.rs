@@ -1,6 +1,8 @@
 //! What a scenario says of messages, held to their types before anything is played: a field that is misspelt would never
 //! be sent, and an expectation of it could never fail.
 
+use std::ops::RangeInclusive;
+
 use prost_reflect::{
     DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor,
     MethodDescriptor,
@@ -84,10 +86,34 @@ fn misfits_one(value: &Json, field: &FieldDescriptor, at: &str) -> Vec<String> {
         (Kind::Message(kind), value) => misfits(value, &kind, at),
         (_, Json::Object(_)) => vec![format!("{at} is one value, and has no fields")],
         (Kind::Enum(kind), Json::String(text)) => misfits_value(text, &kind, at),
-        (kind, Json::String(text)) if is_whole(&kind) && compared(text).1.parse::<i128>().is_err() => {
-            vec![format!("{at} is a number: {text:?} is none, and compares with none")]
+        (kind, value) => misfits_plain(value, &kind, at).into_iter().collect(),
+    }
+}
+
+/// A number, a text or a truth that is none, or that is out of its bounds.
+fn misfits_plain(value: &Json, kind: &Kind, at: &str) -> Option<String> {
+    if let Some(bounds) = bounds(kind) {
+        let (text, number) = match value {
+            Json::String(text) => (text.clone(), compared(text).1.parse::<i128>().ok()),
+            Json::Number(number) => (number.to_string(), number.to_string().parse::<i128>().ok()),
+            other => (other.to_string(), None),
+        };
+        return match number {
+            None => Some(format!("{at} is a whole number: {text} is none, and compares with none")),
+            Some(number) => (!bounds.contains(&number)).then(|| {
+                format!("{at} is a number from {} to {}: it cannot be {text}", bounds.start(), bounds.end())
+            }),
+        };
+    }
+    match (kind, value) {
+        (Kind::String | Kind::Bytes, Json::Number(_) | Json::Bool(_)) => {
+            Some(format!("{at} is text: write \"{value}\""))
         }
-        _ => Vec::new(),
+        (Kind::Bool, Json::Number(_)) => Some(format!("{at} is true or false, not {value}")),
+        (Kind::Bool, Json::String(text)) if !matches!(compared(text).1, "true" | "false") => {
+            Some(format!("{at} is true or false, not {text:?}"))
+        }
+        _ => None,
     }
 }
 
@@ -103,10 +129,16 @@ fn misfits_value(text: &str, kind: &EnumDescriptor, at: &str) -> Vec<String> {
     vec![format!("{at}: {} has no value {value}{}", kind.name(), meant(value, &call::short_names(kind)))]
 }
 
-fn is_whole(kind: &Kind) -> bool {
+/// Between what a whole number of this kind lies.
+fn bounds(kind: &Kind) -> Option<RangeInclusive<i128>> {
     use Kind::{Fixed32, Fixed64, Int32, Int64, Sfixed32, Sfixed64, Sint32, Sint64, Uint32, Uint64};
-    let narrow = matches!(kind, Int32 | Uint32 | Sint32 | Fixed32 | Sfixed32);
-    narrow || matches!(kind, Int64 | Uint64 | Sint64 | Fixed64 | Sfixed64)
+    match kind {
+        Uint32 | Fixed32 => Some(0..=u32::MAX.into()),
+        Uint64 | Fixed64 => Some(0..=u64::MAX.into()),
+        Int32 | Sint32 | Sfixed32 => Some(i32::MIN.into()..=i32::MAX.into()),
+        Int64 | Sint64 | Sfixed64 => Some(i64::MIN.into()..=i64::MAX.into()),
+        _ => None,
+    }
 }
 
 fn field(kind: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
@@ -186,6 +218,35 @@ mod tests {
             assert!(found.contains(part), "{part}: {found}");
         }
         assert!(misfits(&json!({ "transfers": {} }), &kind, "")[0].contains("is a list"));
+    }
+
+    #[test]
+    fn values_that_a_field_cannot_have_are_named_with_what_it_takes() {
+        let kind = method(&pool(), "Ledger/CreateTransfers").unwrap().input();
+        let of = |field: &str, value: Json| {
+            misfits(&json!({ "transfers": [{ field: value }] }), &kind, "").join("\n")
+        };
+        for right in [json!(5), json!("5"), json!(">= 5"), json!(u64::MAX)] {
+            assert_eq!(of("amount_units", right), "");
+        }
+        assert_eq!(of("linked", json!(true)), "");
+        for (field, value, part) in [
+            (
+                "amount_units",
+                json!(-1),
+                "amount_units is a number from 0 to 18446744073709551615: it cannot be -1",
+            ),
+            ("amount_units", json!("18446744073709551616"), "it cannot be 18446744073709551616"),
+            ("amount_units", json!("many"), "is a whole number: many is none"),
+            ("amount_units", json!(1.5), "is a whole number: 1.5 is none"),
+            ("tag", json!(1u64 << 32), "a number from 0 to 4294967295"),
+            ("transfer_id", json!(5), "is text: write \"5\""),
+            ("linked", json!(1), "linked is true or false, not 1"),
+            ("linked", json!("yes"), "linked is true or false, not \"yes\""),
+        ] {
+            let found = of(field, value);
+            assert!(found.contains(part), "{part}: {found}");
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use holmes_kernel::weak::{Guard, is_off};
 use holmes_kernel::{Ctx, Id};
 use holmes_proto::scheduling::v1::event::Event as Kind;
 use holmes_proto::scheduling::v1::{
@@ -36,7 +35,7 @@ pub(super) fn nodes(state: &State, facts: &[NodeFact], ctx: &Ctx) -> Decided {
             NodeFact::Stands { node, owner, qualified, rating_milli_cu, required } => {
                 change(state, &mut noted, *node, |known| {
                     known.owner = owned(*owner);
-                    known.qualified = *qualified || is_off(Guard::Serves);
+                    known.qualified = *qualified;
                     known.rating_milli_cu = *rating_milli_cu;
                     known.required_units = *required;
                 });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use holmes_kernel::weak::{Guard, is_off};
 use holmes_kernel::{Id, Principal, Time};
 use serde::{Deserialize, Serialize};
 
@@ -85,7 +86,7 @@ impl Node {
 
     /// Whether it may be given a call.
     pub fn is_able(&self) -> bool {
-        self.attached.is_some() && self.qualified && self.used() < self.slots()
+        self.attached.is_some() && (self.qualified || is_off(Guard::Serves)) && self.used() < self.slots()
     }
 
     /// Its place in the order of choice; `None` while it is not able.
