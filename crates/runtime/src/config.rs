@@ -51,8 +51,14 @@ pub struct Cell {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
-    /// Directory of the embedded journal.
+    /// Directory of keys and of the embedded journal.
     pub dir: PathBuf,
+    /// CQL servers that keep the logs instead, `host:port` with commas between them; empty: the embedded journal does.
+    pub cql: String,
+    /// The keyspace of the cell there.
+    pub keyspace: String,
+    /// One copy of each row is enough: for development.
+    pub dev: bool,
     /// Behind how many events a new snapshot is written; 0 means never.
     pub snapshot_every: u64,
     /// Start although the clock is more than 30 days past the last frame.
@@ -157,7 +163,14 @@ impl Default for Cell {
 
 impl Default for Store {
     fn default() -> Self {
-        Store { dir: "holmes-data".into(), snapshot_every: 1_000_000, accept_clock: false }
+        Store {
+            dir: "holmes-data".into(),
+            cql: String::new(),
+            keyspace: "holmes".into(),
+            dev: false,
+            snapshot_every: 1_000_000,
+            accept_clock: false,
+        }
     }
 }
 

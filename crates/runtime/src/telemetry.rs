@@ -84,9 +84,11 @@ fn collector(settings: &Telemetry) -> Result<Option<String>, TelemetryError> {
     named.map(url).transpose()
 }
 
-/// What is logged.
+/// What is logged. The database's driver tells of every connection: only what it warns of is news here, unless its name is
+/// in the filter.
 fn filter(settings: &Telemetry) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(&settings.log).map_err(|_| TelemetryError::Filter(settings.log.clone()))
+    EnvFilter::try_new(format!("scylla=warn,{}", settings.log))
+        .map_err(|_| TelemetryError::Filter(settings.log.clone()))
 }
 
 /// Sets telemetry up for the whole process, which measures `families` besides what every process does. Inside a tokio

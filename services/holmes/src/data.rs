@@ -1,4 +1,4 @@
-//! The data directory: the embedded journal in it, and the log of each role.
+//! Where logs are kept: the embedded journal in the data directory, or CQL servers; and the log of each role.
 
 use anyhow::{Context, Result, bail};
 use holmes_kernel::LogId;
@@ -6,13 +6,19 @@ use holmes_kernel::ports::JournalError;
 use holmes_runtime::config::Config;
 use holmes_runtime::recover::{DamagedLog, RecoverError};
 use holmes_store::Journal;
-use holmes_store::journal::embedded;
+use holmes_store::journal::{embedded, scylla};
 
 use crate::roles::{self, Role};
 
 /// Opens the journal; makes the directory only when `create` says so.
 pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
     let dir = &config.store.dir;
+    if !config.store.cql.is_empty() {
+        if create {
+            std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+        }
+        return Ok(scylla::Journal::connect(options(config)).await?.into());
+    }
     if !create && !dir.join("journal").is_dir() {
         bail!(
             "there is no data directory {}: name it with --dir, or run `holmes serve` first",
@@ -26,6 +32,27 @@ pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
     let journal =
         opened.map_err(|why| in_words(why).context(format!("{} cannot be opened", dir.display())))?;
     Ok(journal.into())
+}
+
+/// How the configured CQL servers are reached: the tables are those of every role with a log.
+pub(crate) fn options(config: &Config) -> scylla::Options {
+    let store = &config.store;
+    scylla::Options {
+        nodes: store.cql.split(',').map(|node| node.trim().to_owned()).collect(),
+        keyspace: store.keyspace.clone(),
+        cell: config.cell.number,
+        services: roles::all().into_iter().map(|role| (role.service, role.name.to_owned())).collect(),
+        dev: store.dev,
+        bucket_frames: scylla::BUCKET_FRAMES,
+    }
+}
+
+/// Where logs are kept, for people.
+pub(crate) fn place(config: &Config) -> String {
+    match config.store.cql.as_str() {
+        "" => config.store.dir.display().to_string(),
+        servers => format!("keyspace {} of {servers}", config.store.keyspace),
+    }
 }
 
 fn in_words(why: JournalError) -> anyhow::Error {

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use holmes_engine::run::Model;
 use holmes_runtime::config::{self, Config};
+use holmes_store::journal::scylla::{self, Journal};
 use serde::Serialize;
 
+use crate::data;
 use crate::models::Store;
 use crate::output::{self, Format};
 use crate::profile::Profile;
@@ -35,7 +37,7 @@ pub(crate) struct Args {}
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+pub(crate) enum Verdict {
     Fine,
     Note,
     Wrong,
@@ -43,18 +45,19 @@ enum Verdict {
 
 /// A check.
 #[derive(Serialize)]
-struct Check {
-    what: &'static str,
-    verdict: Verdict,
-    found: String,
+pub(crate) struct Check {
+    pub what: String,
+    pub verdict: Verdict,
+    pub found: String,
 }
 
 /// Looks, prints, and says whether nothing is wrong.
-pub(crate) fn run(_: &Args, file: Option<&Path>, format: Format) -> Result<bool> {
+pub(crate) async fn run(_: &Args, file: Option<&Path>, format: Format) -> Result<bool> {
     let config = match config::load(file) {
         Ok(config) => config,
         Err(why) => {
-            let check = Check { what: "configuration", verdict: Verdict::Wrong, found: why.to_string() };
+            let check =
+                Check { what: "configuration".into(), verdict: Verdict::Wrong, found: why.to_string() };
             return show(format, &[check]);
         }
     };
@@ -63,6 +66,9 @@ pub(crate) fn run(_: &Args, file: Option<&Path>, format: Format) -> Result<bool>
     // Of a profile that cannot be used the configuration's line has told.
     checks.extend(profile(&config).ok().map(|found| of("profile", Ok(found))));
     checks.push(of("data directory", directory(&config.store.dir)));
+    if !config.store.cql.is_empty() {
+        checks.extend(servers(&config).await);
+    }
     for (what, address) in [
         ("gRPC port", config.server.listen),
         ("admin port", config.server.admin),
@@ -80,19 +86,19 @@ type Found = Result<(Verdict, String)>;
 
 fn of(what: &'static str, found: Found) -> Check {
     match found {
-        Ok((verdict, found)) => Check { what, verdict, found },
-        Err(why) => Check { what, verdict: Verdict::Wrong, found: format!("{why:#}") },
+        Ok((verdict, found)) => Check { what: what.into(), verdict, found },
+        Err(why) => Check { what: what.into(), verdict: Verdict::Wrong, found: format!("{why:#}") },
     }
 }
 
-fn show(format: Format, checks: &[Check]) -> Result<bool> {
+pub(crate) fn show(format: Format, checks: &[Check]) -> Result<bool> {
     output::rows(format, &["CHECK", "RESULT", "FOUND"], checks, |check| {
         let verdict = match check.verdict {
             Verdict::Fine => "fine",
             Verdict::Note => "note",
             Verdict::Wrong => "WRONG",
         };
-        vec![check.what.to_owned(), verdict.to_owned(), check.found.clone()]
+        vec![check.what.clone(), verdict.to_owned(), check.found.clone()]
     })?;
     Ok(checks.iter().all(|check| check.verdict != Verdict::Wrong))
 }
@@ -101,6 +107,25 @@ fn profile(config: &Config) -> Found {
     let profile = Profile::load(&config.cell.profile)?;
     let epoch_s = profile.epoch_s()?;
     Ok((Verdict::Fine, format!("{}, epochs of {epoch_s} s", profile.name())))
+}
+
+/// Whether the CQL servers keep the fence between two owners of a log.
+async fn servers(config: &Config) -> Vec<Check> {
+    let looked = async { Journal::connect(data::options(config)).await?.checks().await };
+    match looked.await {
+        Ok(checks) => checks.into_iter().map(Check::from).collect(),
+        Err(why) => vec![of("CQL servers", Err(why.into()))],
+    }
+}
+
+impl From<scylla::Check> for Check {
+    fn from(check: scylla::Check) -> Check {
+        let scylla::Check { what, found, fault } = check;
+        match fault {
+            None => Check { what, verdict: Verdict::Fine, found },
+            Some(fault) => Check { what, verdict: Verdict::Wrong, found: format!("{found}: {fault}") },
+        }
+    }
 }
 
 /// Whether the log can be kept there: space, and how long a sync takes.

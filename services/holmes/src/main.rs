@@ -22,6 +22,7 @@ mod executor;
 mod kept;
 mod keyring;
 mod keys;
+mod migrate;
 mod models;
 mod output;
 mod profile;
@@ -79,7 +80,7 @@ enum Command {
     /// Run a whole network on this machine: every role, and how to go on from there.
     #[command(after_help = serve::UP_HELP)]
     Up(serve::Args),
-    /// Run roles over the embedded journal until SIGTERM or Ctrl-C.
+    /// Run roles until SIGTERM or Ctrl-C.
     Serve(serve::Args),
     /// Serve models to the network: attach to a gateway and compute what it sends, until SIGTERM or Ctrl-C.
     Executor(executor::Args),
@@ -106,6 +107,8 @@ enum Command {
     Models(models::Args),
     /// Say whether this machine can run a network, and what to mend where it cannot.
     Doctor(doctor::Args),
+    /// Make the tables on CQL servers in which logs are kept.
+    Migrate(migrate::Args),
     /// Compute a numbered formula of the economy.
     Calc(calc::Args),
     /// Check, print or explain the configuration.
@@ -168,7 +171,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keys(args) => keys::run(args, holmes_runtime::config::load(file)?, format)?,
         Command::Models(args) => models::run(args, &holmes_runtime::config::load(file)?, format)?,
         Command::Doctor(args) => {
-            return Ok(code(doctor::run(&args, file, format)?));
+            return Ok(code(wait(doctor::run(&args, file, format))?));
         }
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -187,6 +190,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::State(args) => wait(replay::state(args, holmes_runtime::config::load(file)?))?,
         Command::Scenario(args) => {
             return scenario::run(args, &holmes_runtime::config::load(file)?, format);
+        }
+        Command::Migrate(args) => {
+            return Ok(code(wait(migrate::run(args, holmes_runtime::config::load(file)?, format))?));
         }
         Command::Verify(args) => {
             return Ok(code(wait(verify::run(args, holmes_runtime::config::load(file)?, format))?));

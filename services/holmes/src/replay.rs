@@ -105,7 +105,7 @@ pub(crate) async fn state(args: StateArgs, mut config: Config) -> Result<()> {
     if !journal.logs().await?.contains(&role.log(cell)) {
         bail!(
             "{} holds no log of {}: `holmes verify` lists those that there are",
-            config.store.dir.display(),
+            data::place(&config),
             role.name
         );
     }

@@ -1,4 +1,4 @@
-//! `holmes serve`: roles over the embedded journal, one process, until a signal ends it.
+//! `holmes serve`: roles over the embedded journal or over CQL servers, one process, until a signal ends it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ use crate::roles::{Deps, GATEWAY, Role, Started};
   holmes serve                                      every role, data in ./holmes-data
   holmes serve --dir /var/lib/holmes --profile hol  a network of its own profile
   holmes serve --role ledger,accounts               only these
+  holmes serve --cql 10.0.0.1:9042,10.0.0.2:9042    logs on ScyllaDB or Cassandra (holmes migrate makes the tables)
 
 A directory without logs is opened with the profile; its staff key is made beside them (DIR/staff.key) and signs \
 what only staff may do: holmes call … --sign-with DIR/staff.key \
@@ -42,6 +43,12 @@ pub(crate) struct Args {
     /// Data directory.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// CQL servers that keep the logs, host:port with commas between them; by default a directory does.
+    #[arg(long)]
+    cql: Option<String>,
+    /// With --cql: one copy of each row is enough, where losing them is no loss.
+    #[arg(long)]
+    dev: bool,
     /// Profile that opens a new network: a built-in name or a file.
     #[arg(long)]
     profile: Option<String>,
@@ -68,6 +75,8 @@ pub(crate) struct Args {
 impl Args {
     fn over(&self, mut config: Config) -> Config {
         config.store.dir = self.dir.clone().unwrap_or(config.store.dir);
+        config.store.cql = self.cql.clone().unwrap_or(config.store.cql);
+        config.store.dev |= self.dev;
         config.cell.profile = self.profile.clone().unwrap_or(config.cell.profile);
         config.server.listen = self.listen.unwrap_or(config.server.listen);
         config.server.admin = self.admin.unwrap_or(config.server.admin);
@@ -141,7 +150,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     admin_task.await?.context("the admin port")?;
     journal.close().await;
     telemetry.shutdown();
-    let dir = config.store.dir.display();
+    let dir = data::place(&config);
     if telemetry::is_json() {
         tracing::info!(%dir, "stopped; everything acknowledged is there");
     } else {
@@ -166,7 +175,7 @@ async fn one_cell(config: &Config, journal: &Journal) -> Result<()> {
     if let Some(other) = journal.logs().await?.iter().find(|log| log.cell != config.cell.number) {
         bail!(
             "{} holds the logs of cell {}, not of cell {}: set cell.number right, or name another directory (--dir)",
-            config.store.dir.display(),
+            data::place(config),
             other.cell,
             config.cell.number
         );
@@ -259,7 +268,7 @@ struct Addresses {
 fn greet(config: &Config, roles: &[Role], at: &Addresses, with_staff: bool) {
     let mut names: Vec<&str> = roles.iter().map(|role| role.name).collect();
     names.extend(at.http.map(|_| GATEWAY));
-    let (names, dir) = (names.join(", "), config.store.dir.display());
+    let (names, dir) = (names.join(", "), data::place(config));
     if telemetry::is_json() {
         let http = at.http.map(|http| http.to_string()).unwrap_or_default();
         tracing::info!(roles = names, %dir, grpc = %at.grpc, http, admin = %at.admin, "serving");
@@ -271,9 +280,10 @@ fn greet(config: &Config, roles: &[Role], at: &Addresses, with_staff: bool) {
         eprintln!("  HTTP     http://{http}/v1     any OpenAI client");
     }
     eprintln!("  admin    http://{}/metrics /healthz /readyz", at.admin);
+    let keys = config.store.dir.display();
     match with_staff {
-        true => eprintln!("  staff    {dir}/{STAFF_KEY}"),
-        false => eprintln!("  staff    signs with a key that is kept elsewhere than in {dir}/{STAFF_KEY}"),
+        true => eprintln!("  staff    {keys}/{STAFF_KEY}"),
+        false => eprintln!("  staff    signs with a key that is kept elsewhere than in {keys}/{STAFF_KEY}"),
     }
 }
 

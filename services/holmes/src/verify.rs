@@ -146,7 +146,7 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
     let all = rows(&roles, &journal, config.cell.number, |name| eprintln!("verifying {name}")).await;
     journal.close().await;
     if all.is_empty() {
-        anyhow::bail!("no log of cell {} lies in {}", config.cell.number, config.store.dir.display());
+        anyhow::bail!("no log of cell {} lies in {}", config.cell.number, data::place(&config));
     }
     // The head is long, and for programs that compare: JSON has it.
     output::rows(format, &COLUMNS, &all, Row::cells)?;

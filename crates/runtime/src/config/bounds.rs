@@ -45,8 +45,19 @@ impl Config {
         }
         let slots = gateway.max_slots_percent;
         bounds((1..=100).contains(&slots), "gateway.max_slots_percent", slots.to_string(), "1 to 100");
+        let (keyspace, why) =
+            (&self.store.keyspace, "1 to 48 lower-case letters, digits and _, a letter first");
+        bounds(is_name(keyspace), "store.keyspace", keyspace.clone(), why);
         let percent = self.telemetry.sample_percent;
         bounds(percent <= 100, "telemetry.sample_percent", percent.to_string(), "0 to 100");
         found
     }
+}
+
+/// Whether CQL takes it as a name without quotes: it stands in statements.
+fn is_name(text: &str) -> bool {
+    let rest = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (1..=48).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.bytes().all(rest)
 }

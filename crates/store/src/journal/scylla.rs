@@ -92,13 +92,31 @@ impl Service {
 }
 
 impl Journal {
+    /// The data centre of the server that answers first.
+    ///
+    /// # Errors
+    /// When no server can be reached.
+    pub async fn datacenter(options: &Options) -> Result<String, JournalError> {
+        let session = connected(options).await?;
+        let answer =
+            session.query_unpaged("SELECT data_center FROM system.local", ()).await.map_err(failed)?;
+        let row = answer.into_rows_result().map_err(failed)?.single_row::<(String,)>().map_err(failed)?;
+        Ok(row.0)
+    }
+
+    /// What [`Journal::migrate`] says to the servers, in its order.
+    pub fn plan(options: &Options, replication: &Replication) -> Vec<String> {
+        schema::statements(&options.keyspace, options.services.values(), replication)
+    }
+
     /// Makes keyspace and tables where they are not there; it may be said again at any time.
     ///
     /// # Errors
     /// When a server cannot be reached, or refuses.
     pub async fn migrate(options: &Options, replication: &Replication) -> Result<(), JournalError> {
         let session = connected(options).await?;
-        for statement in schema::statements(&options.keyspace, options.services.values(), replication) {
+        enough(&session, replication)?;
+        for statement in Journal::plan(options, replication) {
             session.query_unpaged(statement.as_str(), ()).await.map_err(failed)?;
         }
         let keyspace = &options.keyspace;
@@ -121,6 +139,11 @@ impl Journal {
     /// When no server can be reached, or a table is not there.
     pub async fn connect(options: Options) -> Result<Journal, JournalError> {
         let session = connected(&options).await?;
+        let keyspace = &options.keyspace;
+        if session.get_cluster_state().get_keyspace(keyspace).is_none() {
+            let fix = "run `holmes migrate`, or name another one (store.keyspace)";
+            return Err(JournalError::Io(format!("there is no keyspace {keyspace} on these servers: {fix}")));
+        }
         let mut services = BTreeMap::new();
         for (id, name) in options.services {
             let statements = Statements::prepare(&session, &options.keyspace, &name).await?;
@@ -163,6 +186,20 @@ impl Journal {
         *remembered() = Some(Instant::now());
         Ok(())
     }
+}
+
+/// Rows cannot be kept more often than there are servers, and nothing could be read.
+fn enough(session: &Session, replication: &Replication) -> Result<(), JournalError> {
+    let Replication { datacenter, copies } = replication;
+    let state = session.get_cluster_state();
+    let there =
+        state.get_nodes_info().iter().filter(|node| node.datacenter.as_ref() == Some(datacenter)).count();
+    if there < usize::from(*copies) {
+        return Err(JournalError::Io(format!(
+            "{copies} copies need as many servers in the data centre {datacenter}, and it has {there}"
+        )));
+    }
+    Ok(())
 }
 
 async fn connected(options: &Options) -> Result<Session, JournalError> {
@@ -220,6 +257,7 @@ fn number(bucket: usize) -> Result<i32, JournalError> {
 
 impl ports::Journal for Journal {
     async fn provision(&self, first: &Frame) -> Result<(), JournalError> {
+        self.safe(first.header().log).await?;
         self.inner.provision(first).await
     }
 
