@@ -28,7 +28,8 @@ impl State {
         let Some(nodes) = self.presence.get(&event.epoch) else { return };
         let seal = self.seal.get_or_insert_with(Seal::default);
         seal.weights.resize(self.params.beats() as usize, 0);
-        let end = seal.next.saturating_add(event.nodes);
+        // Whoever forges more of them must not keep a replay busy with places that nobody has.
+        let end = seal.next.saturating_add(event.nodes).min(u32::try_from(nodes.len()).unwrap_or(u32::MAX));
         for (node, bitmap) in (seal.next..end).filter_map(|place| nodes.at(place)) {
             let Some(required) = self.attendance.active.get(node) else { continue };
             for beat in set(bitmap) {
