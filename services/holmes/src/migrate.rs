@@ -19,22 +19,22 @@ use crate::output::{self, Format};
 It may be said again at any time: what is there stays. Copies and data centre are fixed once they are said. \
 Then: holmes serve, with the same servers (store.cql, or HOLMES__STORE__CQL).")]
 pub(crate) struct Args {
-    /// CQL servers, host:port with commas between them
+    /// CQL servers, host:port with commas between them.
     #[arg(long)]
     cql: Option<String>,
-    /// Keyspace of the cell
+    /// Keyspace of the cell.
     #[arg(long)]
     keyspace: Option<String>,
-    /// One copy of each row, where losing them is no loss
+    /// One copy of each row, where losing them is no loss.
     #[arg(long)]
     dev: bool,
-    /// How often each row is kept: odd, at least 3 but with --dev
+    /// How often each row is kept: odd, at least 3 but with --dev.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
     copies: Option<u8>,
-    /// The servers' data centre; by default that of the server that answers
+    /// The servers' data centre; by default that of the server that answers.
     #[arg(long)]
     datacenter: Option<String>,
-    /// Print the statements and do nothing
+    /// Print the statements and do nothing.
     #[arg(long)]
     plan: bool,
 }

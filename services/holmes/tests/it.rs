@@ -12,6 +12,8 @@ mod catalogue;
 mod commands;
 #[path = "it/connections.rs"]
 mod connections;
+#[path = "it/cql.rs"]
+mod cql;
 #[path = "it/crash.rs"]
 mod crash;
 #[path = "it/delivered.rs"]

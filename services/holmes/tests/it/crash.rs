@@ -70,7 +70,17 @@ async fn pay(mut client: LedgerClient<Channel>, payment: Arc<Payment>, sent: Arc
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_killed_under_load_has_every_transfer_that_it_acknowledged_and_each_once() {
-    let place = Place::new();
+    dies_under_load(&Place::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_has_one_whose_logs_lie_on_cql_servers() {
+    if let Some(place) = Place::migrated() {
+        dies_under_load(&place).await;
+    }
+}
+
+async fn dies_under_load(place: &Place) {
     let mut server = place.serve(&[]);
     let key = server.payer("alice");
     let (from, to) = (server.dollars(&key, 10_000_000), server.dollars(&key, 0));

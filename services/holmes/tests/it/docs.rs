@@ -53,6 +53,7 @@ fn the_page_of_commands_is_what_help_says() {
         &["models", "pull"],
         &["models", "remove"],
         &["doctor"],
+        &["migrate"],
         &["calc"],
         &["config"],
         &["completion"],

@@ -49,6 +49,8 @@ pub(crate) struct Place {
     dir: tempfile::TempDir,
     /// Profile of its network: a built-in name or a file.
     profile: String,
+    /// What of our configuration its commands find in their environment.
+    environment: Vec<(&'static str, String)>,
 }
 
 /// What a command did.
@@ -85,7 +87,31 @@ impl Place {
 
     /// A directory for a network of a profile.
     pub(crate) fn of(profile: &str) -> Place {
-        Place { dir: tempfile::tempdir().expect("a directory"), profile: profile.to_owned() }
+        let dir = tempfile::tempdir().expect("a directory");
+        Place { dir, profile: profile.to_owned(), environment: Vec::new() }
+    }
+
+    /// A directory whose logs are to lie on the CQL servers of the tests, in a keyspace of their own that nobody has made;
+    /// `None`, and said so, where there are none.
+    pub(crate) fn over_cql() -> Option<Place> {
+        let Ok(servers) = std::env::var("HOLMES_CQL") else {
+            eprintln!(
+                "NOT TESTED: HOLMES_CQL names no CQL server; `cargo xtask test` starts one where it can"
+            );
+            return None;
+        };
+        let keyspace = format!("t{}", holmes_runtime::fresh_id().to_string().replace('-', ""));
+        let cell = [("HOLMES__STORE__CQL", servers), ("HOLMES__STORE__KEYSPACE", keyspace)];
+        Some(Place { environment: cell.into(), ..Place::new() })
+    }
+
+    /// The same for development, with its tables made.
+    pub(crate) fn migrated() -> Option<Place> {
+        let mut place = Place::over_cql()?;
+        place.environment.push(("HOLMES__STORE__DEV", "true".to_owned()));
+        let migrated = place.run(&["migrate"]);
+        assert_eq!(migrated.code, 0, "{}{}", migrated.out, migrated.err);
+        Some(place)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -127,6 +153,7 @@ impl Place {
         if self.profile != "demo" {
             command.env("HOLMES__CELL__PROFILE", &self.profile);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -1,0 +1,58 @@
+//! Logs on CQL servers, as whoever runs the binary meets them: made, served, taken over, refused.
+
+use serde_json::json;
+
+use crate::harness::{Place, until};
+
+#[test]
+fn tables_are_planned_made_and_made_again_and_what_is_not_safe_is_refused_with_its_remedy() {
+    let Some(place) = Place::over_cql() else { return };
+    place.run(&["serve"]).fails(1, &["there is no keyspace", "run `holmes migrate`"]);
+    place.run(&["migrate", "--copies", "2"]).fails(1, &["odd number of copies"]);
+    place.run(&["migrate", "--copies", "9"]).fails(1, &["need as many servers"]);
+    let planned = place.run(&["migrate", "--dev", "--plan"]);
+    assert!(
+        planned.out.starts_with("CREATE KEYSPACE") && planned.out.contains("ledger_journal"),
+        "{}",
+        planned.out
+    );
+    place.run(&["serve"]).fails(1, &["there is no keyspace"]);
+    for _ in 0..2 {
+        let made = place.run(&["migrate", "--dev", "-o", "json"]).json();
+        let fine = |check: &serde_json::Value| check["verdict"] == "fine";
+        assert!(made.as_array().is_some_and(|checks| checks.len() >= 4 && checks.iter().all(fine)), "{made}");
+    }
+    place.run(&["serve"]).fails(1, &["servers are not safe", "odd number of copies", "--dev"]);
+    let looked = place.run(&["doctor"]);
+    assert!(looked.code == 1 && looked.out.contains("odd number of copies"), "{}", looked.out);
+    place.run(&["verify"]).fails(1, &["no log of cell 1 lies in keyspace t"]);
+    Place::new().run(&["migrate"]).fails(1, &["no CQL server is named"]);
+}
+
+#[test]
+fn whoever_comes_second_takes_the_logs_over_and_the_first_changes_nothing_any_more() {
+    let Some(place) = Place::migrated() else { return };
+    let first = place.serve(&[]);
+    let key = first.payer("alice");
+    let (from, to) = (first.dollars(&key, 1_000), first.dollars(&key, 0));
+    let pay = |id: &str| {
+        json!({
+            "request_id": id,
+            "transfers": [{ "transfer_id": id, "kind": "SINGLE", "debit_account_id": from, "credit_account_id": to, "amount_units": 1 }],
+        })
+    };
+    let [before, during, after] = [first.new_id(), first.new_id(), first.new_id()];
+    first.with_key(&key, "Ledger/CreateTransfers", &pay(&before));
+    let second = place.serve(&[]);
+    // The first does not know yet, and learns it from its log: nothing of this is acknowledged.
+    let refused = first.call(&["Ledger/CreateTransfers", &pay(&during).to_string(), "--key", &key]);
+    assert_ne!(refused.code, 0, "{}", refused.out);
+    until("the second to take calls", || {
+        let paid = second.call(&["Ledger/CreateTransfers", &pay(&after).to_string(), "--key", &key]);
+        (paid.code == 0).then_some(())
+    });
+    assert_eq!(second.balance(&key, &to), 2);
+    drop(first);
+    drop(second);
+    assert!(place.verified() > 0);
+}
