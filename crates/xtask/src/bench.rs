@@ -20,6 +20,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
   cargo xtask bench --page                       only write the page anew
   cargo xtask bench --smoke                      whether every subject runs and is read back whole
 
+What is missing is installed: PostgreSQL, Redis and strace from Debian, where this is root, nats-server into .tools/. \
+All of it takes 16 GB of the disk for a while, for the longest log of growth.
+
 Run it on a machine that does nothing else: what others use meanwhile is written beside the figures. \
 Results are kept of a committed tree alone, in load-tests/results/; the page is docs/reference/performance.md.";
 
