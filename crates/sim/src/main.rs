@@ -153,6 +153,10 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
         String::new()
     };
     match failed.len() {
+        0 if guard.is_some() => println!("verdict: {played} days do not notice that the guard is off{short}"),
+        wrong if guard.is_some() => {
+            println!("verdict: {wrong} of {played} days notice that the guard is off, as they should{short}");
+        }
         0 if played == 0 => println!("verdict: NOTHING PLAYED"),
         0 => println!(
             "verdict: nothing went wrong in seeds {} to {}{short}",
