@@ -31,6 +31,9 @@ pub(crate) struct Goal {
     /// The flame graph that shows it, a file of [`PROFILES`].
     #[serde(default)]
     pub(crate) profile: String,
+    /// The commit that the profile is of.
+    #[serde(default)]
+    pub(crate) profiled_at: String,
     /// What that file holds.
     #[serde(skip)]
     pub(crate) drawn: String,
@@ -93,10 +96,10 @@ impl Of {
                 let p99 = open.wait(|waits| waits.p99_ms)?.median;
                 let kept = p99 <= *most && open.unsent() == 0;
                 let found = format!(
-                    "{} by schedule at p99 {p99:.2} ms of {most} at most, ceiling {}, of {}",
+                    "{} of {} by schedule, p99 {p99:.2} ms of {most} at most, medians of the runs; ceiling {}",
                     number(open.offered),
-                    number(ceiling),
-                    number(*at_least)
+                    number(*at_least),
+                    number(ceiling)
                 );
                 (kept && open.offered >= *at_least, found)
             }

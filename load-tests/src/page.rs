@@ -92,7 +92,7 @@ impl Book {
         for goal in missed {
             self.line(format!("\n**Missed: {}.** {}", goal.what, goal.limit.trim()));
             if !goal.profile.is_empty() {
-                self.line(format!("[Flame graph]({PLOTS}/{})", goal.profile));
+                self.line(format!("[Flame graph]({PLOTS}/{}), of {}", goal.profile, goal.profiled_at));
                 self.plots.insert(goal.profile.clone(), goal.drawn.clone());
             }
         }

@@ -89,6 +89,8 @@ pub struct Clients {
     pub heard: u64,
     /// Those of them that say that something was done.
     pub done: u64,
+    /// What was answered, in words, since somebody has asked for them.
+    pub told: Option<Vec<String>>,
 }
 
 /// Whether a refusal says that by this copy nothing was done. Of what was on its way when a service went down nobody knows.
@@ -191,6 +193,9 @@ impl Clients {
                 self.done += u64::from(told.answer.is_ok());
                 leases.extend(told.reply.downcast_ref::<holmes_scheduling::Reply>().cloned());
                 wrong.extend(order.otherwise(&*told.reply, &watch.audit));
+                if let Some(words) = &mut self.told {
+                    words.push(order.in_words(&told.answer));
+                }
                 let (key, now) = (order.key(), world.rig.now());
                 let is_first = self.under.get(&key) == Some(&1);
                 if is_first && told.answer.as_ref().is_err_and(|refusal| refusal.reason == REUSED) {
@@ -268,6 +273,15 @@ impl Order {
             Said::Emission(_) => "emission",
             Said::Treasury(_) => "treasury",
             Said::Accounts(_) => "accounts",
+        }
+    }
+
+    /// An answer to it, for who follows the day.
+    fn in_words(&self, answer: &Answered) -> String {
+        let (service, who) = (self.service(), self.who);
+        match answer {
+            Ok((words, seq)) => format!("{service}, to {who}: {words} at {seq}"),
+            Err(refusal) => format!("{service}, to {who}: refused, {}", refusal.reason),
         }
     }
 

@@ -12,6 +12,8 @@ use anyhow::{Result, bail};
 use clap::Parser as _;
 use holmes_kernel::weak::{Guard, WEAKENED};
 use holmes_sim::deed::{Deed, day};
+use holmes_sim::play::Day;
+use holmes_sim::world::START;
 use holmes_sim::{Outcome, case, guards, run, shrink};
 
 mod args;
@@ -69,9 +71,12 @@ fn wants(case: &Path) -> Option<&str> {
 
 /// One day, with its verdict.
 fn one(named: &str, deeds: &[Deed], args: &Args) -> bool {
-    let outcome = play_day(args, deeds, |at, deed| {
+    let outcome = play_day(args, deeds, |day, at, deed| {
         if args.trace {
-            eprintln!("{at:>5}  {deed:?}");
+            let answers = day.clients.told.replace(Vec::new()).unwrap_or_default();
+            answers.iter().for_each(|answer| eprintln!("                  {answer}"));
+            let ms = day.world.rig.now().millis() - START.millis();
+            eprintln!("{at:>5} {:>8}.{:03} s  {deed:?}", ms / 1_000, ms % 1_000);
         }
     });
     let hex: String = outcome.digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -111,7 +116,7 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
                     if seed >= end {
                         return;
                     }
-                    let outcome = play_day(args, &day(seed, args.steps), |_, _| {});
+                    let outcome = play_day(args, &day(seed, args.steps), |_, _, _| {});
                     frames.fetch_add(outcome.frames, Ordering::Relaxed);
                     played.fetch_add(1, Ordering::Relaxed);
                     if let Some(failure) = outcome.failure {
@@ -143,11 +148,15 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
         println!("    again: cargo xtask sim --seed {seed} --steps {} --trace{without}", args.steps);
     }
     let short = if played < args.seeds {
-        format!("; {} were not played", args.seeds - played)
+        format!("; INTERRUPTED, {} were not played", args.seeds - played)
     } else {
         String::new()
     };
     match failed.len() {
+        0 if guard.is_some() => println!("verdict: {played} days do not notice that the guard is off{short}"),
+        wrong if guard.is_some() => {
+            println!("verdict: {wrong} of {played} days notice that the guard is off, as they should{short}");
+        }
         0 if played == 0 => println!("verdict: NOTHING PLAYED"),
         0 => println!(
             "verdict: nothing went wrong in seeds {} to {}{short}",
@@ -156,7 +165,7 @@ fn many(args: &Args, guard: Option<Guard>) -> Result<bool> {
         ),
         wrong => println!("verdict: {wrong} of {played} days went WRONG{short}"),
     }
-    Ok(failed.is_empty() && played > 0)
+    Ok(failed.is_empty() && played == args.seeds)
 }
 
 /// Whether somebody wants the end: of the days that are on, no other begins.
@@ -175,10 +184,10 @@ fn end_on_interrupt() {
 }
 
 /// A day, once, or twice where that was asked.
-fn play_day(args: &Args, deeds: &[Deed], told: impl FnMut(usize, &Deed)) -> Outcome {
+fn play_day(args: &Args, deeds: &[Deed], told: impl FnMut(&mut Day, usize, &Deed)) -> Outcome {
     let mut outcome = run(deeds, told);
     if args.twice && outcome.failure.is_none() {
-        let again = run(deeds, |_, _| {});
+        let again = run(deeds, |_, _, _| {});
         if again != outcome {
             let wrong = vec!["the same day, played again, is another".to_owned()];
             outcome.failure = Some(run::Failure { deeds: deeds.len(), wrong });
@@ -202,7 +211,7 @@ fn keep(args: &Args, seed: u64) -> Result<()> {
     let mut asked = 0;
     let shrunk = shrink::same(day(seed, args.steps), 400, |deeds| {
         asked += 1;
-        play_day(args, deeds, |_, _| {}).failure?.wrong.into_iter().next()
+        play_day(args, deeds, |_, _, _| {}).failure?.wrong.into_iter().next()
     });
     let shrink::Shrunk { deeds, reason: note } = shrunk;
     let left = deeds.len();

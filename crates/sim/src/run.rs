@@ -29,13 +29,13 @@ pub struct Failure {
     pub wrong: Vec<String>,
 }
 
-/// Plays a day. `each` sees every deed before it is played.
-pub fn run(deeds: &[Deed], mut each: impl FnMut(usize, &Deed)) -> Outcome {
+/// Plays a day. `each` sees every deed, and the day so far, before it is played.
+pub fn run(deeds: &[Deed], mut each: impl FnMut(&mut Day, usize, &Deed)) -> Outcome {
     let mut day = Day::begin();
     let mut deeds_played = 0;
     let played = catch_unwind(AssertUnwindSafe(|| {
         for deed in deeds {
-            each(deeds_played, deed);
+            each(&mut day, deeds_played, deed);
             deeds_played += 1;
             if !day.live(deed) {
                 return;

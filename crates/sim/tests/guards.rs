@@ -14,7 +14,7 @@ const STEPS: usize = 120;
 fn missed(guard: Guard) -> Option<(u64, Vec<String>)> {
     switch_off(Some(guard));
     let found = (1..=SEEDS).find_map(|seed| {
-        let failure = run(&day(seed, STEPS), |_, _| {}).failure?;
+        let failure = run(&day(seed, STEPS), |_, _, _| {}).failure?;
         Some((seed, failure.wrong))
     });
     switch_off(None);
@@ -27,7 +27,7 @@ fn is_missed(guard: Guard, reasons: &[&str]) {
     println!("without {guard:?}: seed {seed}: {}", wrong[0]);
     let known = |what: &String| reasons.iter().any(|reason| what.contains(reason));
     assert!(wrong.iter().any(known), "without {guard:?}, seed {seed}: {wrong:#?}");
-    let with = run(&day(seed, STEPS), |_, _| {}).failure;
+    let with = run(&day(seed, STEPS), |_, _, _| {}).failure;
     assert_eq!(with, None, "seed {seed} with all guards on");
 }
 
@@ -37,7 +37,7 @@ fn the_kept_day_of_each_guard_goes_wrong_without_it_alone() {
         let kept = case::read(&case::dir().join(format!("without-{name}.json")));
         let kept = kept.expect("`cargo xtask sim --without GUARD` keeps one where there is none");
         switch_off(Some(guard));
-        let without = run(&kept.deeds, |_, _| {}).failure;
+        let without = run(&kept.deeds, |_, _, _| {}).failure;
         switch_off(None);
         let without = without.unwrap_or_else(|| panic!("{name} is off, and its day goes well"));
         let noted = shrink::kind(&kept.note);
@@ -47,7 +47,7 @@ fn the_kept_day_of_each_guard_goes_wrong_without_it_alone() {
             "{name} is off, and its day goes wrong otherwise than {:?}: {:#?}",
             kept.note, without.wrong
         );
-        assert_eq!(run(&kept.deeds, |_, _| {}).failure, None, "{name} is on");
+        assert_eq!(run(&kept.deeds, |_, _, _| {}).failure, None, "{name} is on");
     }
 }
 
@@ -82,10 +82,10 @@ fn without_conservation_in_each_step_a_forged_log_is_started_from_by_a_snapshot_
         let kept = Deed::Snapshot { service: 1, rots: false };
         let forged = [kept, Deed::Forge { snapshots }];
         switch_off(Some(Guard::Step));
-        let without = run(&forged, |_, _| {}).failure;
+        let without = run(&forged, |_, _, _| {}).failure;
         switch_off(None);
         assert!(without.is_some_and(|failure| failure.wrong[0].contains("E-1.1")), "snapshots: {snapshots}");
-        assert_eq!(run(&forged, |_, _| {}).failure, None, "snapshots: {snapshots}, with the guard");
+        assert_eq!(run(&forged, |_, _, _| {}).failure, None, "snapshots: {snapshots}, with the guard");
     }
 }
 
@@ -96,11 +96,11 @@ fn without_the_chain_check_a_log_that_was_changed_behind_a_snapshot_is_started_f
     let changed = Deed::Tamper { service: 1, at: 0, snapshots: true };
     let deeds = [pay(1), kept, pay(2), pay(3), pay(4), changed];
     switch_off(Some(Guard::Chain));
-    let without = run(&deeds, |_, _| {}).failure;
+    let without = run(&deeds, |_, _, _| {}).failure;
     switch_off(None);
     let missed = |failure: &Failure| failure.wrong[0].contains("started from a log that was changed");
     assert!(without.as_ref().is_some_and(missed), "{without:?}");
-    assert_eq!(run(&deeds, |_, _| {}).failure, None, "with the guard");
+    assert_eq!(run(&deeds, |_, _, _| {}).failure, None, "with the guard");
 }
 
 #[test]

@@ -20,6 +20,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
   cargo xtask bench --page                       only write the page anew
   cargo xtask bench --smoke                      whether every subject runs and is read back whole
 
+What is missing is installed: PostgreSQL, Redis and strace from Debian, where this is root, nats-server into .tools/. \
+All of it takes 16 GB of the disk for a while, for the longest log of growth.
+
 Run it on a machine that does nothing else: what others use meanwhile is written beside the figures. \
 Results are kept of a committed tree alone, in load-tests/results/; the page is docs/reference/performance.md.";
 
@@ -38,10 +41,10 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["names", "smoke", "runs", "seconds", "dir", "keep", "no_results"])]
     page: bool,
     /// How often each subject runs, instead of what the scenario says
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
     /// How long each run counts, instead of what the scenario says
-    #[arg(long, value_parser = kept::length)]
+    #[arg(long, allow_negative_numbers = true, value_parser = kept::length)]
     seconds: Option<f64>,
     /// Where logs and databases are written: a directory of the disk to be measured
     #[arg(long)]
@@ -53,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long)]
     no_results: bool,
     /// The profile to build in: by default `dist` for figures that are kept, `release`, which builds faster, for a look
-    #[arg(long)]
+    #[arg(long, value_parser = ["dist", "release", "dev"])]
     profile: Option<String>,
 }
 
@@ -96,6 +99,10 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
         bail!(
             "figures of a tree with changes could not be taken again: commit first, or keep none (--no-results)"
         );
+    }
+    // Before minutes of building.
+    if let Some(dir) = &args.dir {
+        std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made (--dir)", dir.display()))?;
     }
     let profile = args.profile.as_deref().unwrap_or(if is_a_look { "release" } else { "dist" });
     eprintln!("building in profile `{profile}`: minutes the first time, as everything is optimised");

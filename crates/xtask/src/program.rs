@@ -31,6 +31,7 @@ pub(crate) fn torture(house: &House) -> Result<()> {
 
 /// Builds, and becomes the program, with what was said behind its name: its answer, its exit code and a Ctrl-C are its own.
 fn run(house: &House, program: &str, build: Vec<&str>) -> Result<()> {
+    eprintln!("building in profile `release`: minutes the first time, as everything is optimised");
     sh::run(sh::cargo(&house.root).args(["build", "--release"]).args(build))?;
     let words: Vec<OsString> = std::env::args_os().skip(2).collect();
     let program = house.metadata.target_directory.join("release").join(program);

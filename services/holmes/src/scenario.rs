@@ -113,9 +113,16 @@ fn check_all(files: &[PathBuf]) -> Result<bool> {
 
 fn play_all(files: &[PathBuf], config: &Config, format: Format, trace: bool) -> Result<bool> {
     // All are read first: a misspelt word in the last one should not be found after minutes.
-    let mut plans = Vec::new();
+    let (mut plans, mut wrong) = (Vec::new(), Vec::new());
     for file in files {
-        plans.push(read(file)?);
+        match read(file) {
+            Ok(plan) => plans.push(plan),
+            Err(why) => wrong.push(why),
+        }
+    }
+    if let Some(last) = wrong.pop() {
+        wrong.iter().for_each(|why| eprintln!("{why:#}"));
+        return Err(last);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let (mut expectations, mut failed) = (0, Vec::new());

@@ -10,7 +10,7 @@ fn no_day_that_went_wrong_once_goes_wrong_again() {
     paths.sort();
     for path in paths {
         let kept = case::read(&path).expect("it is a case");
-        let failure = run(&kept.deeds, |_, _| {}).failure;
+        let failure = run(&kept.deeds, |_, _, _| {}).failure;
         assert_eq!(failure, None, "{}: {}", path.display(), kept.note);
     }
 }

@@ -24,7 +24,7 @@ fn two_hundred_days_go_well() {
                     if seed > SEEDS {
                         return;
                     }
-                    let outcome = run(&day(seed, STEPS), |_, _| {});
+                    let outcome = run(&day(seed, STEPS), |_, _, _| {});
                     deeds.fetch_add(STEPS as u64, Ordering::Relaxed);
                     done.fetch_add(outcome.answers[1], Ordering::Relaxed);
                     if let Some(failure) = outcome.failure {
@@ -43,7 +43,7 @@ fn two_hundred_days_go_well() {
 
 #[test]
 fn a_day_is_the_same_twice_and_another_seed_is_another_day() {
-    let play = |seed: u64| -> Outcome { run(&day(seed, 60), |_, _| {}) };
+    let play = |seed: u64| -> Outcome { run(&day(seed, 60), |_, _, _| {}) };
     let (first, again) = (play(4711), play(4711));
     assert_eq!(first, again);
     assert_ne!(first.digest, play(4712).digest);

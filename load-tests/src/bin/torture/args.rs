@@ -53,7 +53,7 @@ const EXAMPLES: &str = "Examples:
 
 Campaigns: kill (SIGKILL at any moment), power (writes dropped and torn, from a trace of a real run), flip (one bit of \
 one file), full (no room on the disk), readonly (a disk that takes nothing), clock (jumps back and ahead), stop (SIGSTOP). \
-Progress is told on stderr, the report on stdout, and the exit code is 1 when anything was found. full, readonly and \
+Progress is told on stderr, the report on stdout, and the exit code is 1 when anything was found or a campaign had no trial at all (time was over, Ctrl-C). full, readonly and \
 power need what not every machine gives (mount, chattr +i, strace), clock needs cc: what is left out is said, with the \
 reason. On busy cores a campaign gets less far, and the verdict says so.";
 

@@ -160,7 +160,7 @@ impl Books {
             self.counts.add(&format!("logs verified {with} a snapshot"), 1);
         }
         if verified.iter().any(|row| row.service == "ledger" && row.has_snapshot()) {
-            self.counts.add("of them with a snapshot of the ledger", 1);
+            self.counts.add("ledgers verified with a snapshot", 1);
         }
         Ok((verified, logs))
     }

@@ -17,7 +17,7 @@ pub(crate) const KINDS: [&str; 7] = [
     "snapshot",
     "engine's other files",
     "key",
-    "acknowledged",
+    "note of what was acknowledged",
     "other kept file",
 ];
 
@@ -29,7 +29,7 @@ pub(crate) fn kind_of(name: &Path) -> &'static str {
         () if text.contains("snapshots/") => "snapshot",
         () if text.contains("/db/") => "engine's other files",
         () if text.ends_with(".key") => "key",
-        () if text.ends_with("acknowledged") => "acknowledged",
+        () if text.ends_with("acknowledged") => "note of what was acknowledged",
         () => "other kept file",
     }
 }
@@ -107,7 +107,7 @@ impl Frames {
     pub(crate) fn harmed(&self, name: &Path, file: &[u8], at: usize, siblings: &[u64]) -> Harmed {
         match kind_of(name) {
             "snapshot" => snapshot(name, siblings),
-            "acknowledged" => Harmed::Note,
+            "note of what was acknowledged" => Harmed::Note,
             "engine's journal" => match self.around(file, at) {
                 // A death between the disk's answer and ours: whole or not, it looks as if it were never finished.
                 Some((_, known)) if !self.is_acknowledged(known) => Harmed::Unfinished,

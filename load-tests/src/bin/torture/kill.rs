@@ -74,7 +74,7 @@ impl Mortal {
             let server = world.spawn(&[])?;
             std::thread::sleep(Duration::from_millis(dice.u64(..200)));
             server.kill().context("in its first start")?;
-            trials.counts.add("more in a first start", 1);
+            trials.counts.add("kills in a first start beside them", 1);
         }
         let server = world.serve(&[]).context("after a death in the first start")?;
         let payer = Payer::new(&world, &server)?;
@@ -99,7 +99,7 @@ impl Mortal {
         };
         trials.counts.add(what, 1);
         if self.has_half_a_snapshot() {
-            trials.counts.add("of them in a snapshot", 1);
+            trials.counts.add("kills that left half a snapshot", 1);
         }
         // Who comes first after a death, the server or somebody who reads, must not matter.
         if dice.u8(..4) == 0 {

@@ -99,7 +99,9 @@ fn misfits_plain(value: &Json, kind: &Kind, at: &str) -> Option<String> {
             other => (other.to_string(), None),
         };
         return match number {
-            None => Some(format!("{at} is a whole number: {text} is none, and compares with none")),
+            None => Some(format!(
+                "{at} is a whole number: {text} is none, and compares with none; base units of an asset are written \"${{amount:12.5 HOL}}\""
+            )),
             Some(number) => (!bounds.contains(&number)).then(|| {
                 format!("{at} is a number from {} to {}: it cannot be {text}", bounds.start(), bounds.end())
             }),

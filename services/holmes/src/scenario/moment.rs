@@ -13,7 +13,7 @@ pub(super) enum Moment {
 
 /// How lengths are written, for who has written one otherwise.
 pub(super) const LENGTHS: &str = "a number with its unit, as in 500ms, 5s, 10m, 2h, 30d or 10y (365 days each), several of them with \
-                                  spaces between";
+                                  spaces between, a century at most";
 
 /// The longest: a century is beyond every parameter, and far from where log time ends.
 pub(super) const MOST: Duration = Duration::from_secs(100 * 365 * 86_400);

@@ -294,7 +294,7 @@ and what a proof may do.
 
 Without a proof every call is refused with `UNAUTHENTICATED`, before its fields are looked at, and so is one whose proof
 does not hold: the reason says why (`KEY_UNKNOWN`, `KEY_EXPIRED`, `KEY_REVOKED`, `SIGNATURE_WRONG`, `SIGNATURE_EXPIRED`, …).
-But for:
+But for these, of which the tables say who may call them with one:
 
 ";
 

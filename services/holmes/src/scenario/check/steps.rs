@@ -77,7 +77,11 @@ impl Checker {
     fn moment(&mut self, step: &Step) -> Option<Duration> {
         let text = step.at.as_ref()?;
         let Some(moment) = moment::moment(&text.value) else {
-            let how = format!("{:?} is no moment: write {}, or `epoch 3`", text.value, moment::LENGTHS);
+            let how = format!(
+                "{:?} is no moment: write {}, or `epoch 3` (they are counted from 1)",
+                text.value,
+                moment::LENGTHS
+            );
             self.wrong(line(text), how);
             return None;
         };
