@@ -1,5 +1,6 @@
 //! A day from morning to evening.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use holmes_kernel::canon::Digest;
@@ -20,6 +21,21 @@ pub struct Outcome {
     pub answers: [u64; 2],
 }
 
+impl Outcome {
+    /// Of a day whose network could not even be set up.
+    fn before_it_began(wrong: String) -> Outcome {
+        let failure = Some(Failure { deeds: 0, wrong: vec![wrong] });
+        Outcome { digest: Digest::default(), failure, frames: 0, answers: [0; 2] }
+    }
+}
+
+/// What a panic says.
+fn words(panic: Box<dyn Any + Send>) -> String {
+    let words = panic.downcast_ref::<String>().cloned();
+    let words = words.or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
+    format!("it panicked: {}", words.unwrap_or_default())
+}
+
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -31,7 +47,10 @@ pub struct Failure {
 
 /// Plays a day. `each` sees every deed, and the day so far, before it is played.
 pub fn run(deeds: &[Deed], mut each: impl FnMut(&mut Day, usize, &Deed)) -> Outcome {
-    let mut day = Day::begin();
+    let mut day = match catch_unwind(Day::begin) {
+        Ok(day) => day,
+        Err(panic) => return Outcome::before_it_began(words(panic)),
+    };
     let mut deeds_played = 0;
     let played = catch_unwind(AssertUnwindSafe(|| {
         for deed in deeds {
@@ -44,9 +63,7 @@ pub fn run(deeds: &[Deed], mut each: impl FnMut(&mut Day, usize, &Deed)) -> Outc
         day.end();
     }));
     if let Err(panic) = played {
-        let words = panic.downcast_ref::<String>().cloned();
-        let words = words.or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
-        day.wrong.push(format!("it panicked: {}", words.unwrap_or_default()));
+        day.wrong.push(words(panic));
     }
     let wrong = std::mem::take(&mut day.wrong);
     let failure = (!wrong.is_empty()).then_some(Failure { deeds: deeds_played, wrong });
