@@ -1,11 +1,15 @@
-//! Where the outside begins: what a storage engine must offer. `store` implements it, `runtime` drives it, neither
-//! knows the other.
+//! Where the outside begins: what a storage engine and a broker must offer. `store` implements it, `runtime` drives it,
+//! neither knows the other.
 
 use std::future::Future;
 
 use crate::canon::Digest;
 use crate::frame::{Damage, Frame, Tail};
 use crate::id::LogId;
+
+mod bus;
+
+pub use bus::{Bus, BusError, Carried, Ear, Message};
 
 /// The system of record: logs of frames, each with one owner at a time.
 ///

@@ -1,9 +1,10 @@
-//! What every journal must do, as tests. A journal brings a [`Storage`]; `conformance_suite!` makes one `#[test]` of
+//! What every journal must do, as tests, and every [`bus`]. A journal brings a [`Storage`]; `conformance_suite!` makes one `#[test]` of
 //! each sentence below.
 //!
 //! Nothing here knows an engine: an owner is a handle, another process is another handle, a crash of the process is
 //! [`Storage::reopen`]. The tests run inside a tokio runtime.
 
+pub mod bus;
 mod logs;
 mod owners;
 mod snapshots;

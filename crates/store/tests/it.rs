@@ -8,6 +8,8 @@ mod it {
     mod directory;
     mod full;
     mod kill;
+    #[cfg(feature = "nats")]
+    mod nats;
     #[cfg(feature = "scylla")]
     mod scylla;
 }

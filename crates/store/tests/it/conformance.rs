@@ -1,6 +1,9 @@
-//! One suite, every journal.
+//! One suite, every journal; one, every bus.
 
+use holmes_kernel::LogId;
+use holmes_store::bus;
 use holmes_store::conformance::Storage;
+use holmes_store::conformance::bus::Broker;
 use holmes_store::journal::{embedded, memory};
 use tempfile::TempDir;
 
@@ -48,6 +51,32 @@ impl Storage for Embedded {
         let journal = open(&dir);
         Embedded(dir, journal)
     }
+}
+
+struct Carrying(bus::memory::Bus);
+
+impl Broker for Carrying {
+    type Bus = holmes_store::Bus;
+
+    async fn fresh() -> Carrying {
+        Carrying(bus::memory::Bus::new())
+    }
+
+    fn cell(&self) -> u16 {
+        1
+    }
+
+    async fn handle(&self) -> holmes_store::Bus {
+        self.0.clone().into()
+    }
+
+    async fn lose(&self, log: LogId) {
+        self.0.lose(log, 0);
+    }
+}
+
+mod memory_bus {
+    holmes_store::bus_conformance_suite!(super::Carrying);
 }
 
 mod memory_journal {

@@ -1,0 +1,125 @@
+//! The connection: how the servers are reached, as whom, and what they last complained about.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::{Client, ConnectOptions, Event};
+use holmes_kernel::ServiceId;
+use holmes_kernel::ports::BusError;
+
+use super::{Bus, PATIENCE};
+
+/// How the servers are reached.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `host:port`, or `tls://host:port`.
+    pub servers: Vec<String>,
+    /// What this connection is called in the servers' own lists.
+    pub name: String,
+    /// As whom.
+    pub proof: Proof,
+    /// The services and their names, which are those of streams and subjects.
+    pub services: BTreeMap<ServiceId, String>,
+}
+
+/// Who we are to the servers.
+#[derive(Clone, Debug, Default)]
+pub struct Proof {
+    /// User and password.
+    pub user: Option<(String, String)>,
+    /// File with the certificates of those who may sign a server's.
+    pub ca: Option<PathBuf>,
+    /// Files with our certificate and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// What is known of the connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) client: Client,
+    servers: String,
+    /// The last complaint. A request that is denied is otherwise only one that takes too long.
+    complaint: Arc<Mutex<Option<String>>>,
+}
+
+impl Session {
+    /// That the bus did not answer, and what the servers said meanwhile.
+    pub(super) fn away(&self, why: &dyn std::error::Error) -> BusError {
+        let mut words = why.to_string();
+        if let Some(cause) = why.source() {
+            words = format!("{words}: {cause}");
+        }
+        let said = self.complaint.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match said {
+            Some(said) => BusError::Away(format!("{}: {words}; it said: {said}", self.servers)),
+            None => BusError::Away(format!("{}: {words}", self.servers)),
+        }
+    }
+}
+
+impl Bus {
+    /// A handle on servers that may be away now: what is asked meanwhile is answered [`BusError::Away`].
+    pub async fn open(options: Options) -> Result<Bus, BusError> {
+        Bus::with(options, true).await
+    }
+
+    /// A handle on servers that answer.
+    pub async fn connect(options: Options) -> Result<Bus, BusError> {
+        Bus::with(options, false).await
+    }
+
+    async fn with(options: Options, later: bool) -> Result<Bus, BusError> {
+        let Options { servers, name, proof, services } = options;
+        let complaint = Arc::new(Mutex::new(None));
+        let heard = complaint.clone();
+        let mut connect = ConnectOptions::new()
+            .name(name)
+            .connection_timeout(PATIENCE)
+            .request_timeout(Some(PATIENCE))
+            .event_callback(move |event| {
+                hear(&heard, &event);
+                std::future::ready(())
+            });
+        if later {
+            connect = connect.retry_on_initial_connect();
+        }
+        if let Some((user, password)) = proof.user {
+            connect = connect.user_and_password(user, password);
+        }
+        if let Some(ca) = proof.ca {
+            connect = connect.add_root_certificates(ca).require_tls(true);
+        }
+        if let Some((certificate, key)) = proof.certificate {
+            connect = connect.add_client_certificate(certificate, key).require_tls(true);
+        }
+        let all = servers.join(", ");
+        let client = connect.connect(&servers).await.map_err(|why| {
+            let cause = std::error::Error::source(&why).map(|cause| format!(": {cause}"));
+            BusError::Away(format!("NATS at {all}: {why}{}", cause.unwrap_or_default()))
+        })?;
+        let context = ContextBuilder::new().timeout(PATIENCE).ack_timeout(PATIENCE).build(client.clone());
+        let session = Session { client, servers: format!("NATS at {all}"), complaint };
+        Ok(Bus { session: Arc::new(session), context, names: Arc::new(services) })
+    }
+
+    /// Waits until everything that was sent has left.
+    pub async fn flush(&self) {
+        if let Err(why) = self.session.client.flush().await {
+            tracing::debug!(%why, "not all that was sent to NATS has left");
+        }
+    }
+}
+
+fn hear(complaint: &Mutex<Option<String>>, event: &Event) {
+    match event {
+        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Disconnected => tracing::warn!("the connection to NATS is lost; it is being made anew"),
+        Event::ServerError(_) | Event::ClientError(_) => {
+            tracing::warn!(%event, "NATS complains");
+            *complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.to_string());
+        }
+        _ => tracing::debug!(%event, "NATS"),
+    }
+}

@@ -1,0 +1,120 @@
+//! The streams themselves: made by `holmes migrate`, looked at by `holmes stream`.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{
+    Compression, Config, DiscardPolicy, Info, RetentionPolicy, StorageType,
+};
+use holmes_kernel::LogId;
+use holmes_kernel::ports::{BusError, Carried};
+
+use super::{Bus, STREAM_NOT_FOUND};
+
+/// Largest message: what leaves of the largest frame, with room for what is said about it.
+const MESSAGE_BYTES: i32 = 1024 * 1024;
+
+/// How messages are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Servers that keep a stream: 1, 3 or 5.
+    pub replicas: usize,
+    /// How long a message stays.
+    pub age: Duration,
+}
+
+/// A stream as it is.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// Its name.
+    pub stream: String,
+    /// Its subject.
+    pub subject: String,
+    /// Messages in it.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The first message that it still has.
+    pub first: Option<Carried>,
+    /// The last.
+    pub last: Option<Carried>,
+    /// Consumers of it.
+    pub consumers: usize,
+    /// Servers that keep it.
+    pub replicas: usize,
+}
+
+impl Bus {
+    /// What the streams of logs are to be, for people.
+    pub fn plan(&self, logs: &[LogId], keep: Keep) -> Vec<String> {
+        let Keep { replicas, age } = keep;
+        let days = age.as_secs() / 86_400;
+        let line = |log: &LogId| {
+            format!(
+                "stream {} on subject {}: {replicas} replica(s) on file, messages of {days} days",
+                self.stream(*log),
+                self.subject(*log)
+            )
+        };
+        logs.iter().map(line).collect()
+    }
+
+    /// Makes the stream of a log, or sets it right; what is in it stays.
+    pub async fn migrate(&self, log: LogId, keep: Keep) -> Result<(), BusError> {
+        let config = Config {
+            name: self.stream(log),
+            description: Some("Durable frames of one Holmes log, in order; made anew from the log".into()),
+            subjects: vec![self.subject(log)],
+            retention: RetentionPolicy::Limits,
+            discard: DiscardPolicy::Old,
+            storage: StorageType::File,
+            num_replicas: keep.replicas,
+            max_age: keep.age,
+            max_message_size: MESSAGE_BYTES,
+            max_bytes: -1,
+            max_messages: -1,
+            max_messages_per_subject: -1,
+            max_consumers: -1,
+            deny_delete: true,
+            allow_direct: true,
+            compression: Some(Compression::S2),
+            ..Config::default()
+        };
+        self.context.create_or_update_stream(config).await.map(drop).map_err(|why| self.session.away(&why))
+    }
+
+    /// How the stream of a log is.
+    pub async fn show(&self, log: LogId) -> Result<Shown, BusError> {
+        use holmes_kernel::ports::Bus as _;
+        let Info { config, state, .. } = self.info(log).await?;
+        let first = match state.messages {
+            0 => None,
+            _ => self.at_or_behind(log, state.first_sequence.max(1)).await?,
+        };
+        Ok(Shown {
+            stream: config.name,
+            subject: self.subject(log),
+            messages: state.messages,
+            bytes: state.bytes,
+            first,
+            last: self.last(log).await?,
+            consumers: state.consumer_count,
+            replicas: config.num_replicas,
+        })
+    }
+
+    async fn info(&self, log: LogId) -> Result<Info, BusError> {
+        use async_nats::jetstream::context::GetStreamErrorKind;
+        let found = self.context.get_stream(self.stream(log)).await;
+        found.map(|stream| stream.cached_info().clone()).map_err(|why| match why.kind() {
+            GetStreamErrorKind::JetStream(error) if error.error_code().0 == STREAM_NOT_FOUND => {
+                BusError::Missing(log)
+            }
+            _ => self.session.away(&why),
+        })
+    }
+
+    /// Takes the stream of a log away: it can be made anew, and is filled again from the log.
+    pub async fn remove(&self, log: LogId) -> Result<(), BusError> {
+        self.context.delete_stream(self.stream(log)).await.map(drop).map_err(|why| self.session.away(&why))
+    }
+}
