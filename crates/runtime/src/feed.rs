@@ -58,6 +58,16 @@ impl Feed {
         self.log
     }
 
+    /// The service's name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Up to where the log is durable, as far as its owner in this process knows.
+    pub(crate) fn durable(&self) -> watch::Receiver<u64> {
+        self.durable.clone()
+    }
+
     /// Whether a machine with this log reads it: for its events, for what is sent to it, or for the answers to its own
     /// sends.
     pub fn concerns<M: Machine>(&self, own: LogId) -> bool {
@@ -72,15 +82,24 @@ impl Feed {
     /// look something up. Who follows a log does it by [`follow`].
     pub async fn frames(&self, after: u64, bytes: usize) -> Result<Vec<PublicFrame>, JournalError> {
         let durable = *self.durable.borrow();
-        let mut frames =
-            if durable > after { (self.read)(after, bytes.min(PAGE_BYTES)).await? } else { Vec::new() };
+        let mut frames = if durable > after { self.stored(after, bytes).await? } else { Vec::new() };
         frames.retain(|frame| frame.last <= durable);
         Ok(frames)
     }
 
+    /// The same, of whatever the journal holds: perhaps more than this process knows of.
+    pub(crate) async fn stored(&self, after: u64, bytes: usize) -> Result<Vec<PublicFrame>, JournalError> {
+        (self.read)(after, bytes.min(PAGE_BYTES)).await
+    }
+
     /// Waits until the log is durable behind a place; `false` when its owner has ended.
-    async fn beyond(&mut self, seq: u64) -> bool {
+    pub(crate) async fn beyond(&mut self, seq: u64) -> bool {
         self.durable.wait_for(|durable| *durable > seq).await.is_ok()
+    }
+
+    /// Waits until its owner has ended.
+    pub(crate) async fn ended(&mut self) {
+        let _ = self.durable.wait_for(|_| false).await; // an error is the end
     }
 }
 

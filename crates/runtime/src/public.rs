@@ -5,6 +5,10 @@ use holmes_kernel::frame::Damage;
 use holmes_kernel::machine::SendTo;
 use holmes_kernel::{Chain, Entry, Event, Frame, LogId, Origin, Position, ServiceId, Time};
 
+mod wire;
+
+pub use wire::WireError;
+
 /// A frame as other services see it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PublicFrame {

@@ -25,6 +25,8 @@ mod places;
 mod pressure;
 #[path = "it/reads.rs"]
 mod reads;
+#[path = "it/relay.rs"]
+mod relay;
 #[path = "it/rig.rs"]
 mod rig;
 #[path = "it/snapshots.rs"]

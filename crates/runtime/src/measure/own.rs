@@ -57,6 +57,18 @@ crate::families! {
     FEED_AHEAD = Counter, "holmes_feed_ahead_total", ["reader", "source"],
         "Entries of the source that came with a time more than 5 s ahead of the clock.",
         "Any increase: clocks differ. Look at time synchronisation.";
+    RELAY_LAG = Gauge, "holmes_relay_lag_events", ["service"],
+        "Durable events of a service's log that its stream does not carry yet.",
+        "It returns to 0 within moments. When it only grows, NATS is away or slow: readers in other processes wait, nothing is lost.";
+    RELAY_HALTED = Gauge, "holmes_relay_halted", ["service"],
+        "1 when the stream holds what is not in the log, and nothing more is carried.",
+        "Alert at once: a person must look. The log of the process says what differs.";
+    RELAY_PUBLISH = Histogram(SECONDS), "holmes_relay_publish_seconds", ["service"],
+        "How long a message took until the stream had it; there is one for each frame.",
+        "Every message waits for the one before: a p99 beyond 50 ms is a slow NATS.";
+    RELAY_AGAIN = Counter, "holmes_relay_looked_again_total", ["service"],
+        "Times that the end of a stream had to be asked for anew.",
+        "Once a start. More: NATS was away, has lost messages, or two processes carry one log.";
     GRPC_CALL = Histogram(SECONDS), "holmes_grpc_call_seconds", ["method", "code"],
         "How long a gRPC call took until its answer began, by method and status.",
         "Share of codes other than Ok, and p99, by method. Unknown methods are \"other\".";
