@@ -27,6 +27,8 @@ pub struct Config {
     pub cell: Cell,
     /// Where logs are kept.
     pub store: Store,
+    /// What carries them to readers in other processes.
+    pub bus: Bus,
     /// Where callers are answered.
     pub server: Server,
     /// The edge for renters and nodes.
@@ -63,6 +65,24 @@ pub struct Store {
     pub snapshot_every: u64,
     /// Start although the clock is more than 30 days past the last frame.
     pub accept_clock: bool,
+}
+
+/// What carries logs to readers in other processes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bus {
+    /// NATS servers with JetStream, `host:port` with commas between them; empty: logs are not carried anywhere.
+    pub nats: String,
+    /// User there; empty: none.
+    pub user: String,
+    /// File with its password.
+    pub password_file: PathBuf,
+    /// File with the certificates of those who may sign the servers' (PEM); empty: no TLS, or the system's own.
+    pub ca: PathBuf,
+    /// File with our certificate for the servers (PEM); empty: none.
+    pub certificate: PathBuf,
+    /// File with its key (PEM).
+    pub key: PathBuf,
 }
 
 /// Where callers are answered.
@@ -382,7 +402,7 @@ mod tests {
             ),
             (
                 "[sever]\nmax_calls = 5\n",
-                "sever: there is no such key; the sections are cell, store, server,",
+                "sever: there is no such key; the sections are cell, store, bus,",
             ),
             (
                 "[server]\nmax_calls = \"many\"\n",

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use holmes_engine::run::Model;
 use holmes_runtime::config::{self, Config};
+use holmes_store::bus::nats::{Bus, Shown};
 use holmes_store::journal::scylla::{self, Journal};
 use serde::Serialize;
 
-use crate::data;
+use crate::{data, roles, stream};
 use crate::models::Store;
 use crate::output::{self, Format};
 use crate::profile::Profile;
@@ -69,6 +70,9 @@ pub(crate) async fn run(_: &Args, file: Option<&Path>, format: Format) -> Result
     if !config.store.cql.is_empty() {
         checks.extend(servers(&config).await);
     }
+    if !config.bus.nats.is_empty() {
+        checks.extend(streams(&config).await);
+    }
     for (what, address) in [
         ("gRPC port", config.server.listen),
         ("admin port", config.server.admin),
@@ -116,6 +120,24 @@ async fn servers(config: &Config) -> Vec<Check> {
         Ok(checks) => checks.into_iter().map(Check::from).collect(),
         Err(why) => vec![of("CQL servers", Err(why.into()))],
     }
+}
+
+/// Whether there is a stream for each log.
+pub(crate) async fn streams(config: &Config) -> Vec<Check> {
+    let bus = match async { Ok(Bus::connect(stream::options(config)?).await?) }.await {
+        Ok(bus) => bus,
+        Err(why) => return vec![of("NATS servers", Err(why))],
+    };
+    let mut checks = Vec::new();
+    for role in roles::all() {
+        let shown = bus.show(role.log(config.cell.number)).await.map_err(anyhow::Error::from);
+        let found = shown.map(|Shown { stream, messages, replicas, .. }| {
+            (Verdict::Fine, format!("{stream}: {messages} messages, replicas {replicas}"))
+        });
+        let Check { verdict, found, .. } = of("", found);
+        checks.push(Check { what: format!("stream of {}", role.name), verdict, found });
+    }
+    checks
 }
 
 impl From<scylla::Check> for Check {

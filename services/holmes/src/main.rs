@@ -32,6 +32,7 @@ mod roles;
 mod scenario;
 mod serve;
 mod settings;
+mod stream;
 mod verify;
 mod wallet;
 mod when;
@@ -101,13 +102,15 @@ enum Command {
     Replay(replay::Args),
     /// A service's state at a place of its log, as JSON.
     State(replay::StateArgs),
+    /// The streams that carry logs to other processes.
+    Stream(stream::Args),
     /// Play a file of steps over a whole network in memory, on virtual time.
     Scenario(scenario::Args),
     /// The models that this machine can serve.
     Models(models::Args),
     /// Say whether this machine can run a network, and what to mend where it cannot.
     Doctor(doctor::Args),
-    /// Make the tables on CQL servers in which logs are kept.
+    /// Make what logs are kept and carried in: tables on CQL servers, streams on NATS.
     Migrate(migrate::Args),
     /// Compute a numbered formula of the economy.
     Calc(calc::Args),
@@ -188,6 +191,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Call(args) => wait(call::run(args, holmes_runtime::config::load(file)?))?,
         Command::Replay(args) => wait(replay::run(args, holmes_runtime::config::load(file)?))?,
         Command::State(args) => wait(replay::state(args, holmes_runtime::config::load(file)?))?,
+        Command::Stream(args) => wait(stream::run(args, holmes_runtime::config::load(file)?, format))?,
         Command::Scenario(args) => {
             return scenario::run(args, &holmes_runtime::config::load(file)?, format);
         }

@@ -205,7 +205,8 @@ async fn print_entries(
     let mut out = BufWriter::new(std::io::stdout().lock());
     frames(role, journal, cell, after, |frame| {
         for (seq, entry) in frame.entries()? {
-            let line = line(role.name, frame, seq, &entry, &kind, readable)?;
+            let at = (frame.header().ts, frame.header().term);
+            let line = line(role.name, at, seq, &entry, &kind, readable)?;
             serde_json::to_writer(&mut out, &line).map_err(std::io::Error::from)?; // nobody may read on
             writeln!(out)?;
         }
@@ -215,10 +216,10 @@ async fn print_entries(
     Ok(out.flush()?)
 }
 
-/// An entry for people and their tools.
-fn line(
+/// An entry for people and their tools, of a frame of this time and term.
+pub(crate) fn line(
     service: &str,
-    frame: &Frame,
+    (ts, term): (Time, u64),
     seq: u64,
     entry: &Entry,
     kind: &MessageDescriptor,
@@ -250,8 +251,8 @@ fn line(
     Ok(json!({
         "service": service,
         "seq": seq,
-        "ts_us": frame.header().ts.micros(),
-        "term": frame.header().term,
+        "ts_us": ts.micros(),
+        "term": term,
         "origin": origin,
         "principal": entry.asked_by().to_string(),
         "traceparent": entry.traceparent,

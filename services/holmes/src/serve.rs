@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use holmes_accounts::Accounts;
@@ -10,11 +11,14 @@ use holmes_kernel::ports::Journal as _;
 use holmes_runtime::auth::Auth;
 use holmes_runtime::config::Config;
 use holmes_runtime::driver::Settings;
+use holmes_runtime::relay::relay;
 use holmes_runtime::server::{Services, bind, serve, serve_admin};
 use holmes_runtime::{Clock, Feed, MachineHandle, telemetry};
-use holmes_store::Journal;
+use holmes_store::bus::nats;
+use holmes_store::{Bus, Journal};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::data;
 use crate::edge;
@@ -22,6 +26,7 @@ use crate::kept::{self, Directory, Kept, STAFF_KEY};
 use crate::keyring::Keyring;
 use crate::profile::{self, Profile};
 use crate::roles::{Deps, GATEWAY, Role, Started};
+use crate::stream;
 
 /// What is served.
 #[derive(Debug, clap::Args)]
@@ -30,6 +35,7 @@ use crate::roles::{Deps, GATEWAY, Role, Started};
   holmes serve --dir /var/lib/holmes --profile hol  a network of its own profile
   holmes serve --role ledger,accounts               only these
   holmes serve --cql 10.0.0.1:9042,10.0.0.2:9042    logs on ScyllaDB or Cassandra (holmes migrate makes the tables)
+  holmes serve --nats 10.0.0.1:4222                 logs carried to NATS streams (holmes migrate makes them)
 
 A directory without logs is opened with the profile; its staff key is made beside them (DIR/staff.key) and signs \
 what only staff may do: holmes call … --sign-with DIR/staff.key \
@@ -46,6 +52,9 @@ pub(crate) struct Args {
     /// CQL servers that keep the logs, host:port with commas between them; by default a directory does.
     #[arg(long)]
     cql: Option<String>,
+    /// NATS servers that carry the logs to readers in other processes, host:port with commas between them.
+    #[arg(long)]
+    nats: Option<String>,
     /// With --cql: one copy of each row is enough, where losing them is no loss.
     #[arg(long)]
     dev: bool,
@@ -77,6 +86,7 @@ impl Args {
         config.store.dir = self.dir.clone().unwrap_or(config.store.dir);
         config.store.cql = self.cql.clone().unwrap_or(config.store.cql);
         config.store.dev |= self.dev;
+        config.bus.nats = self.nats.clone().unwrap_or(config.bus.nats);
         config.cell.profile = self.profile.clone().unwrap_or(config.cell.profile);
         config.server.listen = self.listen.unwrap_or(config.server.listen);
         config.server.admin = self.admin.unwrap_or(config.server.admin);
@@ -107,6 +117,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
         admin: admin.local_addr()?,
         http: http.as_ref().map(TcpListener::local_addr).transpose()?,
     };
+    let bus = carrier(&config).await?;
     let journal = data::open(&config, true).await?;
     let clock = Clock::System;
     one_cell(&config, &journal).await?;
@@ -116,6 +127,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     provision(&config, &roles, &journal, &clock, profile, &kept).await?;
     let deps = Arc::new(Deps { lease_key: kept.lease, network: profile::network(&config)? });
     let started = start(&config, &roles, &journal, &clock, &deps).await?;
+    let relays = carried(&started, bus.as_ref(), &clock);
     let (stop, stopped) = watch::channel(false);
     let mut services = Services::default();
     started.iter().for_each(|role| role.add_to(&mut services));
@@ -147,6 +159,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     for role in started {
         role.stop().await?;
     }
+    relays.shutdown().await;
     admin_task.await?.context("the admin port")?;
     journal.close().await;
     telemetry.shutdown();
@@ -237,6 +250,41 @@ async fn start(
     Ok(started)
 }
 
+/// What carries the logs, where they are to be carried. Servers that are away now may come: the logs do not wait for them.
+async fn carrier(config: &Config) -> Result<Option<Bus>> {
+    match config.bus.nats.as_str() {
+        "" => Ok(None),
+        _ => Ok(Some(nats::Bus::open(stream::options(config)?).await?.into())),
+    }
+}
+
+/// How long streams may take to catch up when the process ends; the next one carries on what is left.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// The tasks that carry logs.
+struct Relays(JoinSet<()>);
+
+/// Carries each log, for as long as its role runs.
+fn carried(started: &[Started], bus: Option<&Bus>, clock: &Clock) -> Relays {
+    let mut relays = JoinSet::new();
+    if let Some(bus) = bus {
+        for role in started {
+            relays.spawn(relay(role.feed.clone(), bus.clone(), clock.clone()));
+        }
+    }
+    Relays(relays)
+}
+
+impl Relays {
+    /// Lets them carry what is durable. Their roles have ended.
+    async fn shutdown(mut self) {
+        let all = async { while self.0.join_next().await.is_some() {} };
+        if tokio::time::timeout(CATCH_UP, all).await.is_err() {
+            tracing::warn!("streams are behind their logs; the next process carries them on");
+        }
+    }
+}
+
 fn keyring(started: &[Started], clock: &Clock) -> Arc<Keyring> {
     let accounts = started.iter().find_map(|role| role.handle.downcast_ref::<MachineHandle<Accounts>>());
     Arc::new(Keyring::new(accounts.cloned(), clock.clone()))
@@ -278,6 +326,9 @@ fn greet(config: &Config, roles: &[Role], at: &Addresses, with_staff: bool) {
     eprintln!("  gRPC     http://{0}     holmes call --server http://{0}", at.grpc);
     if let Some(http) = at.http {
         eprintln!("  HTTP     http://{http}/v1     any OpenAI client");
+    }
+    if !config.bus.nats.is_empty() {
+        eprintln!("  events   {}     subjects evt.v1.{}.<service>", config.bus.nats, config.cell.number);
     }
     eprintln!("  admin    http://{}/metrics /healthz /readyz", at.admin);
     let keys = config.store.dir.display();

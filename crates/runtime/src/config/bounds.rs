@@ -48,6 +48,11 @@ impl Config {
         let (keyspace, why) =
             (&self.store.keyspace, "1 to 48 lower-case letters, digits and _, a letter first");
         bounds(is_name(keyspace), "store.keyspace", keyspace.clone(), why);
+        let bus = &self.bus;
+        let whole = bus.user.is_empty() == bus.password_file.as_os_str().is_empty();
+        bounds(whole, "bus.password_file", bus.password_file.display().to_string(), "bus.user and bus.password_file go together");
+        let whole = bus.certificate.as_os_str().is_empty() == bus.key.as_os_str().is_empty();
+        bounds(whole, "bus.key", bus.key.display().to_string(), "bus.certificate and bus.key go together");
         let percent = self.telemetry.sample_percent;
         bounds(percent <= 100, "telemetry.sample_percent", percent.to_string(), "0 to 100");
         found

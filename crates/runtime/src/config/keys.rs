@@ -16,6 +16,15 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("store.dev", "one copy of each row is enough, where losing them is no loss"),
     ("store.snapshot_every", "events behind which a new snapshot is written; 0: never"),
     ("store.accept_clock", "start although the clock is more than 30 days past the last frame"),
+    (
+        "bus.nats",
+        "NATS servers with JetStream that carry the logs to readers in other processes, `host:port` with commas; empty: none; `holmes migrate` makes the streams",
+    ),
+    ("bus.user", "user on these servers; empty: none"),
+    ("bus.password_file", "file with the user's password"),
+    ("bus.ca", "file with the certificates of those who may sign the servers' (PEM); with it only TLS is spoken"),
+    ("bus.certificate", "file with our certificate for them (PEM)"),
+    ("bus.key", "file with its key (PEM)"),
     ("server.listen", "address of the gRPC port"),
     (
         "server.admin",

@@ -7,7 +7,6 @@ mod listen;
 mod session;
 mod streams;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +15,11 @@ use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
 use async_nats::{HeaderMap, jetstream};
 use holmes_kernel::ports::{self, BusError, Carried, Message};
-use holmes_kernel::{LogId, ServiceId};
+use holmes_kernel::LogId;
 
 pub use self::listen::Ear;
 pub use self::session::{Options, Proof};
-pub use self::streams::{Keep, Shown};
+pub use self::streams::{Keep, Names, Shown};
 use self::session::Session;
 
 /// How long a request may take. One that is sent while nobody leads is lost silently: better asked again soon.
@@ -35,33 +34,19 @@ const STREAM_NOT_FOUND: u64 = 10_059;
 pub struct Bus {
     session: Arc<Session>,
     context: jetstream::Context,
-    names: Arc<BTreeMap<ServiceId, String>>,
+    names: Arc<Names>,
 }
 
 impl Bus {
-    /// The stream of a log.
-    pub fn stream(&self, log: LogId) -> String {
-        format!("EVT_{}_{}", log.cell, self.name(log).to_uppercase())
-    }
-
-    /// The subject of a log.
-    pub fn subject(&self, log: LogId) -> String {
-        format!("evt.v1.{}.{}", log.cell, self.name(log))
-    }
-
-    fn name(&self, log: LogId) -> String {
-        self.names.get(&log.svc).cloned().unwrap_or_else(|| log.svc.0.to_string())
-    }
-
     async fn handle(&self, log: LogId) -> Result<Stream<()>, BusError> {
-        let stream = self.context.get_stream_no_info(self.stream(log)).await;
+        let stream = self.context.get_stream_no_info(self.names.stream(log)).await;
         stream.map_err(|why| BusError::Refused(why.to_string()))
     }
 
     /// The first message of a log at a place or behind it, as the leader has it.
     async fn at_or_behind(&self, log: LogId, place: u64) -> Result<Option<Carried>, BusError> {
         let asked = self.handle(log).await?;
-        let asked = asked.raw_message_builder().sequence(place).next_by_subject(self.subject(log));
+        let asked = asked.raw_message_builder().sequence(place).next_by_subject(self.names.subject(log));
         self.found(log, asked.send().await)
     }
 
@@ -100,7 +85,7 @@ impl ports::Bus for Bus {
 
     async fn last(&self, log: LogId) -> Result<Option<Carried>, BusError> {
         let asked = self.handle(log).await?;
-        let asked = asked.raw_message_builder().last_by_subject(self.subject(log));
+        let asked = asked.raw_message_builder().last_by_subject(self.names.subject(log));
         self.found(log, asked.send().await)
     }
 
@@ -111,7 +96,7 @@ impl ports::Bus for Bus {
             .header(FIRST, message.first.to_string().as_str())
             .header(LAST, message.last.to_string().as_str())
             .expected_last_subject_sequence(behind);
-        let acknowledged = async { self.context.send_publish(self.subject(log), put).await?.await };
+        let acknowledged = async { self.context.send_publish(self.names.subject(log), put).await?.await };
         match acknowledged.await {
             Ok(ack) => Ok(ack.sequence),
             Err(why) => Err(self.not_published(log, &why)),

@@ -1,11 +1,10 @@
 //! The same suite on a real nats-server: the one that HOLMES_NATS names. `cargo xtask infra up` starts one.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holmes_kernel::ports::{Bus as _, BusError};
 use holmes_kernel::{LogId, ServiceId};
-use holmes_store::bus::nats::{Bus, Keep, Options, Proof};
+use holmes_store::bus::nats::{Bus, Keep, Names, Options, Proof};
 use holmes_store::conformance::bus::{Broker, message};
 
 const KEEP: Keep = Keep { replicas: 1, age: Duration::from_secs(3_600) };
@@ -27,12 +26,16 @@ impl Drop for Nats {
     }
 }
 
+fn names() -> Names {
+    Names::new((1..=3).map(|svc| (ServiceId(svc), format!("s{svc}"))))
+}
+
 fn options() -> Options {
     Options {
         servers: vec![std::env::var("HOLMES_NATS").expect("asked only where it is set")],
         name: "tests".into(),
         proof: Proof::default(),
-        services: (1..=3).map(|svc| (ServiceId(svc), format!("s{svc}"))).collect::<BTreeMap<_, _>>(),
+        names: names(),
     }
 }
 
@@ -111,7 +114,7 @@ async fn what_somebody_else_put_into_a_stream_is_not_taken_for_ours() {
     let Some(broker) = broker().await else { return };
     let log = LogId::new(broker.cell, ServiceId(1));
     let theirs = async_nats::connect(std::env::var("HOLMES_NATS").unwrap()).await.unwrap();
-    theirs.publish(broker.bus.subject(log), "good day".into()).await.unwrap();
+    theirs.publish(names().subject(log), "good day".into()).await.unwrap();
     theirs.flush().await.unwrap();
     let refused = async {
         loop {
@@ -128,7 +131,7 @@ async fn what_somebody_else_put_into_a_stream_is_not_taken_for_ours() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_are_away_are_told_by_their_address() {
     let servers = vec!["127.0.0.1:9".into()];
-    let away = Options { servers, name: "tests".into(), proof: Proof::default(), services: BTreeMap::new() };
+    let away = Options { servers, name: "tests".into(), proof: Proof::default(), names: names() };
     let Err(BusError::Away(why)) = Bus::connect(away.clone()).await else { panic!("connected") };
     assert!(why.contains("127.0.0.1:9"), "{why}");
     let later = Bus::open(away).await.unwrap();

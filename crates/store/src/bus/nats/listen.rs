@@ -45,7 +45,7 @@ impl Ear {
         let start = first_behind(bus, log, after).await?;
         let config = OrderedConfig {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start },
-            filter_subject: bus.subject(log),
+            filter_subject: bus.names.subject(log),
             ..OrderedConfig::default()
         };
         let stream = bus.handle(log).await?;

@@ -1,15 +1,13 @@
 //! The connection: how the servers are reached, as whom, and what they last complained about.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectOptions, Event};
-use holmes_kernel::ServiceId;
 use holmes_kernel::ports::BusError;
 
-use super::{Bus, PATIENCE};
+use super::{Bus, Names, PATIENCE};
 
 /// How the servers are reached.
 #[derive(Clone, Debug)]
@@ -20,8 +18,8 @@ pub struct Options {
     pub name: String,
     /// As whom.
     pub proof: Proof,
-    /// The services and their names, which are those of streams and subjects.
-    pub services: BTreeMap<ServiceId, String>,
+    /// The services' names, which are those of streams and subjects.
+    pub names: Names,
 }
 
 /// Who we are to the servers.
@@ -71,7 +69,7 @@ impl Bus {
     }
 
     async fn with(options: Options, later: bool) -> Result<Bus, BusError> {
-        let Options { servers, name, proof, services } = options;
+        let Options { servers, name, proof, names } = options;
         let complaint = Arc::new(Mutex::new(None));
         let heard = complaint.clone();
         let mut connect = ConnectOptions::new()
@@ -101,7 +99,7 @@ impl Bus {
         })?;
         let context = ContextBuilder::new().timeout(PATIENCE).ack_timeout(PATIENCE).build(client.clone());
         let session = Session { client, servers: format!("NATS at {all}"), complaint };
-        Ok(Bus { session: Arc::new(session), context, names: Arc::new(services) })
+        Ok(Bus { session: Arc::new(session), context, names: Arc::new(names) })
     }
 
     /// Waits until everything that was sent has left.

@@ -1,12 +1,13 @@
 //! The streams themselves: made by `holmes migrate`, looked at by `holmes stream`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{
     Compression, Config, DiscardPolicy, Info, RetentionPolicy, StorageType,
 };
-use holmes_kernel::LogId;
 use holmes_kernel::ports::{BusError, Carried};
+use holmes_kernel::{LogId, ServiceId};
 
 use super::{Bus, STREAM_NOT_FOUND};
 
@@ -20,6 +21,37 @@ pub struct Keep {
     pub replicas: usize,
     /// How long a message stays.
     pub age: Duration,
+}
+
+/// What streams and subjects are called.
+#[derive(Clone, Debug, Default)]
+pub struct Names(BTreeMap<ServiceId, String>);
+
+impl Names {
+    /// Of services with these names.
+    pub fn new(services: impl IntoIterator<Item = (ServiceId, String)>) -> Names {
+        Names(services.into_iter().collect())
+    }
+
+    /// The stream of a log.
+    pub fn stream(&self, log: LogId) -> String {
+        format!("EVT_{}_{}", log.cell, self.service(log).to_uppercase())
+    }
+
+    /// The subject of a log.
+    pub fn subject(&self, log: LogId) -> String {
+        format!("evt.v1.{}.{}", log.cell, self.service(log))
+    }
+
+    /// What `holmes migrate` makes of a log's stream, for people.
+    pub fn plan(&self, log: LogId, keep: Keep) -> String {
+        let (stream, subject, days) = (self.stream(log), self.subject(log), keep.age.as_secs() / 86_400);
+        format!("stream {stream} on subject {subject}: on file, replicas {}, messages of {days} days", keep.replicas)
+    }
+
+    fn service(&self, log: LogId) -> String {
+        self.0.get(&log.svc).cloned().unwrap_or_else(|| log.svc.0.to_string())
+    }
 }
 
 /// A stream as it is.
@@ -44,26 +76,12 @@ pub struct Shown {
 }
 
 impl Bus {
-    /// What the streams of logs are to be, for people.
-    pub fn plan(&self, logs: &[LogId], keep: Keep) -> Vec<String> {
-        let Keep { replicas, age } = keep;
-        let days = age.as_secs() / 86_400;
-        let line = |log: &LogId| {
-            format!(
-                "stream {} on subject {}: {replicas} replica(s) on file, messages of {days} days",
-                self.stream(*log),
-                self.subject(*log)
-            )
-        };
-        logs.iter().map(line).collect()
-    }
-
     /// Makes the stream of a log, or sets it right; what is in it stays.
     pub async fn migrate(&self, log: LogId, keep: Keep) -> Result<(), BusError> {
         let config = Config {
-            name: self.stream(log),
+            name: self.names.stream(log),
             description: Some("Durable frames of one Holmes log, in order; made anew from the log".into()),
-            subjects: vec![self.subject(log)],
+            subjects: vec![self.names.subject(log)],
             retention: RetentionPolicy::Limits,
             discard: DiscardPolicy::Old,
             storage: StorageType::File,
@@ -92,7 +110,7 @@ impl Bus {
         };
         Ok(Shown {
             stream: config.name,
-            subject: self.subject(log),
+            subject: self.names.subject(log),
             messages: state.messages,
             bytes: state.bytes,
             first,
@@ -104,7 +122,7 @@ impl Bus {
 
     async fn info(&self, log: LogId) -> Result<Info, BusError> {
         use async_nats::jetstream::context::GetStreamErrorKind;
-        let found = self.context.get_stream(self.stream(log)).await;
+        let found = self.context.get_stream(self.names.stream(log)).await;
         found.map(|stream| stream.cached_info().clone()).map_err(|why| match why.kind() {
             GetStreamErrorKind::JetStream(error) if error.error_code().0 == STREAM_NOT_FOUND => {
                 BusError::Missing(log)
@@ -115,6 +133,6 @@ impl Bus {
 
     /// Takes the stream of a log away: it can be made anew, and is filled again from the log.
     pub async fn remove(&self, log: LogId) -> Result<(), BusError> {
-        self.context.delete_stream(self.stream(log)).await.map(drop).map_err(|why| self.session.away(&why))
+        self.context.delete_stream(self.names.stream(log)).await.map(drop).map_err(|why| self.session.away(&why))
     }
 }
