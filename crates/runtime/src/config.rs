@@ -400,10 +400,7 @@ mod tests {
                 "[server]\nmax_cals = 5\n",
                 "server.max_cals: there is no such key; [server] has listen, admin, max_calls,",
             ),
-            (
-                "[sever]\nmax_calls = 5\n",
-                "sever: there is no such key; the sections are cell, store, bus,",
-            ),
+            ("[sever]\nmax_calls = 5\n", "sever: there is no such key; the sections are cell, store, bus,"),
             (
                 "[server]\nmax_calls = \"many\"\n",
                 "server.max_calls = \"many\": a whole number from 0 on is expected",

@@ -122,8 +122,12 @@ async fn end_of<B: Bus>(feed: &Feed, bus: &B, clock: &Clock) -> Result<End, Halt
         Some(frame) if (frame.last, frame.chain) == (theirs.last, theirs.chain) => {
             Ok(End { place, seq: theirs.last })
         }
-        Some(_) => Err(diverged(format!("covers {} to {} otherwise than the log", theirs.first, theirs.last))),
-        None => Err(diverged(format!("covers {} to {}, where the log has nothing", theirs.first, theirs.last))),
+        Some(_) => {
+            Err(diverged(format!("covers {} to {} otherwise than the log", theirs.first, theirs.last)))
+        }
+        None => {
+            Err(diverged(format!("covers {} to {}, where the log has nothing", theirs.first, theirs.last)))
+        }
     }
 }
 

@@ -13,11 +13,11 @@ use holmes_store::bus::nats::{Bus, Shown};
 use holmes_store::journal::scylla::{self, Journal};
 use serde::Serialize;
 
-use crate::{data, roles, stream};
 use crate::models::Store;
 use crate::output::{self, Format};
 use crate::profile::Profile;
 use crate::settings;
+use crate::{data, roles, stream};
 
 /// Bytes that should be free where the log is kept.
 const FREE_BYTES: u64 = 1 << 30;

@@ -102,8 +102,6 @@ enum Command {
     Replay(replay::Args),
     /// A service's state at a place of its log, as JSON.
     State(replay::StateArgs),
-    /// The streams that carry logs to other processes.
-    Stream(stream::Args),
     /// Play a file of steps over a whole network in memory, on virtual time.
     Scenario(scenario::Args),
     /// The models that this machine can serve.
@@ -112,6 +110,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Make what logs are kept and carried in: tables on CQL servers, streams on NATS.
     Migrate(migrate::Args),
+    /// The streams that carry logs to other processes.
+    Stream(stream::Args),
     /// Compute a numbered formula of the economy.
     Calc(calc::Args),
     /// Check, print or explain the configuration.

@@ -36,6 +36,8 @@ mod logs;
 mod metrics;
 #[path = "it/misuse.rs"]
 mod misuse;
+#[path = "it/nats.rs"]
+mod nats;
 #[path = "it/others.rs"]
 mod others;
 #[path = "it/paid.rs"]

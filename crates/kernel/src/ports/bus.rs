@@ -23,11 +23,7 @@ pub trait Bus: Clone + Send + Sync + 'static {
     fn publish(&self, behind: u64, message: &Message) -> impl Future<Output = Result<u64, BusError>> + Send;
 
     /// Listens to a log behind a sequence number: to what the stream still has of it, then to what comes.
-    fn listen(
-        &self,
-        log: LogId,
-        after: u64,
-    ) -> impl Future<Output = Result<Self::Ear, BusError>> + Send;
+    fn listen(&self, log: LogId, after: u64) -> impl Future<Output = Result<Self::Ear, BusError>> + Send;
 }
 
 /// An open ear for one log.

@@ -50,7 +50,12 @@ impl Config {
         bounds(is_name(keyspace), "store.keyspace", keyspace.clone(), why);
         let bus = &self.bus;
         let whole = bus.user.is_empty() == bus.password_file.as_os_str().is_empty();
-        bounds(whole, "bus.password_file", bus.password_file.display().to_string(), "bus.user and bus.password_file go together");
+        bounds(
+            whole,
+            "bus.password_file",
+            bus.password_file.display().to_string(),
+            "bus.user and bus.password_file go together",
+        );
         let whole = bus.certificate.as_os_str().is_empty() == bus.key.as_os_str().is_empty();
         bounds(whole, "bus.key", bus.key.display().to_string(), "bus.certificate and bus.key go together");
         let percent = self.telemetry.sample_percent;

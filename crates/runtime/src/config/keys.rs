@@ -22,7 +22,10 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ),
     ("bus.user", "user on these servers; empty: none"),
     ("bus.password_file", "file with the user's password"),
-    ("bus.ca", "file with the certificates of those who may sign the servers' (PEM); with it only TLS is spoken"),
+    (
+        "bus.ca",
+        "file with the certificates of those who may sign the servers' (PEM); with it only TLS is spoken",
+    ),
     ("bus.certificate", "file with our certificate for them (PEM)"),
     ("bus.key", "file with its key (PEM)"),
     ("server.listen", "address of the gRPC port"),

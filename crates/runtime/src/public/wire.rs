@@ -159,7 +159,12 @@ mod tests {
             ts: Time::from_micros(1_700_000_000_000_000),
             prev_chain: [8; 32],
             chain: [9; 32],
-            entries: vec![PublicEntry { first: 101, last: 103, send: Some((ServiceId(1), vec![6; 5])), entry }],
+            entries: vec![PublicEntry {
+                first: 101,
+                last: 103,
+                send: Some((ServiceId(1), vec![6; 5])),
+                entry,
+            }],
         }
     }
 

@@ -10,17 +10,17 @@ mod streams;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
-use async_nats::{HeaderMap, jetstream};
-use holmes_kernel::ports::{self, BusError, Carried, Message};
 use holmes_kernel::LogId;
+use holmes_kernel::ports::{self, BusError, Carried, Message};
 
 pub use self::listen::Ear;
+use self::session::Session;
 pub use self::session::{Options, Proof};
 pub use self::streams::{Keep, Names, Shown};
-use self::session::Session;
 
 /// How long a request may take. One that is sent while nobody leads is lost silently: better asked again soon.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,20 +33,19 @@ const STREAM_NOT_FOUND: u64 = 10_059;
 #[derive(Clone, Debug)]
 pub struct Bus {
     session: Arc<Session>,
-    context: jetstream::Context,
-    names: Arc<Names>,
 }
 
 impl Bus {
     async fn handle(&self, log: LogId) -> Result<Stream<()>, BusError> {
-        let stream = self.context.get_stream_no_info(self.names.stream(log)).await;
+        let stream = self.session.context.get_stream_no_info(self.session.names.stream(log)).await;
         stream.map_err(|why| BusError::Refused(why.to_string()))
     }
 
     /// The first message of a log at a place or behind it, as the leader has it.
     async fn at_or_behind(&self, log: LogId, place: u64) -> Result<Option<Carried>, BusError> {
         let asked = self.handle(log).await?;
-        let asked = asked.raw_message_builder().sequence(place).next_by_subject(self.names.subject(log));
+        let asked =
+            asked.raw_message_builder().sequence(place).next_by_subject(self.session.names.subject(log));
         self.found(log, asked.send().await)
     }
 
@@ -85,7 +84,7 @@ impl ports::Bus for Bus {
 
     async fn last(&self, log: LogId) -> Result<Option<Carried>, BusError> {
         let asked = self.handle(log).await?;
-        let asked = asked.raw_message_builder().last_by_subject(self.names.subject(log));
+        let asked = asked.raw_message_builder().last_by_subject(self.session.names.subject(log));
         self.found(log, asked.send().await)
     }
 
@@ -96,7 +95,8 @@ impl ports::Bus for Bus {
             .header(FIRST, message.first.to_string().as_str())
             .header(LAST, message.last.to_string().as_str())
             .expected_last_subject_sequence(behind);
-        let acknowledged = async { self.context.send_publish(self.names.subject(log), put).await?.await };
+        let acknowledged =
+            async { self.session.context.send_publish(self.session.names.subject(log), put).await?.await };
         match acknowledged.await {
             Ok(ack) => Ok(ack.sequence),
             Err(why) => Err(self.not_published(log, &why)),

@@ -137,7 +137,10 @@ pub async fn a_stream_that_was_lost_is_heard_again_from_where_it_goes_on<T: Brok
     let next = bus.publish(again, &message(log, 15, 3)).await.expect("published");
     let mut ear = bus.listen(log, 12).await.expect("open");
     let heard = hear::<T::Bus>(&mut ear, 2).await;
-    assert_eq!(heard.iter().map(|c| (c.place, c.message.last)).collect::<Vec<_>>(), [(again, 15), (next, 18)]);
+    assert_eq!(
+        heard.iter().map(|c| (c.place, c.message.last)).collect::<Vec<_>>(),
+        [(again, 15), (next, 18)]
+    );
     let mut late = bus.listen(log, 0).await.expect("open");
     assert_eq!(hear::<T::Bus>(&mut late, 1).await[0].message.first, 13, "what is gone is not made up");
 }

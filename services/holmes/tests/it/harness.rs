@@ -114,6 +114,12 @@ impl Place {
         Some(place)
     }
 
+    /// The same with something more in the environment of its commands.
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Place {
+        self.environment.push((name, value.to_owned()));
+        self
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -245,6 +251,16 @@ impl Server<'_> {
         let line = self.said.recv_timeout(PATIENCE);
         let line = line.unwrap_or_else(|why| panic!("{why}; the server said: {:#?}", self.lines));
         self.lines.push(line);
+    }
+
+    /// Waits until it says something on stderr; the line.
+    pub(crate) fn says(&mut self, words: &str) -> String {
+        loop {
+            if let Some(line) = self.lines.iter().find(|line| line.contains(words)) {
+                return line.clone();
+            }
+            self.hear();
+        }
     }
 
     /// An address that it has told.

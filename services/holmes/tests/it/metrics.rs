@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::docs::compare;
 use crate::harness::{Place, Server, until};
+use crate::nats::Broker;
 use crate::paid;
 
 /// Where people find them.
@@ -38,10 +39,11 @@ fn part(family: &Family) -> &'static str {
     family.name.split('_').nth(1).expect("holmes_<part>_…")
 }
 
-const PARTS: [(&str, &str); 7] = [
+const PARTS: [(&str, &str); 8] = [
     ("build", "The process"),
     ("log", "Services and their logs"),
     ("feed", "Services that follow each other"),
+    ("relay", "Streams on NATS"),
     ("grpc", "The gRPC port"),
     ("port", "Connections of both ports"),
     ("trace", "Traces"),
@@ -93,7 +95,7 @@ fn page() -> String {
     }
     write!(
         text,
-        "\n## Five alerts\n\n`deploy/prometheus/holmes.rules.yaml`, for `rule_files`:\n\n```yaml\n{RULES}```\n"
+        "\n## Alerts\n\n`deploy/prometheus/holmes.rules.yaml`, for `rule_files`:\n\n```yaml\n{RULES}```\n"
     )
     .expect("a string");
     text
@@ -154,12 +156,18 @@ fn sum(text: &str, begins: &str) -> f64 {
 #[test]
 fn the_page_of_metrics_is_what_a_running_network_tells() {
     compare("metrics.md", &page());
-    let place = paid::network();
+    let broker = Broker::new("");
+    let place = match &broker {
+        Some(broker) => paid::network().with("HOLMES__BUS__NATS", &broker.address),
+        None => paid::network(),
+    };
+    let carried = broker.is_some();
+    assert!(!carried || place.run(&["migrate"]).code == 0);
     let server = place.serve(&["--role", "all"]);
     let nodes = paid::nodes(&place, &server);
     call(&server);
     let text = server.metrics();
-    let told = families().map(|family| {
+    let told = families().filter(|family| carried || part(family) != "relay").map(|family| {
         let labels = family.labels.iter().map(|label| (*label).to_owned()).collect();
         let shown = Shown { kind: type_of(family).to_owned(), help: family.means.to_owned(), labels };
         (family.name.to_owned(), shown)
@@ -193,7 +201,8 @@ fn the_page_of_metrics_is_what_a_running_network_tells() {
     assert_eq!(sum(&text, "holmes_gateway_calls_in_progress "), 0.0);
     assert_eq!(sum(&text, "holmes_log_serving"), 7.0);
     assert!(sum(&text, "holmes_log_frame_events_sum") >= sum(&text, "holmes_log_append_seconds_count"));
-    assert_eq!(sum(&text, "holmes_feed_parked"), 0.0);
+    assert_eq!(sum(&text, "holmes_feed_parked") + sum(&text, "holmes_relay_halted"), 0.0);
+    assert!(!carried || sum(&text, "holmes_relay_publish_seconds_count") > 7.0);
     assert!(sum(&text, "holmes_port_connections{port=\"grpc\"}") >= nodes.len() as f64);
     let streams = |kind: &str| sum(&text, &format!("holmes_grpc_places_used{{kind=\"{kind}\"}}"));
     assert_eq!(

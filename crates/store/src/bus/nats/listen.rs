@@ -21,7 +21,7 @@ pub struct Ear {
     log: LogId,
     /// The last event heard.
     heard: u64,
-    messages: Ordered,
+    messages: Box<Ordered>,
 }
 
 impl std::fmt::Debug for Ear {
@@ -45,13 +45,13 @@ impl Ear {
         let start = first_behind(bus, log, after).await?;
         let config = OrderedConfig {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start },
-            filter_subject: bus.names.subject(log),
+            filter_subject: bus.session.names.subject(log),
             ..OrderedConfig::default()
         };
         let stream = bus.handle(log).await?;
         let consumer = stream.create_consumer(config).await.map_err(|why| bus.session.away(&why))?;
         let messages = consumer.messages().await.map_err(|why| bus.session.away(&why))?;
-        Ok(Ear { bus: bus.clone(), log, heard: after, messages })
+        Ok(Ear { bus: bus.clone(), log, heard: after, messages: Box::new(messages) })
     }
 }
 

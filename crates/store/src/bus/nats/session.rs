@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::context::{Context, ContextBuilder};
 use async_nats::{Client, ConnectOptions, Event};
 use holmes_kernel::ports::BusError;
 
@@ -37,6 +37,8 @@ pub struct Proof {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) client: Client,
+    pub(super) context: Context,
+    pub(super) names: Names,
     servers: String,
     /// The last complaint. A request that is denied is otherwise only one that takes too long.
     complaint: Arc<Mutex<Option<String>>>,
@@ -98,8 +100,8 @@ impl Bus {
             BusError::Away(format!("NATS at {all}: {why}{}", cause.unwrap_or_default()))
         })?;
         let context = ContextBuilder::new().timeout(PATIENCE).ack_timeout(PATIENCE).build(client.clone());
-        let session = Session { client, servers: format!("NATS at {all}"), complaint };
-        Ok(Bus { session: Arc::new(session), context, names: Arc::new(names) })
+        let servers = format!("NATS at {all}");
+        Ok(Bus { session: Arc::new(Session { client, context, names, servers, complaint }) })
     }
 
     /// Waits until everything that was sent has left.

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{
-    Compression, Config, DiscardPolicy, Info, RetentionPolicy, StorageType,
-};
+use async_nats::jetstream::stream::{Compression, Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use holmes_kernel::ports::{BusError, Carried};
 use holmes_kernel::{LogId, ServiceId};
 
@@ -46,7 +44,10 @@ impl Names {
     /// What `holmes migrate` makes of a log's stream, for people.
     pub fn plan(&self, log: LogId, keep: Keep) -> String {
         let (stream, subject, days) = (self.stream(log), self.subject(log), keep.age.as_secs() / 86_400);
-        format!("stream {stream} on subject {subject}: on file, replicas {}, messages of {days} days", keep.replicas)
+        format!(
+            "stream {stream} on subject {subject}: on file, replicas {}, messages of {days} days",
+            keep.replicas
+        )
     }
 
     fn service(&self, log: LogId) -> String {
@@ -79,9 +80,9 @@ impl Bus {
     /// Makes the stream of a log, or sets it right; what is in it stays.
     pub async fn migrate(&self, log: LogId, keep: Keep) -> Result<(), BusError> {
         let config = Config {
-            name: self.names.stream(log),
+            name: self.session.names.stream(log),
             description: Some("Durable frames of one Holmes log, in order; made anew from the log".into()),
-            subjects: vec![self.names.subject(log)],
+            subjects: vec![self.session.names.subject(log)],
             retention: RetentionPolicy::Limits,
             discard: DiscardPolicy::Old,
             storage: StorageType::File,
@@ -97,7 +98,12 @@ impl Bus {
             compression: Some(Compression::S2),
             ..Config::default()
         };
-        self.context.create_or_update_stream(config).await.map(drop).map_err(|why| self.session.away(&why))
+        self.session
+            .context
+            .create_or_update_stream(config)
+            .await
+            .map(drop)
+            .map_err(|why| self.session.away(&why))
     }
 
     /// How the stream of a log is.
@@ -110,7 +116,7 @@ impl Bus {
         };
         Ok(Shown {
             stream: config.name,
-            subject: self.names.subject(log),
+            subject: self.session.names.subject(log),
             messages: state.messages,
             bytes: state.bytes,
             first,
@@ -122,7 +128,7 @@ impl Bus {
 
     async fn info(&self, log: LogId) -> Result<Info, BusError> {
         use async_nats::jetstream::context::GetStreamErrorKind;
-        let found = self.context.get_stream(self.names.stream(log)).await;
+        let found = self.session.context.get_stream(self.session.names.stream(log)).await;
         found.map(|stream| stream.cached_info().clone()).map_err(|why| match why.kind() {
             GetStreamErrorKind::JetStream(error) if error.error_code().0 == STREAM_NOT_FOUND => {
                 BusError::Missing(log)
@@ -133,6 +139,11 @@ impl Bus {
 
     /// Takes the stream of a log away: it can be made anew, and is filled again from the log.
     pub async fn remove(&self, log: LogId) -> Result<(), BusError> {
-        self.context.delete_stream(self.names.stream(log)).await.map(drop).map_err(|why| self.session.away(&why))
+        self.session
+            .context
+            .delete_stream(self.session.names.stream(log))
+            .await
+            .map(drop)
+            .map_err(|why| self.session.away(&why))
     }
 }

@@ -1,0 +1,239 @@
+//! Logs on NATS streams, as whoever runs the binary meets them: made, carried, killed, limited to their own subjects.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Killed, Place, Server, until};
+
+/// A nats-server of one test. Its store outlives its process.
+pub(crate) struct Broker {
+    program: PathBuf,
+    dir: tempfile::TempDir,
+    pub(crate) address: String,
+    process: Option<Killed>,
+}
+
+impl Broker {
+    /// `None`, and said so, where this machine has no nats-server.
+    pub(crate) fn new(settings: &str) -> Option<Broker> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/venv/bin");
+        let mut dirs = std::iter::once(ours).chain(std::env::split_paths(&path));
+        let Some(program) = dirs.find_map(|dir| Some(dir.join("nats-server")).filter(|file| file.is_file()))
+        else {
+            eprintln!("NOT TESTED: this machine has no nats-server; `cargo xtask test` fetches one");
+            return None;
+        };
+        let dir = tempfile::tempdir().expect("a directory");
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = free.local_addr().expect("its address").to_string();
+        let store = dir.path().join("store");
+        let file =
+            format!("listen: {address}\njetstream {{\n  store_dir: \"{}\"\n}}\n{settings}", store.display());
+        std::fs::write(dir.path().join("nats.conf"), file).expect("written");
+        drop(free);
+        let mut broker = Broker { program, dir, address, process: None };
+        broker.start();
+        Some(broker)
+    }
+
+    fn start(&mut self) {
+        let mut command = Command::new(&self.program);
+        command.arg("-c").arg(self.dir.path().join("nats.conf"));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        self.process = Some(Killed(child));
+        until("nats-server to listen", || std::net::TcpStream::connect(&self.address).ok());
+    }
+
+    fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// A directory whose logs are to be carried here.
+    fn place(&self) -> Place {
+        Place::new().with("HOLMES__BUS__NATS", &self.address)
+    }
+}
+
+/// Somebody who pays himself, one unit at a time.
+struct Payer {
+    key: String,
+    from: String,
+    to: String,
+}
+
+impl Payer {
+    fn of(server: &Server<'_>) -> Payer {
+        let key = server.payer("alice");
+        let (from, to) = (server.dollars(&key, 100_000), server.dollars(&key, 0));
+        Payer { key, from, to }
+    }
+
+    fn pay(&self, server: &Server<'_>, times: usize) {
+        for _ in 0..times {
+            let id = server.new_id();
+            let transfer = json!({
+                "transfer_id": id, "kind": "SINGLE", "amount_units": 1,
+                "debit_account_id": self.from, "credit_account_id": self.to,
+            });
+            let request = json!({ "request_id": id, "transfers": [transfer] });
+            server.with_key(&self.key, "Ledger/CreateTransfers", &request);
+        }
+    }
+}
+
+fn by_seq(lines: &str) -> BTreeMap<u64, Value> {
+    let line = |line| -> Value { serde_json::from_str(line).expect("a line is JSON") };
+    lines.lines().map(line).map(|entry| (entry["seq"].as_u64().expect("a number"), entry)).collect()
+}
+
+/// Ends the server, waits until the ledger's stream is as long as its log, and compares them.
+fn same(place: &Place, server: Server<'_>) {
+    let head = server.heads()["ledger"];
+    let lag = || place.run(&["stream", "lag", "--role", "ledger", "-o", "json"]).json();
+    until("the stream to catch up", || (lag()[0]["last"].as_u64() == Some(head)).then_some(()));
+    drop(server);
+    // Logs speak of their beginning with a private word: what others may see comes behind it.
+    let log = by_seq(&place.run(&["replay", "--role", "ledger"]).out);
+    let public: BTreeMap<u64, Value> = log
+        .into_iter()
+        .filter(|(_, entry)| !entry["events"].as_array().expect("a list").is_empty())
+        .collect();
+    let count = public.len().to_string();
+    let ran = place.run(&["stream", "tail", "--role", "ledger", "--after", "0", "--count", &count]);
+    let heard = by_seq(&ran.out);
+    for (seq, entry) in &public {
+        assert_eq!(heard.get(seq), Some(entry), "what leaves is what was written");
+    }
+}
+
+#[test]
+fn streams_are_planned_made_and_made_again_and_servers_that_are_away_are_named() {
+    let Some(broker) = Broker::new("") else { return };
+    let place = broker.place();
+    let planned = place.run(&["migrate", "--plan"]);
+    assert!(planned.out.starts_with("stream EVT_1_LEDGER on subject evt.v1.1.ledger"), "{}", planned.out);
+    place.run(&["stream", "lag"]).fails(1, &["there is no stream of", "run `holmes migrate`"]);
+    assert_eq!(place.run(&["doctor"]).code, 1);
+    for days in ["14", "7"] {
+        let made = place.run(&["migrate", "--keep-days", days, "-o", "json"]).json();
+        let fine = |check: &Value| check["verdict"] == "fine";
+        assert!(made.as_array().is_some_and(|checks| checks.len() == 7 && checks.iter().all(fine)), "{made}");
+    }
+    place.run(&["migrate", "--replicas", "2"]).fails(1, &["odd number of servers"]);
+    place.run(&["migrate", "--replicas", "3"]).fails(1, &["replicas"]);
+    let away = Place::new().with("HOLMES__BUS__NATS", "127.0.0.1:9");
+    away.run(&["migrate"]).fails(1, &["NATS at 127.0.0.1:9"]);
+    away.run(&["stream", "tail"]).fails(1, &["NATS at 127.0.0.1:9"]);
+    Place::new().run(&["stream", "lag"]).fails(1, &["no NATS server is named", "bus.nats"]);
+    Place::new().run(&["migrate"]).fails(1, &["no server is named", "store.cql", "bus.nats"]);
+}
+
+#[test]
+fn what_is_durable_is_carried_though_the_broker_is_killed_paused_or_loses_its_store() {
+    let Some(mut broker) = Broker::new("") else { return };
+    let place = broker.place();
+    assert_eq!(place.run(&["migrate"]).code, 0);
+    let server = place.serve(&[]);
+    let payer = Payer::of(&server);
+    payer.pay(&server, 10);
+    for _ in 0..2 {
+        broker.kill();
+        payer.pay(&server, 5); // nobody who pays waits for a stream
+        broker.start();
+        payer.pay(&server, 5);
+    }
+    let pid = broker.process.as_ref().expect("it runs").0.id().to_string();
+    let signal =
+        |word: &str| assert!(Command::new("kill").args([word, &pid]).status().expect("ran").success());
+    signal("-STOP");
+    payer.pay(&server, 5);
+    signal("-CONT");
+    broker.kill();
+    std::fs::remove_dir_all(broker.dir.path().join("store")).expect("taken away");
+    payer.pay(&server, 5);
+    broker.start();
+    payer.pay(&server, 5);
+    assert!(server.metrics().contains("holmes_relay_halted{service=\"ledger\"} 0"));
+    assert_eq!(place.run(&["migrate"]).code, 0, "the streams are made anew, and filled from the logs");
+    same(&place, server);
+    assert!(place.verified() > 0);
+}
+
+#[test]
+fn a_server_that_starts_before_its_broker_serves_and_is_carried_later() {
+    let Some(mut broker) = Broker::new("") else { return };
+    let place = broker.place();
+    assert_eq!(place.run(&["migrate"]).code, 0);
+    broker.kill();
+    let server = place.serve(&[]);
+    Payer::of(&server).pay(&server, 5);
+    broker.start();
+    same(&place, server);
+}
+
+#[test]
+fn a_log_that_was_put_back_is_not_carried_behind_what_its_stream_has() {
+    let Some(broker) = Broker::new("") else { return };
+    let place = broker.place();
+    assert_eq!(place.run(&["migrate"]).code, 0);
+    let server = place.serve(&[]);
+    Payer::of(&server).pay(&server, 20);
+    let head = server.heads()["ledger"];
+    let last = || place.run(&["stream", "lag", "--role", "ledger", "-o", "json"]).json()[0]["last"].as_u64();
+    until("the stream to catch up", || (last() == Some(head)).then_some(()));
+    drop(server);
+    std::fs::rename(place.path("holmes-data"), place.path("gone")).expect("moved");
+    let server = place.serve(&[]); // another log, under the same name
+    until("the relay to halt", || {
+        server.metrics().contains("holmes_relay_halted{service=\"ledger\"} 1").then_some(())
+    });
+    assert_eq!(last(), Some(head), "nothing was carried");
+    let (_, lines) = server.terminate();
+    assert!(lines.iter().any(|line| line.contains("BUS_DIVERGED")), "{lines:#?}");
+}
+
+const LIMITED: &str = r#"
+authorization {
+  users: [
+    { user: admin, password: all }
+    { user: ledger, password: own, permissions: {
+        publish: ["evt.v1.1.ledger", "$JS.API.STREAM.MSG.GET.EVT_1_LEDGER"]
+        subscribe: ["_INBOX.>"] } }
+  ]
+}
+"#;
+
+#[test]
+fn a_user_limited_to_its_own_subject_carries_that_alone_and_denials_are_told() {
+    let Some(broker) = Broker::new(LIMITED) else { return };
+    let as_user = |user: &str, password: &str| {
+        let place =
+            broker.place().with("HOLMES__BUS__USER", user).with("HOLMES__BUS__PASSWORD_FILE", "password");
+        std::fs::write(place.path("password"), format!("{password}\n")).expect("written");
+        place
+    };
+    let admin = as_user("admin", "all");
+    assert_eq!(admin.run(&["migrate"]).code, 0);
+    broker.place().run(&["stream", "lag"]).fails(1, &["authorization"]);
+    as_user("ledger", "wrong").run(&["stream", "lag"]).fails(1, &["authorization"]);
+    broker
+        .place()
+        .with("HOLMES__BUS__USER", "ledger")
+        .run(&["stream", "lag"])
+        .fails(1, &["bus.password_file"]);
+    let ledger = as_user("ledger", "own");
+    let mut server = ledger.serve(&[]);
+    Payer::of(&server).pay(&server, 10);
+    let head = server.heads()["ledger"];
+    let lag = || admin.run(&["stream", "lag", "-o", "json"]).json();
+    let row = |name: &str| lag().as_array().expect("rows").iter().find(|row| row["service"] == name).cloned();
+    until("the ledger's stream", || (row("ledger")?["last"].as_u64() == Some(head)).then_some(()));
+    let denied = server.says("Permissions Violation");
+    assert!(denied.contains("EVT_1_ACCOUNTS"), "{denied}");
+    assert_eq!(row("accounts").expect("a row")["messages"], 0);
+}
