@@ -5,6 +5,7 @@ use holmes_kernel::entry::Entry;
 use holmes_kernel::frame::Open;
 use holmes_kernel::{Frame, LogId, Opened, Principal, Replica, Tail, Time};
 use holmes_proto::ledger::v1::Event;
+use holmes_runtime::PublicFrame;
 use holmes_testing::Script;
 use prost_reflect::prost::Message as _;
 use prost_reflect::prost::bytes::Bytes;
@@ -17,6 +18,7 @@ const LOG: LogId = LogId::new(1, <Event as holmes_kernel::Event>::SERVICE);
 /// Whatever is taken goes on as one chain, and tells the same again.
 pub(crate) fn frames(bytes: &[u8]) {
     read(Bytes::copy_from_slice(bytes));
+    carried(bytes);
     let opened = Opened { cell: 1, ..Opened::default() };
     let first = Replica::<Heard>::provision(LOG, Time::from_millis(1_000), opened).unwrap();
     let mut u = Unstructured::new(bytes);
@@ -73,4 +75,14 @@ fn replay(first: &Frame, frames: &[Frame], tail: &Tail) {
         assert_eq!(again.digest(), replica.digest(), "a snapshot is another state");
     }
     let _ = Replica::<Heard>::decode(frames.last().map_or(&[], |frame| frame.bytes()));
+}
+
+/// A message of a stream: whole in the eyes of its checksum, whatever it says.
+fn carried(body: &[u8]) {
+    let mut bytes = body.to_vec();
+    bytes.push(15 << 3 | 5); // the checksum's field
+    bytes.extend(crc32c::crc32c(body).to_le_bytes());
+    if let Ok(frame) = PublicFrame::from_bytes(&bytes.into()) {
+        assert_eq!(PublicFrame::from_bytes(&frame.to_bytes()), Ok(frame));
+    }
 }

@@ -4,6 +4,7 @@
 use holmes_kernel::frame::Damage;
 use holmes_kernel::machine::SendTo;
 use holmes_kernel::{Chain, Entry, Event, Frame, LogId, Origin, Position, ServiceId, Time};
+use prost::bytes::Bytes;
 
 mod wire;
 
@@ -41,6 +42,16 @@ pub struct PublicEntry {
     pub send: Option<(ServiceId, Vec<u8>)>,
     /// The entry with its public events only.
     pub entry: Entry,
+    /// How far behind `first` each of them stands; empty where each follows the one before, from `first` on.
+    pub offsets: Vec<u32>,
+}
+
+impl PublicEntry {
+    /// The public events, each with its sequence number.
+    pub fn events(&self) -> impl Iterator<Item = (u64, &Bytes)> {
+        let offset = |at: usize| self.offsets.get(at).map_or(at as u64, |offset| (*offset).into());
+        self.entry.events.iter().enumerate().map(move |(at, event)| (self.first + offset(at), event))
+    }
 }
 
 impl PublicFrame {
@@ -51,8 +62,8 @@ impl PublicFrame {
         for (first, mut entry) in frame.entries()? {
             let last = first + entry.span() - 1;
             let mut events = Vec::with_capacity(entry.events.len());
-            let mut send = None;
-            for bytes in std::mem::take(&mut entry.events) {
+            let (mut offsets, mut send) = (Vec::new(), None);
+            for (bytes, offset) in std::mem::take(&mut entry.events).into_iter().zip(0..) {
                 let event = E::decode(bytes.clone()).map_err(|why| Damage::Body(why.to_string()))?;
                 if event.name().is_none() {
                     return Err(Damage::Body(format!(
@@ -64,12 +75,16 @@ impl PublicFrame {
                 }
                 if event.is_public() {
                     events.push(bytes);
+                    offsets.push(offset);
                 }
+            }
+            if offsets.iter().zip(0..).all(|(offset, at)| *offset == at) {
+                offsets.clear();
             }
             entry.events = events;
             let answers = matches!(entry.origin, Some(Origin::Source(_)));
             if !entry.events.is_empty() || send.is_some() || entry.refused.is_some() || answers {
-                entries.push(PublicEntry { first, last, send, entry });
+                entries.push(PublicEntry { first, last, send, entry, offsets });
             }
         }
         Ok(PublicFrame {

@@ -89,7 +89,7 @@ impl Environment {
         }
         match Lent::up(house) {
             Ok(servers) => self.servers = Some(servers),
-            Err(error) => eprintln!("WARNING: the journal on CQL is NOT tested: {error:#}"),
+            Err(error) => eprintln!("WARNING: neither the journal on CQL nor streams are tested: {error:#}"),
         }
         if args.no_models {
             eprintln!("WARNING: --no-models: tests that need a model are not run in full");
@@ -105,7 +105,11 @@ impl Environment {
             command.env("HOLMES_PYTHON", python);
         }
         if let Some(Lent { at, .. }) = &self.servers {
-            command.env("HOLMES_CQL", &at.cql).env("HOLMES_NATS", &at.nats);
+            for (name, address) in [("HOLMES_CQL", &at.cql), ("HOLMES_NATS", &at.nats)] {
+                if !address.is_empty() {
+                    command.env(name, address);
+                }
+            }
         }
         if self.models {
             command.env("HOLMES_REQUIRE_MODELS", "1");

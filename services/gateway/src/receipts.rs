@@ -221,7 +221,7 @@ mod tests {
             ts: Time::from_micros(99),
             prev_chain: [0; 32],
             chain: [0; 32],
-            entries: vec![PublicEntry { first: 42, last, send: None, entry }],
+            entries: vec![PublicEntry { first: 42, last, send: None, entry, offsets: Vec::new() }],
         }
     }
 

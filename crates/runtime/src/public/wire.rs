@@ -57,6 +57,8 @@ struct Covered {
     send: Option<Send>,
     #[prost(message, optional, tag = "4")]
     entry: Option<Entry>,
+    #[prost(uint32, repeated, tag = "5")]
+    offsets: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -75,6 +77,7 @@ impl PublicFrame {
             last: entry.last,
             send: entry.send.clone().map(|(to, command)| Send { to: to.0.into(), command }),
             entry: Some(entry.entry.clone()),
+            offsets: entry.offsets.clone(),
         };
         let frame = Frame {
             cell: self.log.cell.into(),
@@ -133,7 +136,10 @@ impl Covered {
             Some(Send { to, command }) => Some((ServiceId(u16::try_from(to).ok()?), command)),
             None => None,
         };
-        Some(PublicEntry { first: self.first, last: self.last, send, entry: self.entry? })
+        let Covered { first, last, offsets, .. } = self;
+        let entry = self.entry?;
+        let placed = offsets.is_empty() || offsets.len() == entry.events.len();
+        (placed && first <= last).then_some(PublicEntry { first, last, send, entry, offsets })
     }
 }
 
@@ -164,6 +170,7 @@ mod tests {
                 last: 103,
                 send: Some((ServiceId(1), vec![6; 5])),
                 entry,
+                offsets: vec![0, 2],
             }],
         }
     }
@@ -184,6 +191,9 @@ mod tests {
         assert_eq!((theirs.prev_chain.as_ref(), theirs.chain.as_ref()), ([8; 32].as_ref(), [9; 32].as_ref()));
         let entry = &theirs.entries[0];
         assert_eq!((entry.first, entry.last, entry.entry.as_ref().unwrap().events.len()), (101, 103, 2));
+        assert_eq!(entry.offsets, [0, 2]);
+        let seqs: Vec<u64> = frame().entries[0].events().map(|(seq, _)| seq).collect();
+        assert_eq!(seqs, [101, 103]);
         assert_eq!(entry.send.as_ref().map(|send| (send.to, send.command.len())), Some((1, 5)));
         assert_eq!(theirs.crc32c, crc32c::crc32c(&bytes[..bytes.len() - CRC_BYTES]));
         assert_eq!(theirs.encode_to_vec(), bytes, "what they write again is the same");
@@ -220,7 +230,8 @@ mod tests {
             Frame { first: 0, ..good.clone() },
             Frame { last: 99, ..good.clone() },
             Frame { chain: Bytes::from_static(&[1; 31]), ..good.clone() },
-            Frame { entries: vec![Covered::default()], ..good },
+            Frame { entries: vec![Covered::default()], ..good.clone() },
+            Frame { entries: vec![Covered { offsets: vec![0], ..good.entries[0].clone() }], ..good },
         ] {
             assert!(matches!(sealed(&wrong), Err(WireError::Shape(_))), "{wrong:?}");
         }

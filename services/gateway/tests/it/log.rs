@@ -46,7 +46,7 @@ impl Log for Services {
                 ts: Time::from_micros(99),
                 prev_chain: [0; 32],
                 chain: [0; 32],
-                entries: vec![PublicEntry { first: seq, last: seq, send: None, entry }],
+                entries: vec![PublicEntry { first: seq, last: seq, send: None, entry, offsets: Vec::new() }],
             }
         });
         Box::pin(std::future::ready(Ok(frame.into_iter().collect())))
