@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holmes_kernel::ports::{Journal, JournalError};
-use holmes_kernel::{Event as _, LogId, Machine, ServiceId};
+use holmes_kernel::{Event as _, LogId, Machine, ServiceId, Time};
 use metrics::{Counter, Gauge};
+use prost::Message as _;
+use prost::bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
@@ -37,6 +39,7 @@ pub struct Feed {
     sends_to: &'static [ServiceId],
     durable: watch::Receiver<u64>,
     read: Arc<dyn Fn(u64, usize) -> Reading + Send + Sync>,
+    type_of: fn(&Bytes) -> Option<&'static str>,
 }
 
 impl Feed {
@@ -50,7 +53,8 @@ impl Feed {
                 public.collect::<Result<_, _>>().map_err(|why| JournalError::Damaged { log, after, why })
             })
         };
-        Feed { log, name: M::NAME, sends_to: M::Event::SENDS_TO, durable, read: Arc::new(read) }
+        let type_of = |event: &Bytes| M::Event::decode(event.clone()).ok()?.name();
+        Feed { log, name: M::NAME, sends_to: M::Event::SENDS_TO, durable, read: Arc::new(read), type_of }
     }
 
     /// Whose log.
@@ -90,6 +94,24 @@ impl Feed {
     /// The same, of whatever the journal holds: perhaps more than this process knows of.
     pub(crate) async fn stored(&self, after: u64, bytes: usize) -> Result<Vec<PublicFrame>, JournalError> {
         (self.read)(after, bytes.min(PAGE_BYTES)).await
+    }
+
+    /// The type of one of its events.
+    pub(crate) fn type_of(&self, event: &Bytes) -> Option<&'static str> {
+        (self.type_of)(event)
+    }
+
+    /// The last event that was written by a moment; 0 when none was. Times rise from frame to frame.
+    pub async fn at(&self, moment: Time) -> Result<u64, JournalError> {
+        let (mut low, mut high) = (0, *self.durable.borrow());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.stored(middle, 1).await?.first() {
+                Some(frame) if frame.ts <= moment => low = frame.last,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
     }
 
     /// Waits until the log is durable behind a place; `false` when its owner has ended.

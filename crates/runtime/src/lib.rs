@@ -13,6 +13,7 @@ pub mod public;
 mod reader;
 pub mod recover;
 pub mod relay;
+pub mod replay;
 pub mod rig;
 pub mod server;
 pub mod telemetry;

@@ -133,16 +133,7 @@ async fn end_of<B: Bus>(feed: &Feed, bus: &B, clock: &Clock) -> Result<End, Halt
 
 /// Behind which event an empty stream begins.
 async fn begin(feed: &Feed, clock: &Clock) -> Result<u64, JournalError> {
-    let horizon = Time::from_micros(clock.now().micros().saturating_sub(HORIZON.as_micros() as u64));
-    let (mut low, mut high) = (0, *feed.durable().borrow());
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match feed.stored(middle, 1).await?.first() {
-            Some(frame) if frame.ts < horizon => low = frame.last,
-            _ => high = middle,
-        }
-    }
-    Ok(low)
+    feed.at(Time::from_micros(clock.now().micros().saturating_sub(HORIZON.as_micros() as u64))).await
 }
 
 /// Carries what is durable behind `end`, as it becomes so.

@@ -8,12 +8,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use holmes_accounts::Accounts;
 use holmes_kernel::ports::Journal as _;
+use holmes_proto::log::v1::replay_server::ReplayServer;
 use holmes_runtime::auth::Auth;
 use holmes_runtime::config::Config;
 use holmes_runtime::driver::Settings;
+use holmes_runtime::recover::Extent;
 use holmes_runtime::relay::relay;
+use holmes_runtime::replay::{Log, Rebuild, Replay, StateAt};
 use holmes_runtime::server::{Services, bind, serve, serve_admin};
-use holmes_runtime::{Clock, Feed, MachineHandle, telemetry};
+use holmes_runtime::{Clock, Feed, MachineHandle, Status, telemetry};
 use holmes_store::bus::nats;
 use holmes_store::{Bus, Journal};
 use tokio::net::TcpListener;
@@ -25,7 +28,7 @@ use crate::edge;
 use crate::kept::{self, Directory, Kept, STAFF_KEY};
 use crate::keyring::Keyring;
 use crate::profile::{self, Profile};
-use crate::roles::{Deps, GATEWAY, Role, Started};
+use crate::roles::{Deps, GATEWAY, Replayed, Role, Started};
 use crate::stream;
 
 /// What is served.
@@ -131,6 +134,9 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let (stop, stopped) = watch::channel(false);
     let mut services = Services::default();
     started.iter().for_each(|role| role.add_to(&mut services));
+    let replaying = watch::Sender::new(Status::Serving); // for as long as the process lives
+    let replay = replay_api(&config, &started, &roles, &journal, &stopped);
+    services.add(replay, replaying.subscribe());
     let keyring = keyring(&started, &clock);
     let (most, unproven) = (config.server.max_request_bytes, config.server.max_unproven_bytes);
     let auth = Auth::new(keyring.clone(), deps.network.clone(), clock.clone(), most, unproven);
@@ -283,6 +289,33 @@ impl Relays {
             tracing::warn!("streams are behind their logs; the next process carries them on");
         }
     }
+}
+
+/// The Replay API over the logs of this process.
+fn replay_api(
+    config: &Config,
+    started: &[Started],
+    roles: &[Role],
+    journal: &Journal,
+    stop: &watch::Receiver<bool>,
+) -> ReplayServer<Replay> {
+    let cell = config.cell.number;
+    let log = |running: &Started| {
+        let role = roles.iter().find(|role| role.name == running.name)?.clone();
+        let journal = journal.clone();
+        let rebuild: Rebuild = Arc::new(move |upto| {
+            let (role, journal) = (role.clone(), journal.clone());
+            Box::pin(async move {
+                let replayed = role.replay(journal, cell, Extent { upto, snapshots: true }).await;
+                let Replayed { seq, digest, state, .. } =
+                    replayed.map_err(|why| format!("{:#}", data::named(why)))?;
+                let state = state.map_err(|why| why.to_string())?;
+                Ok(StateAt { seq, digest, json: state.to_string().into_bytes() })
+            })
+        });
+        Some(Log { feed: running.feed.clone(), rebuild })
+    };
+    Replay::server(started.iter().filter_map(log), stop.clone())
 }
 
 fn keyring(started: &[Started], clock: &Clock) -> Arc<Keyring> {

@@ -46,6 +46,8 @@ mod paid;
 mod parties;
 #[path = "it/raw.rs"]
 mod raw;
+#[path = "it/replay_api.rs"]
+mod replay_api;
 #[path = "it/replays.rs"]
 mod replays;
 #[path = "it/rules.rs"]

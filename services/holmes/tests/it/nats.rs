@@ -60,20 +60,20 @@ impl Broker {
 }
 
 /// Somebody who pays himself, one unit at a time.
-struct Payer {
-    key: String,
+pub(crate) struct Payer {
+    pub(crate) key: String,
     from: String,
     to: String,
 }
 
 impl Payer {
-    fn of(server: &Server<'_>) -> Payer {
+    pub(crate) fn of(server: &Server<'_>) -> Payer {
         let key = server.payer("alice");
         let (from, to) = (server.dollars(&key, 100_000), server.dollars(&key, 0));
         Payer { key, from, to }
     }
 
-    fn pay(&self, server: &Server<'_>, times: usize) {
+    pub(crate) fn pay(&self, server: &Server<'_>, times: usize) {
         for _ in 0..times {
             let id = server.new_id();
             let transfer = json!({
