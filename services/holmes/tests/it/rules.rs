@@ -73,7 +73,7 @@ pub(crate) struct Rule {
 pub(crate) const ATTACH: &str = "holmes.gateway.v1.Gateway/Attach";
 
 /// How calls begin that change nothing.
-const READING: [&str; 5] = ["Get", "List", "Find", "Quote", "Explain"];
+const READING: [&str; 7] = ["Get", "List", "Find", "Quote", "Explain", "Read", "Subscribe"];
 
 impl Rule {
     fn of(method: &MethodDescriptor) -> Rule {
@@ -171,7 +171,7 @@ const WORDS_OF: [(&str, &str); 13] = [
 ];
 
 /// Texts and bytes that name nothing of anybody's wherever they stand.
-const WORDS: [&str; 21] = [
+const WORDS: [&str; 24] = [
     "asset",
     "bitmap",
     "capabilities",
@@ -187,12 +187,15 @@ const WORDS: [&str; 21] = [
     "possession",
     "prompt_commitment",
     "request_id",
+    "resume_token",
     "role",
+    "service",
     "signature",
     "stop",
     "tenant",
     "text",
     "texts",
+    "types",
 ];
 
 /// Whether a field names a thing that belongs to somebody.
