@@ -19,6 +19,7 @@ pub mod blame;
 pub mod columns;
 pub mod edge;
 pub mod heard;
+pub mod public;
 pub mod statements;
 
 pub use generated::holmes::*;

@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::driver::{Delivered, MachineHandle};
 use crate::measure::{self, FEED_AHEAD, FEED_LAG, FEED_PARKED};
-use crate::public::PublicFrame;
 use crate::reader::Reader;
 use crate::recover::DamagedLog;
+use holmes_proto::public::PublicFrame;
 
 type Reading = Pin<Box<dyn Future<Output = Result<Vec<PublicFrame>, JournalError>> + Send>>;
 

@@ -3,7 +3,7 @@
 use holmes_kernel::shard::{Delivery, guarded};
 use holmes_kernel::{Event as _, LogId, Machine, Position, Principal, Sighted, Unknown};
 
-use crate::public::PublicFrame;
+use holmes_proto::public::PublicFrame;
 
 /// Behind how many events without effect a reader's position is written alone.
 const MOST_SKIPPED: u64 = 10_000;

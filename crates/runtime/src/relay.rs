@@ -11,7 +11,7 @@ use metrics::{Counter, Gauge, Histogram};
 use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::measure::{self, RELAY_AGAIN, RELAY_HALTED, RELAY_LAG, RELAY_PUBLISH};
-use crate::public::PublicFrame;
+use holmes_proto::public::PublicFrame;
 
 /// How much of a log is read at once.
 const PAGE_BYTES: usize = 1024 * 1024;

@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::feed::Feed;
-use crate::public::{PublicEntry, PublicFrame};
+use holmes_proto::public::{PublicEntry, PublicFrame};
 
 mod ask;
 

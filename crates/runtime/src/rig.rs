@@ -11,8 +11,8 @@ use holmes_kernel::ports::Journal;
 use holmes_kernel::{Broken, LogId, Machine, Opened, Replica, ServiceId, Time};
 
 use crate::clock::Clock;
-use crate::public::PublicFrame;
 use crate::recover::RecoverError;
+use holmes_proto::public::PublicFrame;
 
 mod bus;
 mod seat;

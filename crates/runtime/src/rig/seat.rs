@@ -15,9 +15,9 @@ use holmes_kernel::{
 
 use super::{MOST_TURNS, Play, ready};
 use crate::clock::Clock;
-use crate::public::PublicFrame;
 use crate::reader::Reader;
 use crate::recover::{Extent, RecoverError, recover, write_snapshot};
+use holmes_proto::public::PublicFrame;
 
 /// Full frames that may wait for the disk before no more is brought to a machine, as in production.
 const BACKLOG: usize = 4;

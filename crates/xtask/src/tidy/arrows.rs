@@ -45,6 +45,7 @@ const ROOMS: [(&str, Room); 17] = [
         "crates/consumer",
         Room { ships: &["crates/kernel", "proto"], tests: &["crates/runtime", "crates/store"] },
     ),
+    ("crates/consumer", Room { ships: &["crates/kernel", "proto"], tests: &["crates/store"] }),
     ("crates/fuzzing", Room { ships: EVERYTHING, tests: &[] }),
     ("crates/sim", Room { ships: EVERYTHING, tests: &[] }),
     ("crates/testing", Room { ships: &["crates/kernel", "proto"], tests: &[] }),

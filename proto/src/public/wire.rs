@@ -145,8 +145,8 @@ impl Covered {
 
 #[cfg(test)]
 mod tests {
+    use crate::log::v1;
     use holmes_kernel::entry::{Origin, RequestOrigin};
-    use holmes_proto::log::v1;
 
     use super::*;
 
