@@ -20,6 +20,7 @@ pub mod columns;
 pub mod edge;
 pub mod heard;
 pub mod public;
+pub mod signing;
 pub mod statements;
 
 pub use generated::holmes::*;

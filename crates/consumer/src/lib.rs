@@ -35,8 +35,10 @@ use holmes_proto::public::{PublicFrame, WireError};
 
 pub mod checkpoint;
 mod gaps;
+mod signed;
 
 pub use gaps::{Gaps, NotRead, Replay};
+pub use signed::Signed;
 
 /// The pauses while neither the stream nor the service answers, from the first to the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));

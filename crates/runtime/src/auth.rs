@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use holmes_kernel::{Code, Id, Principal, Refusal, Time};
-use holmes_proto::edge::{Scope, SignedRequest, signed_text};
+use holmes_proto::edge::{Scope, SignedRequest};
+use holmes_proto::signing::message_of;
+pub use holmes_proto::signing::{Network, signing_input};
 use http_body_util::BodyExt as _;
 use prost::bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -34,15 +36,6 @@ pub trait Keys: Send + Sync + 'static {
 
 /// How far ahead a signature's expiry may lie: a stolen request is worth nothing for longer.
 pub const MOST_VALID_MS: u64 = 5 * 60 * 1_000;
-
-/// What a signature covers, beside the request itself: it is worth nothing in another network, cell or version.
-#[derive(Clone, Debug)]
-pub struct Network {
-    /// BLAKE3-128 of the profile that opened the network.
-    pub genesis: [u8; 16],
-    /// The deployment.
-    pub cell: u16,
-}
 
 /// The layer.
 #[derive(Clone)]
@@ -250,40 +243,6 @@ impl Proof {
 /// request id, expiry in ms, principal.
 fn signed_bytes(network: &Network, path: &str, message: &[u8], proof: &Proof) -> Vec<u8> {
     signing_input(network, path, message, proof.request_id, proof.expires.millis(), proof.principal)
-}
-
-/// The bytes that a client signs for a request; see [`Auth`].
-pub fn signing_input(
-    network: &Network,
-    path: &str,
-    message: &[u8],
-    request_id: Id,
-    expires_ms: u64,
-    principal: Principal,
-) -> Vec<u8> {
-    let body = blake3::hash(message);
-    let fields: [&[u8]; 8] = [
-        b"holmes request v1",
-        &network.genesis,
-        &network.cell.to_le_bytes(),
-        path.as_bytes(),
-        body.as_bytes(),
-        &request_id.to_bytes(),
-        &expires_ms.to_le_bytes(),
-        &principal.to_bytes(),
-    ];
-    signed_text(&fields)
-}
-
-/// The message inside a unary gRPC body: behind one byte of flags and four of length. A body that is not exactly one
-/// message is hashed as it stands, so no signature fits it.
-fn message_of(body: &Bytes) -> &[u8] {
-    match body.get(..5) {
-        Some([0, a, b, c, d]) if u32::from_be_bytes([*a, *b, *c, *d]) as usize == body.len() - 5 => {
-            &body[5..]
-        }
-        _ => body,
-    }
 }
 
 fn header<'a>(headers: &'a http::HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {

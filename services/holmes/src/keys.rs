@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use ed25519_dalek::{Signer as _, SigningKey};
 use holmes_accounts::possession::{self, Network};
-use holmes_kernel::{Id, Principal, PrincipalKind};
+use holmes_kernel::{Id, Principal, PrincipalKind, ServiceId};
 use holmes_runtime::config::Config;
 use holmes_runtime::fresh_id;
 use holmes_staking::possession as staking;
@@ -28,6 +28,7 @@ const MARK: &str = "holmes-ed25519-secret";
   holmes keys id                    a fresh id for what a caller names: accounts, keys, transfers, requests
   holmes keys offer wallet.key      the public key with its proof, for CreateAccount, AddPublicKey, RotateKey
   holmes keys offer node.key --as node --owner ACCOUNT            for Accounts/RegisterNodeKey
+  holmes keys offer billing.key --as service --number 100         the request of Accounts/RegisterServiceKey
   holmes keys offer node.key --as staking-node --owner ACCOUNT --rating 1000    for Staking/RegisterNode
 
 Public keys, hashes and proofs are printed in base64, as requests and profiles take them.")]
@@ -62,6 +63,9 @@ enum Action {
         /// The account that has the key or answers for it; by default the account whose id is the key's.
         #[arg(long)]
         owner: Option<Id>,
+        /// Of a service: its number, 1 to 65,535; the network's own have small ones.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..), required_if_eq("holder", "service"))]
+        number: Option<u16>,
         /// What its owner calls it.
         #[arg(long, default_value = "")]
         label: String,
@@ -84,6 +88,8 @@ enum Holder {
     Node,
     /// A gateway.
     Gateway,
+    /// A service of the network, under a number of its own: for Accounts/RegisterServiceKey.
+    Service,
     /// A compute node that is to be bonded: prints the request of Staking/RegisterNode.
     StakingNode,
 }
@@ -118,10 +124,13 @@ pub(crate) fn run(args: Args, config: Config, format: Format) -> Result<()> {
             })
         }
         Action::Id => output::text(&fresh_id().to_string()),
-        Action::Offer { file, holder, owner, label, rating, profile } => {
+        Action::Offer { file, holder, owner, number, label, rating, profile } => {
             let profile = Profile::load(&profile.unwrap_or(config.cell.profile))?;
             let network = Network { genesis: profile.hash(), cell: config.cell.number };
-            let mut offered = offer(&read(&file)?, holder, owner, &network)?;
+            let mut offered = match number.filter(|_| holder == Holder::Service) {
+                Some(number) => return output::text(&service(&read(&file)?, number, &network).to_string()),
+                None => offer(&read(&file)?, holder, owner, &network)?,
+            };
             if holder == Holder::StakingNode {
                 offered["kind"] = "NODE_KIND_COMPUTE".into();
                 offered["rating_milli_cu"] = rating.into();
@@ -153,6 +162,7 @@ fn offer(
         Holder::Account => of(account),
         Holder::Node => of(Principal::new(PrincipalKind::Node, own)),
         Holder::Gateway => of(Principal::new(PrincipalKind::Gateway, own)),
+        Holder::Service => bail!("a service has a number: name it with --number"),
         Holder::StakingNode => {
             let network = staking::Network { genesis: network.genesis, cell: network.cell };
             staking::statement(&network, account, &public)
@@ -161,6 +171,15 @@ fn offer(
     let proof = key.sign(&statement).to_bytes();
     let (public, proof) = (output::base64(&public), output::base64(&proof));
     Ok(serde_json::json!({ "public_key": public, "possession": proof }))
+}
+
+/// The request of Accounts/RegisterServiceKey.
+fn service(key: &SigningKey, number: u16, network: &Network) -> serde_json::Value {
+    let public = key.verifying_key().to_bytes();
+    let statement = possession::statement(network, Principal::service(ServiceId(number)), None, &public);
+    let proof = output::base64(&key.sign(&statement).to_bytes());
+    let key = serde_json::json!({ "public_key": output::base64(&public), "possession": proof });
+    serde_json::json!({ "service_number": number, "key": key })
 }
 
 /// Reads a key file.

@@ -5,9 +5,15 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use holmes_consumer::{Consumer, Replay, Signed, checkpoint};
+use holmes_kernel::{LogId, ServiceId};
+use holmes_proto::log::v1::replay_client::ReplayClient;
+use holmes_proto::signing::Network;
+use holmes_store::bus::nats::{Bus, Names, Options, Proof};
 use serde_json::{Value, json};
 
-use crate::harness::{Killed, Place, Server, until};
+use crate::harness::{Killed, PATIENCE, Place, Server, until};
+use crate::raw::{self, genesis, secret};
 
 /// A nats-server of one test. Its store outlives its process.
 pub(crate) struct Broker {
@@ -162,6 +168,70 @@ fn what_is_durable_is_carried_though_the_broker_is_killed_paused_or_loses_its_st
     assert_eq!(place.run(&["migrate"]).code, 0, "the streams are made anew, and filled from the logs");
     same(&place, server);
     assert!(place.verified() > 0);
+}
+
+/// Follows the ledger as a service of its own does, until it has applied so many events; then its place.
+async fn followed(place: &Place, server: &Server<'_>, nats: &str, kept: &Path, upto: u64) -> (u64, u64) {
+    let key = secret(place, "billing.key");
+    let network =
+        Network { genesis: genesis(include_bytes!("../../../../deploy/profiles/demo.toml")), cell: 1 };
+    let channel = Signed::new(raw::connect(server).await, ServiceId(100), key, network);
+    let log = LogId::new(1, holmes_proto::service("ledger").expect("a service"));
+    let options = Options {
+        servers: vec![nats.to_owned()],
+        name: "billing".into(),
+        proof: Proof::default(),
+        names: Names::new([(log.svc, "ledger".to_owned())]),
+    };
+    let bus = Bus::open(options).await.expect("a handle");
+    let kept = checkpoint::File::open(kept).expect("a place");
+    let mut ledger = Consumer::new(bus, Replay(ReplayClient::new(channel)), log, kept.place());
+    let mut next = kept.place().seq + 1;
+    while ledger.place().seq < upto {
+        let frame =
+            tokio::time::timeout(PATIENCE, ledger.next()).await.expect("before long").expect("a frame");
+        assert_eq!(frame.first, next, "each once and in order");
+        next = frame.last + 1;
+        kept.keep(ledger.place()).expect("kept");
+    }
+    (ledger.counts().given, ledger.counts().repaired)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_of_its_own_follows_through_kills_lost_streams_and_its_own_death() {
+    let Some(mut broker) = Broker::new("") else { return };
+    let place = broker.place();
+    assert_eq!(place.run(&["migrate"]).code, 0);
+    let server = place.serve(&[]);
+    assert_eq!(place.run(&["keys", "new", "billing.key"]).code, 0);
+    let offered = place.run(&["keys", "offer", "billing.key", "--as", "service", "--number", "100"]).json();
+    server.staff("Accounts/RegisterServiceKey", &offered);
+    let payer = Payer::of(&server);
+    let (kept, mut repaired) = (place.path("ledger.place"), 0);
+    for round in 0..4 {
+        payer.pay(&server, 10);
+        match round {
+            1 => {
+                broker.kill();
+                broker.start();
+            }
+            2 => {
+                broker.kill();
+                std::fs::remove_dir_all(broker.dir.path().join("store")).expect("taken away");
+                broker.start(); // there is no stream: what is missing the service gives
+                assert_eq!(place.run(&["migrate"]).code, 0);
+            }
+            _ => {}
+        }
+        payer.pay(&server, 5);
+        let head = server.heads()["ledger"];
+        let (given, from_service) = followed(&place, &server, &broker.address, &kept, head).await;
+        assert!(given > 0, "round {round}");
+        repaired += from_service;
+    }
+    let place_kept = std::fs::read_to_string(&kept).expect("kept");
+    assert!(place_kept.starts_with(&format!("{} ", server.heads()["ledger"])), "{place_kept}");
+    println!("{repaired} frames came from the service");
 }
 
 #[test]
