@@ -72,7 +72,7 @@ pub async fn relay<B: Bus>(mut feed: Feed, bus: B, clock: Clock) {
             }
             Halt::Diverged(why) => {
                 meters.halted.set(1.0);
-                tracing::error!(%log, why, "BUS_DIVERGED: nothing more is carried until a person has looked: take the stream away, then run `holmes migrate`");
+                tracing::error!(%log, why, "BUS_DIVERGED: nothing more is carried until a person has looked: take the stream away (`holmes stream remove`), make it anew (`holmes migrate`), start again");
                 return;
             }
         }

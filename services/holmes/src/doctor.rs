@@ -131,8 +131,9 @@ pub(crate) async fn streams(config: &Config) -> Vec<Check> {
     let mut checks = Vec::new();
     for role in roles::all() {
         let shown = bus.show(role.log(config.cell.number)).await.map_err(anyhow::Error::from);
-        let found = shown.map(|Shown { stream, messages, replicas, .. }| {
-            (Verdict::Fine, format!("{stream}: {messages} messages, replicas {replicas}"))
+        let found = shown.map(|Shown { stream, messages, replicas, age, .. }| {
+            let days = age.as_secs() / 86_400;
+            (Verdict::Fine, format!("{stream}: {messages} messages, replicas {replicas}, {days} days"))
         });
         let Check { verdict, found, .. } = of("", found);
         checks.push(Check { what: format!("stream of {}", role.name), verdict, found });

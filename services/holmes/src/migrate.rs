@@ -43,12 +43,13 @@ pub(crate) struct Args {
     /// NATS servers, host:port with commas between them.
     #[arg(long)]
     nats: Option<String>,
-    /// How many NATS servers keep each stream: 1, 3 or 5.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
-    replicas: u8,
-    /// Days that a message stays in its stream; what is older is read from the log.
-    #[arg(long, default_value_t = 14, value_parser = clap::value_parser!(u16).range(1..=3650))]
-    keep_days: u16,
+    /// How many NATS servers keep each stream: 1, 3 or 5; as it is where a stream is, 1 for a new one.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=5))]
+    replicas: Option<u8>,
+    /// Days that a message stays in its stream, as it is where a stream is, 14 for a new one; what is older is read from the
+    /// log.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    keep_days: Option<u16>,
     /// Print what would be done and do nothing.
     #[arg(long)]
     plan: bool,
@@ -100,9 +101,12 @@ async fn tables(args: &Args, config: &Config) -> Result<Vec<Check>> {
 }
 
 async fn streams(args: &Args, config: &Config) -> Result<Vec<Check>> {
-    ensure!(args.replicas % 2 == 1, "a stream needs an odd number of servers: --replicas 1, 3 or 5");
-    let age = Duration::from_secs(u64::from(args.keep_days) * 86_400);
-    let keep = Keep { replicas: args.replicas.into(), age };
+    ensure!(
+        args.replicas.is_none_or(|count| count % 2 == 1),
+        "a stream needs an odd number of servers: --replicas 1, 3 or 5"
+    );
+    let age = args.keep_days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
+    let keep = Keep { replicas: args.replicas.map(usize::from), age };
     let options = stream::options(config)?;
     let logs: Vec<_> = roles::all().iter().map(|role| role.log(config.cell.number)).collect();
     if args.plan {

@@ -26,6 +26,7 @@ use crate::{data, replay, when};
   holmes stream lag --nats 127.0.0.1:4222                      what each stream holds, and how far it is behind
   holmes stream tail --nats 127.0.0.1:4222                     what leaves the services from now on, as JSON lines
   holmes stream tail --role ledger --after 0 --count 10        the first ten entries that the ledger's stream still has
+  holmes stream remove --role ledger                           before `holmes migrate` makes it anew
 
 The servers stand in the configuration, too: bus.nats, or HOLMES__BUS__NATS.")]
 pub(crate) struct Args {
@@ -37,6 +38,8 @@ pub(crate) struct Args {
 enum What {
     /// What each stream holds, and how far it is behind its log
     Lag(Lag),
+    /// Take a stream away that holds what is not in its log; `holmes migrate` makes it anew
+    Remove(Remove),
     /// Print what leaves the services: public events, sends, refusals; JSON lines
     Tail(Tail),
 }
@@ -48,6 +51,16 @@ struct Lag {
     nats: Option<String>,
     /// Only these roles.
     #[arg(long, value_delimiter = ',')]
+    role: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Remove {
+    /// NATS servers, host:port with commas between them.
+    #[arg(long)]
+    nats: Option<String>,
+    /// The roles whose streams are taken away.
+    #[arg(long, value_delimiter = ',', required = true)]
     role: Vec<String>,
 }
 
@@ -71,7 +84,9 @@ struct Tail {
 pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Result<()> {
     telemetry::warnings();
     let nats = match &args.what {
-        What::Lag(Lag { nats, .. }) | What::Tail(Tail { nats, .. }) => nats.clone(),
+        What::Lag(Lag { nats, .. }) | What::Tail(Tail { nats, .. }) | What::Remove(Remove { nats, .. }) => {
+            nats.clone()
+        }
     };
     config.bus.nats = nats.unwrap_or(config.bus.nats);
     if config.bus.nats.is_empty() {
@@ -80,6 +95,13 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
     let bus = Bus::connect(options(&config)?).await?;
     match args.what {
         What::Lag(lag) => show(&bus, &config, &data::roles(&lag.role)?, format).await,
+        What::Remove(remove) => {
+            for role in data::roles(&remove.role)? {
+                bus.remove(role.log(config.cell.number)).await?;
+                eprintln!("the stream of {} is gone; its log is as it was. Now: holmes migrate", role.name);
+            }
+            Ok(())
+        }
         What::Tail(tail) => print(&bus, &config, &data::roles(&tail.role)?, tail.after, tail.count).await,
     }
 }
@@ -121,6 +143,8 @@ struct Row {
     messages: u64,
     bytes: u64,
     replicas: usize,
+    /// How long a message stays.
+    keep_days: u64,
     /// The first event that it still holds.
     first: Option<u64>,
     /// The last one.
@@ -189,7 +213,7 @@ async fn head(journal: &Journal, log: LogId) -> Result<u64> {
 }
 
 fn row(role: &Role, shown: Shown, head: Option<u64>) -> Result<Row> {
-    let Shown { stream, subject, messages, bytes, first, last, consumers, replicas } = shown;
+    let Shown { stream, subject, messages, bytes, first, last, consumers, replicas, age } = shown;
     let newest = last.map(|last| PublicFrame::from_bytes(&last.message.body));
     let newest = newest.transpose().with_context(|| format!("the last message of {stream}"))?;
     let last = newest.as_ref().map(|frame| frame.last);
@@ -200,6 +224,7 @@ fn row(role: &Role, shown: Shown, head: Option<u64>) -> Result<Row> {
         messages,
         bytes,
         replicas,
+        keep_days: age.as_secs() / 86_400,
         first: first.map(|first| first.message.first),
         last,
         last_ts_us: newest.map(|frame| frame.ts.micros()),

@@ -7,7 +7,7 @@ use holmes_kernel::{LogId, ServiceId};
 use holmes_store::bus::nats::{Bus, Keep, Names, Options, Proof};
 use holmes_store::conformance::bus::{Broker, message};
 
-const KEEP: Keep = Keep { replicas: 1, age: Duration::from_secs(3_600) };
+const KEEP: Keep = Keep { replicas: Some(1), age: Some(Duration::from_secs(3_600)) };
 
 /// Streams of a cell of its own, which go with it.
 struct Nats {
@@ -87,8 +87,11 @@ async fn migrating_again_keeps_what_is_there_and_sets_right_what_is_said_otherwi
     let Some(broker) = broker().await else { return };
     let log = LogId::new(broker.cell, ServiceId(1));
     broker.bus.publish(0, &message(log, 0, 3)).await.unwrap();
-    let longer = Keep { age: Duration::from_secs(7_200), ..KEEP };
-    broker.bus.migrate(log, longer).await.unwrap();
+    let longer = Keep { age: Some(Duration::from_secs(7_200)), ..KEEP };
+    for keep in [longer, Keep::default()] {
+        broker.bus.migrate(log, keep).await.unwrap();
+        assert_eq!(broker.bus.show(log).await.unwrap().age, longer.age.unwrap(), "what is not said stays");
+    }
     let shown = broker.bus.show(log).await.unwrap();
     assert_eq!((shown.messages, shown.last.unwrap().message.last, shown.replicas), (1, 3, 1));
     assert_eq!(shown.stream, format!("EVT_{}_S1", broker.cell));

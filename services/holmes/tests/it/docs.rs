@@ -57,6 +57,7 @@ fn the_page_of_commands_is_what_help_says() {
         &["stream"],
         &["stream", "lag"],
         &["stream", "tail"],
+        &["stream", "remove"],
         &["calc"],
         &["config"],
         &["completion"],

@@ -265,6 +265,12 @@ fn a_log_that_was_put_back_is_not_carried_behind_what_its_stream_has() {
     assert_eq!(last(), Some(head), "nothing was carried");
     let (_, lines) = server.terminate();
     assert!(lines.iter().any(|line| line.contains("BUS_DIVERGED")), "{lines:#?}");
+    // What the alarm says to do.
+    assert_eq!(place.run(&["stream", "remove", "--role", "ledger"]).code, 0);
+    place.run(&["stream", "remove", "--role", "ledger"]).fails(1, &["there is no stream of"]);
+    assert_eq!(place.run(&["migrate"]).code, 0);
+    let server = place.serve(&[]);
+    same(&place, server);
 }
 
 const LIMITED: &str = r#"

@@ -12,14 +12,17 @@ use super::{Bus, STREAM_NOT_FOUND};
 /// Largest message: what leaves of the largest frame, with room for what is said about it.
 const MESSAGE_BYTES: i32 = 1024 * 1024;
 
-/// How messages are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How messages are kept. What is not said stays as it is; of a new stream it is one server, and 14 days.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
     /// Servers that keep a stream: 1, 3 or 5.
-    pub replicas: usize,
+    pub replicas: Option<usize>,
     /// How long a message stays.
-    pub age: Duration,
+    pub age: Option<Duration>,
 }
+
+/// How long a message stays, unless it is said otherwise.
+const AGE: Duration = Duration::from_secs(14 * 86_400);
 
 /// What streams and subjects are called.
 #[derive(Clone, Debug, Default)]
@@ -43,11 +46,11 @@ impl Names {
 
     /// What `holmes migrate` makes of a log's stream, for people.
     pub fn plan(&self, log: LogId, keep: Keep) -> String {
-        let (stream, subject, days) = (self.stream(log), self.subject(log), keep.age.as_secs() / 86_400);
-        format!(
-            "stream {stream} on subject {subject}: on file, replicas {}, messages of {days} days",
-            keep.replicas
-        )
+        let (stream, subject) = (self.stream(log), self.subject(log));
+        let said = |number: Option<u64>| number.map_or("as it is".to_owned(), |number| number.to_string());
+        let replicas = said(keep.replicas.map(|replicas| replicas as u64));
+        let days = said(keep.age.map(|age| age.as_secs() / 86_400));
+        format!("stream {stream} on subject {subject}: on file; replicas: {replicas}; days: {days}")
     }
 
     fn service(&self, log: LogId) -> String {
@@ -74,11 +77,19 @@ pub struct Shown {
     pub consumers: usize,
     /// Servers that keep it.
     pub replicas: usize,
+    /// How long a message stays.
+    pub age: Duration,
 }
 
 impl Bus {
     /// Makes the stream of a log, or sets it right; what is in it stays.
     pub async fn migrate(&self, log: LogId, keep: Keep) -> Result<(), BusError> {
+        let is = match self.info(log).await {
+            Ok(info) => Some((info.config.num_replicas, info.config.max_age)),
+            Err(BusError::Missing(_)) => None,
+            Err(why) => return Err(why),
+        };
+        let (replicas, age) = is.unwrap_or((1, AGE));
         let config = Config {
             name: self.session.names.stream(log),
             description: Some("Durable frames of one Holmes log, in order; made anew from the log".into()),
@@ -86,8 +97,8 @@ impl Bus {
             retention: RetentionPolicy::Limits,
             discard: DiscardPolicy::Old,
             storage: StorageType::File,
-            num_replicas: keep.replicas,
-            max_age: keep.age,
+            num_replicas: keep.replicas.unwrap_or(replicas),
+            max_age: keep.age.unwrap_or(age),
             max_message_size: MESSAGE_BYTES,
             max_bytes: -1,
             max_messages: -1,
@@ -123,6 +134,7 @@ impl Bus {
             last: self.last(log).await?,
             consumers: state.consumer_count,
             replicas: config.num_replicas,
+            age: config.max_age,
         })
     }
 
@@ -139,6 +151,7 @@ impl Bus {
 
     /// Takes the stream of a log away: it can be made anew, and is filled again from the log.
     pub async fn remove(&self, log: LogId) -> Result<(), BusError> {
+        self.info(log).await?; // it says so where there is none
         self.session
             .context
             .delete_stream(self.session.names.stream(log))
