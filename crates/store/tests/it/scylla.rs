@@ -1,12 +1,15 @@
 //! The same suite on a real CQL server: the one that HOLMES_CQL names. `cargo xtask infra up` starts one.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use holmes_kernel::ports::{Claim, Journal as _, JournalError};
 use holmes_kernel::{Frame, LogId, ServiceId, Tail};
 use holmes_store::conformance::{Storage, assert_chain, first, frame, log};
 use holmes_store::journal::scylla::{BUCKET_FRAMES, Journal, Options, Replication};
 use scylla::client::session_builder::SessionBuilder;
+
+mod lossy;
 
 /// A keyspace of its own, which goes with it: a small server has room for few.
 struct Scylla(Options);
@@ -153,4 +156,48 @@ async fn migrating_again_is_no_change_and_other_copies_are_refused() {
     let refused = Journal::migrate(options, &Replication { copies: 3, ..one_copy() }).await;
     let why = refused.unwrap_err().to_string();
     assert!(why.contains("need as many servers") || why.contains("nothing moves copies"), "{why}");
+}
+
+/// Appends a frame as the runtime does: the same bytes again for as long as the outcome is not known. How often it was not.
+async fn insist(journal: &Journal, claim: &Claim, frame: &Frame) -> Result<u64, JournalError> {
+    let mut unknown = 0;
+    loop {
+        match journal.append(claim, frame).await {
+            Err(JournalError::Unknown(_) | JournalError::Io(_)) => unknown += 1,
+            told => return told.map(|()| unknown),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_answers_are_lost_each_frame_stands_there_once() {
+    let Some(storage) = narrow().await else { return };
+    let (address, faults) = lossy::in_front_of(storage.0.nodes[0].clone()).await;
+    let away = Options { nodes: vec![address], bucket_frames: 50, ..storage.0.clone() };
+    let journal = Journal::connect(away.clone()).await.unwrap();
+    let mut tail = first(log(1)).tail();
+    let mut claim = journal.claim(log(1)).await.unwrap();
+    for number in 0..450 {
+        let next = frame(log(1), claim.term, &tail, 2, 600);
+        insist(&journal, &claim, &next).await.unwrap();
+        tail = next.tail();
+        if number % 90 == 89 {
+            // Another owner, who knows nothing of what was lost on the way; the one before is out, whatever it repeats.
+            let late = frame(log(1), claim.term, &tail, 1, 1_200);
+            let before = claim;
+            claim = storage.handle().await.claim(log(1)).await.unwrap();
+            assert_eq!(claim.tail, tail, "frame {number}");
+            let refused = insist(&journal, &before, &late).await;
+            assert!(matches!(refused, Err(JournalError::Fenced { .. })), "{refused:?}");
+            claim = journal.claim(log(1)).await.unwrap();
+        }
+    }
+    let frames = whole(&storage.handle().await, log(1)).await;
+    assert_eq!((frames.len(), assert_chain(log(1), &frames)), (451, tail));
+    let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::SeqCst);
+    let (applied, lost, cut) = (count(&faults.applied), count(&faults.lost), count(&faults.cut));
+    eprintln!(
+        "answers lost of appends that applied: {applied}, and with their connection: {cut}; appends lost: {lost}"
+    );
+    assert!(applied >= 100 && lost >= 100 && cut >= 3, "the faults were there: {faults:?}");
 }
