@@ -78,7 +78,6 @@ class Carried(Network):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.told: list[tuple[str, str]] = []
-        self.units: dict[str, int] = {}
 
     def transfers(self, transfers: Sequence[Mapping[str, Any]], key: str = "", **more: Any) -> list[str]:
         named = [{"transfer_id": new_id(), **transfer} for transfer in transfers]
@@ -172,7 +171,9 @@ def transfers(protos: Protos, frame: Any) -> Transfers:
     return found
 
 
-def test_a_durable_consumer_reads_every_frame_in_one_chain(world: World, messages: dict[str, list[Msg]], protos: Protos) -> None:
+def test_a_durable_consumer_reads_every_frame_in_one_chain(
+    world: World, messages: dict[str, list[Msg]], protos: Protos
+) -> None:
     seq, chain, found = 0, bytes(32), Counter[tuple[str, str]]()
     for message in messages["ledger"]:
         frame = public(protos, message)
@@ -191,7 +192,7 @@ def test_a_stream_is_the_log_and_nothing_private_leaves(
     world: World, messages: dict[str, list[Msg]], protos: Protos, service: str
 ) -> None:
     log, carried = world.frames[service], [public(protos, message) for message in messages[service]]
-    assert len({frame.term for frame in log}) == 2, "the story has a restart in it"
+    assert {frame.term for frame in log} >= {0, 1}, "it was opened, and served"
     heads = [(f.term, f.first, f.last, f.ts, f.prev_chain, f.chain) for f in log]
     assert [(f.term, f.first, f.last, f.ts_us, f.prev_chain, f.chain) for f in carried] == heads
     body = protos.message("holmes.log.v1.Body")
@@ -236,34 +237,36 @@ class Reader:
 def test_what_comes_again_or_out_of_order_is_applied_once_and_in_order(
     world: World, messages: dict[str, list[Msg]], protos: Protos, ahead: int
 ) -> None:
-    numbers = {frame.first: [at for at, _ in events(protos, "ledger", frame)] for frame in map(lambda m: public(protos, m), messages["ledger"])}
+    carried = [public(protos, message) for message in messages["ledger"]]
+    numbers = {frame.first: [number for number, _ in events(protos, "ledger", frame)] for frame in carried}
     head, reader = world.frames["ledger"][-1].last, Reader()
 
-    async def follow(troubles: int) -> None:
-        """Reads on; where trouble is wanted, every third message is applied and not acknowledged, or neither."""
+    async def follow(most: int | None) -> None:
+        """To the end; or for so many messages, of which each third is lost: behind what is done with it, or before that."""
         async with world.broker.streams() as streams:
             config = ConsumerConfig(ack_wait=0.5, max_ack_pending=ahead)
             pull = await streams.pull_subscribe(subject("ledger"), f"rule-{ahead}", stream("ledger"), config)
             count, end = 0, time.monotonic() + PATIENCE
-            while reader.position < head and not 0 < troubles <= count // 3:
+            while reader.position < head and (most is None or count < most):
                 assert time.monotonic() < end, reader
                 with contextlib.suppress(nats.errors.TimeoutError):
-                    for message in await pull.fetch(4, timeout=0.2):
+                    for message in await pull.fetch(min(4, ahead), timeout=0.5):
                         count += 1
-                        if troubles and count % 6 == 0:
+                        lost = most is not None and count % 3 == 0
+                        if lost and count % 6 == 0:
                             continue
                         frame = public(protos, message)
                         what = reader.take(frame, numbers[frame.first])
                         if what == "gap":
                             await message.nak(delay=0.1)
-                        elif not troubles or count % 3:
+                        elif not lost:
                             await message.ack()
 
-    asyncio.run(follow(troubles=4))
+    asyncio.run(follow(most=12))
     assert 0 < reader.position < head, "it was stopped on its way"
-    asyncio.run(follow(troubles=0))
+    asyncio.run(follow(most=None))
     assert reader.applied == sorted(number for each in numbers.values() for number in each)
-    assert reader.said["apply"] == len(numbers) and reader.said["drop"] >= 2
+    assert reader.said["apply"] == len(numbers) and reader.said["drop"] > 0
     assert (reader.said["gap"] > 0) == (ahead > 1), "one at a time, nothing overtakes what comes again"
 
 
@@ -278,27 +281,30 @@ class Typed:
         (root / "holmes-data").symlink_to(world.network.data)
         (root / "bin").mkdir()
         (root / "bin/holmes").symlink_to(binary().resolve())
-        self.type("grpc_tools.protoc")
+        self.type(self.line("grpc_tools.protoc"))
 
     def line(self, words: str) -> str:
         """The one line of the page's commands with these words."""
-        blocks = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL))
+        blocks = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", "")
         (line,) = [line for line in blocks.splitlines() if words in line]
         return line.replace("127.0.0.1:4222", self.world.broker.address)
 
-    def start(self, line: str, out: Any = subprocess.PIPE) -> subprocess.Popen[str]:
-        path = os.pathsep.join([str(self.root / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-        network = {"HOLMES_SERVER": self.world.network.address, "HOLMES__CELL__PROFILE": str(self.world.network.profile)}
-        words = ["sh", "-c", f"exec {line}" if "|" not in line else line]
-        return subprocess.Popen(
-            words, cwd=self.root, env=os.environ | network | {"PATH": path}, stdout=out, stderr=subprocess.PIPE, text=True
-        )
+    def listen(self, out: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+        return self.start(f"exec {self.line('python follow.py nats://')}", out)
 
-    def type(self, words: str, change: Callable[[str], str] = lambda line: line) -> str:
-        process = self.start(change(self.line(words)))
-        out, err = process.communicate(timeout=PATIENCE)
+    def fill(self, change: Callable[[str], str] = lambda line: line) -> None:
+        self.type("\n".join([self.line("staff() {"), change(self.line("follow.py fill"))]))
+
+    def start(self, line: str, out: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+        network = self.world.network
+        env = os.environ | {"HOLMES_SERVER": network.address, "HOLMES__CELL__PROFILE": str(network.profile)}
+        env["PATH"] = os.pathsep.join([str(self.root / "bin"), str(Path(sys.executable).parent), env["PATH"]])
+        return subprocess.Popen(["sh", "-c", line], cwd=self.root, env=env, stdout=out, stderr=subprocess.PIPE, text=True)
+
+    def type(self, line: str) -> None:
+        process = self.start(line)
+        err = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 0, err
-        return out
 
     def rows(self) -> list[tuple[int, int, str, int]]:
         with contextlib.closing(sqlite3.connect(self.root / "transfers.db")) as db:
@@ -312,7 +318,7 @@ class Typed:
         """While the program runs; it ends as programs do that nobody has asked."""
         said = self.root / "said.txt"
         with said.open("w") as out:
-            process = self.start(self.line("python follow.py nats://"), out)
+            process = self.listen(out)
             try:
                 yield said
                 assert process.poll() is None, process.stderr.read()
@@ -334,7 +340,7 @@ def test_the_page_s_reader_does_what_the_page_says(served: World, tmp_path: Path
     with typed.following() as said:
         until("all transfers", lambda: len(typed.rows()) >= len(network.done()))
     shape = re.compile(r"\d+ [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12} TRANSFER_KIND_(SINGLE|HOLD|POST|VOID) \d+")
-    (shown,) = re.findall(r"```text\n(\d+ [^`]*?)```", PAGE, re.DOTALL)
+    (shown,) = re.findall(r"```text\n(\d+ [0-9a-f]{8}-[^`]*)```", PAGE, re.DOTALL)
     for line in shown.splitlines() + said.read_text().splitlines():
         assert shape.fullmatch(line), line
     before = typed.rows()
@@ -345,7 +351,8 @@ def test_the_page_s_reader_does_what_the_page_says(served: World, tmp_path: Path
     pair = [network.open(USD, key) for _ in range(2)]
     network.call("Ledger/RecordDeposit", {"account_id": pair[0], "amount_units": "100", "reference": "wire 3"})
     with typed.following() as said:
-        assert network.transfers([{"debit_account_id": pair[0], "credit_account_id": pair[1], "amount_units": "5"}], key) == [OK]
+        pay = {"debit_account_id": pair[0], "credit_account_id": pair[1], "amount_units": "5"}
+        assert network.transfers([pay], key) == [OK]
         until("the transfer", lambda: len(typed.rows()) > len(before))
         assert said.read_text().split()[1:] == [network.told[-1][0], "TRANSFER_KIND_SINGLE", "5"], "nothing is said again"
     assert {transfer for _, _, transfer, _ in typed.rows()} == network.done()
@@ -353,22 +360,23 @@ def test_the_page_s_reader_does_what_the_page_says(served: World, tmp_path: Path
 
 
 def test_a_gap_ends_the_page_s_reader_until_it_is_filled(served: World, tmp_path: Path) -> None:
+    """The last one: it takes away what the others read."""
     whole, behind = (tmp_path / name for name in ("whole", "behind"))
     whole.mkdir(), behind.mkdir()
     one, other = Typed(served, whole), Typed(served, behind)
-    one.type("fill", lambda line: line.replace(', "after": 7', ""))
+    one.fill(lambda line: line.replace(', "after": 7', ""))
     assert {transfer for _, _, transfer, _ in one.rows()} == served.network.done()
-    other.type("fill", lambda line: line.replace('"after"', '"upto"'))
+    other.fill(lambda line: line.replace('"after"', '"upto"'))
 
     async def forget() -> None:
         async with served.broker.streams() as streams:
             await streams.purge_stream(stream("ledger"), seq=15)
 
     asyncio.run(forget())
-    reader = other.start(other.line("python follow.py nats://"))
+    reader = other.listen()
     why = reader.communicate(timeout=PATIENCE)[1]
     assert reader.returncode == 1 and re.search(r"7 is applied, and \d+ comes next", why), why
-    other.type("fill")
+    other.fill()
     assert other.rows() == one.rows()
     with other.following():
         time.sleep(1)

@@ -95,7 +95,7 @@ impl Network {
 
 fn methods() -> Vec<MethodDescriptor> {
     let pool = DescriptorPool::decode(holmes_proto::DESCRIPTORS).unwrap();
-    let edge = ["holmes.gateway.v1.Gateway", "holmes.inference.v1.Inference"];
+    let edge = ["holmes.gateway.v1.Gateway", "holmes.inference.v1.Inference", "holmes.log.v1.Replay"];
     let services = pool.services().filter(|service| !edge.contains(&service.full_name()));
     services.flat_map(|service| service.methods().collect::<Vec<_>>()).collect()
 }

@@ -2,6 +2,8 @@
 //! of the stream, never remembered, so that whatever it lost is carried again and nothing is carried twice. The log does
 //! not wait for it: while the bus is away commits go on, and the stream catches up.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use holmes_kernel::ports::{Bus, BusError, Carried, JournalError, Message};
@@ -17,8 +19,6 @@ use holmes_proto::public::PublicFrame;
 const PAGE_BYTES: usize = 1024 * 1024;
 /// How often the end of a stream is looked at while nothing is carried: so an idle log notices what the stream lost.
 const LOOK: Duration = Duration::from_secs(5);
-/// How far back an empty stream is filled: what streams keep unless they are told otherwise.
-const HORIZON: Duration = Duration::from_secs(14 * 86_400);
 /// The pauses while the bus is away, from the first to the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -45,36 +45,50 @@ enum Halt {
 /// Carries a log until its owner ends, or the stream is found to hold what is not in the log.
 pub async fn relay<B: Bus>(mut feed: Feed, bus: B, clock: Clock) {
     let meters = Meters::of(&feed);
-    let (log, mut pause, mut told) = (feed.log(), PAUSES.0, false);
+    let (service, mut pause, mut told) = (feed.name(), PAUSES.0, false);
     loop {
         meters.again.increment(1);
+        let before = meters.published();
         let halt = match end_of(&feed, &bus, &clock).await {
-            Ok(end) => {
-                if std::mem::take(&mut told) {
-                    tracing::info!(%log, "its stream is carried on");
-                }
-                pause = PAUSES.0;
-                carry(&mut feed, &bus, end, &meters).await
-            }
+            Ok(end) => carry(&mut feed, &bus, end, &meters).await,
             Err(halt) => halt,
         };
+        if meters.published() > before {
+            pause = PAUSES.0;
+            if std::mem::take(&mut told) {
+                tracing::info!(service, "its stream was carried on");
+            }
+        }
         match halt {
-            Halt::Gone => return tracing::debug!(%log, "carried to its end"),
-            Halt::Moved => tracing::debug!(%log, "its stream ends elsewhere: looking again"),
+            Halt::Gone => return tracing::debug!(service, "carried to its end"),
+            Halt::Moved if pause == PAUSES.0 => {
+                tracing::debug!(service, "its stream ends elsewhere: looking again");
+                pause *= 2; // the second time without a message between waits
+                continue;
+            }
+            Halt::Moved => {}
             Halt::Later(why) => {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%log, why, "its stream is not carried on for now; the log itself goes on");
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSES.1),
-                    () = feed.ended() => return tracing::warn!(%log, "its stream is behind; the next owner carries it on"),
+                    tracing::warn!(
+                        service,
+                        why,
+                        "its stream is not carried on for now; the log itself goes on"
+                    );
                 }
             }
             Halt::Diverged(why) => {
                 meters.halted.set(1.0);
-                tracing::error!(%log, why, "BUS_DIVERGED: nothing more is carried until a person has looked: take the stream away (`holmes stream remove`), make it anew (`holmes migrate`), start again");
+                tracing::error!(
+                    service,
+                    why,
+                    "BUS_DIVERGED: nothing more is carried until a person has looked: take the stream away (`holmes stream remove`), make it anew (`holmes migrate`), start again"
+                );
                 return;
             }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSES.1),
+            () = feed.ended() => return tracing::warn!(service, "its stream is behind; the next owner carries it on"),
         }
     }
 }
@@ -84,14 +98,14 @@ struct Meters {
     publish: Histogram,
     again: Counter,
     halted: Gauge,
-    carried: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    carried: Arc<AtomicU64>,
+    published: AtomicU64,
 }
 
 impl Meters {
     fn of(feed: &Feed) -> Meters {
-        use std::sync::atomic::{AtomicU64, Ordering};
         let of = &[feed.name()];
-        let (lag, carried) = (RELAY_LAG.gauge(of), std::sync::Arc::new(AtomicU64::new(0)));
+        let (lag, carried) = (RELAY_LAG.gauge(of), Arc::new(AtomicU64::new(0)));
         let (until, durable) = (carried.clone(), feed.durable());
         measure::when_asked(move || {
             lag.set(durable.borrow().saturating_sub(until.load(Ordering::Relaxed)) as f64);
@@ -99,18 +113,41 @@ impl Meters {
         });
         let halted = RELAY_HALTED.gauge(of);
         halted.set(0.0);
-        Meters { publish: RELAY_PUBLISH.histogram(of), again: RELAY_AGAIN.counter(of), halted, carried }
+        let published = AtomicU64::new(0);
+        Meters {
+            publish: RELAY_PUBLISH.histogram(of),
+            again: RELAY_AGAIN.counter(of),
+            halted,
+            carried,
+            published,
+        }
     }
 
     fn carried(&self, end: End) {
-        self.carried.store(end.seq, std::sync::atomic::Ordering::Relaxed);
+        self.carried.store(end.seq, Ordering::Relaxed);
+    }
+
+    /// A message was put.
+    fn put(&self, took: Duration) {
+        self.publish.record(took.as_secs_f64());
+        self.published.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn published(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
     }
 }
 
 /// Where the stream of a log ends, and that it ends there with what the log holds.
 async fn end_of<B: Bus>(feed: &Feed, bus: &B, clock: &Clock) -> Result<End, Halt> {
-    let Some(Carried { place, message }) = bus.last(feed.log()).await.map_err(not_done)? else {
-        let seq = begin(feed, clock).await.map_err(unreadable)?;
+    let last = bus.last(feed.log()).await.map_err(|why| match why {
+        // What lies there is none of ours: whoever put it there must be found.
+        BusError::Refused(why) => Halt::Diverged(why),
+        why => not_done(why),
+    })?;
+    let Some(Carried { place, message }) = last else {
+        let keeps = bus.keeps(feed.log()).await.map_err(not_done)?;
+        let seq = begin(feed, keeps, clock).await.map_err(unreadable)?;
         return Ok(End { place: 0, seq });
     };
     let diverged = |what: String| Halt::Diverged(format!("message {place} of the stream {what}"));
@@ -131,9 +168,11 @@ async fn end_of<B: Bus>(feed: &Feed, bus: &B, clock: &Clock) -> Result<End, Halt
     }
 }
 
-/// Behind which event an empty stream begins.
-async fn begin(feed: &Feed, clock: &Clock) -> Result<u64, JournalError> {
-    feed.at(Time::from_micros(clock.now().micros().saturating_sub(HORIZON.as_micros() as u64))).await
+/// Behind which event an empty stream begins: what is older than its messages may be would only come and go.
+async fn begin(feed: &Feed, keeps: Option<Duration>, clock: &Clock) -> Result<u64, JournalError> {
+    let Some(keeps) = keeps else { return Ok(0) };
+    let keeps = u64::try_from(keeps.as_micros()).unwrap_or(u64::MAX);
+    feed.at(Time::from_micros(clock.now().micros().saturating_sub(keeps))).await
 }
 
 /// Carries what is durable behind `end`, as it becomes so.
@@ -160,7 +199,7 @@ async fn carry<B: Bus>(feed: &mut Feed, bus: &B, mut end: End, meters: &Meters) 
                 Ok(place) => end = End { place, seq: frame.last },
                 Err(why) => return not_done(why),
             }
-            meters.publish.record(began.elapsed().as_secs_f64());
+            meters.put(began.elapsed());
             meters.carried(end);
         }
     }

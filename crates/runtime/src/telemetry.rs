@@ -87,7 +87,7 @@ fn collector(settings: &Telemetry) -> Result<Option<String>, TelemetryError> {
 /// What is logged. The database's driver tells of every connection: only what it warns of is news here, unless its name is
 /// in the filter.
 fn filter(settings: &Telemetry) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(format!("scylla=warn,{}", settings.log))
+    EnvFilter::try_new(format!("async_nats=warn,scylla=warn,{}", settings.log))
         .map_err(|_| TelemetryError::Filter(settings.log.clone()))
 }
 

@@ -4,6 +4,8 @@ pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
 
+use std::time::Duration;
+
 use holmes_kernel::LogId;
 use holmes_kernel::ports::{self, BusError, Carried, Message};
 
@@ -42,6 +44,14 @@ impl From<nats::Bus> for Bus {
 
 impl ports::Bus for Bus {
     type Ear = Ear;
+
+    async fn keeps(&self, log: LogId) -> Result<Option<Duration>, BusError> {
+        match self {
+            Bus::Memory(bus) => bus.keeps(log).await,
+            #[cfg(feature = "nats")]
+            Bus::Nats(bus) => bus.keeps(log).await,
+        }
+    }
 
     async fn last(&self, log: LogId) -> Result<Option<Carried>, BusError> {
         match self {

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use holmes_kernel::LogId;
 use holmes_kernel::ports::{Bus as _, Ear as _, Journal as _};
 use holmes_runtime::PublicFrame;
@@ -40,7 +40,7 @@ enum What {
     Lag(Lag),
     /// Take a stream away that holds what is not in its log; `holmes migrate` makes it anew
     Remove(Remove),
-    /// Print what leaves the services: public events, sends, refusals; JSON lines
+    /// Print what leaves the services: public events and refusals, and to whom an entry sends; JSON lines
     Tail(Tail),
 }
 
@@ -96,10 +96,17 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
     match args.what {
         What::Lag(lag) => show(&bus, &config, &data::roles(&lag.role)?, format).await,
         What::Remove(remove) => {
+            let mut wrong = Vec::new();
             for role in data::roles(&remove.role)? {
-                bus.remove(role.log(config.cell.number)).await?;
-                eprintln!("the stream of {} is gone; its log is as it was. Now: holmes migrate", role.name);
+                match bus.remove(role.log(config.cell.number)).await {
+                    Ok(()) => eprintln!(
+                        "the stream of {} is gone; its log is as it was. Now: holmes migrate",
+                        role.name
+                    ),
+                    Err(why) => wrong.push(format!("{}: {why}", role.name)),
+                }
             }
+            ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
             Ok(())
         }
         What::Tail(tail) => print(&bus, &config, &data::roles(&tail.role)?, tail.after, tail.count).await,
@@ -164,15 +171,19 @@ async fn show(bus: &Bus, config: &Config, roles: &[Role], format: Format) -> Res
         "" => None,
         _ => Some(data::open(config, false).await?),
     };
-    let mut rows = Vec::new();
+    let (mut rows, mut wrong) = (Vec::new(), Vec::new());
     for role in roles {
         let log = role.log(config.cell.number);
         let head = match &journal {
             Some(journal) if journal.logs().await?.contains(&log) => Some(head(journal, log).await?),
             _ => None,
         };
-        rows.push(row(role, bus.show(log).await?, head)?);
+        match bus.show(log).await.map_err(anyhow::Error::from).and_then(|shown| row(role, shown, head)) {
+            Ok(row) => rows.push(row),
+            Err(why) => wrong.push(format!("{}: {why:#}", role.name)),
+        }
     }
+    ensure!(!rows.is_empty(), "{}", wrong.join("\n"));
     let number = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
     let columns =
         ["SERVICE", "SUBJECT", "MESSAGES", "FIRST", "LAST", "WRITTEN", "LOG", "BEHIND", "CONSUMERS"];
@@ -189,7 +200,9 @@ async fn show(bus: &Bus, config: &Config, roles: &[Role], format: Format) -> Res
             number(row.behind),
             row.consumers.to_string(),
         ]
-    })
+    })?;
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
 }
 
 /// The last event of a log: found in few looks, since nothing is behind it.
@@ -284,7 +297,13 @@ fn print_frame(
             break;
         }
         let at = (frame.ts, frame.term);
-        let line = replay::line(service, at, public.first, &public.entry, kind, readable)?;
+        let mut line = replay::line(service, at, public.first, &public.entry, kind, readable)?;
+        if let Some((to, _)) = &public.send {
+            line["sends_to"] = holmes_proto::service_name(*to).into();
+        }
+        if !public.offsets.is_empty() {
+            line["event_seqs"] = public.events().map(|(seq, _)| seq).collect::<Vec<_>>().into();
+        }
         writeln!(out, "{line}")?;
         *left -= 1;
     }

@@ -1,6 +1,7 @@
 //! What carries logs to readers in other processes.
 
 use std::future::Future;
+use std::time::Duration;
 
 use prost::bytes::Bytes;
 
@@ -14,6 +15,9 @@ use crate::id::LogId;
 pub trait Bus: Clone + Send + Sync + 'static {
     /// Where one listens.
     type Ear: Ear;
+
+    /// How long a message stays in a log's stream; `None`: for ever.
+    fn keeps(&self, log: LogId) -> impl Future<Output = Result<Option<Duration>, BusError>> + Send;
 
     /// The last message of a log's stream, as its leader has it: never what a replica behind it has.
     fn last(&self, log: LogId) -> impl Future<Output = Result<Option<Carried>, BusError>> + Send;
@@ -60,13 +64,13 @@ pub enum BusError {
     /// The stream's end is not where the publisher thinks: look again.
     #[error("the stream of {0} ends elsewhere by now")]
     Moved(LogId),
-    /// There is no stream of the log.
-    #[error("there is no stream of {0}: run `holmes migrate`")]
-    Missing(LogId),
-    /// It may or may not have been done: look again, later.
-    #[error("the bus does not answer: {0}")]
+    /// There is no stream of the log: its name.
+    #[error("there is no stream {0}: run `holmes migrate`")]
+    Missing(String),
+    /// It may or may not have been done, and nobody says which: look again, later.
+    #[error("{0}")]
     Away(String),
     /// It will never be done like this.
-    #[error("the bus refuses: {0}")]
+    #[error("{0}")]
     Refused(String),
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use holmes_kernel::ports::{Bus, BusError, Carried, Message};
 use holmes_kernel::{Call, Frame, Handle as _, LogId};
@@ -50,6 +51,10 @@ impl Shaky {
 
 impl Bus for Shaky {
     type Ear = memory::Ear;
+
+    async fn keeps(&self, log: LogId) -> Result<Option<Duration>, BusError> {
+        self.inner.keeps(log).await
+    }
 
     async fn last(&self, log: LogId) -> Result<Option<Carried>, BusError> {
         self.answers()?;

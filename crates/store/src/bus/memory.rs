@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holmes_kernel::LogId;
 use holmes_kernel::ports::{self, BusError, Carried, Message};
 use tokio::sync::watch;
+
+/// How far back a log is carried into an empty stream: nothing is taken away before the process ends.
+const KEEPS: Duration = Duration::from_secs(14 * 86_400);
 
 type Streams = BTreeMap<LogId, Vec<Carried>>;
 
@@ -41,6 +45,10 @@ impl Bus {
 
 impl ports::Bus for Bus {
     type Ear = Ear;
+
+    async fn keeps(&self, _: LogId) -> Result<Option<Duration>, BusError> {
+        Ok(Some(KEEPS))
+    }
 
     async fn last(&self, log: LogId) -> Result<Option<Carried>, BusError> {
         Ok(self.streams.borrow().get(&log).and_then(|stream| stream.last()).cloned())

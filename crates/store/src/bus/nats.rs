@@ -28,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const FIRST: &str = "Holmes-First";
 const LAST: &str = "Holmes-Last";
 const STREAM_NOT_FOUND: u64 = 10_059;
+const WRONG_LAST_UNDER_WAY: &str = "10164";
 
 /// Handles are clones of one connection, which comes back by itself.
 #[derive(Clone, Debug)]
@@ -59,18 +60,24 @@ impl Bus {
             Err(why) => match why.kind() {
                 LastRawMessageErrorKind::NoMessageFound => Ok(None),
                 LastRawMessageErrorKind::JetStream(error) if error.error_code().0 == STREAM_NOT_FOUND => {
-                    Err(BusError::Missing(log))
+                    Err(self.missing(log))
                 }
                 _ => Err(self.session.away(&why)),
             },
         }
     }
 
+    fn missing(&self, log: LogId) -> BusError {
+        BusError::Missing(self.session.names.stream(log))
+    }
+
     fn not_published(&self, log: LogId, why: &PublishError) -> BusError {
         match why.kind() {
             PublishErrorKind::WrongLastSequence => BusError::Moved(log),
+            // What a leader says that has lost the others: another message is still under way.
+            PublishErrorKind::Other if names(why, WRONG_LAST_UNDER_WAY) => BusError::Moved(log),
             // Also what the client says while the stream's leader is being chosen.
-            PublishErrorKind::StreamNotFound => BusError::Missing(log),
+            PublishErrorKind::StreamNotFound => self.missing(log),
             PublishErrorKind::MaxPayloadExceeded => BusError::Refused(format!(
                 "{why}: raise max_payload of the NATS servers to 1 MiB, which is their default"
             )),
@@ -81,6 +88,10 @@ impl Bus {
 
 impl ports::Bus for Bus {
     type Ear = Ear;
+
+    async fn keeps(&self, log: LogId) -> Result<Option<Duration>, BusError> {
+        Ok(Some(self.info(log).await?.config.max_age).filter(|age| !age.is_zero()))
+    }
 
     async fn last(&self, log: LogId) -> Result<Option<Carried>, BusError> {
         let asked = self.handle(log).await?;
@@ -108,6 +119,18 @@ impl ports::Bus for Bus {
     }
 }
 
+/// Whether an error goes back to one with this number.
+fn names(why: &dyn std::error::Error, number: &str) -> bool {
+    let mut cause = Some(why);
+    while let Some(error) = cause {
+        if error.to_string().contains(number) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// A message as it came.
 fn carried(
     log: LogId,
@@ -119,7 +142,7 @@ fn carried(
     match (number(FIRST), number(LAST)) {
         (Some(first), Some(last)) => Ok(Carried { place, message: Message { log, first, last, body } }),
         _ => Err(BusError::Refused(format!(
-            "message {place} in the stream of {log} was not put there by Holmes: only its services may publish there"
+            "message {place} of the stream was not put there by Holmes: only its services may publish there"
         ))),
     }
 }

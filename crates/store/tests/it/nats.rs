@@ -107,9 +107,9 @@ async fn a_log_without_a_stream_is_missing_and_says_what_makes_one() {
         broker.bus.listen(log, 0).await.map(drop),
         broker.bus.show(log).await.map(drop),
     ] {
-        assert_eq!(refused, Err(BusError::Missing(log)));
+        let Err(why @ BusError::Missing(_)) = refused else { panic!("{refused:?}") };
+        assert_eq!(why.to_string(), "there is no stream EVT_1_9: run `holmes migrate`");
     }
-    assert!(BusError::Missing(log).to_string().contains("holmes migrate"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

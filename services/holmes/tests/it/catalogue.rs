@@ -154,7 +154,7 @@ fn the_catalogue_of_events_is_what_the_protos_say() {
          written; fields are never renumbered.\n\nA field of many ids, principals or numbers is a *column*: bytes of one width \
          behind each other, item i at position i of every column. `holmes replay` prints ids, principals, leases and columns as \
          texts and lists, kinds and codes by their names, other bytes in hexadecimal digits, names of fields in camelCase; `holmes call` prints other bytes in \
-         base64. Until the cluster brings the streams, a service of another process follows a log by `holmes replay` of a copy; \
+         base64. A service of another process follows [the streams](../how-to/follow-the-streams.md), or asks the Replay API; \
          what the types are made of [closes the page](#what-events-are-made-of).\n";
     let parts = BTreeMap::new();
     let mut catalogue = Catalogue { parts, pool, public, sends, text: text.to_owned() };

@@ -26,7 +26,7 @@ fn tables_are_planned_made_and_made_again_and_what_is_not_safe_is_refused_with_i
     let looked = place.run(&["doctor"]);
     assert!(looked.code == 1 && looked.out.contains("odd number of copies"), "{}", looked.out);
     place.run(&["verify"]).fails(1, &["no log of cell 1 lies in keyspace t"]);
-    Place::new().run(&["migrate"]).fails(1, &["no CQL server is named"]);
+    Place::new().run(&["migrate"]).fails(1, &["no server is named"]);
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn streams_are_planned_made_and_made_again_and_servers_that_are_away_are_named()
     let place = broker.place();
     let planned = place.run(&["migrate", "--plan"]);
     assert!(planned.out.starts_with("stream EVT_1_LEDGER on subject evt.v1.1.ledger"), "{}", planned.out);
-    place.run(&["stream", "lag"]).fails(1, &["there is no stream of", "run `holmes migrate`"]);
+    place.run(&["stream", "lag"]).fails(1, &["there is no stream EVT_1_LEDGER", "run `holmes migrate`"]);
     assert_eq!(place.run(&["doctor"]).code, 1);
     for days in ["14", "7"] {
         let made = place.run(&["migrate", "--keep-days", days, "-o", "json"]).json();
@@ -267,9 +267,34 @@ fn a_log_that_was_put_back_is_not_carried_behind_what_its_stream_has() {
     assert!(lines.iter().any(|line| line.contains("BUS_DIVERGED")), "{lines:#?}");
     // What the alarm says to do.
     assert_eq!(place.run(&["stream", "remove", "--role", "ledger"]).code, 0);
-    place.run(&["stream", "remove", "--role", "ledger"]).fails(1, &["there is no stream of"]);
+    place.run(&["stream", "remove", "--role", "ledger"]).fails(1, &["there is no stream EVT_1_LEDGER"]);
     assert_eq!(place.run(&["migrate"]).code, 0);
     let server = place.serve(&[]);
+    same(&place, server);
+}
+
+#[test]
+fn what_somebody_else_has_put_into_a_stream_halts_it_and_says_so() {
+    use std::io::Write as _;
+    let Some(broker) = Broker::new("") else { return };
+    let place = broker.place();
+    assert_eq!(place.run(&["migrate"]).code, 0);
+    let server = place.serve(&[]);
+    let payer = Payer::of(&server);
+    let mut theirs = std::net::TcpStream::connect(&broker.address).expect("connected");
+    let hello = "CONNECT {\"verbose\":false}\r\nPUB evt.v1.1.accounts 5\r\nhello\r\nPING\r\n";
+    theirs.write_all(hello.as_bytes()).expect("sent");
+    until("the relay of accounts to halt", || {
+        server.metrics().contains("holmes_relay_halted{service=\"accounts\"} 1").then_some(())
+    });
+    payer.pay(&server, 3); // the services and the other streams go on
+    let looked = place.run(&["stream", "lag"]);
+    assert!(looked.code == 1 && looked.out.contains("evt.v1.1.ledger"), "{}{}", looked.out, looked.err);
+    assert!(
+        looked.err.contains("accounts: ") && looked.err.contains("not put there by Holmes"),
+        "{}",
+        looked.err
+    );
     same(&place, server);
 }
 
@@ -278,8 +303,8 @@ authorization {
   users: [
     { user: admin, password: all }
     { user: ledger, password: own, permissions: {
-        publish: ["evt.v1.1.ledger", "$JS.API.STREAM.MSG.GET.EVT_1_LEDGER"]
-        subscribe: ["_INBOX.>"] } }
+        publish: ["evt.v1.1.ledger", "$JS.API.STREAM.MSG.GET.EVT_1_LEDGER", "$JS.API.STREAM.INFO.EVT_1_LEDGER"]
+        subscribe: ["_INBOX.ledger.>"] } }
   ]
 }
 "#;

@@ -47,10 +47,7 @@ pub(super) struct Session {
 impl Session {
     /// That the bus did not answer, and what the servers said meanwhile.
     pub(super) fn away(&self, why: &dyn std::error::Error) -> BusError {
-        let mut words = why.to_string();
-        if let Some(cause) = why.source() {
-            words = format!("{words}: {cause}");
-        }
+        let words = in_words(why);
         let said = self.complaint.lock().unwrap_or_else(PoisonError::into_inner).take();
         match said {
             Some(said) => BusError::Away(format!("{}: {words}; it said: {said}", self.servers)),
@@ -86,7 +83,8 @@ impl Bus {
             connect = connect.retry_on_initial_connect();
         }
         if let Some((user, password)) = proof.user {
-            connect = connect.user_and_password(user, password);
+            // Answers come to an inbox of the user's own, so that others may be kept from listening to them.
+            connect = connect.custom_inbox_prefix(format!("_INBOX.{user}")).user_and_password(user, password);
         }
         if let Some(ca) = proof.ca {
             connect = connect.add_root_certificates(ca).require_tls(true);
@@ -95,10 +93,8 @@ impl Bus {
             connect = connect.add_client_certificate(certificate, key).require_tls(true);
         }
         let all = servers.join(", ");
-        let client = connect.connect(&servers).await.map_err(|why| {
-            let cause = std::error::Error::source(&why).map(|cause| format!(": {cause}"));
-            BusError::Away(format!("NATS at {all}: {why}{}", cause.unwrap_or_default()))
-        })?;
+        let client = connect.connect(&servers).await;
+        let client = client.map_err(|why| BusError::Away(format!("NATS at {all}: {}", in_words(&why))))?;
         let context = ContextBuilder::new().timeout(PATIENCE).ack_timeout(PATIENCE).build(client.clone());
         let servers = format!("NATS at {all}");
         Ok(Bus { session: Arc::new(Session { client, context, names, servers, complaint }) })
@@ -110,6 +106,20 @@ impl Bus {
             tracing::debug!(%why, "not all that was sent to NATS has left");
         }
     }
+}
+
+/// An error with its causes, none of them twice.
+fn in_words(why: &dyn std::error::Error) -> String {
+    let mut words = why.to_string();
+    let mut cause = why.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !words.contains(&said) {
+            words = format!("{words}: {said}");
+        }
+        cause = error.source();
+    }
+    words
 }
 
 fn hear(complaint: &Mutex<Option<String>>, event: &Event) {

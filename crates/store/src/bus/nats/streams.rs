@@ -138,12 +138,12 @@ impl Bus {
         })
     }
 
-    async fn info(&self, log: LogId) -> Result<Info, BusError> {
+    pub(super) async fn info(&self, log: LogId) -> Result<Info, BusError> {
         use async_nats::jetstream::context::GetStreamErrorKind;
         let found = self.session.context.get_stream(self.session.names.stream(log)).await;
         found.map(|stream| stream.cached_info().clone()).map_err(|why| match why.kind() {
             GetStreamErrorKind::JetStream(error) if error.error_code().0 == STREAM_NOT_FOUND => {
-                BusError::Missing(log)
+                self.missing(log)
             }
             _ => self.session.away(&why),
         })
