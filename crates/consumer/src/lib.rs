@@ -174,7 +174,7 @@ impl<B: Bus, G: Gaps> Consumer<B, G> {
             return if same { Ok(false) } else { Err(rewound) };
         }
         // A place without its chain may lie within a frame.
-        if chain.is_some_and(|chain| frame.first != seq + 1 || chain != frame.prev_chain) {
+        if chain.is_some_and(|chain| frame.first - 1 != seq || chain != frame.prev_chain) {
             return Err(rewound);
         }
         self.place = Place { seq: frame.last, chain: Some(frame.chain) };
@@ -186,7 +186,7 @@ impl<B: Bus, G: Gaps> Consumer<B, G> {
     async fn more(&mut self) -> Result<(), Halt> {
         let after = self.place.seq;
         if let Some(frame) = self.ahead.take() {
-            if frame.first <= after + 1 {
+            if frame.first <= after.saturating_add(1) {
                 self.waiting.push_back(frame);
                 return Ok(());
             }
@@ -200,13 +200,15 @@ impl<B: Bus, G: Gaps> Consumer<B, G> {
         }
         let Some(ear) = &mut self.ear else {
             // What the stream has lost or never had, the service still has.
-            let ends = self.bus.last(self.log).await?.map_or(0, |last| last.message.last);
-            if ends <= after {
+            let last = self.bus.last(self.log).await.map_err(Halt::from);
+            let ends = last.as_ref().map_or(0, |last| last.as_ref().map_or(0, |last| last.message.last));
+            if ends <= after && !matches!(last, Err(Halt::Broken(_))) {
                 self.repair(after, u64::MAX).await?;
                 if !self.waiting.is_empty() {
                     return Ok(());
                 }
             }
+            last?;
             self.ear = Some(self.bus.listen(self.log, after).await?);
             return Ok(());
         };

@@ -294,6 +294,9 @@ impl Service for Replay {
                     Ok(frames) => frames,
                     Err(why) => return drop(to.send(Err(unreadable(why))).await),
                 };
+                if frames.is_empty() {
+                    return;
+                }
                 let wanted = frames.iter().take_while(|frame| frame.first <= upto);
                 for frame in wanted {
                     at = frame.last;

@@ -117,7 +117,8 @@ impl Frame {
         let log = LogId::new(u16::try_from(self.cell).ok()?, ServiceId(u16::try_from(self.svc).ok()?));
         let entries: Option<Vec<PublicEntry>> = self.entries.into_iter().map(Covered::whole).collect();
         let in_order = self.first >= 1 && self.first <= self.last && self.shard == u32::from(log.shard);
-        in_order.then_some(PublicFrame {
+        let within = |entry: &PublicEntry| entry.first >= self.first && entry.last <= self.last;
+        (in_order && entries.as_ref()?.iter().all(within)).then_some(PublicFrame {
             log,
             term: self.term,
             first: self.first,
@@ -138,8 +139,11 @@ impl Covered {
         };
         let Covered { first, last, offsets, .. } = self;
         let entry = self.entry?;
+        let span = last.checked_sub(first)?;
         let placed = offsets.is_empty() || offsets.len() == entry.events.len();
-        (placed && first <= last).then_some(PublicEntry { first, last, send, entry, offsets })
+        let within = offsets.iter().all(|offset| u64::from(*offset) <= span)
+            && entry.events.len() as u64 <= span.saturating_add(1);
+        (placed && within).then_some(PublicEntry { first, last, send, entry, offsets })
     }
 }
 
@@ -231,7 +235,17 @@ mod tests {
             Frame { last: 99, ..good.clone() },
             Frame { chain: Bytes::from_static(&[1; 31]), ..good.clone() },
             Frame { entries: vec![Covered::default()], ..good.clone() },
-            Frame { entries: vec![Covered { offsets: vec![0], ..good.entries[0].clone() }], ..good },
+            Frame { entries: vec![Covered { offsets: vec![0], ..good.entries[0].clone() }], ..good.clone() },
+            Frame {
+                entries: vec![Covered { offsets: vec![0, 3], ..good.entries[0].clone() }],
+                ..good.clone()
+            },
+            Frame { entries: vec![Covered { last: 100, ..good.entries[0].clone() }], ..good.clone() },
+            Frame { entries: vec![Covered { last: 105, ..good.entries[0].clone() }], ..good.clone() },
+            Frame {
+                entries: vec![Covered { first: u64::MAX, last: u64::MAX, ..good.entries[0].clone() }],
+                ..good
+            },
         ] {
             assert!(matches!(sealed(&wrong), Err(WireError::Shape(_))), "{wrong:?}");
         }

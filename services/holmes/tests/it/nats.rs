@@ -219,8 +219,8 @@ async fn a_service_of_its_own_follows_through_kills_lost_streams_and_its_own_dea
                 broker.kill();
                 std::fs::remove_dir_all(broker.dir.path().join("store")).expect("taken away");
                 broker.start(); // there is no stream: what is missing the service gives
-                assert_eq!(place.run(&["migrate"]).code, 0);
             }
+            3 => assert_eq!(place.run(&["migrate"]).code, 0),
             _ => {}
         }
         payer.pay(&server, 5);
@@ -231,7 +231,7 @@ async fn a_service_of_its_own_follows_through_kills_lost_streams_and_its_own_dea
     }
     let place_kept = std::fs::read_to_string(&kept).expect("kept");
     assert!(place_kept.starts_with(&format!("{} ", server.heads()["ledger"])), "{place_kept}");
-    println!("{repaired} frames came from the service");
+    assert!(repaired > 10, "what no stream had came from the service: {repaired}");
 }
 
 #[test]
