@@ -71,6 +71,11 @@ pub(crate) fn run(house: &House, args: &Args) -> Result<()> {
         What::Up { nodes } => {
             let Addresses { nats, cql } = up(&house.root, &dir, nodes)?;
             println!("HOLMES_NATS={nats}\nHOLMES_CQL={cql}");
+            let pids: Vec<String> =
+                servers(&dir).iter().skip(1).filter_map(Server::pid).map(|pid| pid.to_string()).collect();
+            if pids.len() == usize::from(nodes) {
+                println!("HOLMES_CQL_PIDS={}", pids.join(","));
+            }
             Ok(())
         }
         What::Down { purge } => down(&dir, purge),

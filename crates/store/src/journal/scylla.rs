@@ -47,6 +47,8 @@ pub const BUCKET_FRAMES: i32 = 8_192;
 const CHECKED_FOR: Duration = Duration::from_secs(60);
 /// How often the driver looks whether every server knows a new table.
 const AGREEMENT: Duration = Duration::from_millis(20);
+/// How often a silent server is asked whether it lives, and how long it may take: one that stands still is then passed over.
+const ALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
 
 /// Logs in tables.
 #[derive(Clone, Debug)]
@@ -206,7 +208,9 @@ async fn connected(options: &Options) -> Result<Session, JournalError> {
     let builder = SessionBuilder::new()
         .known_nodes(&options.nodes)
         .keyspaces_to_fetch([&options.keyspace])
-        .schema_agreement_interval(AGREEMENT);
+        .schema_agreement_interval(AGREEMENT)
+        .keepalive_interval(ALIVE.0)
+        .keepalive_timeout(ALIVE.1);
     builder.build().await.map_err(|why| {
         JournalError::Io(format!("no CQL server answers at {}: {why}", options.nodes.join(", ")))
     })

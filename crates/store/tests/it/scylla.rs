@@ -10,6 +10,7 @@ use holmes_store::journal::scylla::{BUCKET_FRAMES, Journal, Options, Replication
 use scylla::client::session_builder::SessionBuilder;
 
 mod lossy;
+mod three;
 
 /// A keyspace of its own, which goes with it: a small server has room for few.
 struct Scylla(Options);

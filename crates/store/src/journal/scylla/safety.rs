@@ -2,6 +2,7 @@
 //! Journal). What is found is judged apart from the asking, so that each rule is tried without a server that breaks it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use holmes_kernel::ports::JournalError;
 use scylla::client::session::Session;
@@ -11,6 +12,9 @@ use scylla::value::Row;
 
 use super::schema::Replication;
 use super::session::failed;
+
+/// How long a server may take to tell of itself.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The releases that conditional updates were tried on or are documented for.
 const OLDEST_CASSANDRA: [u32; 2] = [4, 1];
@@ -54,8 +58,16 @@ pub(super) struct Server {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Scylla { release: String },
-    Cassandra { release: String, paxos_variant: String, commitlog_sync: String },
+    Scylla {
+        release: String,
+    },
+    Cassandra {
+        release: String,
+        paxos_variant: String,
+        commitlog_sync: String,
+    },
+    /// It does not answer: that may not keep a log from its next owner.
+    Away,
 }
 
 /// Every check, in a fixed order. With `dev` one copy is enough.
@@ -70,13 +82,25 @@ pub(super) fn judge(facts: &Facts, dev: bool) -> Vec<Check> {
                 setting(at, "paxos_variant", paxos_variant, &["v2"]),
                 setting(at, "commitlog_sync", commitlog_sync, &["batch", "group"]),
             ]),
+            Kind::Away => {
+                checks.push(Check { what: at.clone(), found: "away: not looked at".into(), fault: None });
+            }
         }
     }
-    if facts.servers.is_empty() {
-        let fault = Some("no server told of itself; look whether they are up".to_owned());
-        checks.push(Check { what: "servers".into(), found: "none".into(), fault });
-    }
+    checks.extend(majority(facts));
     checks
+}
+
+/// Most of the servers must have told of themselves: without them nothing can be written either.
+fn majority(facts: &Facts) -> Option<Check> {
+    let all = facts.servers.len();
+    let told = facts.servers.iter().filter(|server| server.kind != Kind::Away).count();
+    let fault = "fewer than a majority told of themselves; look whether they are up".to_owned();
+    (2 * told <= all).then(|| Check {
+        what: "servers".into(),
+        found: format!("{told} of {all}"),
+        fault: Some(fault),
+    })
 }
 
 /// Each data centre and its copies, the class aside.
@@ -161,22 +185,24 @@ pub(super) async fn gather(session: &Session, keyspace: &str) -> Result<Facts, J
         let only = SingleTargetLoadBalancingPolicy::new(NodeIdentifier::Node(node.clone()), None);
         let ask = async |text: &str| {
             let mut statement = Statement::new(text);
+            statement.set_request_timeout(Some(PATIENCE));
             statement.set_load_balancing_policy(Some(only.clone()));
             let answer = session.query_unpaged(statement, ()).await.ok()?;
             let row = answer.into_rows_result().ok()?.maybe_first_row::<Row>().ok()??;
             row.columns.into_iter().next()??.into_string()
         };
-        let kind = if let Some(release) = ask("SELECT version FROM system.versions WHERE key = 'local'").await
-        {
+        let release = ask("SELECT release_version FROM system.local").await;
+        let kind = if release.is_none() {
+            Kind::Away
+        } else if let Some(release) = ask("SELECT version FROM system.versions WHERE key = 'local'").await {
             Kind::Scylla { release }
         } else {
             let setting = async |name: &str| {
                 let text = format!("SELECT value FROM system_views.settings WHERE name = '{name}'");
                 ask(&text).await.unwrap_or_else(|| "not told".to_owned())
             };
-            let release = ask("SELECT release_version FROM system.local").await;
             Kind::Cassandra {
-                release: release.unwrap_or_else(|| "not told".to_owned()),
+                release: release.unwrap_or_default(),
                 paxos_variant: setting("paxos_variant").await,
                 commitlog_sync: setting("commitlog_sync").await,
             }
@@ -237,6 +263,23 @@ mod tests {
         facts.provisioned = Some(Replication { datacenter: "dc1".into(), copies: 1 });
         assert_eq!(faults(&facts, true), [""; 0]);
         assert_eq!(faults(&facts, false), ["copies"]);
+    }
+
+    #[test]
+    fn a_minority_that_is_away_keeps_no_log_from_its_owner() {
+        let away = |number: usize, all: usize| {
+            let mut facts = sound();
+            let sound = facts.servers[0].clone();
+            facts.servers =
+                (0..all)
+                    .map(|at| {
+                        if at < number { Server { kind: Kind::Away, ..sound.clone() } } else { sound.clone() }
+                    })
+                    .collect();
+            faults(&facts, false)
+        };
+        assert_eq!([away(0, 3), away(1, 3), away(2, 5)], [[""; 0]; 3]);
+        assert_eq!([away(2, 3), away(1, 1), away(1, 2), away(3, 5)], [["servers"]; 4]);
     }
 
     #[test]
