@@ -36,6 +36,17 @@ pub fn signing_input(
     signed_text(&fields)
 }
 
+/// The request id that a message names: in every request that changes something it is the first field, as text.
+pub fn request_id_of(message: &[u8]) -> Option<Id> {
+    let (&tag, rest) = message.split_first()?;
+    let (&len, rest) = rest.split_first()?;
+    let text = rest.get(..usize::from(len)).filter(|_| tag == FIRST_TEXT && len < 128)?;
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Field 1, and that a length follows.
+const FIRST_TEXT: u8 = 0x0a;
+
 /// The message inside a unary gRPC body: behind one byte of flags and four of length. A body that is not exactly one
 /// message is hashed as it stands, so no signature fits it.
 pub fn message_of(body: &[u8]) -> &[u8] {

@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ed25519_dalek::{Signer as _, SigningKey};
-use holmes_kernel::{Id, Principal, ServiceId};
-use holmes_proto::signing::{Network, message_of, signing_input};
+use holmes_kernel::{Id, Principal};
+use holmes_proto::signing::{Network, message_of, request_id_of, signing_input};
 use http_body_util::{BodyExt as _, Full};
 use tonic::body::Body;
 use tonic::codegen::{Service, StdError, http};
@@ -28,9 +28,9 @@ struct Signer {
 }
 
 impl<T> Signed<T> {
-    /// Signs as a service of the network, whose key staff has registered (`Accounts/RegisterServiceKey`).
-    pub fn new(inner: T, service: ServiceId, key: SigningKey, network: Network) -> Signed<T> {
-        let principal = Principal::service(service);
+    /// Signs as somebody whose key the network knows: of a service, one that staff has registered
+    /// (`Accounts/RegisterServiceKey`).
+    pub fn new(inner: T, principal: Principal, key: SigningKey, network: Network) -> Signed<T> {
         Signed { inner, signer: Arc::new(Signer { key, principal, network }) }
     }
 }
@@ -41,8 +41,8 @@ impl Signer {
         let now_ms = u64::try_from(now.as_millis())?;
         let mut random = [0; 10];
         getrandom::fill(&mut random)?;
-        let (id, expires_ms) = (Id::v7(now_ms, random), now_ms + COUNTS_MS);
-        let message = message_of(body);
+        let (message, expires_ms) = (message_of(body), now_ms + COUNTS_MS);
+        let id = request_id_of(message).unwrap_or_else(|| Id::v7(now_ms, random));
         let said = signing_input(&self.network, parts.uri.path(), message, id, expires_ms, self.principal);
         for (name, value) in [
             ("holmes-principal", hex(&self.principal.to_bytes())),

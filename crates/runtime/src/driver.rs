@@ -58,6 +58,8 @@ impl Settings {
 pub enum Status {
     /// Reading its log.
     Recovering,
+    /// Another process owns its log: calls are passed on.
+    StandingBy,
     /// Answering.
     Serving,
     /// Somebody else owns the log now.
@@ -92,6 +94,8 @@ pub struct Running<M: Machine> {
     pub handle: MachineHandle<M>,
     /// Its log, for those who listen to it.
     pub feed: Feed,
+    /// Of its claim.
+    pub term: u64,
     /// Its task; ends after [`MachineHandle::stop`] or when the log is lost to another owner.
     pub task: JoinHandle<()>,
 }
@@ -112,12 +116,12 @@ pub async fn start<M: Machine, J: Journal>(
     let (sender, queue) = mpsc::channel(QUEUE);
     let handle = MachineHandle { queue: sender, status: seen, meters: meters.clone() };
     meters::show(&handle);
-    let (durable, watched) = watch::channel(shard.durable());
+    let (term, (durable, watched)) = (claim.term, watch::channel(shard.durable()));
     let feed = Feed::new::<M, J>(journal.clone(), settings.log, watched);
     let task = tokio::spawn(
         Driver::new(journal, settings, (claim, shard, kept), queue, status, durable, meters).run(),
     );
-    Ok(Running { handle, feed, task })
+    Ok(Running { handle, feed, term, task })
 }
 
 /// Takes a log over and replays it to its end, where every invariant holds. Also where the replay began: behind the newest
@@ -304,7 +308,7 @@ fn gone(service: &str, status: &Status) -> Refusal {
                 format!("{service} has moved to another process: try again with the same request id");
             Refusal::new(Code::Unavailable, "MOVED", message).retry_after(200)
         }
-        Status::Recovering | Status::Serving => {
+        Status::Recovering | Status::Serving | Status::StandingBy => {
             let message = format!(
                 "whether {service} carried this out is not known: try again with the same request id"
             );

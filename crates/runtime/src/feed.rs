@@ -1,6 +1,7 @@
 //! Between services: one task for each (source, reader) pair takes the source's durable frames, asks the reader's
 //! `react` what they cause, and brings that to the reader's queue. What was taken in is in the reader's own log, so a
-//! task that dies, and a process, go on where they were.
+//! task that dies, and a process, go on where they were. A source is a log of this process ([`Feed`]) or of another
+//! one ([`Heard`]).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +22,10 @@ use crate::reader::Reader;
 use crate::recover::DamagedLog;
 use holmes_proto::public::PublicFrame;
 
+mod heard;
+
+pub use heard::Heard;
+
 type Reading = Pin<Box<dyn Future<Output = Result<Vec<PublicFrame>, JournalError>> + Send>>;
 
 /// How much of a source is read at once.
@@ -31,12 +36,66 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How far a source's time may be ahead of the clock before a person should know.
 const MOST_AHEAD_US: u64 = 5_000_000;
 
-/// A service's log as others see it, whatever the type of its events and the engine that keeps it.
-#[derive(Clone)]
-pub struct Feed {
+/// Whose log a source is, and whom it concerns.
+#[derive(Clone, Copy, Debug)]
+pub struct Speaker {
     log: LogId,
     name: &'static str,
     sends_to: &'static [ServiceId],
+}
+
+impl Speaker {
+    /// A machine's log in a cell.
+    pub fn of<M: Machine>(cell: u16) -> Speaker {
+        Speaker { log: LogId::new(cell, M::Event::SERVICE), name: M::NAME, sends_to: M::Event::SENDS_TO }
+    }
+
+    /// Whose log.
+    pub fn log(&self) -> LogId {
+        self.log
+    }
+
+    /// The service's name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether a machine with this log reads it: for its events, for what is sent to it, or for the answers to its own
+    /// sends.
+    pub fn concerns<M: Machine>(&self, own: LogId) -> bool {
+        let (us, source) = (M::Event::SERVICE, self.log.svc);
+        let concerned = M::LISTENS.contains(&source)
+            || self.sends_to.contains(&us)
+            || M::Event::SENDS_TO.contains(&source);
+        concerned && self.log != own
+    }
+}
+
+/// A service's log that can be followed.
+pub trait Source: Clone + Send + Sync + 'static {
+    /// What reads it.
+    type Frames: Frames;
+
+    /// Whose log it is.
+    fn speaker(&self) -> &Speaker;
+
+    /// Reads it behind a place.
+    fn behind(&self, seq: u64) -> Self::Frames;
+
+    /// Up to where it is known to be durable, now and later.
+    fn end(&self) -> Arc<dyn Fn() -> u64 + Send + Sync>;
+}
+
+/// Reads a source.
+pub trait Frames: Send + 'static {
+    /// Waits for the next frames. May be dropped while it waits: nothing is lost.
+    fn next(&mut self) -> impl Future<Output = Result<Vec<PublicFrame>, Ended>> + Send;
+}
+
+/// A service's log of this process as others see it, whatever the type of its events and the engine that keeps it.
+#[derive(Clone)]
+pub struct Feed {
+    speaker: Speaker,
     durable: watch::Receiver<u64>,
     read: Arc<dyn Fn(u64, usize) -> Reading + Send + Sync>,
     type_of: fn(&Bytes) -> Option<&'static str>,
@@ -54,32 +113,23 @@ impl Feed {
             })
         };
         let type_of = |event: &Bytes| M::Event::decode(event.clone()).ok()?.name();
-        Feed { log, name: M::NAME, sends_to: M::Event::SENDS_TO, durable, read: Arc::new(read), type_of }
+        let speaker = Speaker::of::<M>(log.cell);
+        Feed { speaker, durable, read: Arc::new(read), type_of }
     }
 
     /// Whose log.
     pub fn log(&self) -> LogId {
-        self.log
+        self.speaker.log
     }
 
     /// The service's name.
     pub fn name(&self) -> &'static str {
-        self.name
+        self.speaker.name
     }
 
     /// Up to where the log is durable, as far as its owner in this process knows.
     pub(crate) fn durable(&self) -> watch::Receiver<u64> {
         self.durable.clone()
-    }
-
-    /// Whether a machine with this log reads it: for its events, for what is sent to it, or for the answers to its own
-    /// sends.
-    pub fn concerns<M: Machine>(&self, own: LogId) -> bool {
-        let (us, source) = (M::Event::SERVICE, self.log.svc);
-        let concerned = M::LISTENS.contains(&source)
-            || self.sends_to.contains(&us)
-            || M::Event::SENDS_TO.contains(&source);
-        concerned && self.log != own
     }
 
     /// The durable frames behind a place, at least one where there is one, in all about `bytes` long: for those who
@@ -125,9 +175,56 @@ impl Feed {
     }
 }
 
-/// Why a task ended.
+impl Source for Feed {
+    type Frames = Here;
+
+    fn speaker(&self) -> &Speaker {
+        &self.speaker
+    }
+
+    fn behind(&self, seq: u64) -> Here {
+        Here { feed: self.clone(), seq }
+    }
+
+    fn end(&self) -> Arc<dyn Fn() -> u64 + Send + Sync> {
+        let durable = self.durable.clone();
+        Arc::new(move || *durable.borrow())
+    }
+}
+
+/// Reads a log of this process.
+pub struct Here {
+    feed: Feed,
+    seq: u64,
+}
+
+impl Frames for Here {
+    async fn next(&mut self) -> Result<Vec<PublicFrame>, Ended> {
+        loop {
+            if !self.feed.beyond(self.seq).await {
+                return Err(Ended::Gone);
+            }
+            match self.feed.stored(self.seq, PAGE_BYTES).await {
+                Ok(frames) => {
+                    self.seq = frames.last().map_or(self.seq, |frame| frame.last);
+                    return Ok(frames);
+                }
+                Err(JournalError::Damaged { after, why, .. }) => {
+                    let service = self.feed.name();
+                    return Err(Ended::Parked(DamagedLog { service, after, why }.to_string()));
+                }
+                Err(why) => {
+                    tracing::warn!(source = self.feed.name(), %why, "a source could not be read; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Why a source is not read any further.
 #[derive(Debug)]
-enum Ended {
+pub enum Ended {
     /// The source or the reader has shut down.
     Gone,
     /// A person must look; the source stays where it is.
@@ -135,10 +232,10 @@ enum Ended {
 }
 
 /// Follows one source for one machine until either ends or the source has to be parked.
-pub async fn follow<M: Machine>(machine: MachineHandle<M>, feed: Feed, clock: Clock) {
-    let source = feed.log();
-    let meters = Meters::of(&machine, &feed);
-    match following(&machine, feed, &clock, &meters).await {
+pub async fn follow<M: Machine>(machine: MachineHandle<M>, from: impl Source, clock: Clock) {
+    let source = from.speaker().log;
+    let meters = Meters::of(&machine, &from);
+    match following(&machine, from, &clock, &meters).await {
         Ended::Gone => tracing::debug!(reader = M::NAME, %source, "no longer followed"),
         Ended::Parked(why) => {
             meters.parked.set(1.0);
@@ -156,13 +253,13 @@ struct Meters {
 }
 
 impl Meters {
-    fn of<M: Machine>(machine: &MachineHandle<M>, feed: &Feed) -> Meters {
-        let of = &[M::NAME, feed.name];
+    fn of<M: Machine>(machine: &MachineHandle<M>, from: &impl Source) -> Meters {
+        let of = &[M::NAME, from.speaker().name];
         let (lag, seen) = (FEED_LAG.gauge(of), Arc::new(AtomicU64::new(0)));
-        let (behind, durable, status) = (seen.clone(), feed.durable.clone(), machine.status());
+        let (behind, end, status) = (seen.clone(), from.end(), machine.status());
         // Also of a source that is parked, as long as its reader lives.
         measure::when_asked(move || {
-            lag.set(durable.borrow().saturating_sub(behind.load(Ordering::Relaxed)) as f64);
+            lag.set(end().saturating_sub(behind.load(Ordering::Relaxed)) as f64);
             status.has_changed().is_ok()
         });
         let parked = FEED_PARKED.gauge(of);
@@ -173,43 +270,37 @@ impl Meters {
 
 async fn following<M: Machine>(
     machine: &MachineHandle<M>,
-    mut feed: Feed,
+    from: impl Source,
     clock: &Clock,
     meters: &Meters,
 ) -> Ended {
+    let log = from.speaker().log;
     'anew: loop {
-        let Ok(position) = machine.position(feed.log()).await else { return Ended::Gone };
-        let mut reader = Reader::new(feed.log(), position);
+        let Ok(position) = machine.position(log).await else { return Ended::Gone };
+        let (mut reader, mut ahead) = (Reader::new(log, position), from.behind(position.seq));
         loop {
             meters.seen.store(reader.seen(), Ordering::Relaxed);
-            let goes_on = tokio::select! {
-                goes_on = feed.beyond(reader.seen()) => goes_on,
-                () = machine.closed() => false, // a source that stays silent must not keep this task alive
+            let frames = tokio::select! {
+                frames = ahead.next() => frames,
+                () = machine.closed() => Err(Ended::Gone), // a source that stays silent must not keep this task alive
             };
-            if !goes_on {
-                return Ended::Gone;
-            }
-            let frames = match (feed.read)(reader.seen(), PAGE_BYTES).await {
+            let frames = match frames {
                 Ok(frames) => frames,
-                Err(JournalError::Damaged { after, why, .. }) => {
-                    return Ended::Parked(DamagedLog { service: feed.name, after, why }.to_string());
-                }
-                Err(why) => {
-                    tracing::warn!(reader = M::NAME, %why, "a source could not be read; trying again");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
+                Err(ended) => return ended,
             };
             for frame in &frames {
-                let deliveries = match reader.read::<M>(frame) {
-                    Ok(deliveries) => deliveries,
-                    Err(parked) => return Ended::Parked(parked.to_string()),
-                };
-                for delivery in deliveries {
-                    match deliver(machine, delivery, clock, meters).await {
-                        Some(true) => {}
-                        Some(false) => continue 'anew, // the machine stands elsewhere: it has been rebuilt meanwhile
-                        None => return Ended::Gone,
+                // Where an entry parks the source, what the entries before it caused comes first, and the reason then.
+                while reader.seen() < frame.last {
+                    let deliveries = match reader.read::<M>(frame) {
+                        Ok(deliveries) => deliveries,
+                        Err(parked) => return Ended::Parked(parked.to_string()),
+                    };
+                    for delivery in deliveries {
+                        match deliver(machine, delivery, clock, meters).await {
+                            Some(true) => {}
+                            Some(false) => continue 'anew, // the machine stands elsewhere: it has been rebuilt meanwhile
+                            None => return Ended::Gone,
+                        }
                     }
                 }
             }

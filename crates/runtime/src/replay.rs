@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::feed::Feed;
+use crate::reach::NOT_OWNER;
 use holmes_proto::public::{PublicEntry, PublicFrame};
 
 mod ask;
@@ -52,8 +53,10 @@ pub type Rebuild =
 /// A log that can be replayed.
 #[derive(Clone)]
 pub struct Log {
-    /// What leaves it.
-    pub feed: Feed,
+    /// The service's name.
+    pub name: &'static str,
+    /// What leaves it, while this process owns it.
+    pub feed: watch::Receiver<Option<Feed>>,
     /// Makes its service's state.
     pub rebuild: Rebuild,
 }
@@ -71,16 +74,25 @@ pub struct Replay {
 impl Replay {
     /// The service over these logs, as a gRPC server takes it. Subscriptions end when `stop` says so.
     pub fn server(logs: impl IntoIterator<Item = Log>, stop: watch::Receiver<bool>) -> ReplayServer<Replay> {
-        let logs = logs.into_iter().map(|log| (log.feed.name(), log)).collect();
+        let logs = logs.into_iter().map(|log| (log.name, log)).collect();
         ReplayServer::new(Replay { logs: Arc::new(logs), rebuilding: Arc::new(Semaphore::new(1)), stop })
     }
 
-    fn log(&self, service: &str) -> Result<&Log, Status> {
-        self.logs.get(service).ok_or_else(|| {
+    fn log(&self, service: &str) -> Result<(Feed, &Rebuild), Status> {
+        let log = self.logs.get(service).ok_or_else(|| {
             let here: Vec<_> = self.logs.keys().copied().collect();
             let message = format!("there is no such log here; there are: {}", here.join(", "));
             edge::status(Refusal::new(Code::NotFound, "LOG_NOT_HERE", message))
-        })
+        })?;
+        let feed = log.feed.borrow().clone().ok_or_else(|| {
+            let message = format!("another process owns the log of {}: ask that one", log.name);
+            edge::status(Refusal::new(Code::Unavailable, NOT_OWNER, message).retry_after(200))
+        })?;
+        Ok((feed, &log.rebuild))
+    }
+
+    fn feed(&self, service: &str) -> Result<Feed, Status> {
+        self.log(service).map(|(feed, _)| feed)
     }
 }
 
@@ -215,13 +227,14 @@ impl Service for Replay {
         request: Request<wire::ListLogsRequest>,
     ) -> Result<Response<wire::ListLogsResponse>, Status> {
         Sees::of(&request)?;
-        let info = |log: &Log| wire::LogInfo {
-            service: log.feed.name().to_owned(),
-            svc: log.feed.log().svc.0.into(),
-            cell: log.feed.log().cell.into(),
-            head: *log.feed.durable().borrow(),
+        let info = |feed: Feed| wire::LogInfo {
+            service: feed.name().to_owned(),
+            svc: feed.log().svc.0.into(),
+            cell: feed.log().cell.into(),
+            head: *feed.durable().borrow(),
         };
-        Ok(Response::new(wire::ListLogsResponse { logs: self.logs.values().map(info).collect() }))
+        let owned = self.logs.values().filter_map(|log| log.feed.borrow().clone());
+        Ok(Response::new(wire::ListLogsResponse { logs: owned.map(info).collect() }))
     }
 
     async fn read_events(
@@ -231,15 +244,15 @@ impl Service for Replay {
         use wire::read_events_request::Upto;
         let sees = Sees::of(&request)?;
         let asked = request.into_inner();
-        let log = self.log(&asked.service)?;
+        let feed = self.feed(&asked.service)?;
         let mut reader =
-            Ask { from: asked.from.map(From::from), types: asked.types }.reader(&log.feed, sees).await?;
-        let head = *log.feed.durable().borrow();
+            Ask { from: asked.from.map(From::from), types: asked.types }.reader(&feed, sees).await?;
+        let head = *feed.durable().borrow();
         let upto = match asked.upto {
             None => head,
             Some(Upto::UptoSeq(seq)) => seq.min(head),
             Some(Upto::UptoTsUs(us)) => {
-                log.feed.at(Time::from_micros(us)).await.map_err(unreadable)?.min(head)
+                feed.at(Time::from_micros(us)).await.map_err(unreadable)?.min(head)
             }
         };
         Ok(stream(move |to| async move {
@@ -265,9 +278,9 @@ impl Service for Replay {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let sees = Sees::of(&request)?;
         let asked = request.into_inner();
-        let log = self.log(&asked.service)?;
+        let feed = self.feed(&asked.service)?;
         let reader =
-            Ask { from: asked.from.map(From::from), types: asked.types }.reader(&log.feed, sees).await?;
+            Ask { from: asked.from.map(From::from), types: asked.types }.reader(&feed, sees).await?;
         let mut stop = self.stop.clone();
         Ok(stream(move |to| async move {
             let told = to.clone();
@@ -284,7 +297,7 @@ impl Service for Replay {
     ) -> Result<Response<Self::ReadFramesStream>, Status> {
         Sees::all(&request)?;
         let wire::ReadFramesRequest { service, after, upto } = request.into_inner();
-        let feed = self.log(&service)?.feed.clone();
+        let feed = self.feed(&service)?;
         let head = *feed.durable().borrow();
         let upto = if upto == 0 { head } else { upto.min(head) };
         Ok(stream(move |to| async move {
@@ -318,15 +331,15 @@ impl Service for Replay {
             return Err(forbidden("a whole state holds what is everybody's: only staff may read it"));
         }
         let asked = request.into_inner();
-        let log = self.log(&asked.service)?.clone();
-        let head = *log.feed.durable().borrow();
+        let (feed, rebuild) = self.log(&asked.service)?;
+        let (head, rebuild) = (*feed.durable().borrow(), rebuild.clone());
         let upto = match asked.at {
             None => head,
             Some(At::Seq(seq)) if (1..=head).contains(&seq) => seq,
             Some(At::Seq(_)) => {
                 return Err(edge::invalid("seq", "a sequence number from 1 to the log's head"));
             }
-            Some(At::TsUs(us)) => log.feed.at(Time::from_micros(us)).await.map_err(unreadable)?,
+            Some(At::TsUs(us)) => feed.at(Time::from_micros(us)).await.map_err(unreadable)?,
         };
         if upto == 0 {
             return Err(edge::invalid("ts_us", "a moment behind the log's beginning"));
@@ -339,7 +352,7 @@ impl Service for Replay {
         };
         Ok(stream(move |to| async move {
             let _turn = turn;
-            match (log.rebuild)(upto).await {
+            match rebuild(upto).await {
                 Ok(state) => send_parts(state, &to).await,
                 Err(why) => {
                     let refusal = Refusal::new(Code::Unavailable, "STATE_NOT_MADE", why);

@@ -18,6 +18,7 @@ use crate::telemetry::Metrics;
 mod connections;
 mod guests;
 mod layers;
+mod placed;
 mod places;
 mod services;
 mod share;
@@ -25,11 +26,12 @@ mod web;
 
 use connections::{Door, Incoming};
 pub(crate) use guests::Guests;
-pub(crate) use layers::Refused;
+pub(crate) use layers::{Refused, method_of};
 use layers::{Observe, Within};
 use places::Admit;
 
 pub use connections::{Connection, Most};
+pub use placed::Placed;
 pub use places::Stay;
 pub use services::{Grpc, Services};
 pub use web::{Web, serve_http};
@@ -132,7 +134,7 @@ pub async fn serve_admin(
     let ready = move || {
         let waiting: Vec<String> = machines
             .iter()
-            .filter(|(_, status)| *status.borrow() != Status::Serving)
+            .filter(|(_, status)| !matches!(*status.borrow(), Status::Serving | Status::StandingBy))
             .map(|(name, status)| format!("{name}: {:?}", *status.borrow()))
             .collect();
         let draining = *draining.borrow();

@@ -6,8 +6,10 @@ pub mod memory;
 #[cfg(feature = "scylla")]
 pub mod scylla;
 
+use std::time::Duration;
+
 use holmes_kernel::ports::{self, Claim, DamagedSnapshot, JournalError, Snapshot};
-use holmes_kernel::{Frame, LogId};
+use holmes_kernel::{Frame, Id, LogId};
 
 /// A journal on whichever engine was configured.
 #[derive(Clone, Debug)]
@@ -30,6 +32,54 @@ impl Journal {
             Journal::Embedded(journal) => journal.close().await,
             #[cfg(feature = "scylla")]
             Journal::Scylla(_) => {}
+        }
+    }
+}
+
+/// A process that runs a service, as it says itself: who owns the log is decided by claiming it, never by this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Which.
+    pub process: Id,
+    /// Of its claim, while it owns the log; otherwise 0.
+    pub term: u64,
+}
+
+/// Who runs a service, where several processes can reach its log. A log of memory or of a directory is its one process's.
+impl Journal {
+    /// Says how a process stands; it counts for so long.
+    ///
+    /// # Errors
+    /// When the servers do not take it.
+    pub async fn stand(&self, log: LogId, standing: &Standing, lasts: Duration) -> Result<(), JournalError> {
+        match self {
+            Journal::Memory(_) | Journal::Embedded(_) => Ok(()),
+            #[cfg(feature = "scylla")]
+            Journal::Scylla(journal) => journal.stand(log, standing, lasts).await,
+        }
+    }
+
+    /// Takes back what a process has said.
+    ///
+    /// # Errors
+    /// When the servers do not take it.
+    pub async fn leave(&self, log: LogId, process: Id) -> Result<(), JournalError> {
+        match self {
+            Journal::Memory(_) | Journal::Embedded(_) => Ok(()),
+            #[cfg(feature = "scylla")]
+            Journal::Scylla(journal) => journal.leave(log, process).await,
+        }
+    }
+
+    /// What processes say of themselves, in no order.
+    ///
+    /// # Errors
+    /// When the servers do not tell.
+    pub async fn standing(&self, log: LogId) -> Result<Vec<Standing>, JournalError> {
+        match self {
+            Journal::Memory(_) | Journal::Embedded(_) => Ok(Vec::new()),
+            #[cfg(feature = "scylla")]
+            Journal::Scylla(journal) => journal.standing(log).await,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The gRPC service of accounts over a [`Handle`]: parses, submits or reads, answers.
 
-use holmes_kernel::{Handle, Id, Principal, PrincipalKind};
+use holmes_kernel::{Handle, Id, Principal, PrincipalKind, Time};
 use holmes_proto::accounts::v1 as wire;
 use holmes_proto::accounts::v1::accounts_server::{Accounts as Service, AccountsServer};
 use holmes_proto::edge;
@@ -70,6 +70,20 @@ fn may_see(principal: &Principal, account: Id) -> bool {
 
 fn sees_all(principal: &Principal) -> bool {
     matches!(principal.kind, PrincipalKind::Service | PrincipalKind::Staff)
+}
+
+/// What the edge of another process asks for. What does not count is no error of who asks: the answer says why.
+fn found_key(state: &State, key: &parse::Asked, now: Time) -> wire::FindKeyResponse {
+    match key {
+        parse::Asked::ApiKey(hash) => match state.api_key(hash, now) {
+            Ok((who, scope)) => parse::key_found(who, None, Ok(scope)),
+            Err(denied) => parse::key_denied(&denied),
+        },
+        parse::Asked::Principal(who) => match state.public_key(who) {
+            Ok((key, counts)) => parse::key_found(*who, Some(key), counts.map(|()| state.signature(who))),
+            Err(denied) => parse::key_denied(&denied),
+        },
+    }
 }
 
 /// A page of accounts from a place on, and where the next one begins.
@@ -215,6 +229,22 @@ impl<H: Handle<Accounts>> Service for Api<H> {
         };
         let answer = edge::read(&self.handle, &request, look).await?;
         Ok(edge::answered(answer, |account| account))
+    }
+
+    async fn find_key(
+        &self,
+        request: Request<wire::FindKeyRequest>,
+    ) -> Result<Response<wire::FindKeyResponse>, Status> {
+        let principal = edge::principal(&request)?;
+        if !matches!(principal.kind, PrincipalKind::Service | PrincipalKind::Gateway) {
+            let needs = "only services and gateways look up keys";
+            return Err(edge::refused(&Rejection::Forbidden { who: principal, needs }));
+        }
+        let key = parse::asked(request.get_ref())?;
+        let at = Time::from_micros(request.get_ref().at_us);
+        let look = move |state: &State| found_key(state, &key, at);
+        let answer = edge::look(&self.handle, &request, look).await?;
+        Ok(edge::answered(answer, |found| found))
     }
 
     async fn list_accounts(

@@ -1,7 +1,7 @@
 //! The governed numbers of accounts: unit, default, bounds and largest step of each; and who administers the cell
 //! first. Profiles fill them at genesis; from then on they live in the state.
 
-use holmes_kernel::{BadParams, Governed};
+use holmes_kernel::{BadParams, Governed, ServiceId};
 use holmes_proto::accounts::v1 as wire;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,8 @@ pub const MOST_NAME_BYTES: usize = 64;
 pub const MOST_LABEL_BYTES: usize = 64;
 /// Most bytes of a suspension's cause.
 pub const MOST_CAUSE_BYTES: usize = 128;
-/// Most staff keys, and as many hashes, that a profile names.
-const MOST_FIRST_STAFF: usize = 64;
+/// Most keys of each kind that a cell begins with.
+const MOST_FIRST: usize = 64;
 
 /// So that accounts, which are never forgotten, cannot be created without end. The last quarter is for staff to create.
 pub const MOST_ACCOUNTS: Governed =
@@ -62,6 +62,15 @@ pub struct FirstStaff {
     pub api_key_hashes: Vec<[u8; 32]>,
 }
 
+/// What of the cell's own signs from its beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FirstProcesses {
+    /// Services and their Ed25519 public keys.
+    pub services: Vec<(ServiceId, [u8; 32])>,
+    /// Ed25519 public keys of gateways.
+    pub gateways: Vec<[u8; 32]>,
+}
+
 /// The defaults, with the given first staff: what a profile starts from.
 pub fn defaults(staff: &FirstStaff) -> wire::Params {
     let bytes = |keys: &[[u8; 32]]| keys.iter().map(|key| key.to_vec().into()).collect();
@@ -75,6 +84,8 @@ pub fn defaults(staff: &FirstStaff) -> wire::Params {
         most_public_keys: MOST_PUBLIC_KEYS.default,
         most_machines: MOST_MACHINES.default,
         most_keys_ever: MOST_KEYS_EVER.default,
+        service_keys: Vec::new(),
+        gateway_public_keys: Vec::new(),
     }
 }
 
@@ -87,7 +98,7 @@ pub fn encoded_defaults() -> Vec<u8> {
 ///
 /// # Errors
 /// When a number is out of its bounds, a role is none or staff, or nobody could administer the cell.
-pub fn read(wire: &wire::Params) -> Result<(Params, FirstStaff), BadParams> {
+pub fn read(wire: &wire::Params) -> Result<(Params, FirstStaff, FirstProcesses), BadParams> {
     let open_roles = Roles::read(&wire.open_roles).ok_or_else(|| BadParams("open_roles: no role".into()))?;
     if open_roles.contain(Roles::STAFF) {
         return Err(BadParams("open_roles holds staff: anybody could administer the cell".into()));
@@ -113,12 +124,24 @@ pub fn read(wire: &wire::Params) -> Result<(Params, FirstStaff), BadParams> {
     if staff.public_keys.iter().any(|key| staff.api_key_hashes.contains(key)) {
         return Err(BadParams("a staff public key stands among staff_api_key_hashes".into()));
     }
-    Ok((params, staff))
+    Ok((params, staff, first_processes(wire)?))
+}
+
+fn first_processes(wire: &wire::Params) -> Result<FirstProcesses, BadParams> {
+    let numbers: Vec<u32> = wire.service_keys.iter().map(|key| key.service_number).collect();
+    let keys: Vec<_> = wire.service_keys.iter().map(|key| key.public_key.clone()).collect();
+    let mut services = Vec::with_capacity(numbers.len());
+    for (number, key) in numbers.into_iter().zip(distinct("service_keys", &keys)?) {
+        let number = u16::try_from(number).ok().filter(|number| *number > 0);
+        let number = number.ok_or_else(|| BadParams("service_keys: a service has a number".into()))?;
+        services.push((ServiceId(number), key));
+    }
+    Ok(FirstProcesses { services, gateways: distinct("gateway_public_keys", &wire.gateway_public_keys)? })
 }
 
 fn distinct<B: AsRef<[u8]>>(name: &str, row: &[B]) -> Result<Vec<[u8; 32]>, BadParams> {
-    if row.len() > MOST_FIRST_STAFF {
-        return Err(BadParams(format!("{} {name}; at most {MOST_FIRST_STAFF}", row.len())));
+    if row.len() > MOST_FIRST {
+        return Err(BadParams(format!("{} {name}; at most {MOST_FIRST}", row.len())));
     }
     let mut keys = Vec::with_capacity(row.len());
     for bytes in row {
@@ -142,6 +165,10 @@ mod tests {
         defaults(&FirstStaff { public_keys: vec![[1; 32]], api_key_hashes: vec![[2; 32]] })
     }
 
+    fn service(service_number: u32, key: u8) -> wire::ServiceKey {
+        wire::ServiceKey { service_number, public_key: vec![key; 32].into() }
+    }
+
     #[test]
     fn the_defaults_lie_within_their_bounds() {
         read(&good()).unwrap();
@@ -160,6 +187,10 @@ mod tests {
             wire::Params { staff_public_keys: vec![vec![1; 31].into()], ..good() },
             wire::Params { staff_public_keys: vec![vec![1; 32].into(); 2], ..good() },
             wire::Params { staff_public_keys: vec![vec![2; 32].into()], ..good() },
+            wire::Params { service_keys: vec![service(0, 3)], ..good() },
+            wire::Params { service_keys: vec![service(70_000, 3)], ..good() },
+            wire::Params { service_keys: vec![service(1, 3), service(2, 3)], ..good() },
+            wire::Params { gateway_public_keys: vec![vec![1; 33].into()], ..good() },
             defaults(&FirstStaff::default()),
         ];
         for params in bad {

@@ -18,7 +18,7 @@ pub use evolve::evolve;
 pub use lookup::Denied;
 
 use crate::Roles;
-use crate::params::{self, FirstStaff, Params};
+use crate::params::{self, FirstProcesses, FirstStaff, Params};
 use crate::possession::{self, Network};
 
 /// The state of accounts. Nothing in it is ever removed, so a place names what it names for ever.
@@ -106,7 +106,7 @@ pub struct PublicKey {
 pub fn init(opened: &Opened) -> Result<State, BadParams> {
     let wire = wire::Params::decode(opened.params.as_slice())
         .map_err(|why| BadParams(format!("not holmes.accounts.v1.Params: {why}")))?;
-    let (params, staff) = params::read(&wire)?;
+    let (params, staff, processes) = params::read(&wire)?;
     let genesis = opened.profile_hash.as_slice().try_into();
     let genesis = genesis.map_err(|_| BadParams("the profile's hash has not 16 bytes".into()))?;
     let cell =
@@ -122,6 +122,7 @@ pub fn init(opened: &Opened) -> Result<State, BadParams> {
         holders: Table::new(),
     };
     state.add_first_staff(&staff)?;
+    state.add_first_processes(&processes)?;
     Ok(state)
 }
 
@@ -151,6 +152,22 @@ impl State {
                 revoked: None,
             };
             self.add_api_key(account, key);
+        }
+        Ok(())
+    }
+
+    /// The keys of the cell's own processes; for its gateways the first staff answers.
+    fn add_first_processes(&mut self, processes: &FirstProcesses) -> Result<(), BadParams> {
+        let first = self.accounts.iter().next().map(|(id, _)| *id);
+        let services = processes.services.iter().map(|(id, key)| (Principal::service(*id), None, key));
+        let gateway = |key| Principal::new(PrincipalKind::Gateway, Id::of_key(key));
+        let gateways = processes.gateways.iter().map(|key| (gateway(key), first, key));
+        for (holder, owner, key) in services.chain(gateways) {
+            if !possession::is_key(key) || self.public_keys.contains(key) {
+                return Err(BadParams(format!("the key of {holder} is no usable Ed25519 key of its own")));
+            }
+            let label = FIRST_PROCESS.to_owned();
+            self.add_public_key(*key, PublicKey { holder, owner, label, added: Time::default(), revoked: None });
         }
         Ok(())
     }
@@ -197,3 +214,5 @@ impl State {
 
 /// Name and label of what a profile begins with.
 const FIRST_STAFF: &str = "first staff";
+/// Label of the keys of processes that a profile begins with.
+const FIRST_PROCESS: &str = "first process";

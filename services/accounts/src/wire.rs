@@ -1,14 +1,70 @@
 //! Between the wire's messages and the types of accounts: parsed once, then types carry the proof.
 
-use holmes_kernel::{Id, ServiceId, Time};
+use holmes_kernel::machine::Rejection as _;
+use holmes_kernel::{Id, Principal, ServiceId, Time};
 use holmes_proto::accounts::v1 as wire;
 pub use holmes_proto::edge::{Malformed, parsed_id as id};
-use holmes_proto::edge::{Parsed, malformed};
+use holmes_proto::edge::{Parsed, Proof, Scope, malformed};
 
 use crate::Roles;
 use crate::command::{Change, Holder, NewAccount, NewApiKey};
 use crate::possession::OfferedKey;
-use crate::state::{Account, ApiKey, PublicKey, State};
+use crate::state::{Account, ApiKey, Denied, PublicKey, State};
+
+/// A key that the edge of another process asks for.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked {
+    /// BLAKE3-256 of an API key's text.
+    ApiKey([u8; 32]),
+    /// Who signs.
+    Principal(Principal),
+}
+
+/// Which key is asked for.
+pub fn asked(request: &wire::FindKeyRequest) -> Parsed<Asked> {
+    match &request.key {
+        Some(wire::find_key_request::Key::ApiKeyHash(hash)) => {
+            Ok(Asked::ApiKey(bytes_32("api_key_hash", hash)?))
+        }
+        Some(wire::find_key_request::Key::Principal(who)) => Principal::from_slice(who)
+            .map_or_else(|| malformed("principal", "17 bytes: a kind, then an id"), |who| Ok(Asked::Principal(who))),
+        None => malformed("key", "an API key's hash or a principal"),
+    }
+}
+
+/// A key that is known, and what it may do, or why it may nothing.
+pub fn key_found(
+    who: Principal,
+    public_key: Option<[u8; 32]>,
+    scope: Result<Scope, Denied>,
+) -> wire::FindKeyResponse {
+    let found = wire::FindKeyResponse {
+        principal: who.to_bytes().to_vec().into(),
+        public_key: public_key.map(|key| key.to_vec()).unwrap_or_default().into(),
+        ..wire::FindKeyResponse::default()
+    };
+    match scope {
+        Ok(scope) => wire::FindKeyResponse {
+            roles: scope.roles.numbers(),
+            admin: matches!(scope.by, Proof::Key { admin: true }),
+            ..found
+        },
+        Err(denied) => wire::FindKeyResponse {
+            denied_reason: denied.reason().to_owned(),
+            denied_message: denied.to_string(),
+            ..found
+        },
+    }
+}
+
+/// A key that is not known, or opens nothing.
+pub fn key_denied(denied: &Denied) -> wire::FindKeyResponse {
+    wire::FindKeyResponse {
+        denied_reason: denied.reason().to_owned(),
+        denied_message: denied.to_string(),
+        ..wire::FindKeyResponse::default()
+    }
+}
 
 /// An id in a text field, or where it is empty the caller's own.
 pub fn id_or(field: &'static str, text: &str, own: Id) -> Parsed<Id> {

@@ -6,7 +6,7 @@ use holmes_kernel::ports::JournalError;
 use holmes_runtime::config::Config;
 use holmes_runtime::recover::{DamagedLog, RecoverError};
 use holmes_store::Journal;
-use holmes_store::journal::{embedded, scylla};
+use holmes_store::journal::{embedded, memory, scylla};
 
 use crate::roles::{self, Role};
 
@@ -34,14 +34,30 @@ pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
     Ok(journal.into())
 }
 
+/// The journal of a process that runs some roles of a cell. One without logs reaches no server.
+pub(crate) async fn open_of(config: &Config, roles: &[Role]) -> Result<Journal> {
+    if roles.is_empty() {
+        return Ok(memory::Journal::new().into());
+    }
+    if config.store.cql.is_empty() {
+        bail!("processes of a cell keep their logs on CQL servers: name them (store.cql)");
+    }
+    Ok(scylla::Journal::connect(options_of(config, roles)).await?.into())
+}
+
 /// How the configured CQL servers are reached: the tables are those of every role with a log.
 pub(crate) fn options(config: &Config) -> scylla::Options {
+    options_of(config, &roles::all())
+}
+
+/// The same with the tables of some roles alone.
+fn options_of(config: &Config, roles: &[Role]) -> scylla::Options {
     let store = &config.store;
     scylla::Options {
         nodes: store.cql.split(',').map(|node| node.trim().to_owned()).collect(),
         keyspace: store.keyspace.clone(),
         cell: config.cell.number,
-        services: roles::all().into_iter().map(|role| (role.service, role.name.to_owned())).collect(),
+        services: roles.iter().map(|role| (role.service, role.name.to_owned())).collect(),
         dev: store.dev,
         bucket_frames: scylla::BUCKET_FRAMES,
     }

@@ -6,7 +6,6 @@ mod close;
 mod killed;
 mod offers;
 mod people;
-mod processes;
 mod requests;
 mod tell;
 mod world;

@@ -1,11 +1,11 @@
-//! The role gateway: in the process of the services that it calls, on the gRPC port beside them and on one for HTTP.
+//! The role gateway: on the gRPC port, beside the services that it calls or with those in other processes, and on one for HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use ed25519_dalek::SigningKey;
-use holmes_gateway::{Deps, Gateway, Settings};
+use holmes_gateway::{Deps, Gateway, Log, Settings};
 use holmes_kernel::{At, Handle as _, Id, Principal, PrincipalKind, Refusal};
 use holmes_proto::market::v1::Params;
 use holmes_runtime::auth::{Keys, Network};
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::profile::Profile;
 use crate::roles::{GATEWAY, Role, Started};
 
-/// What a gateway cannot be without.
+/// What a gateway cannot be without, in its process where it is told of no other.
 const NEEDED: [&str; 2] = ["scheduling", "market"];
 
 /// A gateway in this process.
@@ -38,7 +38,8 @@ pub(crate) fn check(roles: &[Role]) -> Result<()> {
 }
 
 fn without() -> String {
-    format!("the role {GATEWAY} needs {} in its process: name them too (--role)", NEEDED.join(" and "))
+    let needed = NEEDED.join(" and ");
+    format!("the role {GATEWAY} needs {needed} in its process (--role), or to be told where they are (cluster.peers)")
 }
 
 /// Tells when the log knows other gateways and not this one: that may be meant, or their key file is lost.
@@ -56,26 +57,35 @@ pub(crate) async fn tell_if_new(started: &[Started], key: &SigningKey) -> Result
     Ok(())
 }
 
-/// Makes the gateway of this process over the services that run here.
+/// Who a gateway is, by its key.
+pub(crate) fn principal(key: &SigningKey) -> Principal {
+    Principal::new(PrincipalKind::Gateway, Id::of_key(&key.verifying_key().to_bytes()))
+}
+
+/// What a gateway calls, where it runs here: its services, and the log that its receipts stand in.
+pub(crate) fn here(started: &[Started], key: &SigningKey) -> Result<(Peer, Arc<dyn Log>)> {
+    let scheduling = started.iter().find(|role| role.name == "scheduling").with_context(without)?;
+    let mut services = Services::default();
+    started.iter().for_each(|role| role.add_to(&mut services));
+    Ok((Peer::here(services.here(), principal(key)), Arc::new(scheduling.feed.clone())))
+}
+
+/// Makes the gateway of this process over what it calls.
 pub(crate) fn start(
     config: &Config,
-    started: &[Started],
+    (peer, receipts): (Peer, Arc<dyn Log>),
     key: SigningKey,
     network: &Network,
     keys: Arc<dyn Keys>,
     clock: &Clock,
 ) -> Result<Edge> {
-    let scheduling = started.iter().find(|role| role.name == "scheduling").with_context(without)?;
-    let principal = Principal::new(PrincipalKind::Gateway, Id::of_key(&key.verifying_key().to_bytes()));
-    let mut services = Services::default();
-    started.iter().for_each(|role| role.add_to(&mut services));
     let gateway = holmes_gateway::start(Deps {
-        peer: Peer::here(services.here(), principal),
+        peer,
         key,
         network: network.clone(),
         clock: clock.clone(),
         keys,
-        receipts: Arc::new(scheduling.feed.clone()),
+        receipts,
         settings: settings(config)?,
     });
     Ok(Edge { gateway, status: watch::Sender::new(Status::Serving) })

@@ -109,7 +109,7 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let mut node = tokio::spawn(holmes_executor::run(options, stopped));
     let ended = tokio::select! {
         ended = &mut node => ended,
-        signal = serve::end(until_stdin_ends) => {
+        signal = serve::wait_for_end(until_stdin_ends) => {
             signal?;
             tracing::info!("draining");
             stop.send_replace(true);

@@ -2,6 +2,7 @@
 //! first log that depends on it. From then on one that is missing, damaged or another directory's is refused: a new one in
 //! its place would silently lose what the log can never name again.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -10,18 +11,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use ed25519_dalek::SigningKey;
 use holmes_accounts::Accounts;
-use holmes_kernel::{Calendar, Event as _, Id, LogId, Machine, Opened, Replica, Time};
+use holmes_kernel::{Calendar, Event as _, Id, LogId, Machine, Opened, Replica, ServiceId, Time};
 use holmes_runtime::recover::{Extent, recover};
 use holmes_scheduling::Scheduling;
 use holmes_store::Journal;
 use prost_reflect::Value;
 
 use crate::profile::Profile;
-use crate::{keys, output, roles, whole};
+use crate::roles::{self, Role};
+use crate::{keys, output, whole};
 
 /// A file, and what a refusal says of it.
 struct Kind {
-    name: &'static str,
+    name: Cow<'static, str>,
     lost: &'static str,
     remedy: &'static str,
 }
@@ -30,32 +32,51 @@ struct Kind {
 pub(crate) const STAFF_KEY: &str = "staff.key";
 
 const STAFF: Kind = Kind {
-    name: STAFF_KEY,
+    name: Cow::Borrowed(STAFF_KEY),
     lost: "it signs what only staff may do, and a new one would be a key that the network does not know",
     remedy: "Restore it from a backup; where staff signs with a key that is kept elsewhere, start with --no-staff-key \
              (that staff can add a key: holmes keys new, holmes keys offer, Accounts/AddPublicKey)",
 };
 const LEASE: Kind = Kind {
-    name: "scheduling.key",
+    name: Cow::Borrowed("scheduling.key"),
     lost: "leases are signed with it, and nodes trust no lease of another key than the log of scheduling names",
     remedy: "Restore it from a backup: no other key can take its place",
 };
 const GATEWAY: Kind = Kind {
-    name: "gateway.key",
+    name: Cow::Borrowed("gateway.key"),
     lost: "only its gateway can report the calls that it had open",
     remedy: "Restore it from a backup; or give those calls up and begin as a new gateway: move away what is there, then \
              holmes keys new FILE",
 };
 const BEGINNING: Kind = Kind {
-    name: "tge_at_ms",
+    name: Cow::Borrowed("tge_at_ms"),
     lost: "it says when the first epoch began, and a log that is opened later would count its epochs otherwise",
     remedy: "Restore it from a backup",
 };
 const PROFILE: Kind = Kind {
-    name: "profile.toml",
+    name: Cow::Borrowed("profile.toml"),
     lost: "it opened the logs, and they go on with no other",
     remedy: "Restore it from a backup, or name the one that opened them (--profile)",
 };
+/// The key by which a process of a role asks the cell's other processes.
+fn service_key(role: &str) -> Kind {
+    Kind {
+        name: Cow::Owned(format!("service-{role}.key")),
+        lost: "the cell's other processes know the service by it",
+        remedy: "Restore it from a backup; or make another (holmes keys new FILE) and let staff register it (holmes keys offer \
+                 FILE --as service --number N, Accounts/RegisterServiceKey)",
+    }
+}
+
+/// The files that a process of a role holds.
+pub(crate) fn names_of(role: &str) -> Vec<String> {
+    match role {
+        roles::GATEWAY => vec![GATEWAY.name.to_string()],
+        "scheduling" => vec![service_key(role).name.into_owned(), LEASE.name.to_string()],
+        role => vec![service_key(role).name.into_owned()],
+    }
+}
+
 /// Of any of them while no log depends on it.
 const UNUSED: &str = "No log depends on it yet: remove it, and the next start makes a new one";
 
@@ -73,7 +94,7 @@ pub(crate) struct Refused {
 
 /// The profile of a directory: the one that is named, or the one that opened its logs.
 pub(crate) fn profile(path: &Path, name: &str) -> Result<Profile> {
-    let file = path.join(PROFILE.name);
+    let file = path.join(&*PROFILE.name);
     Profile::load(name).map_err(|why| {
         if Path::new(name) != file {
             return why;
@@ -87,7 +108,7 @@ pub(crate) fn profile(path: &Path, name: &str) -> Result<Profile> {
 
 /// The profile's file, where the directory has one.
 pub(crate) fn profile_file(path: &Path) -> Option<PathBuf> {
-    Some(path.join(PROFILE.name)).filter(|file| file.is_file())
+    Some(path.join(&*PROFILE.name)).filter(|file| file.is_file())
 }
 
 /// Keeps the profile that is about to open the logs, unless it is there.
@@ -95,7 +116,7 @@ pub(crate) fn keep_profile(path: &Path, text: &str) -> Result<()> {
     if profile_file(path).is_some() {
         return Ok(());
     }
-    let file = path.join(PROFILE.name);
+    let file = path.join(&*PROFILE.name);
     whole::make(&file, 0o644, text.as_bytes())
         .with_context(|| format!("{} cannot be written", file.display()))
 }
@@ -118,6 +139,35 @@ pub(crate) struct Kept {
     pub began_at_ms: u64,
 }
 
+impl Kept {
+    /// Has logs opened with it.
+    pub(crate) fn open_with(&self, profile: &mut Profile) {
+        if let Some(staff) = &self.staff {
+            profile.staff_key(staff.verifying_key().to_bytes());
+        }
+        profile.lease_key(self.lease.verifying_key().to_bytes());
+        profile.begin_at(self.began_at_ms);
+    }
+}
+
+/// What a process that runs some roles of a cell holds.
+pub(crate) struct Held {
+    /// Signs as the first of its roles with a log.
+    pub service: Option<SigningKey>,
+    /// Signs leases, where it runs scheduling.
+    pub lease: Option<SigningKey>,
+    /// Countersigns calls, where it runs a gateway.
+    pub gateway: Option<SigningKey>,
+}
+
+/// The keys of the cell's own processes, as its logs are opened with them.
+pub(crate) struct Processes {
+    /// Of each service.
+    pub services: Vec<(ServiceId, [u8; 32])>,
+    /// Of its gateway.
+    pub gateway: [u8; 32],
+}
+
 /// A data directory whose logs can be read.
 pub(crate) struct Directory<'a> {
     path: &'a Path,
@@ -135,12 +185,13 @@ impl<'a> Directory<'a> {
         journal: &'a Journal,
         cell: u16,
         profile: &'a Profile,
+        roles: &[Role],
     ) -> Result<Directory<'a>> {
         let mut opened = BTreeMap::new();
-        for role in roles::all() {
+        for role in roles {
             let Some(of) = role.opened(journal, cell).await? else { continue };
             if of.profile_hash != profile.hash() {
-                let kept = path.join(PROFILE.name);
+                let kept = path.join(&*PROFILE.name);
                 if Path::new(profile.name()) == kept {
                     let what = format!("is not the profile that the log of {} was opened with", role.name);
                     return Err(refused("KEPT_FILE_DIFFERS", &PROFILE, &kept, what, PROFILE.remedy));
@@ -169,6 +220,27 @@ impl<'a> Directory<'a> {
         Ok(kept)
     }
 
+    /// Reads what a process of some roles holds; the cell's logs have been opened with it.
+    pub(crate) fn held(&self, roles: &[Role], gateway: bool) -> Result<Held> {
+        let first = roles.first();
+        let service = first.map(|role| self.key(&service_key(role.name), true)).transpose()?;
+        let leases = roles.iter().any(|role| role.name == "scheduling");
+        let lease = leases.then(|| self.lease_key(true)).transpose()?;
+        let gateway = gateway.then(|| self.key(&GATEWAY, true)).transpose()?;
+        Ok(Held { service, lease, gateway })
+    }
+
+    /// Reads the keys of the cell's own processes, and makes those that no log depends on yet.
+    pub(crate) fn processes(&self, roles: &[Role], gateway: &SigningKey) -> Result<Processes> {
+        let is_needed = self.opened.contains_key("accounts");
+        let of = |role: &Role| {
+            let key = self.key(&service_key(role.name), is_needed)?;
+            Ok((role.service, key.verifying_key().to_bytes()))
+        };
+        let services = roles.iter().map(of).collect::<Result<_>>()?;
+        Ok(Processes { services, gateway: gateway.verifying_key().to_bytes() })
+    }
+
     /// The key of staff. A profile that names its staff says that their keys are elsewhere.
     async fn staff(&self) -> Result<Option<SigningKey>> {
         if self.profile.names("accounts", "staff_public_keys") {
@@ -189,7 +261,11 @@ impl<'a> Directory<'a> {
     }
 
     fn lease(&self) -> Result<SigningKey> {
-        let key = self.key(&LEASE, self.opened.contains_key("scheduling"))?;
+        self.lease_key(self.opened.contains_key("scheduling"))
+    }
+
+    fn lease_key(&self, is_needed: bool) -> Result<SigningKey> {
+        let key = self.key(&LEASE, is_needed)?;
         match self.opened_with("scheduling", "public_key")? {
             Some(named) if named != bytes(key.verifying_key().to_bytes()) => {
                 let named = output::base64(named.as_bytes().map_or(&[], |named| named));
@@ -257,7 +333,7 @@ impl<'a> Directory<'a> {
     /// What a log says of the beginning: the log's service, and ms since the Unix epoch.
     fn said_to_begin(&self) -> Result<Option<(&'static str, u64)>> {
         for service in self.opened.keys() {
-            if let Some(Value::U64(ms)) = self.opened_with(service, BEGINNING.name)? {
+            if let Some(Value::U64(ms)) = self.opened_with(service, &BEGINNING.name)? {
                 return Ok(Some((service, ms)));
             }
         }
@@ -287,7 +363,7 @@ impl<'a> Directory<'a> {
     }
 
     fn file(&self, kind: &Kind) -> PathBuf {
-        self.path.join(kind.name)
+        self.path.join(&*kind.name)
     }
 
     fn missing(&self, kind: &Kind, remedy: String) -> anyhow::Error {

@@ -1,4 +1,4 @@
-//! What the edge of a process knows of keys: what the service `accounts` says.
+//! What the edge of a process knows of keys: what the service `accounts` says, in this process or in another one.
 
 use std::pin::Pin;
 
@@ -7,50 +7,95 @@ use holmes_kernel::{At, Code, Handle, Principal, Refusal};
 use holmes_proto::edge::Scope;
 use holmes_runtime::auth::{Keys, Signs};
 use holmes_runtime::{Clock, MachineHandle};
+use tokio::sync::watch;
 
-/// Keys by the accounts of this process, where it runs them; `H` is their door.
+mod asked;
+
+pub(crate) use asked::Asked;
+
+/// Keys as accounts tell them; `H` is the door of those of this process.
 pub(crate) struct Keyring<H = MachineHandle<Accounts>> {
-    accounts: Option<H>,
+    tell: Tell<H>,
     clock: Clock,
 }
 
-impl<H: Handle<Accounts>> Keyring<H> {
-    /// A keyring over a process's accounts.
-    pub(crate) fn new(accounts: Option<H>, clock: Clock) -> Keyring<H> {
-        Keyring { accounts, clock }
-    }
+/// Which accounts tell.
+pub(crate) enum Tell<H = MachineHandle<Accounts>> {
+    /// Those of this process, while it owns their log.
+    Here(watch::Receiver<Option<H>>),
+    /// Those of another one.
+    Elsewhere(Asked),
+    /// Nobody has said where they are.
+    Nobody,
+}
 
-    fn accounts(&self) -> Result<H, Refusal> {
-        self.accounts.clone().ok_or_else(|| {
-            let message =
-                "this process does not run the role accounts, so it knows no keys: call one that does";
-            Refusal::new(Code::Unauthenticated, "KEYS_ELSEWHERE", message)
-        })
+impl<H> From<Option<H>> for Tell<H> {
+    fn from(accounts: Option<H>) -> Tell<H> {
+        accounts.map_or(Tell::Nobody, |accounts| Tell::Here(watch::channel(Some(accounts)).1))
     }
+}
+
+impl<H: Handle<Accounts>> Keyring<H> {
+    /// A keyring over accounts.
+    pub(crate) fn new(tell: impl Into<Tell<H>>, clock: Clock) -> Keyring<H> {
+        Keyring { tell: tell.into(), clock }
+    }
+}
+
+/// Whoever asks here is not passed on: who it is would have to be known for that.
+fn moved() -> Refusal {
+    let message = "another process owns the log of accounts: ask that one";
+    Refusal::new(Code::Unavailable, "KEYS_AWAY", message).retry_after(200)
+}
+
+fn nobody() -> Refusal {
+    let message = "this process does not run the role accounts and is not told where it is (cluster.peers), so it knows no \
+                   keys: call one that does";
+    Refusal::new(Code::Unauthenticated, "KEYS_ELSEWHERE", message)
 }
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
 
 impl<H: Handle<Accounts>> Keys for Keyring<H> {
     fn api_key(&self, hash: [u8; 32]) -> Answer<(Principal, Scope)> {
-        let (accounts, now) = (self.accounts(), self.clock.now());
-        Box::pin(async move {
-            // Whatever is durable now: a revoked key stops when its revocation is acknowledged.
-            let found = accounts?.read(At::Seq(0), move |state| state.api_key(&hash, now)).await?;
-            found.value.map_err(|denied| Refusal::of(&denied))
-        })
+        let now = self.clock.now();
+        match &self.tell {
+            Tell::Here(accounts) => {
+                let accounts = accounts.borrow().clone();
+                Box::pin(async move {
+                    // Whatever is durable now: a revoked key stops when its revocation is acknowledged.
+                    let look = move |state: &State| state.api_key(&hash, now);
+                    let found = accounts.ok_or_else(moved)?.read(At::Seq(0), look).await?;
+                    found.value.map_err(|denied| Refusal::of(&denied))
+                })
+            }
+            Tell::Elsewhere(asked) => {
+                let asked = asked.clone();
+                Box::pin(async move { asked.api_key(hash, now).await })
+            }
+            Tell::Nobody => Box::pin(async { Err(nobody()) }),
+        }
     }
 
     fn public_key(&self, principal: Principal) -> Answer<Signs> {
-        let accounts = self.accounts();
-        Box::pin(async move {
-            let look = move |state: &State| {
-                let (key, counts) = state.public_key(&principal)?;
-                Ok((key, counts.map(|()| state.signature(&principal))))
-            };
-            let found = accounts?.read(At::Seq(0), look).await?;
-            let (key, scope) = found.value.map_err(|denied: Denied| Refusal::of(&denied))?;
-            Ok((key, scope.map_err(|denied| Refusal::of(&denied))))
-        })
+        match &self.tell {
+            Tell::Here(accounts) => {
+                let accounts = accounts.borrow().clone();
+                Box::pin(async move {
+                    let look = move |state: &State| {
+                        let (key, counts) = state.public_key(&principal)?;
+                        Ok((key, counts.map(|()| state.signature(&principal))))
+                    };
+                    let found = accounts.ok_or_else(moved)?.read(At::Seq(0), look).await?;
+                    let (key, scope) = found.value.map_err(|denied: Denied| Refusal::of(&denied))?;
+                    Ok((key, scope.map_err(|denied| Refusal::of(&denied))))
+                })
+            }
+            Tell::Elsewhere(asked) => {
+                let asked = asked.clone();
+                Box::pin(async move { asked.public_key(principal).await })
+            }
+            Tell::Nobody => Box::pin(async { Err(nobody()) }),
+        }
     }
 }

@@ -14,6 +14,7 @@ mod ask;
 mod calc;
 mod call;
 mod client;
+mod cluster;
 mod data;
 mod demo;
 mod doctor;
@@ -25,6 +26,8 @@ mod keys;
 mod migrate;
 mod models;
 mod output;
+mod owner;
+mod processes;
 mod profile;
 mod readable;
 mod replay;
@@ -112,6 +115,8 @@ enum Command {
     Migrate(migrate::Args),
     /// The streams that carry logs to other processes.
     Stream(stream::Args),
+    /// Run every role as a process of its own on this machine, over CQL and NATS servers.
+    Cluster(cluster::Args),
     /// Compute a numbered formula of the economy.
     Calc(calc::Args),
     /// Check, print or explain the configuration.
@@ -192,6 +197,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => wait(replay::run(args, holmes_runtime::config::load(file)?))?,
         Command::State(args) => wait(replay::state(args, holmes_runtime::config::load(file)?))?,
         Command::Stream(args) => wait(stream::run(args, holmes_runtime::config::load(file)?, format))?,
+        Command::Cluster(args) => wait(cluster::run(args, holmes_runtime::config::load(file)?, format))?,
         Command::Scenario(args) => {
             return scenario::run(args, &holmes_runtime::config::load(file)?, format);
         }

@@ -1,14 +1,19 @@
 //! `holmes migrate`: makes what logs are kept in and carried by, on CQL and NATS servers.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use holmes_runtime::config::Config;
-use holmes_runtime::telemetry;
+use holmes_runtime::{Clock, telemetry};
+use holmes_store as store;
 use holmes_store::bus::nats::{Bus, Keep};
 use holmes_store::journal::scylla::{Journal, Replication};
 
 use crate::data;
+use crate::kept::{self, Directory};
+use crate::profile::Profile;
+use crate::serve::alone::provision;
 use crate::doctor::{self, Check};
 use crate::output::{self, Format};
 use crate::{roles, stream};
@@ -20,6 +25,8 @@ use crate::{roles, stream};
   holmes migrate --cql 127.0.0.1:9042 --dev               one copy, for development
   holmes migrate --cql 10.0.0.1:9042 --plan               only say what would be done
   holmes migrate --nats 10.0.0.1:4222 --replicas 3        streams on three NATS servers
+  holmes migrate --cql 10.0.0.1:9042 --open --dir keys --profile hol
+                                                          logs too, for roles in processes of their own
 
 It may be said again at any time: what is there stays. Copies and data centre are fixed once they are said; replicas and days \
 of streams are not. Then: holmes serve, with the same servers (store.cql and bus.nats, or HOLMES__STORE__CQL and \
@@ -50,6 +57,16 @@ pub(crate) struct Args {
     /// log.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=3650))]
     keep_days: Option<u16>,
+    /// With --cql: open the logs too, so that each role can run in a process of its own. DIR then holds the keys that their
+    /// processes need: service-ROLE.key each, scheduling.key and gateway.key besides.
+    #[arg(long)]
+    open: bool,
+    /// Directory of the keys that logs are opened with.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Profile that opens the logs: a built-in name or a file.
+    #[arg(long)]
+    profile: Option<String>,
     /// Print what would be done and do nothing.
     #[arg(long)]
     plan: bool,
@@ -67,6 +84,12 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
             "no server is named: --cql host:port, or store.cql, for tables (the embedded journal needs none); --nats host:port, or bus.nats, for streams"
         );
     }
+    config.store.dir = args.dir.clone().unwrap_or(config.store.dir);
+    config.cell.profile = args.profile.clone().unwrap_or(config.cell.profile);
+    ensure!(
+        !args.open || !config.store.cql.is_empty(),
+        "logs are opened on CQL servers: name them (--cql); in a directory `holmes serve` opens them"
+    );
     let mut checks = Vec::new();
     if !config.store.cql.is_empty() {
         checks.extend(tables(&args, &config).await?);
@@ -75,6 +98,18 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
         checks.extend(streams(&args, &config).await?);
     }
     if args.plan { Ok(true) } else { doctor::show(format, &checks) }
+}
+
+/// Makes tables, streams and logs where one copy of each is enough.
+pub(crate) async fn open_for_development(config: &Config) -> Result<()> {
+    let replication = Replication { datacenter: Journal::datacenter(&data::options(config)).await?, copies: 1 };
+    Journal::migrate(&data::options(config), &replication).await?;
+    open(config, Journal::connect(data::options(config)).await?.into()).await?;
+    let bus = Bus::connect(stream::options(config)?).await?;
+    for role in roles::all() {
+        bus.migrate(role.log(config.cell.number), Keep { replicas: None, age: None }).await?;
+    }
+    Ok(())
 }
 
 async fn tables(args: &Args, config: &Config) -> Result<Vec<Check>> {
@@ -96,8 +131,33 @@ async fn tables(args: &Args, config: &Config) -> Result<Vec<Check>> {
         return Ok(Vec::new());
     }
     Journal::migrate(&options, &replication).await?;
-    let checks = Journal::connect(options).await?.checks().await?;
+    let journal = Journal::connect(options).await?;
+    let checks = journal.checks().await?;
+    if args.open {
+        open(config, journal.into()).await?;
+    }
     Ok(checks.into_iter().map(Check::from).collect())
+}
+
+/// Opens the logs that are not there yet, with the keys of the directory; those that no log depends on yet are made.
+async fn open(config: &Config, journal: store::Journal) -> Result<()> {
+    let (dir, cell, roles, clock) = (&config.store.dir, config.cell.number, roles::all(), Clock::System);
+    std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    let name = match kept::profile_file(dir) {
+        Some(kept) if config.cell.profile.is_empty() => kept.display().to_string(),
+        _ => config.cell.profile.clone(),
+    };
+    let mut profile = kept::profile(dir, &name)?;
+    let given = Profile::load(&name)?;
+    let directory = Directory::of(dir, &journal, cell, &given, &roles).await.map_err(data::named)?;
+    let kept = directory.kept(clock.now(), true, true).await.map_err(data::named)?;
+    kept.open_with(&mut profile);
+    let gateway = kept.gateway.as_ref().context("a gateway's key was asked for")?;
+    profile.processes(&directory.processes(&roles, gateway)?)?;
+    kept::keep_profile(dir, profile.text())?;
+    provision(&roles, &journal, cell, &clock, &profile).await?;
+    eprintln!("the logs are open; their keys lie in {}: keep a copy", dir.display());
+    Ok(())
 }
 
 async fn streams(args: &Args, config: &Config) -> Result<Vec<Check>> {

@@ -4,11 +4,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use holmes_kernel::ServiceId;
 use holmes_kernel::canon::{self, Digest};
 use holmes_runtime::auth::Network;
 use holmes_runtime::config::Config;
 use prost_reflect::prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
+
+use crate::kept::Processes;
 
 /// The profiles that the binary carries.
 const BUILT_IN: &[(&str, &str)] = &[
@@ -102,6 +105,21 @@ impl Profile {
     /// Gives the network the key that its leases are signed with.
     pub(crate) fn lease_key(&mut self, public_key: [u8; 32]) {
         self.given.push(("public_key", Value::Bytes(public_key.to_vec().into())));
+    }
+
+    /// Gives the network the keys by which its own processes know each other.
+    pub(crate) fn processes(&mut self, processes: &Processes) -> Result<()> {
+        let kind = self.pool.get_message_by_name("holmes.accounts.v1.ServiceKey").context("no ServiceKey")?;
+        let service = |(id, key): &(ServiceId, [u8; 32])| {
+            let mut message = DynamicMessage::new(kind.clone());
+            message.set_field_by_name("service_number", Value::U32(id.0.into()));
+            message.set_field_by_name("public_key", Value::Bytes(key.to_vec().into()));
+            Value::Message(message)
+        };
+        let gateway = Value::Bytes(processes.gateway.to_vec().into());
+        self.given.push(("service_keys", Value::List(processes.services.iter().map(service).collect())));
+        self.given.push(("gateway_public_keys", Value::List(vec![gateway])));
+        Ok(())
     }
 
     /// Gives the network the beginning of its first epoch, ms since the Unix epoch (E-0.5).

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use ed25519_dalek::SigningKey;
 use holmes_accounts::Accounts;
+use holmes_consumer::Replay;
 use holmes_emission::Emission;
 use holmes_kernel::canon::Digest;
 use holmes_kernel::entry::Origin;
@@ -15,14 +16,14 @@ use holmes_ledger::Ledger;
 use holmes_market::Market;
 use holmes_runtime::auth::Network;
 use holmes_runtime::driver::{Running, Settings, start};
-use holmes_runtime::feed::follow;
+use holmes_runtime::feed::{Heard, Source as _, Speaker, follow};
 use holmes_runtime::recover::{Extent, RecoverError, recover};
 use holmes_runtime::rig::{Rig, Seat};
-use holmes_runtime::server::{Grpc, Services};
-use holmes_runtime::{Clock, Feed, MachineHandle, Status};
+use holmes_runtime::server::{Grpc, Placed, Services};
+use holmes_runtime::{Clock, Feed, MachineHandle, Peer, Reach, Status};
 use holmes_scheduling::Scheduling;
 use holmes_staking::Staking;
-use holmes_store::Journal;
+use holmes_store::{Bus, Journal};
 use holmes_treasury::Treasury;
 use tokio::sync::watch;
 use tonic::service::RoutesBuilder;
@@ -52,7 +53,8 @@ pub(crate) fn all() -> Vec<Role> {
         machine!(Staking, holmes_staking),
         machine!(Scheduling, holmes_scheduling, |door, deps| {
             let Deps { lease_key, network } = deps;
-            holmes_scheduling::api::server(door, lease_key.clone(), network.genesis, network.cell)
+            let key = lease_key.clone().expect("who runs scheduling holds its key");
+            holmes_scheduling::api::server(door, key, network.genesis, network.cell)
         }),
         machine!(Market, holmes_market),
         machine!(Emission, holmes_emission),
@@ -61,8 +63,8 @@ pub(crate) fn all() -> Vec<Role> {
 
 /// What a role's edge may need beside its machine.
 pub(crate) struct Deps {
-    /// What scheduling signs leases with.
-    pub lease_key: SigningKey,
+    /// What scheduling signs leases with; where it runs.
+    pub lease_key: Option<SigningKey>,
     /// Where signatures count.
     pub network: Network,
 }
@@ -83,7 +85,15 @@ pub(crate) fn openable(mut profile: Profile) -> Result<()> {
 
 type Doing<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
-type Follow = Box<dyn Fn(&Feed, &Clock) + Send + Sync>;
+type Follow = Box<dyn Fn(&Log, &Clock) + Send + Sync>;
+
+/// A log that a role may listen to.
+pub(crate) enum Log {
+    /// Of this process.
+    Here(Feed),
+    /// Of another one.
+    Elsewhere(Heard<Bus, Replay<Peer>>),
+}
 
 /// A role: a machine whose type is known only here.
 #[derive(Clone)]
@@ -103,6 +113,31 @@ trait Does: Send + Sync {
     fn seat(&self, rig: &mut Rig<Journal>, log: LogId, profile: &Profile, deps: &Deps) -> Result<Seated>;
     fn start(&self, journal: Journal, settings: Settings, deps: Arc<Deps>) -> Doing<Started>;
     fn replay(&self, journal: Journal, log: LogId, extent: Extent) -> Doing<Replayed>;
+    fn speaker(&self, cell: u16) -> Speaker;
+    fn post(&self, reach: &Reach, deps: Arc<Deps>) -> Post;
+}
+
+/// A role's place in a process of several: there is one also while another process owns the log.
+pub(crate) struct Post {
+    /// How its machine is.
+    pub status: watch::Sender<Status>,
+    /// Its log, while it is owned here.
+    pub feed: watch::Sender<Option<Feed>>,
+    add: Box<dyn Fn(&mut Services) + Send + Sync>,
+    fill: Box<dyn Fn(Option<&Started>) + Send + Sync>,
+}
+
+impl Post {
+    /// Adds the role's gRPC service.
+    pub(crate) fn add_to(&self, services: &mut Services) {
+        (self.add)(services);
+    }
+
+    /// From now on calls are answered here, or, with nothing, passed on.
+    pub(crate) fn fill(&self, started: Option<&Started>) {
+        (self.fill)(started);
+        self.feed.send_replace(started.map(|started| started.feed.clone()));
+    }
 }
 
 /// A role that is running.
@@ -115,6 +150,8 @@ pub(crate) struct Started {
     pub feed: Feed,
     /// Its machine's door, for those who know its type.
     pub handle: Box<dyn std::any::Any + Send + Sync>,
+    /// Of its claim.
+    pub term: u64,
     add: Box<dyn Fn(&mut Services) + Send + Sync>,
     follow: Follow,
     stop: Box<dyn FnOnce() -> Doing<()> + Send>,
@@ -239,6 +276,16 @@ impl Role {
         self.doing.start(journal, settings, deps).await
     }
 
+    /// The role's place in a process of several.
+    pub(crate) fn post(&self, reach: &Reach, deps: Arc<Deps>) -> Post {
+        self.doing.post(reach, deps)
+    }
+
+    /// The role's log, for those who listen to it from another process.
+    pub(crate) fn speaker(&self, cell: u16) -> Speaker {
+        self.doing.speaker(cell)
+    }
+
     /// Replays the role's log.
     pub(crate) async fn replay(&self, journal: Journal, cell: u16, extent: Extent) -> Result<Replayed> {
         self.doing.replay(journal, self.log(cell), extent).await
@@ -252,9 +299,9 @@ impl Started {
     }
 
     /// Listens to those of the others whose logs it reads.
-    pub(crate) fn listen(&self, others: &[Feed], clock: &Clock) {
-        for feed in others {
-            (self.follow)(feed, clock);
+    pub(crate) fn listen(&self, others: &[Log], clock: &Clock) {
+        for log in others {
+            (self.follow)(log, clock);
         }
     }
 
@@ -308,7 +355,7 @@ impl<M: Machine, S: Grpc, T: Grpc> Does for Of<M, S, T> {
         let server = self.server.clone();
         Box::pin(async move {
             let log = settings.log;
-            let Running { handle, feed, task } = start::<M, Journal>(journal, settings)
+            let Running { handle, feed, term, task } = start::<M, Journal>(journal, settings)
                 .await
                 .with_context(|| format!("{} cannot take up its log ({log})", M::NAME))?;
             let (to_follow, to_stop) = (handle.clone(), handle.clone());
@@ -318,12 +365,20 @@ impl<M: Machine, S: Grpc, T: Grpc> Does for Of<M, S, T> {
                 status: handle.status(),
                 feed,
                 handle: Box::new(handle),
+                term,
                 add: Box::new(move |services| {
                     services.add(service.clone(), status.clone());
                 }),
-                follow: Box::new(move |feed, clock| {
-                    if feed.concerns::<M>(log) {
-                        tokio::spawn(follow(to_follow.clone(), feed.clone(), clock.clone()));
+                follow: Box::new(move |from, clock| {
+                    let (reader, clock) = (to_follow.clone(), clock.clone());
+                    match from {
+                        Log::Here(feed) if feed.speaker().concerns::<M>(log) => {
+                            tokio::spawn(follow(reader, feed.clone(), clock));
+                        }
+                        Log::Elsewhere(heard) if heard.speaker().concerns::<M>(log) => {
+                            tokio::spawn(follow(reader, heard.clone(), clock));
+                        }
+                        Log::Here(_) | Log::Elsewhere(_) => {}
                     }
                 }),
                 stop: Box::new(move || {
@@ -334,6 +389,27 @@ impl<M: Machine, S: Grpc, T: Grpc> Does for Of<M, S, T> {
                 }),
             })
         })
+    }
+
+    fn speaker(&self, cell: u16) -> Speaker {
+        Speaker::of::<M>(cell)
+    }
+
+    fn post(&self, reach: &Reach, deps: Arc<Deps>) -> Post {
+        let (filled, here) = watch::channel(None::<S>);
+        let (placed, status) = (Placed::new(here, reach), watch::Sender::new(Status::StandingBy));
+        let (server, seen) = (self.server.clone(), status.subscribe());
+        Post {
+            status,
+            feed: watch::Sender::new(None),
+            add: Box::new(move |services| {
+                services.add(placed.clone(), seen.clone());
+            }),
+            fill: Box::new(move |started| {
+                let handle = started.and_then(|started| started.handle.downcast_ref::<MachineHandle<M>>());
+                filled.send_replace(handle.map(|handle| server(handle.clone(), &deps)));
+            }),
+        }
     }
 
     fn replay(&self, journal: Journal, log: LogId, extent: Extent) -> Doing<Replayed> {

@@ -2,34 +2,31 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use holmes_accounts::Accounts;
-use holmes_kernel::ports::Journal as _;
-use holmes_proto::log::v1::replay_server::ReplayServer;
+use anyhow::{Context, Result, anyhow};
 use holmes_runtime::auth::Auth;
 use holmes_runtime::config::Config;
-use holmes_runtime::driver::Settings;
-use holmes_runtime::recover::Extent;
-use holmes_runtime::relay::relay;
-use holmes_runtime::replay::{Log, Rebuild, Replay, StateAt};
-use holmes_runtime::server::{Services, bind, serve, serve_admin};
-use holmes_runtime::{Clock, Feed, MachineHandle, Status, telemetry};
+use holmes_runtime::replay::Replay;
+use holmes_runtime::server::{bind, serve, serve_admin};
+use holmes_runtime::{Clock, Status, telemetry};
+use holmes_store::Bus;
 use holmes_store::bus::nats;
-use holmes_store::{Bus, Journal};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
 
 use crate::data;
 use crate::edge;
-use crate::kept::{self, Directory, Kept, STAFF_KEY};
-use crate::keyring::Keyring;
-use crate::profile::{self, Profile};
-use crate::roles::{Deps, GATEWAY, Replayed, Role, Started};
+use crate::kept::{self, STAFF_KEY};
+use crate::profile;
+use crate::roles::{GATEWAY, Role};
 use crate::stream;
+
+pub(crate) mod alone;
+mod among;
+mod running;
+
+pub(crate) use running::Relay;
+use running::{Given, Running};
 
 /// What is served.
 #[derive(Debug, clap::Args)]
@@ -105,9 +102,8 @@ impl Args {
 /// Serves until a signal.
 pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> {
     let telemetry = telemetry::init(&config.telemetry, "holmes", holmes_gateway::FAMILIES)?;
-    let (roles, with_gateway) = wanted(&args.role)?;
-    let (with_staff, until_stdin_ends) = (!args.no_staff_key, args.until_stdin_ends);
     let config = args.over(config);
+    let (roles, with_gateway) = wanted(&args.role, &config)?;
     let profile = kept::profile(&config.store.dir, &config.cell.profile)?;
     all_descriptors();
     // Profile and ports first: what is misspelt or taken should cost nothing.
@@ -120,54 +116,50 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
         admin: admin.local_addr()?,
         http: http.as_ref().map(TcpListener::local_addr).transpose()?,
     };
-    let bus = carrier(&config).await?;
-    let journal = data::open(&config, true).await?;
-    let clock = Clock::System;
-    one_cell(&config, &journal).await?;
-    let directory = Directory::of(&config.store.dir, &journal, config.cell.number, &profile).await;
-    let directory = directory.map_err(data::named)?;
-    let kept = directory.kept(clock.now(), with_staff, with_gateway).await.map_err(data::named)?;
-    provision(&config, &roles, &journal, &clock, profile, &kept).await?;
-    let deps = Arc::new(Deps { lease_key: kept.lease, network: profile::network(&config)? });
-    let started = start(&config, &roles, &journal, &clock, &deps).await?;
-    let relays = carried(&started, bus.as_ref(), &clock);
+    let (clock, network) = (Clock::System, profile::network(&config)?);
+    let given = Given {
+        config: &config,
+        roles: &roles,
+        with_gateway,
+        with_staff: !args.no_staff_key,
+        bus: carrier(&config).await?,
+        network: network.clone(),
+        clock: clock.clone(),
+    };
+    let running = match config.cluster.peers.as_str() {
+        "" => alone::start(given, profile).await?,
+        _ => among::start(given, &profile).await?,
+    };
+    let Running { mut services, logs, statuses, keyring, edge, reach, with_staff, end } = running;
     let (stop, stopped) = watch::channel(false);
-    let mut services = Services::default();
-    started.iter().for_each(|role| role.add_to(&mut services));
     let replaying = watch::Sender::new(Status::Serving); // for as long as the process lives
-    let replay = replay_api(&config, &started, &roles, &journal, &stopped);
-    services.add(replay, replaying.subscribe());
-    let keyring = keyring(&started, &clock);
+    services.add(Replay::server(logs, stopped.clone()), replaying.subscribe());
     let (most, unproven) = (config.server.max_request_bytes, config.server.max_unproven_bytes);
-    let auth = Auth::new(keyring.clone(), deps.network.clone(), clock.clone(), most, unproven);
+    let auth = Auth::new(keyring, network, clock, most, unproven);
     let mut edge_task = None;
-    if let (Some(http), Some(key)) = (http, kept.gateway) {
-        edge::tell_if_new(&started, &key).await?;
-        let edge = edge::start(&config, &started, key, &deps.network, keyring, &clock)?;
+    if let (Some(http), Some(edge)) = (http, edge) {
         edge.add_to(&mut services);
         edge_task = Some(tokio::spawn(edge.run(http, edge::web(&config), stopped.clone())));
     }
-    let statuses = started.iter().map(|role| (role.name, role.status.clone())).collect();
+    if let Some(reach) = reach {
+        services.pass_on(&reach);
+    }
     let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), statuses, stopped.clone()));
     let settings = edge::drained(&config.server);
     let server = tokio::spawn(async move { serve(grpc, services, auth, &settings, stopped).await });
-    greet(&config, &roles, &addresses, kept.staff.is_some());
+    greet(&config, &roles, &addresses, with_staff);
     if guided && !telemetry::is_json() {
-        guide(&config, &addresses, kept.staff.is_some());
+        guide(&config, &addresses, with_staff);
     }
-    end(until_stdin_ends).await?;
+    wait_for_end(args.until_stdin_ends).await?;
     tracing::info!("draining");
     stop.send_replace(true);
     server.await.context("the gRPC port")??; // it lets calls in progress end, within the drain time
     if let Some(edge) = edge_task {
         edge.await.context("the gateway")?;
     }
-    for role in started {
-        role.stop().await?;
-    }
-    relays.shutdown().await;
+    end().await?;
     admin_task.await?.context("the admin port")?;
-    journal.close().await;
     telemetry.shutdown();
     let dir = data::place(&config);
     if telemetry::is_json() {
@@ -189,73 +181,6 @@ fn all_descriptors() {
     }
 }
 
-/// Refuses the logs of another cell.
-async fn one_cell(config: &Config, journal: &Journal) -> Result<()> {
-    if let Some(other) = journal.logs().await?.iter().find(|log| log.cell != config.cell.number) {
-        bail!(
-            "{} holds the logs of cell {}, not of cell {}: set cell.number right, or name another directory (--dir)",
-            data::place(config),
-            other.cell,
-            config.cell.number
-        );
-    }
-    Ok(())
-}
-
-/// Opens the logs that are not there yet.
-async fn provision(
-    config: &Config,
-    roles: &[Role],
-    journal: &Journal,
-    clock: &Clock,
-    mut profile: Profile,
-    kept: &Kept,
-) -> Result<()> {
-    if let Some(staff) = &kept.staff {
-        profile.staff_key(staff.verifying_key().to_bytes());
-    }
-    profile.lease_key(kept.lease.verifying_key().to_bytes());
-    profile.begin_at(kept.began_at_ms);
-    kept::keep_profile(&config.store.dir, profile.text())?;
-    for role in roles {
-        if role.provision(journal, config.cell.number, clock.now(), &profile).await? {
-            tracing::info!(role = role.name, profile = profile.name(), "log opened");
-        }
-    }
-    Ok(())
-}
-
-/// Starts every role, then lets each listen to the others.
-async fn start(
-    config: &Config,
-    roles: &[Role],
-    journal: &Journal,
-    clock: &Clock,
-    deps: &Arc<Deps>,
-) -> Result<Vec<Started>> {
-    let mut started = Vec::new();
-    for role in roles {
-        let mut settings = Settings::new(role.log(config.cell.number), clock.clone());
-        settings.snapshot_every = config.store.snapshot_every;
-        settings.accept_clock = config.store.accept_clock;
-        match role.start(journal.clone(), settings, deps.clone()).await {
-            Ok(role) => started.push(role),
-            Err(why) => {
-                // Or each of them would complain that nobody has stopped it.
-                for role in started {
-                    role.stop().await?;
-                }
-                return Err(data::named(why));
-            }
-        }
-    }
-    let feeds: Vec<Feed> = started.iter().map(|role| role.feed.clone()).collect();
-    for role in &started {
-        role.listen(&feeds, clock);
-    }
-    Ok(started)
-}
-
 /// What carries the logs, where they are to be carried. Servers that are away now may come: the logs do not wait for them.
 async fn carrier(config: &Config) -> Result<Option<Bus>> {
     match config.bus.nats.as_str() {
@@ -264,67 +189,8 @@ async fn carrier(config: &Config) -> Result<Option<Bus>> {
     }
 }
 
-/// How long streams may take to catch up when the process ends; the next one carries on what is left.
-const CATCH_UP: Duration = Duration::from_secs(5);
-
-/// The tasks that carry logs.
-struct Relays(JoinSet<()>);
-
-/// Carries each log, for as long as its role runs.
-fn carried(started: &[Started], bus: Option<&Bus>, clock: &Clock) -> Relays {
-    let mut relays = JoinSet::new();
-    if let Some(bus) = bus {
-        for role in started {
-            relays.spawn(relay(role.feed.clone(), bus.clone(), clock.clone()));
-        }
-    }
-    Relays(relays)
-}
-
-impl Relays {
-    /// Lets them carry what is durable. Their roles have ended.
-    async fn shutdown(mut self) {
-        let all = async { while self.0.join_next().await.is_some() {} };
-        if tokio::time::timeout(CATCH_UP, all).await.is_err() {
-            tracing::warn!("streams are behind their logs; the next process carries them on");
-        }
-    }
-}
-
-/// The Replay API over the logs of this process.
-fn replay_api(
-    config: &Config,
-    started: &[Started],
-    roles: &[Role],
-    journal: &Journal,
-    stop: &watch::Receiver<bool>,
-) -> ReplayServer<Replay> {
-    let cell = config.cell.number;
-    let log = |running: &Started| {
-        let role = roles.iter().find(|role| role.name == running.name)?.clone();
-        let journal = journal.clone();
-        let rebuild: Rebuild = Arc::new(move |upto| {
-            let (role, journal) = (role.clone(), journal.clone());
-            Box::pin(async move {
-                let replayed = role.replay(journal, cell, Extent { upto, snapshots: true }).await;
-                let Replayed { seq, digest, state, .. } =
-                    replayed.map_err(|why| format!("{:#}", data::named(why)))?;
-                let state = state.map_err(|why| why.to_string())?;
-                Ok(StateAt { seq, digest, json: state.to_string().into_bytes() })
-            })
-        });
-        Some(Log { feed: running.feed.clone(), rebuild })
-    };
-    Replay::server(started.iter().filter_map(log), stop.clone())
-}
-
-fn keyring(started: &[Started], clock: &Clock) -> Arc<Keyring> {
-    let accounts = started.iter().find_map(|role| role.handle.downcast_ref::<MachineHandle<Accounts>>());
-    Arc::new(Keyring::new(accounts.cloned(), clock.clone()))
-}
-
 /// The roles with a log that are wanted, and whether the gateway is.
-fn wanted(names: &[String]) -> Result<(Vec<Role>, bool)> {
+fn wanted(names: &[String], config: &Config) -> Result<(Vec<Role>, bool)> {
     let every = names.iter().any(|name| name == "all");
     let logs: Vec<String> = names.iter().filter(|name| *name != GATEWAY).cloned().collect();
     let with_gateway = every || logs.len() < names.len();
@@ -332,7 +198,7 @@ fn wanted(names: &[String]) -> Result<(Vec<Role>, bool)> {
         true => Vec::new(), // none, where data::roles means all
         false => data::roles(&logs).map_err(|why| anyhow!("{why}; and {GATEWAY}, which has none"))?,
     };
-    if with_gateway {
+    if with_gateway && config.cluster.peers.is_empty() {
         edge::check(&roles)?;
     }
     Ok((roles, with_gateway))
@@ -402,7 +268,7 @@ what now (each in another terminal)
 }
 
 /// Waits for SIGTERM or Ctrl-C, or, where it is wanted, the end of stdin.
-pub(crate) async fn end(until_stdin_ends: bool) -> Result<()> {
+pub(crate) async fn wait_for_end(until_stdin_ends: bool) -> Result<()> {
     tokio::select! {
         signalled = signal() => signalled,
         () = stdin_ended(), if until_stdin_ends => Ok(()),

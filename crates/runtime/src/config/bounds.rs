@@ -43,6 +43,8 @@ impl Config {
         ] {
             bounds((1..=86_400_000).contains(&ms), key, ms.to_string(), "1 ms to a day, 86400000");
         }
+        let lease = self.cluster.lease_ms;
+        bounds((1_000..=60_000).contains(&lease), "cluster.lease_ms", lease.to_string(), "1000 to 60000 ms");
         let slots = gateway.max_slots_percent;
         bounds((1..=100).contains(&slots), "gateway.max_slots_percent", slots.to_string(), "1 to 100");
         let (keyspace, why) =

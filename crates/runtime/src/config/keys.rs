@@ -28,6 +28,14 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ),
     ("bus.certificate", "file with our certificate for them (PEM)"),
     ("bus.key", "file with its key (PEM)"),
+    (
+        "cluster.peers",
+        "where each service of the cell is, where processes run some roles each: service=http://host:port, several of one with | between them, *=http://holmes-{service}:7070 for the rest; empty: this process is the whole cell",
+    ),
+    (
+        "cluster.lease_ms",
+        "how long a process that owns a log may be silent before another one that runs the role claims it, in ms, in whole seconds; a hint: who owns a log is decided by claiming it",
+    ),
     ("server.listen", "address of the gRPC port"),
     (
         "server.admin",

@@ -228,11 +228,11 @@ where
 
 /// What is known of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Method {
+pub(crate) struct Method {
     /// `/package.Service/Method`, or "other".
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// Whether either side may send more than one message.
-    pub(super) streams: bool,
+    pub(crate) streams: bool,
     /// Its number among all of ours; "other" has the one behind them.
     number: usize,
 }
@@ -261,7 +261,7 @@ static METHODS: LazyLock<HashMap<String, (bool, usize)>> = LazyLock::new(|| {
 });
 
 /// A method of ours, by its own name: callers must not be able to make up metric labels.
-pub(super) fn method_of(path: &str) -> Method {
+pub(crate) fn method_of(path: &str) -> Method {
     match METHODS.get_key_value(path) {
         Some((name, (streams, number))) => Method { name, streams: *streams, number: *number },
         None => Method { name: "other", streams: false, number: METHODS.len() },

@@ -12,6 +12,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use super::ServerError;
 use crate::driver::Status;
+use crate::reach::{Elsewhere, Reach};
 
 /// A gRPC service as routes take it.
 pub trait Grpc:
@@ -47,6 +48,8 @@ impl<S> Grpc for S where
 pub struct Services {
     routes: RoutesBuilder,
     added: Vec<(&'static str, watch::Receiver<Status>)>,
+    /// Those of other processes, to which calls are passed on.
+    passed_on: Vec<String>,
 }
 
 impl Services {
@@ -54,6 +57,20 @@ impl Services {
     pub fn add(&mut self, service: impl Grpc, status: watch::Receiver<Status>) -> &mut Services {
         self.added.push((name(&service), status));
         self.routes.add_service(service);
+        self
+    }
+
+    /// Passes calls on to the services of other processes, as far as `reach` says where they are.
+    pub fn pass_on(&mut self, reach: &Reach) -> &mut Services {
+        let here: Vec<&str> = self.added.iter().map(|(name, _)| *name).collect();
+        let others: Vec<String> = reach.services().filter(|name| !here.contains(&name.as_str())).collect();
+        let mut routes = std::mem::take(&mut self.routes).routes();
+        let router = std::mem::take(routes.axum_router_mut());
+        *routes.axum_router_mut() = others.iter().fold(router, |router, name| {
+            router.route_service(&format!("/{name}/{{*rest}}"), Elsewhere::new(reach.clone()))
+        });
+        self.routes = routes.into();
+        self.passed_on = others;
         self
     }
 
@@ -67,6 +84,7 @@ impl Services {
         let reporter = HealthReporter::new();
         let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
         let mut served: Vec<&str> = self.added.iter().map(|(name, _)| *name).collect();
+        served.extend(self.passed_on.iter().map(String::as_str));
         served.extend([
             name(&health),
             "grpc.reflection.v1.ServerReflection",
@@ -94,10 +112,10 @@ fn name<S: NamedService>(_: &S) -> &'static str {
     S::NAME
 }
 
-/// Tells of a service: it is healthy while its machine serves.
+/// Tells of a service: it is healthy while its machine serves, here or where calls are passed on to.
 async fn follow(service: &'static str, mut machine: watch::Receiver<Status>, reporter: HealthReporter) {
     loop {
-        let serving = *machine.borrow_and_update() == Status::Serving;
+        let serving = matches!(*machine.borrow_and_update(), Status::Serving | Status::StandingBy);
         let now = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         reporter.set_service_status(service, now).await;
         if machine.changed().await.is_err() {

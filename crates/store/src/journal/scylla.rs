@@ -8,6 +8,7 @@ mod safety;
 mod schema;
 mod session;
 mod snapshots;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,5 @@
 //! What the demo plays with: its directory, its processes, its people and their clients.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,8 +13,8 @@ use holmes_runtime::{Clock, fresh_id};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::processes::Processes;
 use super::tell::Teller;
+use crate::processes::{Processes, free_ports};
 use crate::client::{Client, Proof};
 use crate::keys;
 pub(super) use crate::models::OWN_MODEL as OWN;
@@ -159,7 +158,7 @@ impl World {
             .chain([("emil", emil, 1_000)]);
         std::fs::write(&profile, profile_text(grants)?)?;
         let network = Network { genesis: Profile::load(&profile.display().to_string())?.hash(), cell: 1 };
-        let [grpc, http, admin] = free_ports()?;
+        let [grpc, http, admin] = free_ports(3)?[..] else { bail!("no port is free on this machine") };
         let mut processes = Processes::new(&dir);
         let url = format!("http://127.0.0.1:{grpc}");
         let pid = processes.start("server", &server_args(&dir, &profile, [grpc, http, admin]))?;
@@ -377,18 +376,6 @@ fn port(url: &str) -> Result<u16> {
     let behind = url.rsplit(':').next().unwrap_or_default();
     let digits: String = behind.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().with_context(|| format!("{url} has no port"))
-}
-
-/// Ports that nobody listens on now, each another: all are held until the last is found.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let mut held = Vec::new();
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind("127.0.0.1:0").context("no port is free on this machine")?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
-    }
-    Ok(ports)
 }
 
 /// A page of a server, as text.

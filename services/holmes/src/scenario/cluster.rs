@@ -90,7 +90,7 @@ impl Cluster {
         let journal = Journal::from(memory::Journal::new());
         let mut rig = Rig::new(journal.clone(), plan.start);
         let network = Network { genesis: plan.profile.hash(), cell: CELL };
-        let deps = Deps { lease_key: plan.cast.lease_key.clone(), network: network.clone() };
+        let deps = Deps { lease_key: Some(plan.cast.lease_key.clone()), network: network.clone() };
         let staff = plan.cast.party(super::cast::STAFF).context("every network has staff")?.public();
         plan.profile.staff_key(staff);
         plan.profile.lease_key(plan.cast.lease_key.verifying_key().to_bytes());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use holmes_consumer::{Consumer, Replay, Signed, checkpoint};
-use holmes_kernel::{LogId, ServiceId};
+use holmes_kernel::{LogId, Principal, ServiceId};
 use holmes_proto::log::v1::replay_client::ReplayClient;
 use holmes_proto::signing::Network;
 use holmes_store::bus::nats::{Bus, Names, Options, Proof};
@@ -175,7 +175,7 @@ async fn followed(place: &Place, server: &Server<'_>, nats: &str, kept: &Path, u
     let key = secret(place, "billing.key");
     let network =
         Network { genesis: genesis(include_bytes!("../../../../deploy/profiles/demo.toml")), cell: 1 };
-    let channel = Signed::new(raw::connect(server).await, ServiceId(100), key, network);
+    let channel = Signed::new(raw::connect(server).await, Principal::service(ServiceId(100)), key, network);
     let log = LogId::new(1, holmes_proto::service("ledger").expect("a service"));
     let options = Options {
         servers: vec![nats.to_owned()],

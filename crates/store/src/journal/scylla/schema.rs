@@ -1,5 +1,5 @@
-//! The tables, as both servers take them: one journal and two tables of snapshots for each service, so that each service can
-//! have a role of its own that reaches nothing else.
+//! The tables, as both servers take them: for each service one journal, two tables of snapshots and one of processes, so that
+//! each service can have a role of its own that reaches nothing else.
 
 /// What is done once, in order; each statement may be said again.
 pub(super) fn statements<'a>(
@@ -17,6 +17,7 @@ pub(super) fn statements<'a>(
         all.push(JOURNAL.replace("KEYSPACE", keyspace).replace("NAME", name));
         all.push(SNAPSHOT.replace("KEYSPACE", keyspace).replace("NAME", name));
         all.push(PART.replace("KEYSPACE", keyspace).replace("NAME", name));
+        all.push(PROCESS.replace("KEYSPACE", keyspace).replace("NAME", name));
     }
     all
 }
@@ -57,4 +58,10 @@ const SNAPSHOT: &str = "CREATE TABLE IF NOT EXISTS KEYSPACE.NAME_snapshot (
 const PART: &str = "CREATE TABLE IF NOT EXISTS KEYSPACE.NAME_snapshot_part (
     shard int, version bigint, seq bigint, part int, bytes blob,
     PRIMARY KEY ((shard, version, seq, part))
+)";
+
+/// Processes that run the service, each for as long as it says so. A hint: what they say of owning a log fences nobody.
+const PROCESS: &str = "CREATE TABLE IF NOT EXISTS KEYSPACE.NAME_process (
+    shard int, process blob, term bigint,
+    PRIMARY KEY (shard, process)
 )";

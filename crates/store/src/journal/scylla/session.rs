@@ -53,6 +53,9 @@ pub(super) struct Statements {
     pub(super) part: PreparedStatement,
     pub(super) drop_snapshot: PreparedStatement,
     pub(super) drop_part: PreparedStatement,
+    pub(super) stand: PreparedStatement,
+    pub(super) leave: PreparedStatement,
+    pub(super) standing: PreparedStatement,
 }
 
 impl Statements {
@@ -109,6 +112,9 @@ impl Statements {
             part: read(A_PART).await?,
             drop_snapshot: read(DROP_SNAPSHOT).await?,
             drop_part: read(DROP_PART).await?,
+            stand: read(STAND).await?,
+            leave: read(LEAVE).await?,
+            standing: read(STANDING).await?,
         })
     }
 }
@@ -140,6 +146,9 @@ const A_PART: &str =
 const DROP_SNAPSHOT: &str = "DELETE FROM TABLE_snapshot WHERE shard = ? AND version = ? AND seq = ?";
 const DROP_PART: &str =
     "DELETE FROM TABLE_snapshot_part WHERE shard = ? AND version = ? AND seq = ? AND part = ?";
+const STAND: &str = "INSERT INTO TABLE_process (shard, process, term) VALUES (?, ?, ?) USING TTL ?";
+const LEAVE: &str = "DELETE FROM TABLE_process WHERE shard = ? AND process = ?";
+const STANDING: &str = "SELECT process, term FROM TABLE_process WHERE shard = ?";
 
 impl Inner {
     /// A conditional write. Both servers answer `[applied]` first; what else they tell differs, so that whoever needs more

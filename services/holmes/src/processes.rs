@@ -1,6 +1,7 @@
-//! The processes of the demo: this same binary, in its own words. What they say goes to a file beside the log.
+//! Processes of this same binary, called in its own words: the demo's, and a cluster's. What they say goes to files.
 
 use std::fs::File;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,22 +18,22 @@ struct Named {
     child: Child,
 }
 
-/// All of them; they end with the demo, whatever ends it.
-pub(super) struct Processes {
+/// All of them; they end with whoever started them, whatever ends it.
+pub(crate) struct Processes {
     dir: PathBuf,
     running: Vec<Named>,
 }
 
 impl Processes {
-    pub(super) fn new(dir: &Path) -> Processes {
+    pub(crate) fn new(dir: &Path) -> Processes {
         Processes { dir: dir.to_owned(), running: Vec::new() }
     }
 
     /// Starts `holmes` with these arguments.
-    pub(super) fn start(&mut self, name: &str, args: &[String]) -> Result<u32> {
+    pub(crate) fn start(&mut self, name: &str, args: &[String]) -> Result<u32> {
         let log = File::options().create(true).append(true).open(self.dir.join(format!("{name}.log")))?;
         let mut command = Command::new(std::env::current_exe()?);
-        // A demo that is killed says nothing to anybody: the pipe that breaks with it does.
+        // Who is killed says nothing to anybody: the pipe that breaks with it does.
         command
             .args(args)
             .arg("--until-stdin-ends")
@@ -40,7 +41,7 @@ impl Processes {
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true);
-        command.env("HOLMES__TELEMETRY__LOG", "info").process_group(0); // Ctrl-C is the demo's, not theirs
+        command.env("HOLMES__TELEMETRY__LOG", "info").process_group(0); // Ctrl-C is ours, not theirs
         let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
         let pid = child.id().context("it ended at once")?;
         self.running.push(Named { name: name.to_owned(), child });
@@ -48,12 +49,12 @@ impl Processes {
     }
 
     /// The process id of a running process.
-    pub(super) fn pid(&self, name: &str) -> Option<u32> {
+    pub(crate) fn pid(&self, name: &str) -> Option<u32> {
         self.running.iter().find(|process| process.name == name)?.child.id()
     }
 
     /// Fails when a process has ended by itself, with what it said last.
-    pub(super) fn check(&mut self, name: &str) -> Result<()> {
+    pub(crate) fn check(&mut self, name: &str) -> Result<()> {
         let Some(process) = self.running.iter_mut().find(|process| process.name == name) else {
             bail!("{name} is not running");
         };
@@ -64,13 +65,13 @@ impl Processes {
     }
 
     /// Fails when any process has ended by itself.
-    pub(super) fn check_all(&mut self) -> Result<()> {
+    pub(crate) fn check_all(&mut self) -> Result<()> {
         let names: Vec<String> = self.running.iter().map(|process| process.name.clone()).collect();
         names.iter().try_for_each(|name| self.check(name))
     }
 
     /// Whether a process has ended by itself, or by somebody else's hand; it is forgotten then.
-    pub(super) fn forget_ended(&mut self, name: &str) -> Result<bool> {
+    pub(crate) fn forget_ended(&mut self, name: &str) -> Result<bool> {
         let Some(at) = self.running.iter().position(|process| process.name == name) else { return Ok(true) };
         let has_ended = self.running[at].child.try_wait()?.is_some();
         if has_ended {
@@ -86,14 +87,14 @@ impl Processes {
     }
 
     /// SIGKILL: nothing is said, nothing is saved.
-    pub(super) async fn kill(&mut self, name: &str) -> Result<()> {
+    pub(crate) async fn kill(&mut self, name: &str) -> Result<()> {
         let at = self.running.iter().position(|process| process.name == name);
         let mut process = self.running.remove(at.with_context(|| format!("{name} is not running"))?);
         process.child.kill().await.with_context(|| format!("{name} could not be killed"))
     }
 
     /// SIGTERM, and SIGKILL for those who do not listen: executors first, so that they can say goodbye.
-    pub(super) async fn stop_all(&mut self) {
+    pub(crate) async fn stop_all(&mut self) {
         while let Some(mut process) = self.running.pop() {
             if let Some(pid) = process.child.id().and_then(|pid| i32::try_from(pid).ok()) {
                 terminate(pid);
@@ -109,4 +110,11 @@ fn terminate(pid: i32) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM); // gone already: as wished
     }
+}
+
+/// Ports that nobody listens on now, each another: all are held until the last is found.
+pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let hold = |_| TcpListener::bind("127.0.0.1:0").context("no port is free on this machine");
+    let held = (0..count).map(hold).collect::<Result<Vec<_>>>()?;
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }

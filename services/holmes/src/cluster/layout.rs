@@ -1,0 +1,121 @@
+//! Which processes there are, where each listens, and what each is given: its own configuration and its own keys.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use holmes_runtime::config::{Cluster, Config};
+
+use super::Told;
+use crate::kept;
+use crate::processes::free_ports;
+use crate::roles::{self, GATEWAY};
+use crate::whole;
+
+/// Where a cluster writes down its processes.
+pub(super) const FILE: &str = "cluster.json";
+
+/// A process.
+pub(super) struct Place {
+    pub name: String,
+    pub role: &'static str,
+    pub file: PathBuf,
+    pub grpc: SocketAddr,
+    pub admin: SocketAddr,
+    pub http: Option<SocketAddr>,
+}
+
+impl Place {
+    /// What `holmes` is called with.
+    pub(super) fn command(&self) -> Vec<String> {
+        let file = self.file.display().to_string();
+        ["--config", &file, "serve", "--role", self.role, "--no-staff-key"].map(str::to_owned).to_vec()
+    }
+}
+
+/// All processes. The gateway is the last: it is stopped first.
+pub(super) struct Layout {
+    dir: PathBuf,
+    pub places: Vec<Place>,
+}
+
+impl Layout {
+    /// Lays processes out in a directory, and writes what each is given.
+    pub(super) fn new(dir: &Path, config: &Config, replicas: u8, port: u16) -> Result<Layout> {
+        let roles = roles::all();
+        let own = roles.len() * usize::from(replicas);
+        let mut ports = free_ports(2 * own + 3)?.into_iter().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut next = move || ports.next().context("no port is free on this machine");
+        let mut places = Vec::new();
+        for role in &roles {
+            for n in 1..=replicas {
+                let name = format!("{}-{n}", role.name);
+                let file = dir.join(&name).join("holmes.toml");
+                places.push(Place { name, role: role.name, file, grpc: next()?, admin: next()?, http: None });
+            }
+        }
+        let mut at = |behind: u16| match port {
+            0 => next(),
+            port => Ok(SocketAddr::from(([127, 0, 0, 1], port.saturating_add(behind)))),
+        };
+        let file = dir.join(GATEWAY).join("holmes.toml");
+        let (grpc, admin, http) = (at(0)?, at(1)?, Some(at(2)?));
+        places.push(Place { name: GATEWAY.to_owned(), role: GATEWAY, file, grpc, admin, http });
+        let layout = Layout { dir: dir.to_owned(), places };
+        layout.places.iter().try_for_each(|place| layout.equip(place, config))?;
+        Ok(layout)
+    }
+
+    /// Where everybody calls.
+    pub(super) fn gateway(&self) -> &Place {
+        &self.places[self.places.len() - 1]
+    }
+
+    /// Where each service is, for all.
+    fn peers(&self) -> String {
+        let of = |role: &roles::Role| {
+            let places = self.places.iter().filter(|place| place.role == role.name);
+            let at: Vec<String> = places.map(|place| format!("http://{}", place.grpc)).collect();
+            format!("{}={}", role.name, at.join("|"))
+        };
+        roles::all().iter().map(of).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Gives a process its configuration and its keys, and nothing else.
+    fn equip(&self, place: &Place, all: &Config) -> Result<()> {
+        let own = self.dir.join(&place.name);
+        std::fs::create_dir_all(&own).with_context(|| format!("{} cannot be made", own.display()))?;
+        let keys = &all.store.dir;
+        for name in kept::names_of(place.role) {
+            let secret = std::fs::read(keys.join(&name)).with_context(|| format!("{name} in {}", keys.display()))?;
+            let file = own.join(&name);
+            if std::fs::read(&file).ok().as_ref() != Some(&secret) {
+                let _ = std::fs::remove_file(&file); // of a network that was here before
+                whole::make(&file, 0o600, &secret).with_context(|| format!("{}", file.display()))?;
+            }
+        }
+        let mut config = Config::default();
+        config.cell = all.cell.clone();
+        config.cell.profile = keys.join("profile.toml").display().to_string();
+        match place.role {
+            GATEWAY => {
+                config.gateway = all.gateway.clone();
+                config.gateway.http = place.http.unwrap_or(all.gateway.http);
+            }
+            _ => (config.store, config.bus) = (all.store.clone(), all.bus.clone()),
+        }
+        config.store.dir = own;
+        config.cluster = Cluster { peers: self.peers(), ..all.cluster.clone() };
+        config.server = all.server.clone();
+        (config.server.listen, config.server.admin) = (place.grpc, place.admin);
+        config.telemetry = all.telemetry.clone();
+        std::fs::write(&place.file, config.to_toml()).with_context(|| format!("{}", place.file.display()))
+    }
+
+    /// Writes down which processes there are: whole or not at all, since who waits for the file reads it at once.
+    pub(super) fn write(&self, told: &[Told]) -> Result<()> {
+        let (fresh, file) = (self.dir.join(format!(".{FILE}")), self.dir.join(FILE));
+        std::fs::write(&fresh, serde_json::to_vec_pretty(told)?)?;
+        std::fs::rename(&fresh, &file).with_context(|| format!("{} cannot be written", file.display()))
+    }
+}
