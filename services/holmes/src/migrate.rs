@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use holmes_runtime::config::Config;
-use holmes_runtime::{Clock, telemetry};
+use holmes_kernel::LogId;
+use holmes_kernel::ports::{Bus as _, Journal as _};
+use holmes_runtime::{Clock, PublicFrame, telemetry};
 use holmes_store as store;
 use holmes_store::bus::nats::{Bus, Keep};
 use holmes_store::journal::scylla::{Journal, Replication};
@@ -104,11 +106,27 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
 pub(crate) async fn open_for_development(config: &Config) -> Result<()> {
     let replication = Replication { datacenter: Journal::datacenter(&data::options(config)).await?, copies: 1 };
     Journal::migrate(&data::options(config), &replication).await?;
-    open(config, Journal::connect(data::options(config)).await?.into()).await?;
+    let journal: store::Journal = Journal::connect(data::options(config)).await?.into();
+    open(config, journal.clone()).await?;
     let bus = Bus::connect(stream::options(config)?).await?;
     for role in roles::all() {
-        bus.migrate(role.log(config.cell.number), Keep { replicas: None, age: None }).await?;
+        let log = role.log(config.cell.number);
+        bus.migrate(log, Keep { replicas: None, age: None }).await?;
+        of_this_network(&journal, &bus, log).await.with_context(|| format!("the stream of {}", role.name))?;
     }
+    Ok(())
+}
+
+/// Refuses a stream that another network has left on these servers.
+async fn of_this_network(journal: &store::Journal, bus: &Bus, log: LogId) -> Result<()> {
+    let Some(last) = bus.last(log).await? else { return Ok(()) };
+    let there = journal.read(log, last.message.first.saturating_sub(1), 1).await?;
+    let ours = there.first().map(|frame| *frame.chain());
+    let theirs = PublicFrame::from_bytes(&last.message.body).ok().map(|frame| frame.chain);
+    ensure!(
+        ours.is_some() && ours == theirs,
+        "holds what another network has said: name other NATS servers, or take its streams away (`holmes stream remove`)"
+    );
     Ok(())
 }
 

@@ -63,6 +63,7 @@ impl Layout {
         places.push(Place { name: GATEWAY.to_owned(), role: GATEWAY, file, grpc, admin, http });
         let layout = Layout { dir: dir.to_owned(), places };
         layout.places.iter().try_for_each(|place| layout.equip(place, config))?;
+        layout.equip_tools(config)?;
         Ok(layout)
     }
 
@@ -110,6 +111,14 @@ impl Layout {
         (config.server.listen, config.server.admin) = (place.grpc, place.admin);
         config.telemetry = all.telemetry.clone();
         std::fs::write(&place.file, config.to_toml()).with_context(|| format!("{}", place.file.display()))
+    }
+
+    /// What commands that read the logs are given (`holmes verify -c FILE`).
+    fn equip_tools(&self, all: &Config) -> Result<()> {
+        let mut config = all.clone();
+        config.cell.profile = all.store.dir.join("profile.toml").display().to_string();
+        let file = self.dir.join("holmes.toml");
+        std::fs::write(&file, config.to_toml()).with_context(|| format!("{}", file.display()))
     }
 
     /// Writes down which processes there are: whole or not at all, since who waits for the file reads it at once.

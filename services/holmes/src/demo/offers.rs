@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::requests::{LONG, long_prompt};
 use super::tell::Teller;
-use super::world::{OWN, Operator, World};
+use super::world::{Home, OWN, Operator, World};
 use crate::output;
 
 /// Reads a ledger's state: what accounts have together. An account that is overdrawn stands for what came from outside.
@@ -34,17 +34,22 @@ pub(super) fn tell(tell: &Teller, world: &World, up: bool) -> Result<()> {
             "\nTo ask questions, kill processes and watch them, keep everything up: holmes demo --keep",
         )?;
     }
-    let stop = if up { " (stop the demo with Ctrl-C first: one process has the log)" } else { "" };
-    output::text(&format!(
-        "
+    let alone = up && matches!(world.home, Home::Directory);
+    let stop = if alone { " (stop the demo with Ctrl-C first: one process has the log)" } else { "" };
+    if let Home::Directory = world.home {
+        output::text(&format!(
+            "
 tamper   flip bytes in a copy of the log: verify names the service and the frame{stop}
   cp -r {dir}/data {dir}/copy
   printf oops | dd of={dir}/copy/journal/db/0.jnl bs=1 seek=40000 conv=notrunc status=none
-  holmes verify --dir {dir}/copy
-
+  holmes verify --dir {dir}/copy"
+        ))?;
+    }
+    output::text(&format!(
+        "
 query    revenue by node, in SQL over the log as JSON lines; supply; state a minute ago{stop}
   pip install duckdb
-  holmes replay --dir {dir}/data --role market > {dir}/market.jsonl
+  holmes replay {logs} --role market > {dir}/market.jsonl
   python3 -c \"import duckdb; print(duckdb.sql('''
     SELECT coalesce(name, node::VARCHAR) AS node, asset, sum(price::BIGINT) AS micro_usd, sum(paid::BIGINT) AS paid_units
     FROM (SELECT s.asset, UNNEST(s.nodes) AS node, UNNEST(s.priceMicroUsd) AS price, UNNEST(s.paidUnits) AS paid
@@ -52,15 +57,16 @@ query    revenue by node, in SQL over the log as JSON lines; supply; state a min
     LEFT JOIN (VALUES {names}) AS nodes(node, name) USING (node)
     GROUP BY ALL ORDER BY ALL'''))\"
   what exists of each asset, in base units, a minute ago and now:
-  for ago in 1m 0s; do holmes state --dir {dir}/data ledger --at -$ago | python3 -c \"{supply}\"; done
+  for ago in 1m 0s; do holmes state {logs} ledger --at -$ago | python3 -c \"{supply}\"; done
   the ledger's state as it was a minute ago, and behind event 30:
-  holmes state --dir {dir}/data ledger --at -1m
-  holmes state --dir {dir}/data ledger --at 30
+  holmes state {logs} ledger --at -1m
+  holmes state {logs} ledger --at 30
 
 audit    the same again by a program that shares nothing with this one{stop}
-  holmes replay --dir {dir}/data --frames {dir}/frames
+  holmes replay {logs} --frames {dir}/frames
   python3 tests/audit.py {dir}/frames     # in the clone, with pip install -r tests/requirements.txt",
         names = names(world),
+        logs = world.logs().join(" "),
         supply = SUPPLY,
     ))?;
     if up { output::text("\nEverything stays up until Ctrl-C.") } else { Ok(()) }
@@ -82,7 +88,7 @@ fn live(world: &World) -> Result<()> {
     let shown = &world.shown;
     output::text(&format!(
         "
-  staff() {{ holmes call \"$@\" --server {url} --sign-with {dir}/data/staff.key --as staff --profile {dir}/demo.toml; }}
+  staff() {{ holmes call \"$@\" --server {url} --sign-with {staff} --as staff --profile {dir}/demo.toml; }}
   export HOLMES_API_KEY={key}
 
 ask      your own question: words, lease, receipt, price and balance
@@ -98,7 +104,7 @@ kill     a node in the middle of an answer, as in the story; what happens is tol
   {killing}
   the answers are {dir}/answer-1.txt and so on, what was said of each asked-1.txt and so on:
   grep -h 'was lost' {dir}/asked-*.txt; cat {dir}/asked-*.txt | grep -c ^price
-  when it was the server:   holmes serve {restart}
+  when it was the server:   holmes {restart}
 
 why      did lease {lease} go to {winner}, and not to {other}?
   staff Scheduling/Explain '{{\"lease_id\": \"{lease}\", \"node_id\": \"{other_id}\"}}'
@@ -118,6 +124,7 @@ operate  figures, and a drain under load: calls in progress end first, no accept
         pids = pids.join(", "),
         server = world.processes.pid("server").unwrap_or_default(),
         restart = world.server_args()?.join(" "),
+        staff = world.staff_key().display(),
         url = world.url,
         dir = world.dir.display(),
         admin = world.admin,

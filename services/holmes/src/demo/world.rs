@@ -1,5 +1,6 @@
 //! What the demo plays with: its directory, its processes, its people and their clients.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use holmes_proto::ledger::v1 as ledger;
 use holmes_runtime::auth::Network;
 use holmes_runtime::config::Config;
 use holmes_runtime::{Clock, fresh_id};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::tell::Teller;
 use crate::processes::{Processes, free_ports};
 use crate::client::{Client, Proof};
+use crate::cluster;
+use crate::kept::STAFF_KEY;
 use crate::keys;
 pub(super) use crate::models::OWN_MODEL as OWN;
 use crate::models::{self, Store};
@@ -88,8 +89,63 @@ pub(super) struct Renter {
     pub client: Client,
 }
 
+/// Where the network runs.
+pub(super) enum Home {
+    /// One process over a directory.
+    Directory,
+    /// A process for each role over these servers.
+    Servers {
+        cql: String,
+        nats: String,
+        keyspace: String,
+    },
+}
+
+impl Home {
+    /// Over servers where they are named.
+    pub(super) fn of(cql: Option<String>, nats: Option<String>) -> Home {
+        match (cql, nats) {
+            (Some(cql), Some(nats)) => {
+                let keyspace = format!("demo_{}", fresh_id().to_string().replace('-', ""));
+                Home::Servers { cql, nats, keyspace }
+            }
+            _ => Home::Directory,
+        }
+    }
+
+    /// Where its keys lie, from the demo's directory.
+    fn keys(&self) -> &'static str {
+        match self {
+            Home::Directory => "data",
+            Home::Servers { .. } => "data/keys",
+        }
+    }
+
+    /// What it is started with.
+    fn args(&self, dir: &Path, [grpc, http, admin]: [u16; 3]) -> Vec<String> {
+        let (data, profile) = (dir.join("data").display().to_string(), dir.join("demo.toml").display().to_string());
+        let args = match self {
+            Home::Directory => vec![
+                "serve".to_owned(),
+                "--listen".into(),
+                format!("127.0.0.1:{grpc}"),
+                "--http".into(),
+                format!("127.0.0.1:{http}"),
+                "--admin".into(),
+                format!("127.0.0.1:{admin}"),
+            ],
+            Home::Servers { cql, nats, keyspace } => {
+                let words = ["cluster", "up", "--cql", cql, "--nats", nats, "--keyspace", keyspace, "--port"];
+                words.into_iter().map(str::to_owned).chain([grpc.to_string()]).collect()
+            }
+        };
+        args.into_iter().chain(["--dir".into(), data, "--profile".into(), profile]).collect()
+    }
+}
+
 /// Everything.
 pub(super) struct World {
+    pub home: Home,
     pub dir: PathBuf,
     pub models: Models,
     pub processes: Processes,
@@ -141,7 +197,7 @@ pub(super) fn models(tell: &Teller, config: &Config, named: Option<&str>) -> Res
 
 impl World {
     /// Makes keys and the network's profile, and starts the server.
-    pub(super) async fn open(tell: &Teller, dir: PathBuf, models: Models) -> Result<World> {
+    pub(super) async fn open(tell: &Teller, dir: PathBuf, models: Models, home: Home) -> Result<World> {
         let hardware = [("ada", "4090", 1_000, 4), ("ben", "3090", 850, 3), ("cleo", "5090", 1_700, 6)];
         let mut wallets = Vec::new();
         for (name, hardware, rating_milli_cu, slots) in hardware {
@@ -158,17 +214,17 @@ impl World {
             .chain([("emil", emil, 1_000)]);
         std::fs::write(&profile, profile_text(grants)?)?;
         let network = Network { genesis: Profile::load(&profile.display().to_string())?.hash(), cell: 1 };
-        let [grpc, http, admin] = free_ports(3)?[..] else { bail!("no port is free on this machine") };
+        let [grpc, admin, http] = free_row()?;
         let mut processes = Processes::new(&dir);
         let url = format!("http://127.0.0.1:{grpc}");
-        let pid = processes.start("server", &server_args(&dir, &profile, [grpc, http, admin]))?;
+        let pid = processes.start("server", &home.args(&dir, [grpc, http, admin]))?;
         tell.line(&format!(
             "the server runs as process {pid}: gRPC {url}, OpenAI http://127.0.0.1:{http}/v1"
         ))?;
         let client = |proof| Client::new(&url, network.clone(), proof);
-        wait_for(&mut processes, "server", || dir.join("data/staff.key").exists()).await?;
-        let staff =
-            client(Proof::Key(Box::new(keys::read(&dir.join("data/staff.key"))?), PrincipalKind::Staff))?;
+        let staff = dir.join(home.keys()).join(STAFF_KEY);
+        wait_for(&mut processes, "server", || staff.exists()).await?;
+        let staff = client(Proof::Key(Box::new(keys::read(&staff)?), PrincipalKind::Staff))?;
         let mut operators = Vec::new();
         for (name, wallet, node, node_file, hardware, rating_milli_cu, slots) in wallets {
             let client = client(Proof::Key(Box::new(wallet.clone()), PrincipalKind::Account))?;
@@ -193,7 +249,7 @@ impl World {
         }
         let (http, admin) = (format!("http://127.0.0.1:{http}/v1"), format!("http://127.0.0.1:{admin}"));
         let shown = Shown::default();
-        Ok(World { dir, models, processes, url, http, admin, network, staff, operators, renters, shown })
+        Ok(World { home, dir, models, processes, url, http, admin, network, staff, operators, renters, shown })
     }
 
     /// A node that is not this one.
@@ -202,10 +258,23 @@ impl World {
         ids.find(|id| id != node).unwrap_or_default()
     }
 
-    /// What the server is started with, behind `serve`.
+    /// What the server is started with.
     pub(super) fn server_args(&self) -> Result<Vec<String>> {
-        let ports = [port(&self.url)?, port(&self.http)?, port(&self.admin)?];
-        Ok(server_args(&self.dir, &self.dir.join("demo.toml"), ports).split_off(1))
+        Ok(self.home.args(&self.dir, [port(&self.url)?, port(&self.http)?, port(&self.admin)?]))
+    }
+
+    /// Where staff's key lies.
+    pub(super) fn staff_key(&self) -> PathBuf {
+        self.dir.join(self.home.keys()).join(STAFF_KEY)
+    }
+
+    /// What tells a command where the logs are.
+    pub(super) fn logs(&self) -> [String; 2] {
+        let data = self.dir.join("data");
+        match self.home {
+            Home::Directory => ["--dir".into(), data.display().to_string()],
+            Home::Servers { .. } => ["--config".into(), data.join("holmes.toml").display().to_string()],
+        }
     }
 
     /// Writes down, for programs, where everything can be reached.
@@ -267,7 +336,7 @@ impl World {
 
     /// The network's epochs.
     fn calendar(&self) -> Result<Calendar> {
-        let text = std::fs::read_to_string(self.dir.join("data/tge_at_ms"))?;
+        let text = std::fs::read_to_string(self.dir.join(self.home.keys()).join("tge_at_ms"))?;
         let began_ms = text.trim().parse().context("the beginning of the first epoch")?;
         Ok(Calendar::new(Time::from_millis(began_ms), EPOCH_S))
     }
@@ -286,13 +355,8 @@ impl World {
         self.processes.kill("server").await?;
         tell.line("killed with SIGKILL")?;
         let began = std::time::Instant::now();
-        let port = |url: &str| -> Result<u16> {
-            let digits: String =
-                url.rsplit(':').next().unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
-            digits.parse().context("a port")
-        };
-        let ports = [port(&self.url)?, port(&self.http)?, port(&self.admin)?];
-        self.processes.start("server", &server_args(&self.dir, &self.dir.join("demo.toml"), ports))?;
+        let args = self.server_args()?;
+        self.processes.start("server", &args)?;
         while self.heads().await.is_err() {
             self.processes.check("server")?;
             pause().await;
@@ -316,7 +380,16 @@ impl World {
 
     /// How far each service's log is, by the metrics.
     async fn heads(&self) -> Result<Vec<(String, u64)>> {
-        let page = get(&self.admin, "/metrics").await?;
+        let admins = match self.home {
+            Home::Directory => vec![self.admin.clone()],
+            Home::Servers { .. } => {
+                cluster::read(&self.dir.join("data"))?.into_iter().map(|process| process.admin).collect()
+            }
+        };
+        let mut page = String::new();
+        for admin in admins {
+            page += &cluster::get(admin.trim_start_matches("http://"), "/metrics").await?;
+        }
         let head = |line: &str| {
             let (name, seq) = line.strip_prefix("holmes_log_head{service=\"")?.split_once("\"} ")?;
             Some((name.to_owned(), seq.parse().ok()?))
@@ -329,7 +402,7 @@ impl World {
     /// Rebuilds every service from its log, in a process of its own.
     pub(super) async fn verify(&self, tell: &Teller) -> Result<()> {
         let mut holmes = tokio::process::Command::new(std::env::current_exe()?);
-        holmes.args(["verify", "--dir"]).arg(self.dir.join("data"));
+        holmes.arg("verify").args(self.logs());
         let done = holmes.output().await?;
         for line in String::from_utf8_lossy(&done.stdout).lines() {
             crate::output::text(&format!("          {line}"))?;
@@ -354,23 +427,6 @@ fn profile_text(grants: impl Iterator<Item = (&'static str, Id, u64)>) -> Result
     Ok(text)
 }
 
-fn server_args(dir: &Path, profile: &Path, [grpc, http, admin]: [u16; 3]) -> Vec<String> {
-    let args = [
-        "serve".to_owned(),
-        "--dir".into(),
-        dir.join("data").display().to_string(),
-        "--profile".into(),
-        profile.display().to_string(),
-        "--listen".into(),
-        format!("127.0.0.1:{grpc}"),
-        "--http".into(),
-        format!("127.0.0.1:{http}"),
-        "--admin".into(),
-        format!("127.0.0.1:{admin}"),
-    ];
-    args.to_vec()
-}
-
 /// The port of an address.
 fn port(url: &str) -> Result<u16> {
     let behind = url.rsplit(':').next().unwrap_or_default();
@@ -378,14 +434,17 @@ fn port(url: &str) -> Result<u16> {
     digits.parse().with_context(|| format!("{url} has no port"))
 }
 
-/// A page of a server, as text.
-async fn get(server: &str, page: &str) -> Result<String> {
-    let host = server.trim_start_matches("http://");
-    let mut stream = TcpStream::connect(host).await?;
-    stream.write_all(format!("GET {page} HTTP/1.0\r\nhost: {host}\r\n\r\n").as_bytes()).await?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await?;
-    Ok(text)
+/// Three ports in a row that nobody listens on now.
+fn free_row() -> Result<[u16; 3]> {
+    for _ in 0..100 {
+        let first = free_ports(1)?[0];
+        let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let row = [first, first.saturating_add(1), first.saturating_add(2)];
+        if first < u16::MAX - 2 && row.iter().all(free) {
+            return Ok(row);
+        }
+    }
+    bail!("no three ports in a row are free on this machine")
 }
 
 /// Waits until something is so, as long as a process lives.
