@@ -40,7 +40,9 @@ const MOST_BYTES: usize = 64 * 1024 * 1024;
 
 /// What is wrong with an address book.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} says no address: expected service=http://host:port, several with | between them, *=… for the rest")]
+#[error(
+    "{0:?} says no address: expected service=http://host:port, several with | between them, *=… for the rest"
+)]
 pub struct NoAddress(String);
 
 /// Where services are.
@@ -143,12 +145,7 @@ impl Doors {
     }
 
     /// To one after the other until one answers that can.
-    async fn bring(
-        &self,
-        parts: &http::request::Parts,
-        body: &Bytes,
-        service: &str,
-    ) -> http::Response<Body> {
+    async fn bring(&self, parts: &http::request::Parts, body: &Bytes, service: &str) -> http::Response<Body> {
         let (until, mut pause) = (Instant::now() + PATIENCE, PAUSES.0);
         let begin = self.last.load(Ordering::Relaxed);
         let mut tried = 0;

@@ -251,9 +251,7 @@ impl Service for Replay {
         let upto = match asked.upto {
             None => head,
             Some(Upto::UptoSeq(seq)) => seq.min(head),
-            Some(Upto::UptoTsUs(us)) => {
-                feed.at(Time::from_micros(us)).await.map_err(unreadable)?.min(head)
-            }
+            Some(Upto::UptoTsUs(us)) => feed.at(Time::from_micros(us)).await.map_err(unreadable)?.min(head),
         };
         Ok(stream(move |to| async move {
             loop {
@@ -279,8 +277,7 @@ impl Service for Replay {
         let sees = Sees::of(&request)?;
         let asked = request.into_inner();
         let feed = self.feed(&asked.service)?;
-        let reader =
-            Ask { from: asked.from.map(From::from), types: asked.types }.reader(&feed, sees).await?;
+        let reader = Ask { from: asked.from.map(From::from), types: asked.types }.reader(&feed, sees).await?;
         let mut stop = self.stop.clone();
         Ok(stream(move |to| async move {
             let told = to.clone();

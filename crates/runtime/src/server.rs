@@ -26,8 +26,8 @@ mod web;
 
 use connections::{Door, Incoming};
 pub(crate) use guests::Guests;
-pub(crate) use layers::{Refused, method_of};
 use layers::{Observe, Within};
+pub(crate) use layers::{Refused, method_of};
 use places::Admit;
 
 pub use connections::{Connection, Most};
@@ -137,11 +137,13 @@ pub async fn serve_admin(
             .filter(|(_, status)| !matches!(*status.borrow(), Status::Serving | Status::StandingBy))
             .map(|(name, status)| format!("{name}: {:?}", *status.borrow()))
             .collect();
+        let standing = machines.iter().filter(|(_, status)| *status.borrow() == Status::StandingBy);
+        let standing: String = standing.map(|(name, _)| format!("{name}: stands by\n")).collect();
         let draining = *draining.borrow();
         async move {
             match (draining, waiting.is_empty()) {
                 (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
-                (false, true) => (StatusCode::OK, "ready\n".to_owned()),
+                (false, true) => (StatusCode::OK, format!("ready\n{standing}")),
                 (false, false) => (StatusCode::SERVICE_UNAVAILABLE, waiting.join("\n") + "\n"),
             }
         }

@@ -167,7 +167,10 @@ impl State {
                 return Err(BadParams(format!("the key of {holder} is no usable Ed25519 key of its own")));
             }
             let label = FIRST_PROCESS.to_owned();
-            self.add_public_key(*key, PublicKey { holder, owner, label, added: Time::default(), revoked: None });
+            self.add_public_key(
+                *key,
+                PublicKey { holder, owner, label, added: Time::default(), revoked: None },
+            );
         }
         Ok(())
     }

@@ -26,8 +26,10 @@ pub fn asked(request: &wire::FindKeyRequest) -> Parsed<Asked> {
         Some(wire::find_key_request::Key::ApiKeyHash(hash)) => {
             Ok(Asked::ApiKey(bytes_32("api_key_hash", hash)?))
         }
-        Some(wire::find_key_request::Key::Principal(who)) => Principal::from_slice(who)
-            .map_or_else(|| malformed("principal", "17 bytes: a kind, then an id"), |who| Ok(Asked::Principal(who))),
+        Some(wire::find_key_request::Key::Principal(who)) => Principal::from_slice(who).map_or_else(
+            || malformed("principal", "17 bytes: a kind, then an id"),
+            |who| Ok(Asked::Principal(who)),
+        ),
         None => malformed("key", "an API key's hash or a principal"),
     }
 }

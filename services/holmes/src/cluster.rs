@@ -167,7 +167,7 @@ async fn all_ready(layout: &Layout, processes: &mut Processes) -> Result<()> {
     for place in &layout.places {
         loop {
             let said = readiness(&place.admin.to_string()).await;
-            if said == "ready" {
+            if said.starts_with("ready") {
                 break;
             }
             processes.check(&place.name)?;
@@ -207,7 +207,10 @@ fn greet(layout: &Layout, dir: &Path) {
     if let Some(http) = gateway.http {
         eprintln!("  HTTP     http://{http}/v1     any OpenAI client");
     }
-    eprintln!("  admin    http://{}/metrics /healthz /readyz     of the gateway; each process has one", gateway.admin);
+    eprintln!(
+        "  admin    http://{}/metrics /healthz /readyz     of the gateway; each process has one",
+        gateway.admin
+    );
     eprintln!("  staff    {}", dir.join("keys").join(crate::kept::STAFF_KEY).display());
     eprintln!("  all      holmes cluster status --dir {}", dir.display());
 }
@@ -236,7 +239,10 @@ pub(crate) async fn get(address: &str, page: &str) -> Result<String> {
 pub(crate) fn read(dir: &Path) -> Result<Vec<Told>> {
     let file = dir.join(layout::FILE);
     let text = std::fs::read(&file).with_context(|| {
-        format!("{} cannot be read: name the cluster's directory (--dir), or start one (holmes cluster up)", file.display())
+        format!(
+            "{} cannot be read: name the cluster's directory (--dir), or start one (holmes cluster up)",
+            file.display()
+        )
     })?;
     serde_json::from_slice(&text).with_context(|| format!("{} is not what a cluster writes", file.display()))
 }

@@ -39,7 +39,9 @@ pub(crate) fn check(roles: &[Role]) -> Result<()> {
 
 fn without() -> String {
     let needed = NEEDED.join(" and ");
-    format!("the role {GATEWAY} needs {needed} in its process (--role), or to be told where they are (cluster.peers)")
+    format!(
+        "the role {GATEWAY} needs {needed} in its process (--role), or to be told where they are (cluster.peers)"
+    )
 }
 
 /// Tells when the log knows other gateways and not this one: that may be meant, or their key file is lost.

@@ -4,20 +4,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use holmes_runtime::config::Config;
 use holmes_kernel::LogId;
 use holmes_kernel::ports::{Bus as _, Journal as _};
+use holmes_runtime::config::Config;
 use holmes_runtime::{Clock, PublicFrame, telemetry};
 use holmes_store as store;
 use holmes_store::bus::nats::{Bus, Keep};
 use holmes_store::journal::scylla::{Journal, Replication};
 
 use crate::data;
+use crate::doctor::{self, Check};
 use crate::kept::{self, Directory};
+use crate::output::{self, Format};
 use crate::profile::Profile;
 use crate::serve::alone::provision;
-use crate::doctor::{self, Check};
-use crate::output::{self, Format};
 use crate::{roles, stream};
 
 /// What is made.
@@ -104,7 +104,8 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
 
 /// Makes tables, streams and logs where one copy of each is enough.
 pub(crate) async fn open_for_development(config: &Config) -> Result<()> {
-    let replication = Replication { datacenter: Journal::datacenter(&data::options(config)).await?, copies: 1 };
+    let replication =
+        Replication { datacenter: Journal::datacenter(&data::options(config)).await?, copies: 1 };
     Journal::migrate(&data::options(config), &replication).await?;
     let journal: store::Journal = Journal::connect(data::options(config)).await?.into();
     open(config, journal.clone()).await?;

@@ -8,6 +8,8 @@ mod asker;
 mod bad_input;
 #[path = "it/catalogue.rs"]
 mod catalogue;
+#[path = "it/cluster.rs"]
+mod cluster;
 #[path = "it/commands.rs"]
 mod commands;
 #[path = "it/connections.rs"]

@@ -47,7 +47,10 @@ fn what_is_wrong_is_told_by_its_key_what_stands_there_what_is_expected_and_where
             "[server]\nmax_cals = 5\n",
             "server.max_cals: there is no such key; [server] has listen, admin, max_calls,",
         ),
-        ("[sever]\nmax_calls = 5\n", "sever: there is no such key; the sections are cell, store, bus, cluster,"),
+        (
+            "[sever]\nmax_calls = 5\n",
+            "sever: there is no such key; the sections are cell, store, bus, cluster,",
+        ),
         (
             "[server]\nmax_calls = \"many\"\n",
             "server.max_calls = \"many\": a whole number from 0 on is expected",
@@ -55,10 +58,7 @@ fn what_is_wrong_is_told_by_its_key_what_stands_there_what_is_expected_and_where
         ("[server]\nmax_calls = -1\n", "server.max_calls = -1: a whole number from 0 on is expected"),
         ("[cell]\nnumber = 70000\n", "cell.number = 70000: a whole number from 0 to 65535 is expected"),
         ("[cell]\nnumber = 0\n", "cell.number = 0: cells are numbered from 1"),
-        (
-            "[server]\nlisten = \"nowhere\"\n",
-            "server.listen = \"nowhere\": an address with its port, as in",
-        ),
+        ("[server]\nlisten = \"nowhere\"\n", "server.listen = \"nowhere\": an address with its port, as in"),
         ("[server]\nlisten = 7070\n", "server.listen = 7070: an address with its port, as in"),
         ("server = 5\n", "server = 5: a section with keys of its own is expected"),
         ("[store]\naccept_clock = \"yes\"\n", "store.accept_clock = \"yes\": true or false is expected"),

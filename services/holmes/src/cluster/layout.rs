@@ -44,7 +44,8 @@ impl Layout {
     pub(super) fn new(dir: &Path, config: &Config, replicas: u8, port: u16) -> Result<Layout> {
         let roles = roles::all();
         let own = roles.len() * usize::from(replicas);
-        let mut ports = free_ports(2 * own + 3)?.into_iter().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut ports =
+            free_ports(2 * own + 3)?.into_iter().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let mut next = move || ports.next().context("no port is free on this machine");
         let mut places = Vec::new();
         for role in &roles {
@@ -88,7 +89,8 @@ impl Layout {
         std::fs::create_dir_all(&own).with_context(|| format!("{} cannot be made", own.display()))?;
         let keys = &all.store.dir;
         for name in kept::names_of(place.role) {
-            let secret = std::fs::read(keys.join(&name)).with_context(|| format!("{name} in {}", keys.display()))?;
+            let secret =
+                std::fs::read(keys.join(&name)).with_context(|| format!("{name} in {}", keys.display()))?;
             let file = own.join(&name);
             if std::fs::read(&file).ok().as_ref() != Some(&secret) {
                 let _ = std::fs::remove_file(&file); // of a network that was here before

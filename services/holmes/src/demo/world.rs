@@ -13,13 +13,13 @@ use holmes_runtime::config::Config;
 use holmes_runtime::{Clock, fresh_id};
 
 use super::tell::Teller;
-use crate::processes::{Processes, free_ports};
 use crate::client::{Client, Proof};
 use crate::cluster;
 use crate::kept::STAFF_KEY;
 use crate::keys;
 pub(super) use crate::models::OWN_MODEL as OWN;
 use crate::models::{self, Store};
+use crate::processes::{Processes, free_ports};
 use crate::profile::Profile;
 
 /// The larger model, where it can be had.
@@ -94,11 +94,7 @@ pub(super) enum Home {
     /// One process over a directory.
     Directory,
     /// A process for each role over these servers.
-    Servers {
-        cql: String,
-        nats: String,
-        keyspace: String,
-    },
+    Servers { cql: String, nats: String, keyspace: String },
 }
 
 impl Home {
@@ -123,7 +119,8 @@ impl Home {
 
     /// What it is started with.
     fn args(&self, dir: &Path, [grpc, http, admin]: [u16; 3]) -> Vec<String> {
-        let (data, profile) = (dir.join("data").display().to_string(), dir.join("demo.toml").display().to_string());
+        let (data, profile) =
+            (dir.join("data").display().to_string(), dir.join("demo.toml").display().to_string());
         let args = match self {
             Home::Directory => vec![
                 "serve".to_owned(),
@@ -249,7 +246,20 @@ impl World {
         }
         let (http, admin) = (format!("http://127.0.0.1:{http}/v1"), format!("http://127.0.0.1:{admin}"));
         let shown = Shown::default();
-        Ok(World { home, dir, models, processes, url, http, admin, network, staff, operators, renters, shown })
+        Ok(World {
+            home,
+            dir,
+            models,
+            processes,
+            url,
+            http,
+            admin,
+            network,
+            staff,
+            operators,
+            renters,
+            shown,
+        })
     }
 
     /// A node that is not this one.

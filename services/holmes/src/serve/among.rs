@@ -58,7 +58,8 @@ pub(super) async fn start(given: Given<'_>, profile: &Profile) -> Result<Running
     let cell = config.cell.number;
     let reach = Reach::read(&config.cluster.peers).context("cluster.peers")?;
     let journal = data::open_of(config, roles).await?;
-    let directory = Directory::of(&config.store.dir, &journal, cell, profile, roles).await.map_err(data::named)?;
+    let directory =
+        Directory::of(&config.store.dir, &journal, cell, profile, roles).await.map_err(data::named)?;
     let Held { service, lease, gateway } = directory.held(roles, with_gateway)?;
     let (principal, key) = match (roles.first(), service, &gateway) {
         (Some(role), Some(key), _) => (Principal::service(role.service), key),

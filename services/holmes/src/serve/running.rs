@@ -65,7 +65,8 @@ pub(super) fn replayed(
         let (role, journal) = (role.clone(), journal.clone());
         Box::pin(async move {
             let replayed = role.replay(journal, cell, Extent { upto, snapshots: true }).await;
-            let Replayed { seq, digest, state, .. } = replayed.map_err(|why| format!("{:#}", data::named(why)))?;
+            let Replayed { seq, digest, state, .. } =
+                replayed.map_err(|why| format!("{:#}", data::named(why)))?;
             let state = state.map_err(|why| why.to_string())?;
             Ok(StateAt { seq, digest, json: state.to_string().into_bytes() })
         })

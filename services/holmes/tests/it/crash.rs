@@ -19,14 +19,14 @@ const CALLERS: usize = 16;
 const LOAD: Duration = Duration::from_millis(500);
 
 /// Who pays whom.
-struct Payment {
-    key: String,
-    from: String,
-    to: String,
+pub(crate) struct Payment {
+    pub(crate) key: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
 }
 
 impl Payment {
-    fn request<T>(&self, message: T) -> Request<T> {
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let bearer = format!("Bearer {}", self.key).parse().expect("printable");
         request.metadata_mut().insert("authorization", bearer);
@@ -34,6 +34,11 @@ impl Payment {
     }
 
     fn transfer(&self, id: &str) -> Request<wire::CreateTransfersRequest> {
+        self.request(self.message(id))
+    }
+
+    /// The same message again is the same request.
+    pub(crate) fn message(&self, id: &str) -> wire::CreateTransfersRequest {
         let transfer = wire::Transfer {
             transfer_id: id.to_owned(),
             kind: wire::TransferKind::Single.into(),
@@ -43,15 +48,15 @@ impl Payment {
             ..wire::Transfer::default()
         };
         let request_id = holmes_runtime::fresh_id().to_string();
-        self.request(wire::CreateTransfersRequest {
+        wire::CreateTransfersRequest {
             request_id,
             transfers: vec![transfer],
             ..wire::CreateTransfersRequest::default()
-        })
+        }
     }
 }
 
-async fn connect(address: &str) -> LedgerClient<Channel> {
+pub(crate) async fn connect(address: &str) -> LedgerClient<Channel> {
     let endpoint = Endpoint::new(address.to_owned()).expect("an address");
     LedgerClient::new(endpoint.connect().await.expect("the server answers"))
 }
@@ -124,7 +129,7 @@ async fn dies_under_load(place: &Place) {
 }
 
 /// The ids of the transfers that a line of `replay` holds.
-fn transfer_ids(line: &str) -> Vec<String> {
+pub(crate) fn transfer_ids(line: &str) -> Vec<String> {
     let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
     let events = line["events"].as_array().cloned().unwrap_or_default();
     let ids = events

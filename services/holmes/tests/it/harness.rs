@@ -204,18 +204,27 @@ impl Place {
         let mut command = self.command(&["serve", "--admin", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
         let listen: &[&str] = if more.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
         let roles: &[&str] = if more.contains(&"--role") { &[] } else { &["--role", "ledger,accounts"] };
-        let mut child = command
-            .args(listen)
-            .args(roles)
-            .args(more)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
+        command.args(listen).args(roles).args(more);
+        self.started(command, "holmes-data")
+    }
+
+    /// Starts every role as a process of its own, under `holmes-cluster`.
+    pub(crate) fn cluster(&self, more: &[&str]) -> Server<'_> {
+        let mut command = self.command(&["cluster", "up", "--port", "0"]);
+        // Whoever kills this test kills the processes of its processes too.
+        command.args(more).arg("--until-stdin-ends").stdin(Stdio::piped());
+        self.started(command, "holmes-cluster/keys")
+    }
+
+    /// Starts a server and waits until it says where it is reached.
+    fn started(&self, mut command: Command, keys: &'static str) -> Server<'_> {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (say, said) = channel();
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
         let child = Killed(child);
-        let mut server = Server { place: self, child, said, address: String::new(), lines: Vec::new() };
+        let address = String::new();
+        let mut server = Server { place: self, child, said, keys, address, lines: Vec::new() };
         while !server.lines.last().is_some_and(|line| line.contains("staff.key")) {
             server.hear();
         }
@@ -240,6 +249,8 @@ pub(crate) struct Server<'a> {
     place: &'a Place,
     child: Killed,
     said: Receiver<String>,
+    /// The directory of its keys.
+    keys: &'static str,
     /// Where it answers: `http://…`.
     pub address: String,
     /// What it has said on stderr.
@@ -329,7 +340,8 @@ impl Server<'_> {
     /// A call as staff, which must work.
     pub(crate) fn staff(&self, method: &str, request: &Value) -> Value {
         let request = request.to_string();
-        let proof = ["--sign-with", "holmes-data/staff.key", "--as", "staff"];
+        let key = format!("{}/staff.key", self.keys);
+        let proof = ["--sign-with", &key, "--as", "staff"];
         self.call(&[&[method, &request], &proof[..]].concat()).json()
     }
 

@@ -47,7 +47,7 @@ impl Broker {
         Some(broker)
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let mut command = Command::new(&self.program);
         command.arg("-c").arg(self.dir.path().join("nats.conf"));
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
@@ -55,13 +55,19 @@ impl Broker {
         until("nats-server to listen", || std::net::TcpStream::connect(&self.address).ok());
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process = None;
     }
 
     /// A directory whose logs are to be carried here.
     fn place(&self) -> Place {
         Place::new().with("HOLMES__BUS__NATS", &self.address)
+    }
+
+    /// A directory of a cell whose logs are to lie on the CQL servers of the tests and to be carried here; `None`, and said
+    /// so, where there are none.
+    pub(crate) fn cell(&self) -> Option<Place> {
+        Some(Place::over_cql()?.with("HOLMES__BUS__NATS", &self.address))
     }
 }
 
