@@ -215,9 +215,9 @@ async fn a_second_process_takes_over_from_one_that_dies_stands_still_or_is_resta
     let lost = || {
         let owned = owner(&place, "ledger");
         signal(&place, &owned, "-KILL");
-        until("the other one to own the log", || (owner(&place, "ledger") != owned).then_some(()));
+        until("it to be dead", || (state(&processes(&place)[&owned]) != "ready").then_some(()));
+        let owned = owner(&place, "ledger"); // the other one, or it again: the log's name picks one of them
         ready(&place);
-        let owned = owner(&place, "ledger");
         signal(&place, &owned, "-STOP");
         until("the other one to own the log", || (owner(&place, "ledger") != owned).then_some(()));
         signal(&place, &owned, "-CONT");
