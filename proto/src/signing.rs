@@ -38,10 +38,15 @@ pub fn signing_input(
 
 /// The request id that a message names: in every request that changes something it is the first field, as text.
 pub fn request_id_of(message: &[u8]) -> Option<Id> {
+    first_text(message)?.parse().ok()
+}
+
+/// The first field of a message, where that is a short text.
+pub fn first_text(message: &[u8]) -> Option<&str> {
     let (&tag, rest) = message.split_first()?;
     let (&len, rest) = rest.split_first()?;
     let text = rest.get(..usize::from(len)).filter(|_| tag == FIRST_TEXT && len < 128)?;
-    std::str::from_utf8(text).ok()?.parse().ok()
+    std::str::from_utf8(text).ok()
 }
 
 /// Field 1, and that a length follows.

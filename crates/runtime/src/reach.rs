@@ -21,6 +21,10 @@ use tower::{BoxError, Service, ServiceExt as _};
 
 use crate::server::method_of;
 
+mod by_log;
+
+pub use by_log::ByLog;
+
 /// Metadata of a call that one process of the cell brings to another: who gets it answers it, or says that it cannot.
 pub const HOPS: &str = "holmes-hops";
 /// A process runs the service and does not own its log now.
@@ -86,6 +90,11 @@ impl Reach {
         Ok(Reach { doors: Arc::new(doors), only: None })
     }
 
+    /// The services that it says where to find.
+    fn known(&self) -> impl Iterator<Item = &'static str> {
+        self.doors.keys().copied()
+    }
+
     /// Whether it says where a service is.
     pub fn knows(&self, service: &str) -> bool {
         self.doors.contains_key(service)
@@ -96,7 +105,7 @@ impl Reach {
         Reach { doors: self.doors.clone(), only: Some(service) }
     }
 
-    /// The gRPC services that it says where to find.
+    /// The same as gRPC services.
     pub(crate) fn services(&self) -> impl Iterator<Item = String> {
         let known = <prost_types::FileDescriptorSet as prost::Message>::decode(holmes_proto::DESCRIPTORS);
         let files = known.map(|set| set.file).unwrap_or_default().into_iter();
@@ -109,7 +118,7 @@ impl Reach {
         })
     }
 
-    async fn bring(&self, service: &str, request: http::Request<Body>) -> http::Response<Body> {
+    pub(crate) async fn bring(&self, service: &str, request: http::Request<Body>) -> http::Response<Body> {
         let Some(doors) = self.doors.get(service) else {
             let message = format!("this process is not told where {service} is: see cluster.peers");
             return refused(Code::Unavailable, "PEER_UNKNOWN", message);

@@ -124,8 +124,10 @@ pub(crate) struct Post {
     /// Its log, while it is owned here.
     pub feed: watch::Sender<Option<Feed>>,
     add: Box<dyn Fn(&mut Services) + Send + Sync>,
-    fill: Box<dyn Fn(Option<&Started>) + Send + Sync>,
+    fill: Fill,
 }
+
+type Fill = Box<dyn Fn(Option<&Started>) + Send + Sync>;
 
 impl Post {
     /// Adds the role's gRPC service.

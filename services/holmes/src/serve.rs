@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow};
 use holmes_runtime::auth::Auth;
 use holmes_runtime::config::Config;
+use holmes_runtime::reach::ByLog;
 use holmes_runtime::replay::Replay;
 use holmes_runtime::server::{bind, serve, serve_admin};
 use holmes_runtime::{Clock, Status, telemetry};
@@ -133,7 +134,16 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let Running { mut services, logs, statuses, keyring, edge, reach, with_staff, end } = running;
     let (stop, stopped) = watch::channel(false);
     let replaying = watch::Sender::new(Status::Serving); // for as long as the process lives
-    services.add(Replay::server(logs, stopped.clone()), replaying.subscribe());
+    let owned: Vec<_> = logs.iter().map(|log| (log.name, log.feed.clone())).collect();
+    let replay = Replay::server(logs, stopped.clone());
+    match &reach {
+        None => services.add(replay, replaying.subscribe()),
+        Some(reach) => {
+            let owns =
+                move |name: &str| owned.iter().any(|(log, feed)| *log == name && feed.borrow().is_some());
+            services.add(ByLog::new(replay, owns, reach), replaying.subscribe())
+        }
+    };
     let (most, unproven) = (config.server.max_request_bytes, config.server.max_unproven_bytes);
     let auth = Auth::new(keyring, network, clock, most, unproven);
     let mut edge_task = None;
@@ -226,11 +236,14 @@ fn greet(config: &Config, roles: &[Role], at: &Addresses, with_staff: bool) {
     if let Some(http) = at.http {
         eprintln!("  HTTP     http://{http}/v1     any OpenAI client");
     }
-    if !config.bus.nats.is_empty() {
+    if !config.bus.nats.is_empty() && !roles.is_empty() {
         eprintln!("  events   {}     subjects evt.v1.{}.<service>", config.bus.nats, config.cell.number);
     }
     eprintln!("  admin    http://{}/metrics /healthz /readyz", at.admin);
     let keys = config.store.dir.display();
+    if !config.cluster.peers.is_empty() {
+        return; // one of several: whoever made their logs has the key of staff
+    }
     match with_staff {
         true => eprintln!("  staff    {keys}/{STAFF_KEY}"),
         false => eprintln!("  staff    signs with a key that is kept elsewhere than in {keys}/{STAFF_KEY}"),

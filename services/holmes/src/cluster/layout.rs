@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use holmes_runtime::config::{Cluster, Config};
+use holmes_runtime::config::{Cell, Cluster, Config, Gateway, Server};
 
 use super::Told;
 use crate::kept;
@@ -97,21 +97,19 @@ impl Layout {
                 whole::make(&file, 0o600, &secret).with_context(|| format!("{}", file.display()))?;
             }
         }
-        let mut config = Config::default();
-        config.cell = all.cell.clone();
-        config.cell.profile = keys.join("profile.toml").display().to_string();
-        match place.role {
-            GATEWAY => {
-                config.gateway = all.gateway.clone();
-                config.gateway.http = place.http.unwrap_or(all.gateway.http);
-            }
-            _ => (config.store, config.bus) = (all.store.clone(), all.bus.clone()),
+        let profile = keys.join("profile.toml").display().to_string();
+        let mut config = Config {
+            cell: Cell { profile, ..all.cell.clone() },
+            cluster: Cluster { peers: self.peers(), ..all.cluster.clone() },
+            server: Server { listen: place.grpc, admin: place.admin, ..all.server.clone() },
+            telemetry: all.telemetry.clone(),
+            ..Config::default()
+        };
+        match place.http {
+            Some(http) => config.gateway = Gateway { http, ..all.gateway.clone() },
+            None => (config.store, config.bus) = (all.store.clone(), all.bus.clone()),
         }
         config.store.dir = own;
-        config.cluster = Cluster { peers: self.peers(), ..all.cluster.clone() };
-        config.server = all.server.clone();
-        (config.server.listen, config.server.admin) = (place.grpc, place.admin);
-        config.telemetry = all.telemetry.clone();
         std::fs::write(&place.file, config.to_toml()).with_context(|| format!("{}", place.file.display()))
     }
 

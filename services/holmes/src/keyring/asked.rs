@@ -28,8 +28,11 @@ const MOST: usize = 65_536;
 #[derive(Clone)]
 pub(crate) struct Asked {
     accounts: AccountsClient<Peer>,
-    told: Arc<Mutex<HashMap<Vec<u8>, (Instant, FindKeyResponse)>>>,
+    told: Arc<Mutex<HashMap<Vec<u8>, Told>>>,
 }
+
+/// When something was told, and what.
+type Told = (Instant, FindKeyResponse);
 
 impl Asked {
     /// Asks by a peer that accounts know as a service or a gateway.
@@ -89,7 +92,7 @@ impl Asked {
         }
     }
 
-    fn kept(&self, name: &[u8]) -> Option<(Instant, FindKeyResponse)> {
+    fn kept(&self, name: &[u8]) -> Option<Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
