@@ -31,6 +31,8 @@ pub struct Config {
     pub bus: Bus,
     /// The other processes of the cell.
     pub cluster: Cluster,
+    /// What they know this process by.
+    pub tls: Tls,
     /// Where callers are answered.
     pub server: Server,
     /// The edge for renters and nodes.
@@ -98,12 +100,38 @@ pub struct Cluster {
     pub lease_ms: u64,
 }
 
+/// What the other processes of the cell know this one by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// File with the certificates of those who may sign the cell's (PEM).
+    pub authority: PathBuf,
+    /// File with our certificate and those between it and theirs (PEM); empty: no TLS.
+    pub certificate: PathBuf,
+    /// File with its key (PEM).
+    pub key: PathBuf,
+}
+
+/// Who may connect to the gRPC port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clients {
+    /// Whoever reaches it, without TLS.
+    Plain,
+    /// Whoever reaches it, within TLS.
+    Anybody,
+    /// Who shows a certificate of the cell's authority.
+    Cell,
+}
+
 /// Where callers are answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
     /// Address of the gRPC port.
     pub listen: SocketAddr,
+    /// Who may connect to it.
+    pub clients: Clients,
     /// Address of the admin port: metrics, health, readiness. Never reachable from outside.
     pub admin: SocketAddr,
     /// Unary calls in progress in the whole process, of callers who have proven who they are; more are refused at once.
@@ -217,6 +245,7 @@ impl Default for Server {
     fn default() -> Self {
         Server {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            clients: Clients::Plain,
             admin: SocketAddr::from(([127, 0, 0, 1], 7071)),
             max_calls: 8_192,
             max_guest_calls: 1_024,

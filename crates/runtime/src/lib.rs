@@ -17,6 +17,7 @@ pub mod replay;
 pub mod rig;
 pub mod server;
 pub mod telemetry;
+pub mod tls;
 
 pub use clock::Clock;
 pub use driver::{MachineHandle, Status};
@@ -26,3 +27,4 @@ pub use ids::fresh_id;
 pub use peer::Peer;
 pub use reach::Reach;
 pub use rig::{Rig, Seat};
+pub use tls::Tls;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -12,7 +13,11 @@ use std::time::Duration;
 use holmes_kernel::{Code, Refusal};
 use holmes_proto::edge::status;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper_util::rt::TokioIo;
 use prost::bytes::Bytes;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
@@ -20,6 +25,7 @@ use tonic_types::StatusExt as _;
 use tower::{BoxError, Service, ServiceExt as _};
 
 use crate::server::method_of;
+use crate::tls::{self, Tls};
 
 mod by_log;
 
@@ -35,7 +41,7 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(1);
 /// How often a connection is felt for, and how long its other end may be silent then: a process that stands still is passed
 /// over.
 const FEEL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
-/// For how long a call is brought again while nobody owns the log.
+/// For how long a call is brought again while nobody owns the log, unless it is said otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The pauses between two rounds, from the first to the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -45,7 +51,7 @@ const MOST_BYTES: usize = 64 * 1024 * 1024;
 /// What is wrong with an address book.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{0:?} says no address: expected service=http://host:port, several with | between them, *=… for the rest"
+    "{0:?} says no address: expected service=http://host:port, several with | between them, *=… for the rest; https:// with tls.certificate"
 )]
 pub struct NoAddress(String);
 
@@ -55,6 +61,8 @@ pub struct Reach {
     doors: Arc<BTreeMap<&'static str, Doors>>,
     /// Whom every call goes to; otherwise to the service that its path names.
     only: Option<&'static str>,
+    /// For how long a call is brought again.
+    patience: Duration,
 }
 
 /// The processes that may own a service's log.
@@ -70,7 +78,7 @@ impl Reach {
     ///
     /// # Errors
     /// When a part of it cannot be read.
-    pub fn read(book: &str) -> Result<Reach, NoAddress> {
+    pub fn read(book: &str, tls: Option<&Tls>) -> Result<Reach, NoAddress> {
         let mut named: BTreeMap<&str, &str> = BTreeMap::new();
         for part in book.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let (service, at) = part.split_once('=').ok_or_else(|| NoAddress(part.to_owned()))?;
@@ -83,11 +91,11 @@ impl Reach {
         for (_, service) in holmes_proto::SERVICES {
             let Some(at) = named.get(service).or_else(|| named.get("*")) else { continue };
             let host = service.replace('_', "-");
-            let channels = at.split('|').map(|at| channel(&at.replace("{service}", &host)));
+            let channels = at.split('|').map(|at| channel(&at.replace("{service}", &host), service, tls));
             let channels = channels.collect::<Result<_, _>>()?;
             doors.insert(*service, Doors { channels, last: AtomicUsize::new(0) });
         }
-        Ok(Reach { doors: Arc::new(doors), only: None })
+        Ok(Reach { doors: Arc::new(doors), only: None, patience: PATIENCE })
     }
 
     /// The services that it says where to find.
@@ -102,7 +110,12 @@ impl Reach {
 
     /// The same for one service, whatever is asked of it: its part of an interface that each has.
     pub fn of(&self, service: &'static str) -> Reach {
-        Reach { doors: self.doors.clone(), only: Some(service) }
+        Reach { only: Some(service), ..self.clone() }
+    }
+
+    /// The same, where calls are brought again for so long.
+    pub fn patient(self, patience: Duration) -> Reach {
+        Reach { patience, ..self }
     }
 
     /// The same as gRPC services.
@@ -129,7 +142,7 @@ impl Reach {
             return doors.once(http::Request::from_parts(parts, body), service).await;
         }
         match Limited::new(body, MOST_BYTES).collect().await {
-            Ok(body) => doors.bring(&parts, &body.to_bytes(), service).await,
+            Ok(body) => doors.bring(&parts, &body.to_bytes(), service, self.patience).await,
             Err(why) if why.is::<LengthLimitError>() => {
                 refused(Code::Exhausted, "REQUEST_TOO_LARGE", "the request is too large: split it".to_owned())
             }
@@ -154,8 +167,14 @@ impl Doors {
     }
 
     /// To one after the other until one answers that can.
-    async fn bring(&self, parts: &http::request::Parts, body: &Bytes, service: &str) -> http::Response<Body> {
-        let (until, mut pause) = (Instant::now() + PATIENCE, PAUSES.0);
+    async fn bring(
+        &self,
+        parts: &http::request::Parts,
+        body: &Bytes,
+        service: &str,
+        patience: Duration,
+    ) -> http::Response<Body> {
+        let (until, mut pause) = (Instant::now() + patience, PAUSES.0);
         let begin = self.last.load(Ordering::Relaxed);
         let mut tried = 0;
         loop {
@@ -196,20 +215,54 @@ fn not_there(answer: &http::Response<Body>) -> Option<tonic::Status> {
     reason.is_none_or(moves).then_some(status)
 }
 
-fn channel(at: &str) -> Result<Channel, NoAddress> {
+fn channel(at: &str, service: &str, tls: Option<&Tls>) -> Result<Channel, NoAddress> {
+    let (at, (every, within)) = (at.trim(), FEEL);
     let wrong = || NoAddress(at.to_owned());
-    let endpoint = Endpoint::from_shared(at.trim().to_owned()).map_err(|_| wrong())?;
-    if endpoint.uri().host().is_none() || endpoint.uri().scheme().is_none() {
+    let (secure, host) = match (at.strip_prefix("https://"), at.strip_prefix("http://")) {
+        (Some(host), _) => (true, host),
+        (_, Some(host)) => (false, host),
+        _ => return Err(wrong()),
+    };
+    let address = Arc::new(host.trim_end_matches('/').to_owned());
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    if host.is_empty() || port.parse::<u16>().is_err() {
         return Err(wrong());
     }
-    let (every, within) = FEEL;
+    let within_tls = match secure {
+        true => Some((tls.ok_or_else(wrong)?.clone(), tls::name_of(service).ok_or_else(wrong)?)),
+        false => None,
+    };
+    // TLS is our connector's: the certificates of the moment, and the service's name whatever its address.
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| wrong())?;
     Ok(endpoint
         .connect_timeout(CONNECTS_WITHIN)
         .http2_keep_alive_interval(every)
         .keep_alive_timeout(within)
-        .tcp_nodelay(true)
-        .connect_lazy())
+        .connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
+            connected(address.clone(), within_tls.clone())
+        })))
 }
+
+/// A connection to a process.
+async fn connected(
+    address: Arc<String>,
+    tls: Option<(Tls, ServerName<'static>)>,
+) -> io::Result<TokioIo<Wire>> {
+    let stream = TcpStream::connect(address.as_str()).await?;
+    stream.set_nodelay(true)?;
+    let stream: Wire = match tls {
+        None => Box::new(stream),
+        Some((tls, name)) => Box::new(tls.connector().connect(name, stream).await?),
+    };
+    Ok(TokioIo::new(stream))
+}
+
+/// What a connection is made of.
+type Wire = Box<dyn Duplex>;
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 fn away(service: &str, why: &str) -> http::Response<Body> {
     tracing::debug!(service, why, "a process of the cell does not answer");

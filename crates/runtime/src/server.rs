@@ -14,6 +14,7 @@ use crate::auth::Auth;
 use crate::config::Server as Settings;
 use crate::driver::Status;
 use crate::telemetry::Metrics;
+use crate::tls::Tls;
 
 mod connections;
 mod guests;
@@ -22,6 +23,7 @@ mod placed;
 mod places;
 mod services;
 mod share;
+mod stream;
 mod web;
 
 use connections::{Door, Incoming};
@@ -67,6 +69,7 @@ type Serving = std::pin::Pin<Box<dyn Future<Output = Result<(), tonic::transport
 /// Serves `services` until `stop` says so, then lets calls in progress end within the drain time.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Tls>,
     services: Services,
     auth: Auth,
     settings: &Settings,
@@ -83,7 +86,7 @@ pub async fn serve(
     let (drain, drained) = (Duration::from_millis(settings.drain_ms), stop.clone());
     let most =
         Most { connections: settings.max_connections, per_address: settings.max_connections_per_address };
-    let incoming = Incoming::new(listener, Door::new("grpc", most));
+    let incoming = Incoming::new(listener, Door::new("grpc", most)).within(tls);
     // Named, because the layers' types are too long for the compiler to see that a caller may spawn this.
     let served: Serving = Box::pin(
         tonic::transport::Server::builder()

@@ -23,6 +23,8 @@ mod measured;
 mod places;
 #[path = "it/pressure.rs"]
 mod pressure;
+#[path = "it/reach.rs"]
+mod reach;
 #[path = "it/reads.rs"]
 mod reads;
 #[path = "it/relay.rs"]

@@ -6,10 +6,13 @@ pub mod memory;
 #[cfg(feature = "scylla")]
 pub mod scylla;
 
+#[cfg(feature = "scylla")]
 use std::time::Duration;
 
+#[cfg(feature = "scylla")]
+use holmes_kernel::Id;
 use holmes_kernel::ports::{self, Claim, DamagedSnapshot, JournalError, Snapshot};
-use holmes_kernel::{Frame, Id, LogId};
+use holmes_kernel::{Frame, LogId};
 
 /// A journal on whichever engine was configured.
 #[derive(Clone, Debug)]
@@ -37,6 +40,7 @@ impl Journal {
 }
 
 /// A process that runs a service, as it says itself: who owns the log is decided by claiming it, never by this.
+#[cfg(feature = "scylla")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Which.
@@ -46,6 +50,7 @@ pub struct Standing {
 }
 
 /// Who runs a service, where several processes can reach its log. A log of memory or of a directory is its one process's.
+#[cfg(feature = "scylla")]
 impl Journal {
     /// Says how a process stands; it counts for so long.
     ///
@@ -54,7 +59,6 @@ impl Journal {
     pub async fn stand(&self, log: LogId, standing: &Standing, lasts: Duration) -> Result<(), JournalError> {
         match self {
             Journal::Memory(_) | Journal::Embedded(_) => Ok(()),
-            #[cfg(feature = "scylla")]
             Journal::Scylla(journal) => journal.stand(log, standing, lasts).await,
         }
     }
@@ -66,7 +70,6 @@ impl Journal {
     pub async fn leave(&self, log: LogId, process: Id) -> Result<(), JournalError> {
         match self {
             Journal::Memory(_) | Journal::Embedded(_) => Ok(()),
-            #[cfg(feature = "scylla")]
             Journal::Scylla(journal) => journal.leave(log, process).await,
         }
     }
@@ -78,7 +81,6 @@ impl Journal {
     pub async fn standing(&self, log: LogId) -> Result<Vec<Standing>, JournalError> {
         match self {
             Journal::Memory(_) | Journal::Embedded(_) => Ok(Vec::new()),
-            #[cfg(feature = "scylla")]
             Journal::Scylla(journal) => journal.standing(log).await,
         }
     }

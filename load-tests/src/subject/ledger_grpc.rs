@@ -69,7 +69,7 @@ impl OverGrpc {
         let auth = Auth::new(Arc::new(OneKey), network, Clock::System, largest, unproven);
         let (stop, stopped) = watch::channel(false);
         let server =
-            tokio::spawn(async move { Ok(serve(listener, services, auth, &settings, stopped).await?) });
+            tokio::spawn(async move { Ok(serve(listener, None, services, auth, &settings, stopped).await?) });
         let mut clients = Vec::new();
         for _ in 0..CONNECTIONS.min(start.callers) {
             clients.push(LedgerClient::new(Channel::from_shared(address.clone())?.connect().await?));

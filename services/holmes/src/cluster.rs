@@ -2,6 +2,7 @@
 //! for tests. Each process has its own configuration file, its own keys and its own ports; one that dies is started again,
 //! as a supervisor would.
 
+mod certificates;
 mod layout;
 
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use layout::{Layout, Place};
   holmes cluster up --cql … --nats … --replicas 2                     two processes of each role: one owns its log
   holmes cluster status                                               which processes there are, and how they are
 
-Keys, configuration files and what the processes say lie in ./holmes-cluster. For development: one copy of each row, no TLS, \
+Keys, configuration files and what the processes say lie in ./holmes-cluster. For development: one copy of each row, \
 everything on loopback; docs/how-to/run-roles-as-processes.md says how the same is deployed.")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -68,6 +69,9 @@ struct UpArgs {
     /// Port of the gateway's gRPC on loopback; its admin port is the next one, its HTTP port the one behind that. 0: free ones.
     #[arg(long, default_value_t = 7070)]
     port: u16,
+    /// No TLS between the processes: to look at what they say with tools that have no certificate.
+    #[arg(long)]
+    plain: bool,
     /// Leave a process that dies as it is.
     #[arg(long)]
     no_restart: bool,
@@ -126,7 +130,7 @@ async fn up(args: UpArgs, mut config: Config) -> Result<()> {
         made = migrate::open_for_development(&config) => made?,
         stopped = &mut stopping => return stopped,
     }
-    let layout = Layout::new(&dir, &config, args.replicas, args.port)?;
+    let layout = Layout::new(&dir, &config, args.replicas, args.port, args.plain)?;
     let mut processes = Processes::new(&dir);
     for place in &layout.places {
         processes.start(&place.name, &place.command())?;
@@ -154,7 +158,7 @@ fn told(layout: &Layout, processes: &Processes) -> Vec<Told> {
     let of = |place: &Place| Told {
         name: place.name.clone(),
         pid: processes.pid(&place.name),
-        grpc: format!("http://{}", place.grpc),
+        grpc: place.url(),
         http: place.http.map(|http| format!("http://{http}/v1")),
         admin: format!("http://{}", place.admin),
     };

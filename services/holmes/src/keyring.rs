@@ -24,7 +24,7 @@ pub(crate) enum Tell<H = MachineHandle<Accounts>> {
     /// Those of this process, while it owns their log.
     Here(watch::Receiver<Option<H>>),
     /// Those of another one.
-    Elsewhere(Asked),
+    Elsewhere(Box<Asked>),
     /// Nobody has said where they are.
     Nobody,
 }

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use holmes_runtime::auth::Auth;
-use holmes_runtime::config::Config;
+use holmes_runtime::config::{Clients, Config};
 use holmes_runtime::reach::ByLog;
 use holmes_runtime::replay::Replay;
 use holmes_runtime::server::{bind, serve, serve_admin};
-use holmes_runtime::{Clock, Status, telemetry};
+use holmes_runtime::{Clock, Status, Tls, telemetry};
 use holmes_store::Bus;
 use holmes_store::bus::nats;
 use tokio::net::TcpListener;
@@ -118,6 +118,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
         http: http.as_ref().map(TcpListener::local_addr).transpose()?,
     };
     let (clock, network) = (Clock::System, profile::network(&config)?);
+    let tls = Tls::load(&config.tls, config.server.clients)?;
     let given = Given {
         config: &config,
         roles: &roles,
@@ -125,6 +126,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
         with_staff: !args.no_staff_key,
         bus: carrier(&config).await?,
         network: network.clone(),
+        tls: tls.clone(),
         clock: clock.clone(),
     };
     let running = match config.cluster.peers.as_str() {
@@ -156,7 +158,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     }
     let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), statuses, stopped.clone()));
     let settings = edge::drained(&config.server);
-    let server = tokio::spawn(async move { serve(grpc, services, auth, &settings, stopped).await });
+    let server = tokio::spawn(async move { serve(grpc, tls, services, auth, &settings, stopped).await });
     greet(&config, &roles, &addresses, with_staff);
     if guided && !telemetry::is_json() {
         guide(&config, &addresses, with_staff);
@@ -232,7 +234,13 @@ fn greet(config: &Config, roles: &[Role], at: &Addresses, with_staff: bool) {
         return;
     }
     eprintln!("serving {names} over {dir}");
-    eprintln!("  gRPC     http://{0}     holmes call --server http://{0}", at.grpc);
+    match config.server.clients {
+        Clients::Plain => eprintln!("  gRPC     http://{0}     holmes call --server http://{0}", at.grpc),
+        Clients::Anybody => eprintln!("  gRPC     https://{}     for everybody", at.grpc),
+        Clients::Cell => {
+            eprintln!("  gRPC     https://{}     for whom the cell's authority has certified", at.grpc)
+        }
+    }
     if let Some(http) = at.http {
         eprintln!("  HTTP     http://{http}/v1     any OpenAI client");
     }

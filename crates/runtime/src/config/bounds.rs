@@ -43,6 +43,14 @@ impl Config {
         ] {
             bounds((1..=86_400_000).contains(&ms), key, ms.to_string(), "1 ms to a day, 86400000");
         }
+        let tls = &self.tls;
+        let named = [&tls.authority, &tls.certificate, &tls.key].map(|file| !file.as_os_str().is_empty());
+        let certificate = tls.certificate.display().to_string();
+        let why = "tls.authority, tls.certificate and tls.key go together";
+        bounds(named == [named[0]; 3], "tls.certificate", certificate, why);
+        let clients = format!("{:?}", self.server.clients).to_lowercase();
+        let why = "it needs tls.certificate, tls.key and tls.authority";
+        bounds(named[1] || self.server.clients == super::Clients::Plain, "server.clients", clients, why);
         let lease = self.cluster.lease_ms;
         bounds((1_000..=60_000).contains(&lease), "cluster.lease_ms", lease.to_string(), "1000 to 60000 ms");
         let slots = gateway.max_slots_percent;

@@ -36,7 +36,17 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "cluster.lease_ms",
         "how long a process that owns a log may be silent before another one that runs the role claims it, in ms, in whole seconds; a hint: who owns a log is decided by claiming it",
     ),
+    ("tls.authority", "file with the certificates of those who may sign the cell's (PEM)"),
+    (
+        "tls.certificate",
+        "file with our certificate (PEM), whose name is SERVICE.holmes, as in ledger.holmes; empty: no TLS to other processes; read again when it changes",
+    ),
+    ("tls.key", "file with its key (PEM)"),
     ("server.listen", "address of the gRPC port"),
+    (
+        "server.clients",
+        "who may connect to the gRPC port: plain: anybody, without TLS; anybody: within TLS; cell: who shows a certificate of tls.authority",
+    ),
     (
         "server.admin",
         "address of the admin port (metrics, health, readiness); keep it unreachable from outside",

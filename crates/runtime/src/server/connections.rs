@@ -16,7 +16,9 @@ use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
 use super::guests::{GiveWay, Guest, Guests};
+use super::stream::Stream;
 use crate::measure::{PORT_CONNECTIONS, PORT_REFUSED, Reasons};
+use crate::tls::Tls;
 
 /// A peer that takes not one byte for so long is gone, whatever its keep-alive says.
 const STALLED: Duration = Duration::from_secs(60);
@@ -123,6 +125,8 @@ impl Drop for Place {
 pub(super) struct Incoming {
     listener: TcpListener,
     door: Arc<Door>,
+    /// What connections are within.
+    tls: Option<Tls>,
     /// Runs while nothing is accepted.
     pausing: Option<Pin<Box<Sleep>>>,
 }
@@ -132,7 +136,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 impl Incoming {
     pub(super) fn new(listener: TcpListener, door: Arc<Door>) -> Incoming {
-        Incoming { listener, door, pausing: None }
+        Incoming { listener, door, tls: None, pausing: None }
+    }
+
+    /// The same within TLS, where there is one.
+    pub(super) fn within(self, tls: Option<Tls>) -> Incoming {
+        Incoming { tls, ..self }
     }
 
     /// The next connection that is let in.
@@ -163,6 +172,7 @@ impl Incoming {
         // Small messages are the rule; without it each waits for the answer to the one before.
         let _ = stream.set_nodelay(true);
         let connection = Connection(Arc::new(Mutex::new(Some(guest))));
+        let stream = Stream::new(stream, self.tls.as_ref().and_then(Tls::acceptor));
         Ok(Socket { stream, give_way, connection, stalled: None, _place: place })
     }
 }
@@ -177,7 +187,7 @@ impl tokio_stream::Stream for Incoming {
 
 /// A connection that was let in.
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     give_way: GiveWay,
     connection: Connection,
     /// Runs while the peer takes nothing.

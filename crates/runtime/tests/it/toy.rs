@@ -157,6 +157,11 @@ pub struct Up {
 
 impl Up {
     pub async fn start(change: impl FnOnce(&mut Settings)) -> Up {
+        Up::within(None, change).await
+    }
+
+    /// The same within TLS, where there is one.
+    pub async fn within(tls: Option<holmes_runtime::Tls>, change: impl FnOnce(&mut Settings)) -> Up {
         let mut settings = Settings::default();
         change(&mut settings);
         let pause = Arc::new(Pause { gate: Semaphore::new(0), inside: watch::Sender::new(0) });
@@ -174,7 +179,9 @@ impl Up {
             settings.max_unproven_bytes,
         );
         let task =
-            tokio::spawn(async move { server::serve(listener, services, auth, &settings, stopped).await });
+            tokio::spawn(
+                async move { server::serve(listener, tls, services, auth, &settings, stopped).await },
+            );
         Up { address, stop, pause, machine, task }
     }
 

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use holmes_runtime::config::{Cell, Cluster, Config, Gateway, Server};
+use holmes_runtime::config::{Cell, Clients, Cluster, Config, Gateway, Server};
 
 use super::Told;
+use super::certificates::Authority;
 use crate::kept;
 use crate::processes::free_ports;
 use crate::roles::{self, GATEWAY};
@@ -23,9 +24,17 @@ pub(super) struct Place {
     pub grpc: SocketAddr,
     pub admin: SocketAddr,
     pub http: Option<SocketAddr>,
+    /// Who may connect to its gRPC port.
+    pub clients: Clients,
 }
 
 impl Place {
+    /// Where its gRPC port is.
+    pub(super) fn url(&self) -> String {
+        let scheme = if self.clients == Clients::Plain { "http" } else { "https" };
+        format!("{scheme}://{}", self.grpc)
+    }
+
     /// What `holmes` is called with.
     pub(super) fn command(&self) -> Vec<String> {
         let file = self.file.display().to_string();
@@ -41,7 +50,7 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Lays processes out in a directory, and writes what each is given.
-    pub(super) fn new(dir: &Path, config: &Config, replicas: u8, port: u16) -> Result<Layout> {
+    pub(super) fn new(dir: &Path, config: &Config, replicas: u8, port: u16, plain: bool) -> Result<Layout> {
         let roles = roles::all();
         let own = roles.len() * usize::from(replicas);
         let mut ports =
@@ -52,7 +61,9 @@ impl Layout {
             for n in 1..=replicas {
                 let name = format!("{}-{n}", role.name);
                 let file = dir.join(&name).join("holmes.toml");
-                places.push(Place { name, role: role.name, file, grpc: next()?, admin: next()?, http: None });
+                let (role, grpc, admin) = (role.name, next()?, next()?);
+                let clients = if plain { Clients::Plain } else { Clients::Cell };
+                places.push(Place { name, role, file, grpc, admin, http: None, clients });
             }
         }
         let mut at = |behind: u16| match port {
@@ -61,9 +72,11 @@ impl Layout {
         };
         let file = dir.join(GATEWAY).join("holmes.toml");
         let (grpc, admin, http) = (at(0)?, at(1)?, Some(at(2)?));
-        places.push(Place { name: GATEWAY.to_owned(), role: GATEWAY, file, grpc, admin, http });
+        let (name, clients) = (GATEWAY.to_owned(), Clients::Plain); // for all tools of everybody
+        places.push(Place { name, role: GATEWAY, file, grpc, admin, http, clients });
         let layout = Layout { dir: dir.to_owned(), places };
-        layout.places.iter().try_for_each(|place| layout.equip(place, config))?;
+        let authority = if plain { None } else { Some(Authority::new()?) };
+        layout.places.iter().try_for_each(|place| layout.equip(place, config, authority.as_ref()))?;
         layout.equip_tools(config)?;
         Ok(layout)
     }
@@ -77,14 +90,14 @@ impl Layout {
     fn peers(&self) -> String {
         let of = |role: &roles::Role| {
             let places = self.places.iter().filter(|place| place.role == role.name);
-            let at: Vec<String> = places.map(|place| format!("http://{}", place.grpc)).collect();
+            let at: Vec<String> = places.map(Place::url).collect();
             format!("{}={}", role.name, at.join("|"))
         };
         roles::all().iter().map(of).collect::<Vec<_>>().join(", ")
     }
 
     /// Gives a process its configuration and its keys, and nothing else.
-    fn equip(&self, place: &Place, all: &Config) -> Result<()> {
+    fn equip(&self, place: &Place, all: &Config, authority: Option<&Authority>) -> Result<()> {
         let own = self.dir.join(&place.name);
         std::fs::create_dir_all(&own).with_context(|| format!("{} cannot be made", own.display()))?;
         let keys = &all.store.dir;
@@ -101,10 +114,18 @@ impl Layout {
         let mut config = Config {
             cell: Cell { profile, ..all.cell.clone() },
             cluster: Cluster { peers: self.peers(), ..all.cluster.clone() },
-            server: Server { listen: place.grpc, admin: place.admin, ..all.server.clone() },
+            server: Server {
+                listen: place.grpc,
+                admin: place.admin,
+                clients: place.clients,
+                ..all.server.clone()
+            },
             telemetry: all.telemetry.clone(),
             ..Config::default()
         };
+        if let Some(authority) = authority {
+            config.tls = authority.equip(place.role, &own)?;
+        }
         match place.http {
             Some(http) => config.gateway = Gateway { http, ..all.gateway.clone() },
             None => (config.store, config.bus) = (all.store.clone(), all.bus.clone()),

@@ -21,7 +21,7 @@ use crate::roles::{self, Deps, Log, Role, Started};
 
 /// Opens the logs that are not there yet, and starts the roles over them.
 pub(super) async fn start(given: Given<'_>, mut profile: Profile) -> Result<Running> {
-    let Given { config, roles, with_gateway, with_staff, bus, network, clock } = given;
+    let Given { config, roles, with_gateway, with_staff, bus, network, clock, tls: _ } = given;
     let (cell, dir) = (config.cell.number, &config.store.dir);
     let journal = data::open(config, true).await?;
     if let Some(other) = journal.logs().await?.iter().find(|log| log.cell != cell) {

@@ -54,9 +54,9 @@ impl Us {
 
 /// Starts the roles: each stands by until it owns its log.
 pub(super) async fn start(given: Given<'_>, profile: &Profile) -> Result<Running> {
-    let Given { config, roles, with_gateway, bus, network, clock, .. } = given;
+    let Given { config, roles, with_gateway, bus, network, clock, tls, .. } = given;
     let cell = config.cell.number;
-    let reach = Reach::read(&config.cluster.peers).context("cluster.peers")?;
+    let reach = Reach::read(&config.cluster.peers, tls.as_ref()).context("cluster.peers")?;
     let journal = data::open_of(config, roles).await?;
     let directory =
         Directory::of(&config.store.dir, &journal, cell, profile, roles).await.map_err(data::named)?;
@@ -72,7 +72,7 @@ pub(super) async fn start(given: Given<'_>, profile: &Profile) -> Result<Running
     let runs_accounts = roles.iter().any(|role| role.name == Accounts::NAME);
     let tell = match runs_accounts {
         true => Tell::Here(accounts),
-        false => Tell::Elsewhere(Asked::new(us.peer(reach.clone()))),
+        false => Tell::Elsewhere(Box::new(Asked::new(us.peer(reach.clone())))),
     };
     let keyring = Arc::new(Keyring::new(tell, clock.clone()));
     let (stop, stopped) = watch::channel(false);

@@ -11,7 +11,7 @@ use holmes_runtime::recover::Extent;
 use holmes_runtime::relay::relay;
 use holmes_runtime::replay::{Log, Rebuild, StateAt};
 use holmes_runtime::server::Services;
-use holmes_runtime::{Clock, Feed, Reach, Status};
+use holmes_runtime::{Clock, Feed, Reach, Status, Tls};
 use holmes_store::{Bus, Journal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -32,6 +32,7 @@ pub(super) struct Given<'a> {
     pub with_staff: bool,
     pub bus: Option<Bus>,
     pub network: Network,
+    pub tls: Option<Tls>,
     pub clock: Clock,
 }
 

@@ -224,7 +224,8 @@ impl Place {
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
         let child = Killed(child);
         let address = String::new();
-        let mut server = Server { place: self, child, said, keys, address, lines: Vec::new() };
+        let patience = if keys == "holmes-data" { PATIENCE } else { 4 * PATIENCE }; // many processes start
+        let mut server = Server { place: self, child, said, keys, patience, address, lines: Vec::new() };
         while !server.lines.last().is_some_and(|line| line.contains("staff.key")) {
             server.hear();
         }
@@ -251,6 +252,8 @@ pub(crate) struct Server<'a> {
     said: Receiver<String>,
     /// The directory of its keys.
     keys: &'static str,
+    /// How long it may say nothing.
+    patience: Duration,
     /// Where it answers: `http://…`.
     pub address: String,
     /// What it has said on stderr.
@@ -259,7 +262,7 @@ pub(crate) struct Server<'a> {
 
 impl Server<'_> {
     fn hear(&mut self) {
-        let line = self.said.recv_timeout(PATIENCE);
+        let line = self.said.recv_timeout(self.patience);
         let line = line.unwrap_or_else(|why| panic!("{why}; the server said: {:#?}", self.lines));
         self.lines.push(line);
     }

@@ -103,7 +103,9 @@ fn the_key_of_another_network_is_told_with_the_one_that_the_log_knows() {
     }
     // Another gateway may be meant: it is a new one, and it says so.
     std::fs::copy(place.path("other.key"), file(&place, "gateway.key")).expect("exchanged");
-    let (_, said) = place.serve(&ROLES).terminate();
+    let mut server = place.serve(&ROLES);
+    server.says("scheduling knows the gateway");
+    let (_, said) = server.terminate();
     assert!(said.iter().any(|line| line.contains("gateway.key is of a gateway that the log")), "{said:#?}");
     let (_, said) = place.serve(&ROLES).terminate();
     assert!(!said.iter().any(|line| line.contains("gateway.key is of")), "it is known now: {said:#?}");

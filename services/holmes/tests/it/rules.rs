@@ -154,7 +154,10 @@ const MADE: [(&str, &str); 4] = [
 
 /// Words that could name somebody's thing, and do not in these messages: what is offered, asked to be called so, or the
 /// caller's own.
-const WORDS_OF: [(&str, &str); 13] = [
+const WORDS_OF: [(&str, &str); 15] = [
+    // Whoever has the secret, or signs: services ask for it, and hear of nothing else.
+    ("FindKeyRequest", "api_key_hash"),
+    ("FindKeyRequest", "principal"),
     ("CallLine", "call"),
     ("CreateAccountRequest", "name"),
     ("CreateApiKeyRequest", "label"),
