@@ -141,7 +141,7 @@ impl World {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = self.stop.subscribe();
-        tokio::spawn(async move { server::serve(listener, services, auth, &settings, stop).await });
+        tokio::spawn(async move { server::serve(listener, None, services, auth, &settings, stop).await });
         Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
     }
 
