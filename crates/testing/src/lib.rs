@@ -1,7 +1,8 @@
 //! What the services' tests share, each said once. Tests alone may name it: `cargo xtask tidy` refuses it in what ships.
 //!
 //! [`golden`] compares events with the bytes that they were released with. A [`Driver`] is one machine on a clock moved
-//! by hand, [`Local`] the same as a [`Handle`], and a [`Script`] the log of a service that a test plays. [`now`] and
+//! by hand, [`Local`] the same as a [`Handle`], and a [`Script`] the log of a service that a test plays. [`linear`] judges
+//! recorded histories. [`now`] and
 //! [`ask`] call what never waits, and [`grpc`] what is called over the wire.
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
@@ -9,6 +10,7 @@
 mod driver;
 pub mod golden;
 pub mod grpc;
+pub mod linear;
 mod local;
 mod script;
 

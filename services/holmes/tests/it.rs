@@ -64,6 +64,8 @@ mod story;
 mod strangers;
 #[path = "it/tamper.rs"]
 mod tamper;
+#[path = "it/tellers.rs"]
+mod tellers;
 #[path = "it/together.rs"]
 mod together;
 #[path = "it/traces.rs"]

@@ -15,6 +15,7 @@ use tonic::transport::Channel;
 use crate::crash::{Payment, connect, transfer_ids};
 use crate::harness::{Place, Server, number, until};
 use crate::nats::Broker;
+use crate::tellers::Tellers;
 
 const ROLES: [&str; 7] = ["ledger", "accounts", "treasury", "staking", "scheduling", "market", "emission"];
 const CALLERS: usize = 8;
@@ -148,12 +149,12 @@ fn end(server: Server<'_>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_role_may_die_or_stand_still_under_load_and_nothing_acknowledged_is_lost() {
-    let Some(broker) = Broker::new("") else { return };
+    let Some(mut broker) = Broker::new("") else { return };
     let Some(place) = broker.cell() else { return };
     let server = place.cluster(&[]);
     let payment = payment(&server);
-    let load = Load::begin(&server, &payment).await;
-    let faults = || {
+    let (load, tellers) = (Load::begin(&server, &payment).await, Tellers::begin(&server).await);
+    let mut faults = || {
         for role in ROLES.iter().map(|role| format!("{role}-1")).chain(["gateway".to_owned()]) {
             let before = processes(&place)[&role]["pid"].clone();
             signal(&place, &role, "-KILL");
@@ -168,12 +169,15 @@ async fn any_role_may_die_or_stand_still_under_load_and_nothing_acknowledged_is_
             signal(&place, role, "-CONT");
             ready(&place);
         }
+        broker.kill(); // calls go on without it
+        std::thread::sleep(Duration::from_secs(2));
+        broker.start();
         std::thread::sleep(Duration::from_secs(1));
     };
-    tokio::task::block_in_place(faults);
-    let told = load.end().await;
+    tokio::task::block_in_place(&mut faults);
+    let (told, history) = (load.end().await, tellers.end().await);
     println!(
-        "{} payments, {} sent again, the slowest after {:?}",
+        "a history of {history} operations; {} payments, {} sent again, the slowest after {:?}",
         told.acknowledged.len(),
         told.again.len(),
         told.longest
@@ -211,7 +215,7 @@ async fn a_second_process_takes_over_from_one_that_dies_stands_still_or_is_resta
     assert_eq!(told.again, Vec::<String>::new(), "no request fails");
 
     // Killed, or standing still until another one owns the log, and then going on as if it still did.
-    let load = Load::begin(&server, &payment).await;
+    let (load, tellers) = (Load::begin(&server, &payment).await, Tellers::begin(&server).await);
     let lost = || {
         let owned = owner(&place, "ledger");
         signal(&place, &owned, "-KILL");
@@ -225,9 +229,9 @@ async fn a_second_process_takes_over_from_one_that_dies_stands_still_or_is_resta
         std::thread::sleep(Duration::from_secs(1));
     };
     tokio::task::block_in_place(lost);
-    let more = load.end().await;
+    let (more, history) = (load.end().await, tellers.end().await);
     println!(
-        "lost: {} payments, {} sent again, the slowest after {:?}",
+        "lost: a history of {history} operations; {} payments, {} sent again, the slowest after {:?}",
         more.acknowledged.len(),
         more.again.len(),
         more.longest
