@@ -45,8 +45,8 @@ const FEEL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The pauses between two rounds, from the first to the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// The largest message that is brought: the ports take none that is larger.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
+/// The largest message that is brought, unless it is said otherwise: what a port takes with an API key, and its frame.
+const MOST_BYTES: usize = 4 * 1024 * 1024 + 5;
 
 /// What is wrong with an address book.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,8 @@ pub struct Reach {
     only: Option<&'static str>,
     /// For how long a call is brought again.
     patience: Duration,
+    /// Bytes of a call that is brought.
+    most_bytes: usize,
 }
 
 /// The processes that may own a service's log.
@@ -95,7 +97,12 @@ impl Reach {
             let channels = channels.collect::<Result<_, _>>()?;
             doors.insert(*service, Doors { channels, last: AtomicUsize::new(0) });
         }
-        Ok(Reach { doors: Arc::new(doors), only: None, patience: PATIENCE })
+        Ok(Reach { doors: Arc::new(doors), only: None, patience: PATIENCE, most_bytes: MOST_BYTES })
+    }
+
+    /// The same, where signed calls may have so many bytes.
+    pub fn at_most(self, bytes: usize) -> Reach {
+        Reach { most_bytes: MOST_BYTES.max(bytes.saturating_add(5)), ..self }
     }
 
     /// The services that it says where to find.
@@ -141,15 +148,18 @@ impl Reach {
         if method_of(parts.uri.path()).streams {
             return doors.once(http::Request::from_parts(parts, body), service).await;
         }
-        match Limited::new(body, MOST_BYTES).collect().await {
+        match Limited::new(body, self.most_bytes).collect().await {
             Ok(body) => doors.bring(&parts, &body.to_bytes(), service, self.patience).await,
             Err(why) if why.is::<LengthLimitError>() => {
                 refused(Code::Exhausted, "REQUEST_TOO_LARGE", "the request is too large: split it".to_owned())
             }
-            Err(_) => refused(
-                Code::Unavailable,
-                "BODY_BROKEN",
-                "the request's body did not come whole: send it again".to_owned(),
+            // Whoever has capped it says why.
+            Err(why) => why.downcast::<tonic::Status>().map_or_else(
+                |_| {
+                    let message = "the request's body did not come whole: send it again".to_owned();
+                    refused(Code::Unavailable, "BODY_BROKEN", message)
+                },
+                |status| status.into_http(),
             ),
         }
     }

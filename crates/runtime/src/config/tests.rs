@@ -45,7 +45,7 @@ fn what_is_wrong_is_told_by_its_key_what_stands_there_what_is_expected_and_where
     for (text, told) in [
         (
             "[server]\nmax_cals = 5\n",
-            "server.max_cals: there is no such key; [server] has listen, admin, max_calls,",
+            "server.max_cals: there is no such key; [server] has listen, clients, admin, max_calls,",
         ),
         (
             "[sever]\nmax_calls = 5\n",

@@ -57,6 +57,7 @@ pub(super) async fn start(given: Given<'_>, profile: &Profile) -> Result<Running
     let Given { config, roles, with_gateway, bus, network, clock, tls, .. } = given;
     let cell = config.cell.number;
     let reach = Reach::read(&config.cluster.peers, tls.as_ref()).context("cluster.peers")?;
+    let reach = reach.at_most(config.server.max_request_bytes);
     let journal = data::open_of(config, roles).await?;
     let directory =
         Directory::of(&config.store.dir, &journal, cell, profile, roles).await.map_err(data::named)?;
