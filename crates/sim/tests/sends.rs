@@ -291,11 +291,11 @@ fn hashed(of: &impl Hash) -> u64 {
 }
 
 /// How many worlds there are, or what is wrong with one of them.
-fn explored(guards: Guards) -> Result<usize, (&'static str, World)> {
+fn explored(guards: Guards) -> Result<usize, (&'static str, Box<World>)> {
     let (mut seen, mut open) = (HashSet::from([hashed(&World::new())]), VecDeque::from([World::new()]));
     while let Some(world) = open.pop_front() {
         if let Some(what) = world.broken(guards) {
-            return Err((what, world));
+            return Err((what, Box::new(world)));
         }
         for next in world.goes_on(guards).into_iter().chain(world.goes_wrong()) {
             if next.logs.iter().all(|log| log.len() <= ENTRIES) && seen.insert(hashed(&next)) {
