@@ -92,7 +92,7 @@ pub(crate) enum Log {
     /// Of this process.
     Here(Feed),
     /// Of another one.
-    Elsewhere(Heard<Bus, Replay<Peer>>),
+    Elsewhere(Box<Heard<Bus, Replay<Peer>>>),
 }
 
 /// A role: a machine whose type is known only here.
@@ -378,7 +378,7 @@ impl<M: Machine, S: Grpc, T: Grpc> Does for Of<M, S, T> {
                             tokio::spawn(follow(reader, feed.clone(), clock));
                         }
                         Log::Elsewhere(heard) if heard.speaker().concerns::<M>(log) => {
-                            tokio::spawn(follow(reader, heard.clone(), clock));
+                            tokio::spawn(follow(reader, (**heard).clone(), clock));
                         }
                         Log::Here(_) | Log::Elsewhere(_) => {}
                     }

@@ -46,7 +46,8 @@ impl Us {
     /// Every log of the cell.
     fn logs(&self, bus: &Bus, cell: u16) -> Vec<Log> {
         let heard = |role: roles::Role| {
-            Log::Elsewhere(Heard::new(role.speaker(cell), bus.clone(), self.replay(role.name)))
+            let gaps = self.replay(role.name);
+            Log::Elsewhere(Box::new(Heard::new(role.speaker(cell), bus.clone(), gaps)))
         };
         roles::all().into_iter().map(heard).collect()
     }
