@@ -122,19 +122,23 @@ async fn wait_for_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await; // an error means that everything is going down
 }
 
+/// The machines of a process by their names, and how each is.
+pub type Machines = Vec<(&'static str, watch::Receiver<Status>)>;
+
 /// Serves metrics, liveness and readiness until `stop` says so and every machine has ended: who watches a drain sees it.
 pub async fn serve_admin(
     listener: TcpListener,
     metrics: Metrics,
-    machines: Vec<(&'static str, watch::Receiver<Status>)>,
+    machines: watch::Receiver<Machines>,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     use axum::http::StatusCode;
     use axum::http::header::CONTENT_TYPE;
     use axum::routing::get;
     let draining = stop.clone();
-    let mut ends: Vec<_> = machines.iter().map(|(_, status)| status.clone()).collect();
+    let ending = machines.clone();
     let ready = move || {
+        let machines = machines.borrow().clone();
         let waiting: Vec<String> = machines
             .iter()
             .filter(|(_, status)| !matches!(*status.borrow(), Status::Serving | Status::StandingBy))
@@ -158,7 +162,8 @@ pub async fn serve_admin(
     let (over, mut seen) = watch::channel(false);
     let stopped = async move {
         wait_for_stop(&mut stop).await;
-        for status in &mut ends {
+        let ends = ending.borrow().clone();
+        for (_, mut status) in ends {
             while status.changed().await.is_ok() {}
         }
         over.send_replace(true);

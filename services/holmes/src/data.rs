@@ -1,5 +1,7 @@
 //! Where logs are kept: the embedded journal in the data directory, or CQL servers; and the log of each role.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use holmes_kernel::LogId;
 use holmes_kernel::ports::JournalError;
@@ -32,6 +34,21 @@ pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
     let journal =
         opened.map_err(|why| in_words(why).context(format!("{} cannot be opened", dir.display())))?;
     Ok(journal.into())
+}
+
+/// The pauses between two questions whether servers answer, from the first to the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// Waits until one of the CQL servers answers, where the logs lie on such.
+pub(crate) async fn servers_answer(config: &Config) {
+    let mut pause = PAUSES.0;
+    while !config.store.cql.is_empty()
+        && let Err(why) = scylla::Journal::datacenter(&options(config)).await
+    {
+        tracing::warn!(%why, "waiting for the servers that keep the logs; trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
 }
 
 /// The journal of a process that runs some roles of a cell. One without logs reaches no server.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 
 use anyhow::{Context, Result, anyhow};
 use holmes_runtime::auth::Auth;
@@ -117,6 +118,14 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
         admin: admin.local_addr()?,
         http: http.as_ref().map(TcpListener::local_addr).transpose()?,
     };
+    let (stop, stopped) = watch::channel(false);
+    let mut ended = pin!(wait_for_end(args.until_stdin_ends));
+    let (machines, shown) = watch::channel(vec![("logs", watch::channel(Status::Recovering).1)]);
+    let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), shown, stopped.clone()));
+    tokio::select! {
+        () = data::servers_answer(&config) => {}
+        stopped = &mut ended => return stopped,
+    }
     let (clock, network) = (Clock::System, profile::network(&config)?);
     let tls = Tls::load(&config.tls, config.server.clients)?;
     let given = Given {
@@ -134,7 +143,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
         _ => among::start(given, &profile).await?,
     };
     let Running { mut services, logs, statuses, keyring, edge, reach, with_staff, end } = running;
-    let (stop, stopped) = watch::channel(false);
+    machines.send_replace(statuses);
     let replaying = watch::Sender::new(Status::Serving); // for as long as the process lives
     let owned: Vec<_> = logs.iter().map(|log| (log.name, log.feed.clone())).collect();
     let replay = Replay::server(logs, stopped.clone());
@@ -156,14 +165,13 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     if let Some(reach) = reach {
         services.pass_on(&reach);
     }
-    let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), statuses, stopped.clone()));
     let settings = edge::drained(&config.server);
     let server = tokio::spawn(async move { serve(grpc, tls, services, auth, &settings, stopped).await });
     greet(&config, &roles, &addresses, with_staff);
     if guided && !telemetry::is_json() {
         guide(&config, &addresses, with_staff);
     }
-    wait_for_end(args.until_stdin_ends).await?;
+    ended.await?;
     tracing::info!("draining");
     stop.send_replace(true);
     server.await.context("the gRPC port")??; // it lets calls in progress end, within the drain time

@@ -27,7 +27,7 @@ impl Admin {
         let machines: Vec<_> = (0..2).map(|_| watch::Sender::new(Status::Serving)).collect();
         let seen =
             ["ledger", "staking"].into_iter().zip(machines.iter().map(watch::Sender::subscribe)).collect();
-        let task = tokio::spawn(serve_admin(listener, metrics(), seen, stopped));
+        let task = tokio::spawn(serve_admin(listener, metrics(), watch::channel(seen).1, stopped));
         Admin { address, stop, machines, task }
     }
 

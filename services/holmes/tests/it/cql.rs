@@ -1,8 +1,11 @@
 //! Logs on CQL servers, as whoever runs the binary meets them: made, served, taken over, refused.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
 use serde_json::json;
 
-use crate::harness::{Place, until};
+use crate::harness::{Killed, Place, ask, until};
 
 #[test]
 fn tables_are_planned_made_and_made_again_and_what_is_not_safe_is_refused_with_its_remedy() {
@@ -27,6 +30,28 @@ fn tables_are_planned_made_and_made_again_and_what_is_not_safe_is_refused_with_i
     assert!(looked.code == 1 && looked.out.contains("odd number of copies"), "{}", looked.out);
     place.run(&["verify"]).fails(1, &["no log of cell 1 lies in keyspace t"]);
     Place::new().run(&["migrate"]).fails(1, &["no server is named"]);
+}
+
+#[test]
+fn a_process_whose_servers_are_away_says_which_waits_for_them_and_can_be_stopped() {
+    let place = Place::new().with("HOLMES__STORE__CQL", "127.0.0.1:9");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let admin = free.local_addr().expect("an address").to_string();
+    drop(free);
+    let mut command =
+        place.command(&["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", &admin]);
+    let mut child = Killed(command.stderr(Stdio::piped()).spawn().expect("it starts"));
+    let mut said = BufReader::new(child.0.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+    let line = said.find(|line| line.contains("waiting for the servers")).expect("it says what it waits for");
+    assert!(line.contains("no CQL server answers at 127.0.0.1:9"), "{line}");
+    let page = |name: &str| ask(&admin, format!("GET {name} HTTP/1.0\r\nhost: {admin}\r\n\r\n").as_bytes());
+    assert!(page("/healthz").starts_with("HTTP/1.0 200"), "alive");
+    let ready = page("/readyz");
+    assert!(ready.starts_with("HTTP/1.0 503") && ready.ends_with("logs: Recovering\n"), "{ready}");
+    let kill = std::process::Command::new("kill").args(["-TERM", &child.0.id().to_string()]).status();
+    assert!(kill.expect("kill runs").success());
+    let ended = until("it to end", || child.0.try_wait().expect("a child"));
+    assert!(ended.success(), "{ended}");
 }
 
 #[test]
