@@ -1,6 +1,7 @@
 //! Where a stream has gaps: the service itself.
 
 use std::future::Future;
+use std::time::Duration;
 
 use holmes_kernel::LogId;
 use holmes_proto::log::v1::ReadFramesRequest;
@@ -34,6 +35,8 @@ pub enum NotRead {
     Damaged(WireError),
 }
 
+/// How long the service may take to say something.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Frames of a page.
 const PAGE: usize = 256;
 
@@ -54,24 +57,27 @@ where
             .ok_or_else(|| NotRead::Refused(format!("this build knows no service of {log}")))?;
         let upto = if upto == u64::MAX { 0 } else { upto };
         let asked = ReadFramesRequest { service: service.to_owned(), after, upto };
-        let mut answers = self.0.read_frames(asked).await.map_err(not_read)?.into_inner();
+        let mut answers = within(self.0.read_frames(asked)).await?.into_inner();
         let mut frames = Vec::new();
         while frames.len() < PAGE {
-            let Some(answer) = answers.message().await.map_err(not_read)? else { break };
+            let Some(answer) = within(answers.message()).await? else { break };
             frames.push(PublicFrame::from_bytes(&answer.frame).map_err(NotRead::Damaged)?);
         }
         Ok(frames)
     }
 }
 
+async fn within<T>(asked: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, NotRead> {
+    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    answer.map_err(|_| NotRead::Away("no answer in time".to_owned()))?.map_err(not_read)
+}
+
 fn not_read(status: tonic::Status) -> NotRead {
     use tonic::Code;
     let words = format!("{:?}: {}", status.code(), status.message());
     match status.code() {
-        // Also NotFound: the log may be another process's by now.
-        Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
-            NotRead::Refused(words)
-        }
+        // Not NotFound: the log may be another process's by now. Nor Unauthenticated: clocks are set, and keys registered.
+        Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented => NotRead::Refused(words),
         _ => NotRead::Away(words),
     }
 }

@@ -27,12 +27,20 @@ pub type Signs = ([u8; 32], Result<Scope, Refusal>);
 
 /// What a network knows of keys.
 pub trait Keys: Send + Sync + 'static {
+    /// Whether it knows of itself, without asking another process.
+    fn knows(&self) -> bool {
+        true
+    }
+
     /// Whose API key has this hash (BLAKE3-256 of the key's text), and what it may do.
     fn api_key(&self, hash: [u8; 32]) -> BoxFuture<Result<(Principal, Scope), Refusal>>;
     /// Which public key a principal signs with, and what its signature may do, or why it may nothing: that is told only
     /// to who has signed with the key, or anybody could ask how somebody stands.
     fn public_key(&self, principal: Principal) -> BoxFuture<Result<Signs, Refusal>>;
 }
+
+/// How processes ask accounts for keys.
+const FIND_KEY: &str = "/holmes.accounts.v1.Accounts/FindKey";
 
 /// How far ahead a signature's expiry may lie: a stolen request is worth nothing for longer.
 pub const MOST_VALID_MS: u64 = 5 * 60 * 1_000;
@@ -117,6 +125,11 @@ where
 
 impl Auth {
     async fn admit(&self, mut request: http::Request<Body>) -> Result<http::Request<Body>, Refusal> {
+        // Who asks for a key would be looked up by the same question, and so on.
+        if request.uri().path() == FIND_KEY && !self.keys.knows() {
+            let message = "this process does not own the log of accounts: ask the one that does";
+            return Err(Refusal::new(Code::Unavailable, "KEYS_AWAY", message).retry_after(200));
+        }
         let headers = request.headers();
         let (bearer, signed) = (header(headers, "authorization")?, header(headers, "holmes-signature")?);
         let connection = request.extensions().get::<Connection>().cloned();

@@ -63,6 +63,10 @@ pub struct Store {
     pub cql: String,
     /// The keyspace of the cell there.
     pub keyspace: String,
+    /// User there; empty: none.
+    pub user: String,
+    /// File with its password.
+    pub password_file: PathBuf,
     /// One copy of each row is enough: for development.
     pub dev: bool,
     /// Behind how many events a new snapshot is written; 0 means never.
@@ -228,6 +232,8 @@ impl Default for Store {
             dir: "holmes-data".into(),
             cql: String::new(),
             keyspace: "holmes".into(),
+            user: String::new(),
+            password_file: PathBuf::new(),
             dev: false,
             snapshot_every: 1_000_000,
             accept_clock: false,

@@ -1,6 +1,7 @@
 //! Where the cell's services are, and how a call is brought there: to one of the processes that may own the service's log,
 //! and to the next one where it does not, or does not answer. What was asked goes as it came, so that whoever answers
-//! checks the asker's own proof; what changes something carries its request id and may be brought twice.
+//! checks the asker's own proof; what changes something carries its request id and may be brought twice. What is passed on is
+//! asked in one message, though it may be answered in many.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -69,7 +70,8 @@ pub struct Reach {
 
 /// The processes that may own a service's log.
 struct Doors {
-    channels: Vec<Channel>,
+    /// For what is answered in one message, and for streams: readers who do not read must not stand in others' way.
+    channels: [Vec<Channel>; 2],
     /// The one that answered last.
     last: AtomicUsize,
 }
@@ -93,8 +95,10 @@ impl Reach {
         for (_, service) in holmes_proto::SERVICES {
             let Some(at) = named.get(service).or_else(|| named.get("*")) else { continue };
             let host = service.replace('_', "-");
-            let channels = at.split('|').map(|at| channel(&at.replace("{service}", &host), service, tls));
-            let channels = channels.collect::<Result<_, _>>()?;
+            let channels = || -> Result<Vec<_>, _> {
+                at.split('|').map(|at| channel(&at.replace("{service}", &host), service, tls)).collect()
+            };
+            let channels = [channels()?, channels()?];
             doors.insert(*service, Doors { channels, last: AtomicUsize::new(0) });
         }
         Ok(Reach { doors: Arc::new(doors), only: None, patience: PATIENCE, most_bytes: MOST_BYTES })
@@ -145,9 +149,6 @@ impl Reach {
         };
         let (mut parts, body) = request.into_parts();
         parts.headers.insert(HOPS, http::HeaderValue::from_static("1"));
-        if method_of(parts.uri.path()).streams {
-            return doors.once(http::Request::from_parts(parts, body), service).await;
-        }
         match Limited::new(body, self.most_bytes).collect().await {
             Ok(body) => doors.bring(&parts, &body.to_bytes(), service, self.patience).await,
             Err(why) if why.is::<LengthLimitError>() => {
@@ -166,16 +167,6 @@ impl Reach {
 }
 
 impl Doors {
-    /// To the process that answered last, once: what flows cannot be brought again.
-    async fn once(&self, request: http::Request<Body>, service: &str) -> http::Response<Body> {
-        let at = self.last.load(Ordering::Relaxed) % self.channels.len();
-        let answer = self.channels[at].clone().oneshot(request).await;
-        if answer.as_ref().map_or(true, |answer| not_there(answer).is_some()) {
-            self.last.store(at + 1, Ordering::Relaxed);
-        }
-        answer.unwrap_or_else(|why| away(service, &why.to_string()))
-    }
-
     /// To one after the other until one answers that can.
     async fn bring(
         &self,
@@ -185,13 +176,14 @@ impl Doors {
         patience: Duration,
     ) -> http::Response<Body> {
         let (until, mut pause) = (Instant::now() + patience, PAUSES.0);
+        let channels = &self.channels[usize::from(method_of(parts.uri.path()).streams)];
         let begin = self.last.load(Ordering::Relaxed);
         let mut tried = 0;
         loop {
-            let at = (begin + tried) % self.channels.len();
+            let at = (begin + tried) % channels.len();
             let body = Body::new(Full::new(body.clone()));
             let request = http::Request::from_parts(parts.clone(), body);
-            let answer = match self.channels[at].clone().oneshot(request).await {
+            let answer = match channels[at].clone().oneshot(request).await {
                 Ok(answer) if not_there(&answer).is_none() => {
                     self.last.store(at, Ordering::Relaxed);
                     return answer;
@@ -203,7 +195,7 @@ impl Doors {
             if Instant::now() + pause > until {
                 return answer;
             }
-            if tried % self.channels.len() == 0 {
+            if tried % channels.len() == 0 {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSES.1);
             }

@@ -95,6 +95,7 @@ impl Keyspace {
             services: (1..=8).map(|svc| (ServiceId(svc), format!("s{svc}"))).collect(),
             dev: copies == 1,
             bucket_frames: BUCKET_FRAMES,
+            user: None,
         };
         let datacenter = Journal::datacenter(&options).await?;
         Journal::migrate(&options, &Replication { datacenter, copies }).await?;

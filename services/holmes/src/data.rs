@@ -19,7 +19,7 @@ pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
         if create {
             std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
         }
-        return Ok(scylla::Journal::connect(options(config)).await?.into());
+        return Ok(scylla::Journal::connect(options(config)?).await?.into());
     }
     if !create && !dir.join("journal").is_dir() {
         bail!(
@@ -40,15 +40,16 @@ pub(crate) async fn open(config: &Config, create: bool) -> Result<Journal> {
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// Waits until one of the CQL servers answers, where the logs lie on such.
-pub(crate) async fn servers_answer(config: &Config) {
-    let mut pause = PAUSES.0;
+pub(crate) async fn servers_answer(config: &Config) -> Result<()> {
+    let (mut pause, options) = (PAUSES.0, options(config)?);
     while !config.store.cql.is_empty()
-        && let Err(why) = scylla::Journal::datacenter(&options(config)).await
+        && let Err(why) = scylla::Journal::datacenter(&options).await
     {
         tracing::warn!(%why, "waiting for the servers that keep the logs; trying again");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
     }
+    Ok(())
 }
 
 /// The journal of a process that runs some roles of a cell. One without logs reaches no server.
@@ -59,25 +60,35 @@ pub(crate) async fn open_of(config: &Config, roles: &[Role]) -> Result<Journal> 
     if config.store.cql.is_empty() {
         bail!("processes of a cell keep their logs on CQL servers: name them (store.cql)");
     }
-    Ok(scylla::Journal::connect(options_of(config, roles)).await?.into())
+    Ok(scylla::Journal::connect(options_of(config, roles)?).await?.into())
 }
 
 /// How the configured CQL servers are reached: the tables are those of every role with a log.
-pub(crate) fn options(config: &Config) -> scylla::Options {
+pub(crate) fn options(config: &Config) -> Result<scylla::Options> {
     options_of(config, &roles::all())
 }
 
 /// The same with the tables of some roles alone.
-fn options_of(config: &Config, roles: &[Role]) -> scylla::Options {
+fn options_of(config: &Config, roles: &[Role]) -> Result<scylla::Options> {
     let store = &config.store;
-    scylla::Options {
+    let user = match store.user.as_str() {
+        "" => None,
+        user => {
+            let path = store.password_file.display();
+            let password = std::fs::read_to_string(&store.password_file);
+            let password = password.with_context(|| format!("store.password_file {path} cannot be read"))?;
+            Some((user.to_owned(), password.trim_end().to_owned()))
+        }
+    };
+    Ok(scylla::Options {
         nodes: store.cql.split(',').map(|node| node.trim().to_owned()).collect(),
         keyspace: store.keyspace.clone(),
         cell: config.cell.number,
         services: roles.iter().map(|role| (role.service, role.name.to_owned())).collect(),
         dev: store.dev,
         bucket_frames: scylla::BUCKET_FRAMES,
-    }
+        user,
+    })
 }
 
 /// Where logs are kept, for people.

@@ -115,10 +115,10 @@ fn profile(config: &Config) -> Found {
 
 /// Whether the CQL servers keep the fence between two owners of a log.
 async fn servers(config: &Config) -> Vec<Check> {
-    let looked = async { Journal::connect(data::options(config)).await?.checks().await };
+    let looked = async { anyhow::Ok(Journal::connect(data::options(config)?).await?.checks().await?) };
     match looked.await {
         Ok(checks) => checks.into_iter().map(Check::from).collect(),
-        Err(why) => vec![of("CQL servers", Err(why.into()))],
+        Err(why) => vec![of("CQL servers", Err(why))],
     }
 }
 

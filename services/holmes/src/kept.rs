@@ -232,9 +232,17 @@ impl<'a> Directory<'a> {
 
     /// Reads the keys of the cell's own processes, and makes those that no log depends on yet.
     pub(crate) fn processes(&self, roles: &[Role], gateway: &SigningKey) -> Result<Processes> {
-        let is_needed = self.opened.contains_key("accounts");
         let of = |role: &Role| {
-            let key = self.key(&service_key(role.name), is_needed)?;
+            let kind = service_key(role.name);
+            if self.opened.contains_key("accounts") && !self.file(&kind).exists() {
+                let file = self.file(&kind).display().to_string();
+                eprintln!(
+                    "{file} is new: accounts know it when staff has registered it (holmes keys offer {file} --as service \
+                     --number {}, Accounts/RegisterServiceKey)",
+                    role.service.0
+                );
+            }
+            let key = self.key(&kind, self.opened.contains_key(role.name))?;
             Ok((role.service, key.verifying_key().to_bytes()))
         };
         let services = roles.iter().map(of).collect::<Result<_>>()?;

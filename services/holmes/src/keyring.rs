@@ -21,8 +21,8 @@ pub(crate) struct Keyring<H = MachineHandle<Accounts>> {
 
 /// Which accounts tell.
 pub(crate) enum Tell<H = MachineHandle<Accounts>> {
-    /// Those of this process, while it owns their log.
-    Here(watch::Receiver<Option<H>>),
+    /// Those of this process, while it owns their log, and otherwise those of another one, where it is told where.
+    Here(watch::Receiver<Option<H>>, Option<Box<Asked>>),
     /// Those of another one.
     Elsewhere(Box<Asked>),
     /// Nobody has said where they are.
@@ -31,7 +31,7 @@ pub(crate) enum Tell<H = MachineHandle<Accounts>> {
 
 impl<H> From<Option<H>> for Tell<H> {
     fn from(accounts: Option<H>) -> Tell<H> {
-        accounts.map_or(Tell::Nobody, |accounts| Tell::Here(watch::channel(Some(accounts)).1))
+        accounts.map_or(Tell::Nobody, |accounts| Tell::Here(watch::channel(Some(accounts)).1, None))
     }
 }
 
@@ -42,12 +42,6 @@ impl<H: Handle<Accounts>> Keyring<H> {
     }
 }
 
-/// Whoever asks here is not passed on: who it is would have to be known for that.
-fn moved() -> Refusal {
-    let message = "another process owns the log of accounts: ask that one";
-    Refusal::new(Code::Unavailable, "KEYS_AWAY", message).retry_after(200)
-}
-
 fn nobody() -> Refusal {
     let message = "this process does not run the role accounts and is not told where it is (cluster.peers), so it knows no \
                    keys: call one that does";
@@ -56,46 +50,59 @@ fn nobody() -> Refusal {
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
 
-impl<H: Handle<Accounts>> Keys for Keyring<H> {
-    fn api_key(&self, hash: [u8; 32]) -> Answer<(Principal, Scope)> {
-        let now = self.clock.now();
+/// Who tells at the moment.
+enum Now<H> {
+    Here(H),
+    Elsewhere(Box<Asked>),
+}
+
+impl<H: Handle<Accounts>> Keyring<H> {
+    fn now(&self) -> Result<Now<H>, Refusal> {
+        let asked = |asked: &Asked| Now::Elsewhere(Box::new(asked.clone()));
         match &self.tell {
-            Tell::Here(accounts) => {
-                let accounts = accounts.borrow().clone();
-                Box::pin(async move {
-                    // Whatever is durable now: a revoked key stops when its revocation is acknowledged.
-                    let look = move |state: &State| state.api_key(&hash, now);
-                    let found = accounts.ok_or_else(moved)?.read(At::Seq(0), look).await?;
-                    found.value.map_err(|denied| Refusal::of(&denied))
-                })
-            }
-            Tell::Elsewhere(asked) => {
-                let asked = asked.clone();
-                Box::pin(async move { asked.api_key(hash, now).await })
-            }
-            Tell::Nobody => Box::pin(async { Err(nobody()) }),
+            Tell::Here(accounts, elsewhere) => match (accounts.borrow().clone(), elsewhere) {
+                (Some(accounts), _) => Ok(Now::Here(accounts)),
+                (None, Some(elsewhere)) => Ok(asked(elsewhere)),
+                (None, None) => Err(nobody()),
+            },
+            Tell::Elsewhere(elsewhere) => Ok(asked(elsewhere)),
+            Tell::Nobody => Err(nobody()),
         }
+    }
+}
+
+impl<H: Handle<Accounts>> Keys for Keyring<H> {
+    fn knows(&self) -> bool {
+        matches!(self.now(), Ok(Now::Here(_)) | Err(_))
+    }
+
+    fn api_key(&self, hash: [u8; 32]) -> Answer<(Principal, Scope)> {
+        let (who, now) = (self.now(), self.clock.now());
+        Box::pin(async move {
+            let accounts = match who? {
+                Now::Here(accounts) => accounts,
+                Now::Elsewhere(asked) => return asked.api_key(hash, now).await,
+            };
+            // Whatever is durable now: a revoked key stops when its revocation is acknowledged.
+            let found = accounts.read(At::Seq(0), move |state| state.api_key(&hash, now)).await?;
+            found.value.map_err(|denied| Refusal::of(&denied))
+        })
     }
 
     fn public_key(&self, principal: Principal) -> Answer<Signs> {
-        match &self.tell {
-            Tell::Here(accounts) => {
-                let accounts = accounts.borrow().clone();
-                Box::pin(async move {
-                    let look = move |state: &State| {
-                        let (key, counts) = state.public_key(&principal)?;
-                        Ok((key, counts.map(|()| state.signature(&principal))))
-                    };
-                    let found = accounts.ok_or_else(moved)?.read(At::Seq(0), look).await?;
-                    let (key, scope) = found.value.map_err(|denied: Denied| Refusal::of(&denied))?;
-                    Ok((key, scope.map_err(|denied| Refusal::of(&denied))))
-                })
-            }
-            Tell::Elsewhere(asked) => {
-                let asked = asked.clone();
-                Box::pin(async move { asked.public_key(principal).await })
-            }
-            Tell::Nobody => Box::pin(async { Err(nobody()) }),
-        }
+        let who = self.now();
+        Box::pin(async move {
+            let accounts = match who? {
+                Now::Here(accounts) => accounts,
+                Now::Elsewhere(asked) => return asked.public_key(principal).await,
+            };
+            let look = move |state: &State| {
+                let (key, counts) = state.public_key(&principal)?;
+                Ok((key, counts.map(|()| state.signature(&principal))))
+            };
+            let found = accounts.read(At::Seq(0), look).await?;
+            let (key, scope) = found.value.map_err(|denied: Denied| Refusal::of(&denied))?;
+            Ok((key, scope.map_err(|denied| Refusal::of(&denied))))
+        })
     }
 }

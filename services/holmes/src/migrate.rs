@@ -72,6 +72,9 @@ pub(crate) struct Args {
     /// Print what would be done and do nothing.
     #[arg(long)]
     plan: bool,
+    /// With --cql: print what gives each service a role of its own on these servers, and do nothing. Passwords are yours to set.
+    #[arg(long)]
+    rights: bool,
 }
 
 /// Makes it, and says what the servers are found to be.
@@ -92,6 +95,12 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
         !args.open || !config.store.cql.is_empty(),
         "logs are opened on CQL servers: name them (--cql); in a directory `holmes serve` opens them"
     );
+    if args.rights {
+        for statement in Journal::rights(&data::options(&config)?) {
+            output::text(&format!("{statement};"))?;
+        }
+        return Ok(true);
+    }
     let mut checks = Vec::new();
     if !config.store.cql.is_empty() {
         checks.extend(tables(&args, &config).await?);
@@ -104,10 +113,10 @@ pub(crate) async fn run(args: Args, mut config: Config, format: Format) -> Resul
 
 /// Makes tables, streams and logs where one copy of each is enough.
 pub(crate) async fn open_for_development(config: &Config) -> Result<()> {
-    let replication =
-        Replication { datacenter: Journal::datacenter(&data::options(config)).await?, copies: 1 };
-    Journal::migrate(&data::options(config), &replication).await?;
-    let journal: store::Journal = Journal::connect(data::options(config)).await?.into();
+    let options = data::options(config)?;
+    let replication = Replication { datacenter: Journal::datacenter(&options).await?, copies: 1 };
+    Journal::migrate(&options, &replication).await?;
+    let journal: store::Journal = Journal::connect(options).await?.into();
     open(config, journal.clone()).await?;
     let bus = Bus::connect(stream::options(config)?).await?;
     for role in roles::all() {
@@ -137,7 +146,7 @@ async fn tables(args: &Args, config: &Config) -> Result<Vec<Check>> {
         copies % 2 == 1 && (copies >= 3 || config.store.dev),
         "a log needs an odd number of copies, at least 3 (--copies 3), or --dev where losing it is no loss"
     );
-    let options = data::options(config);
+    let options = data::options(config)?;
     let datacenter = match &args.datacenter {
         Some(named) => named.clone(),
         None => Journal::datacenter(&options).await?,

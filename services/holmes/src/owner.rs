@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holmes_accounts::Accounts;
-use holmes_kernel::{Id, LogId};
+use holmes_kernel::{Id, LogId, Machine as _};
 use holmes_runtime::driver::Settings;
 use holmes_runtime::{Clock, MachineHandle, Status, fresh_id};
 use holmes_store::journal::Standing;
 use holmes_store::{Bus, Journal};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::data;
 use crate::roles::{Deps, Log, Post, Role, Started};
@@ -19,7 +20,7 @@ use crate::serve::Relay;
 
 /// How often a process that stands by looks who owns the log.
 const LOOK: Duration = Duration::from_millis(250);
-/// The pause before a log that could not be taken up is tried again.
+/// The pause before it is tried again to see who owns the log.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// A role in a process of several, and all that it needs to run.
@@ -40,6 +41,9 @@ pub(crate) struct Keeper {
     /// Says when the process ends.
     pub stop: watch::Receiver<bool>,
 }
+
+/// The term of who is taking a log up: nobody else tries meanwhile.
+const TAKING_UP: u64 = i64::MAX.unsigned_abs();
 
 /// What a process that stands by does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,21 +71,23 @@ fn weight(log: LogId, process: Id) -> [u8; 32] {
 
 /// Runs a role whenever it is this process's turn, until the process ends.
 pub(crate) async fn keep(mut keeper: Keeper) {
-    let us = fresh_id();
-    while let Next::Claim = keeper.stand_by(us).await {
-        let Keeper { role, journal, settings, deps, .. } = &keeper;
-        match role.start(journal.clone(), settings.clone(), deps.clone()).await {
+    loop {
+        let us = fresh_id(); // another one each time: what was said before is taken back for ever
+        let Next::Claim = keeper.stand_by(us).await else {
+            keeper.leave(us).await;
+            break;
+        };
+        match keeper.take_up(us).await {
             Ok(started) => keeper.own(us, started).await,
             Err(why) => {
                 let why = format!("{:#}", data::named(why));
-                tracing::error!(role = role.name, why, "its log cannot be taken up; trying again");
+                tracing::error!(role = keeper.role.name, why, "its log cannot be taken up; trying again");
                 keeper.post.status.send_replace(Status::Halted(why));
-                keeper.pause(PAUSE).await;
+                // Out of the way for a while: another process may be able to.
+                keeper.leave(us).await;
+                keeper.pause(3 * keeper.lease).await;
             }
         }
-    }
-    if let Err(why) = keeper.journal.leave(keeper.settings.log, us).await {
-        tracing::debug!(%why, "another process waits until our word is over");
     }
     keeper.post.status.send_replace(Status::Stopped);
 }
@@ -123,6 +129,39 @@ impl Keeper {
         Ok(turn(log, us, &self.journal.standing(log).await?))
     }
 
+    /// Claims the log and replays it, saying meanwhile that it does: that may take longer than a word lasts.
+    async fn take_up(&self, us: Id) -> anyhow::Result<Started> {
+        let starting = self.role.start(self.journal.clone(), self.settings.clone(), self.deps.clone());
+        tokio::pin!(starting);
+        let mut tick = tokio::time::interval(self.lease / 3);
+        loop {
+            tokio::select! {
+                started = &mut starting => return started,
+                _ = tick.tick() => self.say(&Standing { process: us, term: TAKING_UP }).await,
+            };
+        }
+    }
+
+    /// Says how the process stands; whether that was heard.
+    async fn say(&self, word: &Standing) -> bool {
+        let said = self.journal.stand(self.settings.log, word, self.lease);
+        match tokio::time::timeout(self.lease / 3, said).await {
+            Ok(Ok(())) => true,
+            Ok(Err(why)) => {
+                tracing::warn!(role = self.role.name, %why, "others cannot be told who owns the log");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn leave(&self, us: Id) {
+        let left = self.journal.leave(self.settings.log, us);
+        if !matches!(tokio::time::timeout(PAUSE, left).await, Ok(Ok(()))) {
+            tracing::debug!(role = self.role.name, "another process waits until our word is over");
+        }
+    }
+
     async fn pause(&mut self, pause: Duration) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -133,39 +172,38 @@ impl Keeper {
     /// Answers, carries and listens, until the log is another's or the process ends.
     async fn own(&mut self, us: Id, started: Started) {
         let word = Standing { process: us, term: started.term };
-        if let Err(why) = self.journal.stand(self.settings.log, &word, self.lease).await {
-            tracing::warn!(role = self.role.name, %why, "others cannot be told that the log is owned here");
-        }
-        if let Some(accounts) = started.handle.downcast_ref::<MachineHandle<Accounts>>() {
-            self.accounts.send_replace(Some(accounts.clone()));
-        }
-        self.post.fill(Some(&started));
+        self.fill(Some(&started));
         started.listen(&self.others, &self.clock);
         let relay = Relay::of(&started.feed, &self.bus, &self.clock);
-        self.attend(&word, started.status.clone()).await;
-        if started.handle.is::<MachineHandle<Accounts>>() {
-            self.accounts.send_replace(None);
-        }
+        self.attend(&word, &started).await;
         let role = self.role.name;
         if let Err(why) = started.stop().await {
             tracing::error!(role, why = format!("{why:#}"), "its machine has failed");
         }
         // Only now: what came while it ended was answered by it, and what comes from here on is passed on.
-        self.post.fill(None);
-        if let Err(why) = self.journal.leave(self.settings.log, us).await {
-            tracing::debug!(%why, "another process waits until our word is over");
-        }
+        self.fill(None);
+        self.leave(us).await;
         relay.end().await;
     }
 
-    /// Waits until the log is not ours any more, saying meanwhile that it is.
-    async fn attend(&self, word: &Standing, mut status: watch::Receiver<Status>) {
-        let mut stop = self.stop.clone();
-        let mut tick = tokio::time::interval(self.lease / 3);
+    /// From now on calls are answered here, or, with nothing, passed on.
+    fn fill(&self, started: Option<&Started>) {
+        if self.role.name == Accounts::NAME {
+            let accounts = started.and_then(|started| started.handle.downcast_ref());
+            self.accounts.send_replace(accounts.cloned());
+        }
+        self.post.fill(started);
+    }
+
+    /// Waits until the log is not ours any more, saying meanwhile that it is. Who cannot say so for as long as a word lasts
+    /// answers nobody until he can: another one may own the log by then.
+    async fn attend(&self, word: &Standing, started: &Started) {
+        let (mut status, mut stop) = (started.status.clone(), self.stop.clone());
+        let (mut tick, mut said, mut answers) = (tokio::time::interval(self.lease / 3), Instant::now(), true);
         loop {
             let now = status.borrow_and_update().clone();
             let over = matches!(now, Status::Fenced { .. } | Status::Stopped);
-            self.post.status.send_replace(now);
+            self.post.status.send_replace(if answers || over { now } else { Status::Recovering });
             if over {
                 return;
             }
@@ -174,23 +212,30 @@ impl Keeper {
                     return;
                 },
                 () = ended(&mut stop) => return,
-                _ = tick.tick() => if self.is_another_owner(word).await {
-                    tracing::warn!(role = self.role.name, "another process has claimed the log");
-                    return;
-                },
+                _ = tick.tick() => {
+                    if self.say(word).await {
+                        said = Instant::now();
+                    }
+                    if self.is_anothers(word).await {
+                        tracing::warn!(role = self.role.name, "another process has claimed the log");
+                        return;
+                    }
+                    let may = said.elapsed() < self.lease;
+                    if may != std::mem::replace(&mut answers, may) {
+                        tracing::warn!(role = self.role.name, answers, "whether others can be told that the log is owned here");
+                        self.fill(may.then_some(started));
+                    }
+                }
             }
         }
     }
 
-    /// Says that the log is ours, and looks whether somebody with a later claim says the same.
-    async fn is_another_owner(&self, word: &Standing) -> bool {
-        let log = self.settings.log;
-        if let Err(why) = self.journal.stand(log, word, self.lease).await {
-            tracing::warn!(role = self.role.name, %why, "others cannot be told that the log is owned here");
-            return false;
-        }
-        let there = self.journal.standing(log).await.unwrap_or_default(); // who cannot be asked has not claimed
-        there.iter().any(|other| other.term > word.term)
+    /// Whether somebody with a later claim says that the log is his. Who cannot be asked has not claimed.
+    async fn is_anothers(&self, word: &Standing) -> bool {
+        let standing = self.journal.standing(self.settings.log);
+        let there = tokio::time::timeout(self.lease / 3, standing).await;
+        let there = there.ok().and_then(Result::ok).unwrap_or_default();
+        there.iter().any(|other| other.process != word.process && other.term > word.term)
     }
 }
 

@@ -129,6 +129,17 @@ pub(crate) struct Post {
 
 type Fill = Box<dyn Fn(Option<&Started>) + Send + Sync>;
 
+/// Whoever watches a role whose task is gone learns that.
+impl Drop for Post {
+    fn drop(&mut self) {
+        if *self.status.borrow() != Status::Stopped {
+            let why = "its task has ended without a word: see the log".to_owned();
+            self.status.send_replace(Status::Halted(why));
+            (self.fill)(None);
+        }
+    }
+}
+
 impl Post {
     /// Adds the role's gRPC service.
     pub(crate) fn add_to(&self, services: &mut Services) {
@@ -156,7 +167,7 @@ pub(crate) struct Started {
     pub term: u64,
     add: Box<dyn Fn(&mut Services) + Send + Sync>,
     follow: Follow,
-    stop: Box<dyn FnOnce() -> Doing<()> + Send>,
+    stop: Box<dyn FnOnce() -> Doing<()> + Send + Sync>,
 }
 
 /// A role whose machine stands in a rig, on virtual time.

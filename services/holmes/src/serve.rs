@@ -123,7 +123,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     let (machines, shown) = watch::channel(vec![("logs", watch::channel(Status::Recovering).1)]);
     let admin_task = tokio::spawn(serve_admin(admin, telemetry.metrics(), shown, stopped.clone()));
     tokio::select! {
-        () = data::servers_answer(&config) => {}
+        answered = data::servers_answer(&config) => answered?,
         stopped = &mut ended => return stopped,
     }
     let (clock, network) = (Clock::System, profile::network(&config)?);
@@ -142,7 +142,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
         "" => alone::start(given, profile).await?,
         _ => among::start(given, &profile).await?,
     };
-    let Running { mut services, logs, statuses, keyring, edge, reach, with_staff, end } = running;
+    let Running { mut services, logs, statuses, keyring, edge, reach, with_staff, hand_over, end } = running;
     machines.send_replace(statuses);
     let replaying = watch::Sender::new(Status::Serving); // for as long as the process lives
     let owned: Vec<_> = logs.iter().map(|log| (log.name, log.feed.clone())).collect();
@@ -173,6 +173,7 @@ pub(crate) async fn run(args: Args, config: Config, guided: bool) -> Result<()> 
     }
     ended.await?;
     tracing::info!("draining");
+    hand_over().await?;
     stop.send_replace(true);
     server.await.context("the gRPC port")??; // it lets calls in progress end, within the drain time
     if let Some(edge) = edge_task {

@@ -58,6 +58,10 @@ impl Config {
         let (keyspace, why) =
             (&self.store.keyspace, "1 to 48 lower-case letters, digits and _, a letter first");
         bounds(is_name(keyspace), "store.keyspace", keyspace.clone(), why);
+        let store = &self.store;
+        let whole = store.user.is_empty() == store.password_file.as_os_str().is_empty();
+        let file = store.password_file.display().to_string();
+        bounds(whole, "store.password_file", file, "store.user and store.password_file go together");
         let bus = &self.bus;
         let whole = bus.user.is_empty() == bus.password_file.as_os_str().is_empty();
         bounds(

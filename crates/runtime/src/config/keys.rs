@@ -13,6 +13,11 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "ScyllaDB or Cassandra servers that keep the logs instead, `host:port` with commas; empty: the embedded journal; `holmes migrate` makes the tables",
     ),
     ("store.keyspace", "keyspace of the cell on these servers: lower-case letters, digits, _"),
+    (
+        "store.user",
+        "user on these servers; empty: none; `holmes migrate --rights` gives each service one of its own",
+    ),
+    ("store.password_file", "file with the user's password"),
     ("store.dev", "one copy of each row is enough, where losing them is no loss"),
     ("store.snapshot_every", "events behind which a new snapshot is written; 0: never"),
     ("store.accept_clock", "start although the clock is more than 30 days past the last frame"),

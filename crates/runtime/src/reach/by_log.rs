@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use holmes_kernel::Code;
 use holmes_proto::log::v1::ListLogsResponse;
@@ -19,6 +20,8 @@ use crate::server::Grpc;
 
 /// Bytes of a request: it names a log and a place.
 const MOST_BYTES: usize = 64 * 1024;
+/// For how long a service that does not answer holds the list up.
+const LIST_PATIENCE: Duration = Duration::from_secs(2);
 const LIST: &str = "/holmes.log.v1.Replay/ListLogs";
 
 /// A Replay service: its own for the logs that this process owns, and passed on for the others.
@@ -59,11 +62,8 @@ impl<S: Grpc> Service<http::Request<Body>> for ByLog<S> {
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let Ok(body) = Limited::new(body, MOST_BYTES).collect().await else {
-                return Ok(refused(
-                    Code::Invalid,
-                    "REQUEST_TOO_LARGE",
-                    "a request names a log and a place".into(),
-                ));
+                let message = "the request did not come whole, or is no request: it names a log and a place";
+                return Ok(refused(Code::Invalid, "MESSAGE_MALFORMED", message.into()));
             };
             let body = body.to_bytes();
             let again = || http::Request::from_parts(parts.clone(), Body::new(Full::new(body.clone())));
@@ -80,7 +80,7 @@ impl<S: Grpc> Service<http::Request<Body>> for ByLog<S> {
 
 /// Every log of the cell, each as its owner tells of it.
 async fn all(reach: &Reach, again: impl Fn() -> http::Request<Body>) -> http::Response<Body> {
-    let mut all = ListLogsResponse::default();
+    let (mut all, reach) = (ListLogsResponse::default(), reach.clone().patient(LIST_PATIENCE));
     for service in reach.known() {
         let answer = reach.bring(service, again()).await;
         let told = tonic::Status::from_header_map(answer.headers());

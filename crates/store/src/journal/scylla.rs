@@ -39,6 +39,8 @@ pub struct Options {
     pub dev: bool,
     /// Frames of a bucket at most: a partition stays one that servers like.
     pub bucket_frames: i32,
+    /// Who we are to the servers, and the password.
+    pub user: Option<(String, String)>,
 }
 
 /// Frames of a bucket at most, unless it is said otherwise.
@@ -110,6 +112,11 @@ impl Journal {
     /// What [`Journal::migrate`] says to the servers, in its order.
     pub fn plan(options: &Options, replication: &Replication) -> Vec<String> {
         schema::statements(&options.keyspace, options.services.values(), replication)
+    }
+
+    /// What gives a role of the servers for each service its rights, and no others.
+    pub fn rights(options: &Options) -> Vec<String> {
+        options.services.values().flat_map(|name| schema::rights(&options.keyspace, name)).collect()
     }
 
     /// Makes keyspace and tables where they are not there; it may be said again at any time.
@@ -212,6 +219,10 @@ async fn connected(options: &Options) -> Result<Session, JournalError> {
         .schema_agreement_interval(AGREEMENT)
         .keepalive_interval(ALIVE.0)
         .keepalive_timeout(ALIVE.1);
+    let builder = match &options.user {
+        Some((user, password)) => builder.user(user, password),
+        None => builder,
+    };
     builder.build().await.map_err(|why| {
         JournalError::Io(format!("no CQL server answers at {}: {why}", options.nodes.join(", ")))
     })

@@ -40,6 +40,7 @@ fn options(keyspace: String) -> Options {
         services,
         dev: true,
         bucket_frames: BUCKET_FRAMES,
+        user: None,
     }
 }
 

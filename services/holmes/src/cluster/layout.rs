@@ -16,6 +16,9 @@ use crate::whole;
 /// Where a cluster writes down its processes.
 pub(super) const FILE: &str = "cluster.json";
 
+/// Calls in progress on one connection: all that a gateway passes on to a process come over one.
+const CALLS: usize = 16_384;
+
 /// A process.
 pub(super) struct Place {
     pub name: String,
@@ -115,6 +118,7 @@ impl Layout {
             cell: Cell { profile, ..all.cell.clone() },
             cluster: Cluster { peers: self.peers(), ..all.cluster.clone() },
             server: Server {
+                max_calls_per_connection: CALLS,
                 listen: place.grpc,
                 admin: place.admin,
                 clients: place.clients,

@@ -12,6 +12,7 @@ use holmes_proto::accounts::v1::{FindKeyRequest, FindKeyResponse};
 use holmes_proto::edge::{MIN_SEQ, Roles, Scope};
 use holmes_runtime::Peer;
 use holmes_runtime::auth::Signs;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 
@@ -19,8 +20,11 @@ use tonic::metadata::MetadataValue;
 const FRESH: Duration = Duration::from_secs(1);
 /// How long it counts while accounts do not answer.
 const STALE: Duration = Duration::from_secs(60);
-/// How long accounts may take.
+/// How long accounts may take, and where an earlier answer still counts.
 const PATIENCE: Duration = Duration::from_secs(5);
+const IMPATIENCE: Duration = Duration::from_millis(300);
+/// Questions under way at a time: they share a connection, and anybody can have one asked.
+const MOST_ASKED: usize = 512;
 /// Answers that are kept at most.
 const MOST: usize = 65_536;
 
@@ -29,6 +33,7 @@ const MOST: usize = 65_536;
 pub(crate) struct Asked {
     accounts: AccountsClient<Peer>,
     told: Arc<Mutex<HashMap<Vec<u8>, Told>>>,
+    asking: Arc<Semaphore>,
 }
 
 /// When something was told, and what.
@@ -37,7 +42,11 @@ type Told = (Instant, FindKeyResponse);
 impl Asked {
     /// Asks by a peer that accounts know as a service or a gateway.
     pub(crate) fn new(peer: Peer) -> Asked {
-        Asked { accounts: AccountsClient::new(peer), told: Arc::default() }
+        Asked {
+            accounts: AccountsClient::new(peer),
+            told: Arc::default(),
+            asking: Arc::new(Semaphore::new(MOST_ASKED)),
+        }
     }
 
     /// Whose API key has a hash, and what it may do.
@@ -73,7 +82,13 @@ impl Asked {
         // Whatever is durable now.
         request.metadata_mut().insert(MIN_SEQ, MetadataValue::from_static("0"));
         let mut accounts = self.accounts.clone();
-        let away = match tokio::time::timeout(PATIENCE, accounts.find_key(request)).await {
+        let stale = kept.as_ref().is_some_and(|(at, _)| at.elapsed() < STALE);
+        let patience = if stale { IMPATIENCE } else { PATIENCE };
+        let asked = async {
+            let _asking = self.asking.acquire().await; // never closed
+            accounts.find_key(request).await
+        };
+        let away = match tokio::time::timeout(patience, asked).await {
             Ok(Ok(found)) => {
                 let found = found.into_inner();
                 self.keep(name, &found);

@@ -65,6 +65,7 @@ pub(super) async fn start(given: Given<'_>, mut profile: Profile) -> Result<Runn
         edge,
         reach: None,
         with_staff: kept.staff.is_some(),
+        hand_over: Box::new(|| Box::pin(async { Ok(()) })),
         end: Box::new(move || {
             Box::pin(async move {
                 for role in started {

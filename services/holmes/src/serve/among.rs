@@ -72,9 +72,11 @@ pub(super) async fn start(given: Given<'_>, profile: &Profile) -> Result<Running
     let deps = Arc::new(Deps { lease_key: lease, network: network.clone() });
     let (accounts_here, accounts) = watch::channel(None::<MachineHandle<Accounts>>);
     let runs_accounts = roles.iter().any(|role| role.name == Accounts::NAME);
+    // Over connections of its own: whoever is asked for must not wait behind those who ask.
+    let asked = Box::new(Asked::new(us.peer(Reach::read(&config.cluster.peers, tls.as_ref())?)));
     let tell = match runs_accounts {
-        true => Tell::Here(accounts),
-        false => Tell::Elsewhere(Box::new(Asked::new(us.peer(reach.clone())))),
+        true => Tell::Here(accounts, Some(asked)),
+        false => Tell::Elsewhere(asked),
     };
     let keyring = Arc::new(Keyring::new(tell, clock.clone()));
     let (stop, stopped) = watch::channel(false);
@@ -116,12 +118,19 @@ pub(super) async fn start(given: Given<'_>, profile: &Profile) -> Result<Running
         edge,
         reach: Some(reach),
         with_staff: false,
-        end: Box::new(move || {
+        // While the port still passes calls on: nobody need wait until the last stream has ended.
+        hand_over: Box::new(move || {
             Box::pin(async move {
                 stop.send_replace(true);
+                let mut failed = Ok(());
                 while let Some(ended) = keepers.join_next().await {
-                    ended.context("a role's task has failed")?;
+                    failed = failed.and(ended.context("a role's task has failed"));
                 }
+                failed
+            })
+        }),
+        end: Box::new(move || {
+            Box::pin(async move {
                 journal.close().await;
                 Ok(())
             })

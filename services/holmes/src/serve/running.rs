@@ -50,6 +50,8 @@ pub(super) struct Running {
     pub reach: Option<Reach>,
     /// Whether staff's key lies beside the logs.
     pub with_staff: bool,
+    /// Lets other processes take the logs over, where there are others.
+    pub hand_over: Box<dyn FnOnce() -> Ending>,
     /// Lets what is queued become durable. Nobody calls any more.
     pub end: Box<dyn FnOnce() -> Ending>,
 }

@@ -19,6 +19,12 @@ fn tables_are_planned_made_and_made_again_and_what_is_not_safe_is_refused_with_i
         "{}",
         planned.out
     );
+    let rights = place.run(&["migrate", "--dev", "--rights"]).out;
+    let of_the_ledger: Vec<&str> = rights.lines().filter(|line| line.ends_with("_ledger;")).collect();
+    assert!(
+        of_the_ledger.len() == 9 && of_the_ledger.iter().all(|line| !line.contains("market")),
+        "{rights}"
+    );
     place.run(&["serve"]).fails(1, &["there is no keyspace"]);
     for _ in 0..2 {
         let made = place.run(&["migrate", "--dev", "-o", "json"]).json();

@@ -22,6 +22,21 @@ pub(super) fn statements<'a>(
     all
 }
 
+/// A role of a service: its own tables, and what every process looks at before it claims a log.
+pub(super) fn rights(keyspace: &str, name: &str) -> Vec<String> {
+    let role = format!("{keyspace}_{name}");
+    let tables = ["journal", "snapshot", "snapshot_part", "process"];
+    let own = tables.iter().flat_map(|table| {
+        let grant = |right: &str| format!("GRANT {right} ON {keyspace}.{name}_{table} TO {role}");
+        [grant("SELECT"), grant("MODIFY")]
+    });
+    [format!("CREATE ROLE IF NOT EXISTS {role} WITH LOGIN = true")]
+        .into_iter()
+        .chain(own)
+        .chain([format!("GRANT SELECT ON {keyspace}.provisioned TO {role}")])
+        .collect()
+}
+
 /// Where rows are kept, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replication {
