@@ -51,7 +51,7 @@ const CHECKED_FOR: Duration = Duration::from_secs(60);
 /// How often the driver looks whether every server knows a new table.
 const AGREEMENT: Duration = Duration::from_millis(20);
 /// How often a silent server is asked whether it lives, and how long it may take: one that stands still is then passed over.
-const ALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
+const ALIVE: (Duration, Duration) = (Duration::from_millis(1_001), Duration::from_secs(2)); // the driver warns of a second
 
 /// Logs in tables.
 #[derive(Clone, Debug)]
